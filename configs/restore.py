@@ -1,0 +1,15 @@
+"""Restoration fine-tuning, from a pre-trained network or from scratch.
+
+    python -m dcpt_jax.main --config=configs/restore.py --workdir=W2 --config.init_from=W
+
+The architecture is that of the weights in `init_from`. `configs/restore.py:nafnet,5d` is the
+recipe of the paper: global batch 24, crops of 128, 750,000 steps, EMA 0.999, gradient norm clipped
+to 0.01.
+"""
+
+from dcpt_jax import config as configs
+
+
+def get_config(arg: str = ""):
+    """Returns the config; `arg` is "", or a backbone and / or a task set or class."""
+    return configs.restore(arg)

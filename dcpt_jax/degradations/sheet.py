@@ -1,0 +1,122 @@
+"""Draws a picture sheet of every degradation at three strengths.
+
+`python -m dcpt_jax.degradations.sheet --output sheet.png [--photo PHOTO] [--crop 64]`
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from dcpt_jax import degradations
+
+_CAPTION_HEIGHT = 20  # pixels
+
+
+def three_strengths(degradation: degradations.Degradation) -> tuple[float, float, float]:
+    """The low end, the middle and the high end of the range that training draws from."""
+    low, high = degradation.strength_range
+    return low, (low + high) / 2, high
+
+
+def draw_sheet(photo: np.ndarray, *, cell: int = 256, crop: int = 0, seed: int = 0) -> np.ndarray:
+    """Lays out clean, mild, medium and strong side by side, one row per degradation.
+
+    Args:
+        photo: float32 [h, w, 3], RGB, [0, 1].
+        cell: side of each picture on the sheet, in pixels.
+        crop: degrade the middle [crop, crop] pixels of the photo, shown with square pixels as a
+            network sees them in training; 0 degrades the middle square of the photo at cell size.
+        seed: of the draws; every picture of a row uses the same draws.
+
+    Returns:
+        uint8 [rows, columns, 3], RGB.
+    """
+    clean = _middle_square(photo, crop or min(photo.shape[:2]))
+    if not crop:
+        clean = cv2.resize(clean, (cell, cell), interpolation=cv2.INTER_AREA)
+    rows = []
+    for name in degradations.names():
+        cells = [_captioned(clean, cell, f"{name}: clean")]
+        for word, strength in zip(
+            ("mild", "medium", "strong"),
+            three_strengths(degradations.get(name)),
+            strict=True,
+        ):
+            degraded = degradations.degrade(clean, f"{name}:{strength}", seed=seed)
+            error = np.mean((np.clip(degraded, 0, 1) - clean) ** 2)
+            caption = f"{word} {strength:g}   {-10 * np.log10(max(error, 1e-10)):.1f} dB"
+            cells.append(_captioned(degraded, cell, caption))
+        rows.append(np.hstack(cells))
+    return np.vstack(rows)
+
+
+def _middle_square(photo: np.ndarray, side: int) -> np.ndarray:
+    """The middle [side, side] pixels, or fewer where the photo is smaller; contiguous."""
+    top, left = (max(length - side, 0) // 2 for length in photo.shape[:2])
+    return np.ascontiguousarray(photo[top : top + side, left : left + side])
+
+
+def _captioned(image: np.ndarray, cell: int, caption: str) -> np.ndarray:
+    """uint8 [caption + cell, cell, 3] with a thin frame of white at the right and bottom."""
+    pixels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    picture = np.full((_CAPTION_HEIGHT + cell, cell, 3), 255, np.uint8)
+    inner = cv2.resize(pixels, (cell - 4, cell - 4), interpolation=cv2.INTER_NEAREST)
+    picture[_CAPTION_HEIGHT:-4, :-4] = inner
+    cv2.putText(
+        picture, caption, (2, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA
+    )
+    return picture
+
+
+def _read_photo(path: Path | None) -> np.ndarray:
+    """float32 [h, w, 3], RGB, [0, 1]: the file, or a portrait that comes with scikit-image."""
+    if path is None:
+        try:
+            from skimage import data
+        except ImportError as error:
+            raise ValueError(
+                "the default photo comes with scikit-image, which is not installed: "
+                "install scikit-image or name a photo with --photo"
+            ) from error
+        return data.astronaut().astype(np.float32) / np.float32(255.0)
+    if not path.is_file():
+        raise ValueError(f"--photo {path}: no such file")
+    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB)
+    if pixels is None:
+        raise ValueError(f"--photo {path}: not a readable image")
+    return pixels.astype(np.float32) / np.float32(255.0)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True, help="PNG file to write")
+    parser.add_argument("--photo", type=Path, help="photo to degrade; default: one of scikit-image")
+    parser.add_argument("--cell", type=int, default=256, help="side of each picture (pixels)")
+    parser.add_argument("--crop", type=int, default=0, help="degrade only this many middle pixels")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
+    options = parser.parse_args(arguments)
+    try:
+        if options.cell < 16 or options.crop < 0 or options.seed < 0:
+            raise ValueError("--cell must be at least 16, --crop and --seed at least 0")
+        if options.output.suffix.lower() != ".png":
+            raise ValueError(f"--output {options.output}: must end in .png")
+        sheet = draw_sheet(
+            _read_photo(options.photo), cell=options.cell, crop=options.crop, seed=options.seed
+        )
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    encoded = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1]
+    options.output.write_bytes(encoded.tobytes())
+    print(f"wrote {options.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

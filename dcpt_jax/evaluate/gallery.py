@@ -1,0 +1,68 @@
+"""Picture sheets: rows of images with a heading per column and a caption per row."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+_GAP = 6  # pixels between images
+_TEXT_HEIGHT = 22
+_BACKGROUND = 1.0
+
+
+def grid(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """Puts images of one size into rows and columns.
+
+    Args:
+        rows: equally long rows of float [h, w, 3] images; values are clipped to [0, 1].
+
+    Returns:
+        float32 [rows * (h + gap) - gap, columns * (w + gap) - gap, 3] in [0, 1].
+    """
+    height, width = rows[0][0].shape[:2]
+    columns = len(rows[0])
+    sheet = np.full(
+        (len(rows) * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, 3),
+        _BACKGROUND,
+        np.float32,
+    )
+    for i, row in enumerate(rows):
+        for j, image in enumerate(row):
+            top, left = i * (height + _GAP), j * (width + _GAP)
+            sheet[top : top + height, left : left + width] = np.clip(image, 0, 1)
+    return sheet
+
+
+def sheet(
+    rows: Sequence[Sequence[np.ndarray]],
+    *,
+    headings: Sequence[str],
+    captions: Sequence[Sequence[str]],
+) -> np.ndarray:
+    """A labelled sheet: headings above the columns, a caption above each image.
+
+    Args:
+        rows: as for `grid`.
+        headings: one text per column.
+        captions: one text per image, in the shape of `rows`; "" leaves a place empty.
+
+    Returns:
+        uint8 [h, w, 3].
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    height, width = rows[0][0].shape[:2]
+    pitch_y, pitch_x = height + _TEXT_HEIGHT + _GAP, width + _GAP
+    top = _TEXT_HEIGHT + 2 * _GAP
+    size = (len(headings) * pitch_x + _GAP, top + len(rows) * pitch_y)
+    canvas = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(canvas)
+    heading_font, caption_font = ImageFont.load_default(18), ImageFont.load_default(14)
+    for j, heading in enumerate(headings):
+        draw.text((_GAP + j * pitch_x, _GAP), heading, fill="black", font=heading_font)
+    for i, row in enumerate(rows):
+        for j, image in enumerate(row):
+            x, y = _GAP + j * pitch_x, top + i * pitch_y
+            draw.text((x, y + 2), captions[i][j], fill=(70, 70, 70), font=caption_font)
+            pixels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+            canvas.paste(Image.fromarray(pixels), (x, y + _TEXT_HEIGHT))
+    return np.asarray(canvas)

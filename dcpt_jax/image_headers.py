@@ -1,0 +1,216 @@
+"""What image files say of themselves before their pixels are decoded, and whether they are whole.
+
+Sizes are read from the headers of PNG and JPEG files here and of the other kinds by Pillow's reader
+classes, so that a decompression bomb is refused before any memory is claimed. `images` holds the
+rules for pixels.
+"""
+
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import BmpImagePlugin, GifImagePlugin, Image, TiffImagePlugin, WebPImagePlugin
+
+JPEG_END = b"\xff\xd9"
+TIFF_TAGS = {"bits": 258, "photometric": 262, "orientation": 274, "planar": 284, "format": 339}
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_MARKERS_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
+# The plugin classes are used directly: Image.open would apply Pillow's own, global size limit.
+_PILLOW_READERS = {
+    "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "WebP": WebPImagePlugin.WebPImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+}
+
+
+class ImageError(ValueError):
+    """A file cannot be used as an image; the message names the file and the reason."""
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What a file says of itself before its pixels are decoded.
+
+    Attributes:
+        kind: "PNG", "JPEG", "GIF", "BMP", "WebP" or "TIFF", from the file's content.
+        width: stored width in pixels, before the EXIF orientation.
+        height: stored height in pixels.
+        orientation: EXIF orientation 1 to 8; 1 (upright) where there is none or it is broken.
+        data_start: JPEG only, offset of the first scan; 0 otherwise.
+    """
+
+    kind: str
+    width: int
+    height: int
+    orientation: int = 1
+    data_start: int = 0
+
+
+def image_error(path: Path, reason: str) -> ImageError:
+    """An `ImageError` that names the file."""
+    return ImageError(f"{path}: {reason}")
+
+
+def opened(path: Path) -> BinaryIO:
+    """Opens a regular file for reading; ImageError with the reason for anything else."""
+    if path.is_dir():
+        raise image_error(path, "is a folder, not an image file")
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise image_error(path, "is not a regular file")
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise image_error(path, f"cannot be opened ({error.strerror})") from error
+
+
+def read_header(path: Path, file: BinaryIO, max_pixels: int) -> ImageHeader:
+    """Reads the header of an open file; ImageError if it is no image or larger than allowed."""
+    start = file.read(16)
+    file.seek(0)
+    if not start:
+        raise image_error(path, "the file is empty")
+    if start.startswith(_PNG_SIGNATURE):
+        header = _png_header(path, file)
+    elif start.startswith(b"\xff\xd8\xff"):
+        header = _jpeg_header(path, file)
+    else:
+        header = _pillow_header(path, file, start)
+    if header.width < 1 or header.height < 1:
+        raise image_error(path, f"damaged: the header says {header.width}x{header.height} pixels")
+    if header.width * header.height > max_pixels:
+        raise image_error(
+            path,
+            f"{header.width}x{header.height} = {header.width * header.height:,} pixels are more "
+            f"than the limit max_pixels = {max_pixels:,}; pass a larger max_pixels to read it",
+        )
+    return header
+
+
+def png_chunks(path: Path, file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
+    """Yields (type, offset of the data, length) of every chunk up to the end mark."""
+    size = file.seek(0, os.SEEK_END)
+    position = len(_PNG_SIGNATURE)
+    kind = b""
+    while kind != b"IEND":
+        file.seek(position)
+        start = file.read(8)
+        length = int.from_bytes(start[:4], "big")
+        if len(start) < 8 or position + 12 + length > size:
+            raise image_error(path, "cut off: the PNG data end too early")
+        kind = start[4:]
+        if not kind.isalpha():
+            raise image_error(path, "damaged: the PNG structure is broken")
+        yield kind, position + 8, length
+        position += 12 + length
+
+
+def _png_header(path: Path, file: BinaryIO) -> ImageHeader:
+    start = file.read(33)
+    if len(start) < 33:
+        raise image_error(path, "cut off inside the PNG header")
+    if start[12:16] != b"IHDR":
+        raise image_error(path, "damaged: the PNG header is missing")
+    width, height = struct.unpack(">II", start[16:24])
+    orientation = 1
+    # Pixel data may be huge and come after the metadata that matters here, or before it: both
+    # orders are allowed, but writers put eXIf first.
+    for kind, offset, length in png_chunks(path, file):
+        if kind == b"IDAT":
+            break
+        if kind == b"eXIf":
+            file.seek(offset)
+            orientation = _orientation(file.read(length))
+    return ImageHeader("PNG", width, height, orientation)
+
+
+def _jpeg_header(path: Path, file: BinaryIO) -> ImageHeader:
+    """Walks the segments up to the first scan."""
+    file.seek(2)
+    width = height = 0
+    orientation = 1
+    while True:
+        byte = file.read(1)
+        while byte == b"\xff":
+            byte = file.read(1)
+            marker = byte[0] if byte else -1
+            if marker != 0xFF:
+                break
+        else:
+            raise image_error(path, "cut off or damaged inside the JPEG header")
+        if marker in _JPEG_MARKERS_WITHOUT_LENGTH:
+            continue
+        start = file.read(2)
+        length = int.from_bytes(start, "big") - 2
+        segment = file.read(max(length, 0))
+        if len(start) < 2 or length < 0 or len(segment) < length:
+            raise image_error(path, "cut off or damaged inside the JPEG header")
+        if marker in _JPEG_FRAME_MARKERS and length >= 5:
+            height, width = struct.unpack(">HH", segment[1:5])
+        elif marker == 0xE1 and segment.startswith(b"Exif\x00\x00"):
+            orientation = _orientation(segment)
+        elif marker == 0xDA:
+            return ImageHeader("JPEG", width, height, orientation, file.tell())
+
+
+def require_jpeg_end(path: Path, data: bytes, start: int) -> None:
+    """Raises ImageError if `data` has no end mark behind the start of the first scan.
+
+    Inside a scan the byte FF is always followed by 00 or a restart mark, so the first end mark
+    after its start is real. A cut off file has none; that of a thumbnail comes before the scan.
+    """
+    if data.find(JPEG_END, start) < 0:
+        raise image_error(path, "cut off: the JPEG data end too early")
+
+
+def _pillow_header(path: Path, file: BinaryIO, start: bytes) -> ImageHeader:
+    if start.startswith((b"GIF87a", b"GIF89a")):
+        kind = "GIF"
+    elif start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        kind = "TIFF"
+    elif start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        kind = "WebP"
+    elif start.startswith(b"BM"):
+        kind = "BMP"
+    else:
+        raise image_error(path, "is no image of a known kind (PNG, JPEG, WebP, BMP, TIFF, GIF)")
+    width, height = pillow_image(path, kind, file).size
+    return ImageHeader(kind, width, height)
+
+
+def pillow_image(path: Path, kind: str, file: BinaryIO) -> Image.Image:
+    """Pillow's image of that kind, header read, pixels not yet decoded."""
+    try:
+        return _PILLOW_READERS[kind](file)
+    except Exception as error:  # Pillow's readers raise many kinds on broken input
+        raise image_error(
+            path, f"damaged or of an unknown sort: the {kind} header cannot be read ({error})"
+        ) from error
+
+
+def _orientation(exif: bytes) -> int:
+    return find_orientation(exif.removeprefix(b"Exif\x00\x00"))[0]
+
+
+def find_orientation(block: bytes) -> tuple[int, int]:
+    """Looks for the orientation in an EXIF block or TIFF file (both have the same structure).
+
+    Returns:
+        The orientation and the offset of its value; (1, 0) if there is none or the block is
+        broken, which is common and no reason to refuse a picture.
+    """
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(bytes(block[:4]))
+    try:
+        (first,) = struct.unpack_from(order + "I", block, 4)
+        (count,) = struct.unpack_from(order + "H", block, first)
+        for entry in range(first + 2, first + 2 + 12 * count, 12):
+            tag, kind, _, value = struct.unpack_from(order + "HHIH", block, entry)
+            if tag == TIFF_TAGS["orientation"] and kind == 3 and 1 <= value <= 8:
+                return value, entry + 8
+    except (TypeError, struct.error):  # unknown byte order; an offset past the end
+        pass
+    return 1, 0

@@ -1,0 +1,302 @@
+"""Image files in and out: any common photo becomes upright RGB pixels, or an error that names it.
+
+The rules, in one place:
+
+* The content decides what a file is, never its suffix: a JPEG named ``.png`` is read as a JPEG.
+* Files that are cut off or whose checksums are wrong raise `ImageError`; they are never read half
+  grey. JPEG has no checksums: damage in the middle of its data cannot be told from picture content.
+* 16 bits per channel stay 16 bits. Grey, palette and bilevel images become three channels, CMYK
+  becomes RGB, alpha is dropped (the colour below it is kept), the EXIF orientation is applied and a
+  broken EXIF block ignored. Of animations and multi-page files the first picture is read.
+* Float TIFFs are read if all values lie in [0, 1] (as 16 bits) and refused otherwise.
+* The size in the header is compared with ``max_pixels`` before any pixel memory is claimed.
+
+NumPy, OpenCV and Pillow only; worker processes import this module, so it must stay free of jax.
+"""
+
+import io
+import os
+import uuid
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import ImageOps
+
+from dcpt_jax.image_headers import (
+    JPEG_END,
+    TIFF_TAGS,
+    ImageError,
+    ImageHeader,
+    find_orientation,
+    image_error,
+    opened,
+    pillow_image,
+    png_chunks,
+    read_header,
+    require_jpeg_end,
+)
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "ImageError",
+    "check_image",
+    "list_images",
+    "read_image",
+    "read_pixels",
+    "to_float",
+    "to_uint8",
+    "write_image",
+]
+
+IMAGE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+)
+MAX_PIXELS = 100_000_000
+
+_WRITE_OPTIONS = {
+    ".png": [],
+    ".jpg": [cv2.IMWRITE_JPEG_QUALITY, 95],
+    ".jpeg": [cv2.IMWRITE_JPEG_QUALITY, 95],
+    ".webp": [cv2.IMWRITE_WEBP_QUALITY, 101],  # above 100 means lossless
+    ".bmp": [],
+    ".tif": [],
+    ".tiff": [],
+}
+
+
+def list_images(root: Path | str) -> list[Path]:
+    """Lists the image files below a folder, in the order of their names.
+
+    Goes into sub-folders (also linked ones, each once), takes regular files whose suffix is in
+    `IMAGE_SUFFIXES` in upper or lower case, and passes by hidden files and folders (name begins
+    with a dot). Names are compared as strings, part by part: "10.png" comes before "9.png".
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        NotADirectoryError: if `root` is a file.
+    """
+    root = Path(root)
+    if not root.exists():
+        raise FileNotFoundError(f"no such folder: {root}")
+    if not root.is_dir():
+        raise NotADirectoryError(f"not a folder: {root}")
+    found = []
+    visited = set()
+    for folder, folder_names, file_names in os.walk(root, followlinks=True):
+        identity = os.stat(folder)
+        if (identity.st_dev, identity.st_ino) in visited:  # a link back up would never end
+            folder_names.clear()
+            continue
+        visited.add((identity.st_dev, identity.st_ino))
+        folder_names[:] = sorted(name for name in folder_names if not name.startswith("."))
+        for name in file_names:
+            suffix = os.path.splitext(name)[1].lower()
+            if suffix in IMAGE_SUFFIXES and not name.startswith("."):
+                path = Path(folder, name)
+                if path.is_file():
+                    found.append(path)
+    return sorted(found, key=lambda path: path.relative_to(root).parts)
+
+
+def check_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
+    """Checks a file without decoding it: kind, size limit, and that PNG and JPEG are not cut off.
+
+    Reads a few blocks of a good file, so thousands can be checked per second. Wrong checksums and
+    damage inside compressed data show only in `read_pixels`.
+
+    Raises:
+        ImageError: if the file cannot be an image that `read_pixels` reads.
+    """
+    path = Path(path)
+    with opened(path) as file:
+        header = read_header(path, file, max_pixels)
+        if header.kind == "PNG":
+            for _ in png_chunks(path, file):
+                pass
+        elif header.kind == "JPEG":
+            file.seek(-2, os.SEEK_END)
+            if file.read(2) != JPEG_END:  # some cameras append data after the end: look further
+                file.seek(header.data_start)
+                require_jpeg_end(path, file.read(), 0)
+    return header
+
+
+def read_pixels(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Reads an image file as upright RGB pixels, by the rules at the top of this module.
+
+    Args:
+        path: the file; its suffix does not matter.
+        max_pixels: largest width times height that is decoded.
+
+    Returns:
+        uint8 or, for files with 16 bits or floats per channel, uint16; [h, w, 3].
+
+    Raises:
+        ImageError: if the file is missing, no image, damaged, or larger than `max_pixels`.
+    """
+    path = Path(path)
+    with opened(path) as file:
+        header = read_header(path, file, max_pixels)
+        file.seek(0)
+        data = file.read()
+    if header.kind == "PNG":
+        for kind, start, length in png_chunks(path, io.BytesIO(data)):
+            stored = data[start + length : start + length + 4]
+            # Checksums of ancillary chunks (lower case) guard no pixels.
+            if kind[:1].isupper() and zlib.crc32(
+                memoryview(data)[start - 4 : start + length]
+            ) != int.from_bytes(stored, "big"):
+                raise image_error(
+                    path, f"damaged: the PNG checksum of a {kind.decode()} block is wrong"
+                )
+        pixels = _decode_opencv(path, data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH)
+    elif header.kind == "JPEG":
+        require_jpeg_end(path, data, header.data_start)
+        pixels = _decode_opencv(path, data, cv2.IMREAD_COLOR_RGB)
+    else:
+        return _decode_pillow(path, header.kind, data)
+    if pixels.shape != (header.height, header.width, 3):
+        raise image_error(path, f"decodes to {pixels.shape}, not to the size in its header")
+    return _upright(pixels, header.orientation)
+
+
+def to_float(pixels: np.ndarray) -> np.ndarray:
+    """Scales uint8 or uint16 pixels of any shape to float32 in [0, 1]."""
+    if pixels.dtype == np.uint8:
+        return np.divide(pixels, 255, dtype=np.float32)
+    if pixels.dtype == np.uint16:
+        return np.divide(pixels, 65535, dtype=np.float32)
+    raise TypeError(f"pixels must be uint8 or uint16, not {pixels.dtype}")
+
+
+def read_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Reads an image file as float32 [h, w, 3], RGB, upright, in [0, 1]; see `read_pixels`."""
+    return to_float(read_pixels(path, max_pixels=max_pixels))
+
+
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """Clips an image of any shape to [0, 1] and rounds it to the nearest of 256 levels.
+
+    Raises:
+        ValueError: if a value is not a number; infinities are clipped.
+    """
+    image = np.asarray(image, np.float32)
+    if np.isnan(image).any():
+        raise ValueError(f"{np.isnan(image).sum()} of {image.size} values are not a number (NaN)")
+    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+
+
+def write_image(path: Path | str, image: np.ndarray) -> None:
+    """Writes an image with 8 bits per channel; the file appears whole or not at all.
+
+    The data goes to a hidden temporary file beside the target, which then takes its name. JPEG is
+    written with quality 95; every other format is lossless.
+
+    Args:
+        path: target; the suffix chooses the format; missing folders are made.
+        image: float [h, w, 3], RGB, clipped to [0, 1].
+
+    Raises:
+        ImageError: if the suffix is not one that can be written.
+        ValueError: if the image has another shape or contains NaN.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in _WRITE_OPTIONS:
+        raise image_error(
+            path, f"cannot write files named {suffix!r}; use one of {sorted(_WRITE_OPTIONS)}"
+        )
+    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ValueError(f"image must have the shape [h, w, 3], not {image.shape}")
+    pixels = np.ascontiguousarray(to_uint8(image)[..., ::-1])  # OpenCV encodes BGR
+    try:
+        encoded = cv2.imencode(suffix, pixels, _WRITE_OPTIONS[suffix])[1]
+    except cv2.error as error:
+        raise image_error(
+            path, f"cannot encode {image.shape[1]}x{image.shape[0]} pixels"
+        ) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{uuid.uuid4().hex}.partial"
+    try:
+        temporary.write_bytes(encoded)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    if orientation >= 5:
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _decode_opencv(path: Path, data: bytes, flags: int) -> np.ndarray:
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error as error:
+        raise image_error(path, f"cannot be decoded ({error.err or error})") from error
+    if pixels is None:
+        raise image_error(
+            path, "cannot be decoded: the pixel data are damaged or of an unknown kind"
+        )
+    return pixels
+
+
+def _decode_pillow(path: Path, kind: str, data: bytes) -> np.ndarray:
+    image = pillow_image(path, kind, io.BytesIO(data))
+    if kind == "TIFF":
+        bits = image.tag_v2.get(TIFF_TAGS["bits"], (1,))
+        if 2 in image.tag_v2.get(TIFF_TAGS["format"], (1,)):
+            raise image_error(path, "signed integer pixels are not read; save it with 8 or 16 bits")
+        if max(bits) == 16 and image.mode != "F":
+            return _decode_tiff_16bit(path, image.tag_v2, data)
+        if image.mode != "F" and max(bits) > 8:
+            raise image_error(
+                path, f"{max(bits)}-bit pixels are not read; save it with 8 or 16 bits"
+            )
+    try:
+        image.load()
+        image = ImageOps.exif_transpose(image)
+        if image.mode != "F":
+            return np.array(image.convert("RGB"))
+    except Exception as error:  # Pillow's decoders raise many kinds on broken input
+        raise image_error(path, f"damaged: the {kind} data cannot be decoded ({error})") from error
+    grey = np.asarray(image, np.float64)
+    low, high = float(grey.min()), float(grey.max())
+    if not (low >= 0 and high <= 1):
+        raise image_error(
+            path, f"float pixels must be in [0, 1], not [{low:.4g}, {high:.4g}]; rescale it"
+        )
+    return np.repeat(np.rint(grey * 65535).astype(np.uint16)[..., None], 3, axis=2)
+
+
+def _decode_tiff_16bit(path: Path, tags: Mapping, data: bytes) -> np.ndarray:
+    """Reads 16-bit TIFFs with OpenCV, since Pillow cuts them to 8 bits or clips them."""
+    photometric = tags.get(TIFF_TAGS["photometric"])
+    if photometric not in (0, 1, 2) or tags.get(TIFF_TAGS["planar"], 1) != 1:
+        raise image_error(
+            path, "16-bit TIFFs are read as grey or RGB with interleaved channels only"
+        )
+    # OpenCV turns some orientations and not others, so the tag is taken out of its sight.
+    orientation, offset = find_orientation(data)
+    if orientation != 1:
+        upright = b"\1\0" if data[:2] == b"II" else b"\0\1"
+        data = data[:offset] + upright + data[offset + 2 :]
+    pixels = _decode_opencv(path, data, cv2.IMREAD_UNCHANGED)
+    if pixels.dtype != np.uint16 or (pixels.ndim == 3 and pixels.shape[2] not in (3, 4)):
+        raise image_error(
+            path, f"16-bit TIFF that decodes to {pixels.dtype} {pixels.shape} is not read"
+        )
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, axis=2)
+    else:
+        pixels = pixels[..., 2::-1]  # BGR or BGRA to RGB
+    return _upright(65535 - pixels if photometric == 0 else pixels, orientation)

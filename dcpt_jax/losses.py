@@ -1,0 +1,76 @@
+"""Losses of pre-training and restoration, as functions of arrays."""
+
+import jax
+import jax.numpy as jnp
+
+
+def l1_loss(prediction: jax.Array, target: jax.Array) -> jax.Array:
+    """Mean absolute difference over all elements.
+
+    Args:
+        prediction: float array of any shape, e.g. [b, h, w, c] images in [0, 1].
+        target: array of the same shape.
+
+    Returns:
+        Scalar of the inputs' dtype, at least float32 (bfloat16 inputs are compared in float32).
+
+    Raises:
+        ValueError: if the shapes differ; nothing is broadcast.
+    """
+    if prediction.shape != target.shape:
+        raise ValueError(
+            f"l1_loss compares equal shapes, got prediction {prediction.shape} "
+            f"and target {target.shape}"
+        )
+    dtype = jnp.promote_types(jnp.result_type(prediction, target), jnp.float32)
+    return jnp.mean(jnp.abs(prediction.astype(dtype) - target.astype(dtype)))
+
+
+def focal_loss(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    gamma: float,
+    class_weights: jax.Array | None = None,
+) -> jax.Array:
+    """Mean focal loss over a batch: cross-entropy that weighs down what is already easy.
+
+    `(1 - p)^gamma * -log p` with p the softmax probability of the right class. The gradient flows
+    through the focal factor too.
+
+    Args:
+        logits: [b, classes] float, unnormalised.
+        labels: [b] integer, in [0, classes).
+        gamma: focusing exponent, >= 0; 0 gives cross-entropy. Pre-training uses 2.
+        class_weights: optional [classes] float factors. As in the reference the mean is the plain
+            mean over samples: it is not divided by the weights.
+
+    Returns:
+        Scalar, in nats, >= 0; float32, or float64 for float64 logits.
+
+    Raises:
+        ValueError: if gamma is negative or the shapes do not fit each other.
+
+    References:
+        Lin et al., Focal Loss for Dense Object Detection (2017), eq. 4; Hu et al., Universal Image
+        Restoration Pre-training via Degradation Classification (2025), the classification loss.
+    """
+    if gamma < 0:
+        raise ValueError(f"focal_loss: gamma is {gamma}, it has to be 0 or larger")
+    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        raise ValueError(
+            f"focal_loss expects logits [b, classes] and labels [b], got logits {logits.shape} "
+            f"and labels {labels.shape}"
+        )
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    log_probabilities = jax.nn.log_softmax(logits)
+    log_p = jnp.take_along_axis(log_probabilities, labels[:, None], axis=-1)[:, 0]
+    loss = -log_p
+    if class_weights is not None:
+        loss = loss * jnp.asarray(class_weights, loss.dtype)[labels]
+    if gamma:
+        # 1 - p through expm1 keeps its digits when p is near 1; the floor keeps the power's
+        # gradient finite at p == 1, where for gamma < 1 it would be infinite.
+        miss = jnp.maximum(-jnp.expm1(log_p), jnp.finfo(loss.dtype).tiny)
+        loss = miss**gamma * loss
+    return jnp.mean(loss)

@@ -1,0 +1,100 @@
+"""Command line: `python -m dcpt_jax.main --config=configs/pretrain.py --workdir=W`."""
+
+import logging
+import runpy
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "File in configs/, e.g. configs/pretrain.py[:preset].", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Directory of the run: checkpoints, weights, TensorBoard files, tables."
+)
+_TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the program an error arose.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs what the config says; errors of use end in one message, not in a traceback."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected {argv[1]!r}; everything is set by --flags")
+    for name in ("config", "workdir"):
+        if flags.FLAGS[name].value is None:
+            raise app.UsageError(
+                f"--{name} is missing, e.g. --config=configs/pretrain.py --workdir=runs/pretrain"
+            )
+    _set_up_logging()
+    try:
+        run(_CONFIG.value, _WORKDIR.value)
+    except (ValueError, OSError, FloatingPointError, RuntimeError, ImportError) as error:
+        if _TRACEBACK.value:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def run(config, workdir: str) -> None:
+    """Dispatches on the config's mode.
+
+    Args:
+        config: see `dcpt_jax.config`.
+        workdir: where everything is written.
+    """
+    print(f"workdir: {workdir}", flush=True)
+    if config.mode == "evaluate":
+        from dcpt_jax.evaluate import run as evaluation
+
+        evaluation.evaluate(config, workdir)
+    else:
+        from dcpt_jax.train import loop
+
+        loop.train(config, workdir)
+
+
+def parse_flags(argv: Sequence[str]) -> Sequence[str]:
+    """Parses the command line; an unknown config key or preset lists the known ones and ends."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        message = str(error)
+    except (AttributeError, KeyError, ValueError) as error:
+        message = _explain(argv) or str(error)
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _explain(argv: Sequence[str]) -> str:
+    """Which `--config.a.b` of the command line does not exist, and what would."""
+    values = dict(arg.lstrip("-").partition("=")[::2] for arg in argv if arg.startswith("--"))
+    if "config" not in values:
+        return ""
+    path, _, preset = values["config"].partition(":")
+    try:
+        config = runpy.run_path(path)["get_config"](preset)
+    except ValueError as error:
+        return str(error)
+    for key in (name for name in values if name.startswith("config.")):
+        node = config
+        for depth, part in enumerate(key.split(".")[1:], start=1):
+            known = sorted(node.keys()) if hasattr(node, "keys") else []
+            if part not in known:
+                above = ".".join(key.split(".")[:depth])
+                return f"unknown key --{key}; known in {above}: {', '.join(known) or 'nothing'}"
+            node = node[part]
+    return ""
+
+
+def _set_up_logging() -> None:
+    """Warnings of this package go to the terminal, the libraries' chatter does not."""
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    for name in ("orbax", "jax", "grain"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

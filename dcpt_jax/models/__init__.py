@@ -1,0 +1,111 @@
+"""The restoration networks and the degradation classifier; `create_model` knows them by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from dcpt_jax.models.classifier import DegradationClassifier
+from dcpt_jax.models.nafnet import NAFNet
+
+BACKBONES: dict[str, type[nn.Module]] = {NAFNet.architecture: NAFNet}
+
+__all__ = [
+    "BACKBONES",
+    "DegradationClassifier",
+    "NAFNet",
+    "create_classifier",
+    "create_model",
+    "parameter_shapes",
+]
+
+
+def create_model(name: str, *, dtype: Any = jnp.float32, **arguments: Any) -> nn.Module:
+    """Creates a restoration network; with its name alone, the one of the DCPT paper.
+
+    Args:
+        name: a key of `BACKBONES`.
+        dtype: compute type, float32, bfloat16 or float64 (needs jax_enable_x64).
+        **arguments: the network's keyword arguments, see its class.
+
+    Returns:
+        A Flax module with `init`, `apply`, the method `features`, and the attributes
+        `architecture`, `size_multiple`, `feature_dims` and `arguments()`.
+
+    Raises:
+        ValueError: for an unknown name or an unfit value.
+        TypeError: for an unknown keyword argument.
+    """
+    if name not in BACKBONES:
+        raise ValueError(f"unknown network {name!r}; known: {', '.join(BACKBONES)}")
+    network = BACKBONES[name]
+    known = _keyword_arguments(network)
+    unknown = [key for key in arguments if key not in known]
+    if unknown:
+        raise TypeError(
+            f"unknown argument {', '.join(map(repr, unknown))} for {name}; "
+            f"known: {', '.join(known)}, dtype"
+        )
+    return network(dtype=dtype, **arguments)
+
+
+def create_classifier(
+    feature_dims: tuple[int, ...],
+    num_classes: int,
+    *,
+    num_blocks: int = 2,
+    resize_features: bool = False,
+    dtype: Any = jnp.float32,
+) -> DegradationClassifier:
+    """Creates a degradation classifier for the features of a network.
+
+    Args:
+        feature_dims: channels of the features, finest first: `model.feature_dims`.
+        num_classes: number of classes, one logit each.
+        num_blocks: bottlenecks at each level.
+        resize_features: True for features that are all of one size (SwinIR's).
+        dtype: compute type, float32, bfloat16 or float64 (needs jax_enable_x64).
+
+    Raises:
+        ValueError: for an unfit value.
+    """
+    return DegradationClassifier(
+        feature_dims=feature_dims,
+        num_classes=num_classes,
+        num_blocks=num_blocks,
+        resize_features=resize_features,
+        dtype=dtype,
+    )
+
+
+def parameter_shapes(model: nn.Module) -> dict[str, Any]:
+    """Shapes and dtypes of all parameters, without computing any.
+
+    Args:
+        model: a network or a classifier of this package.
+
+    Returns:
+        The nested dict that `init` puts under "params", of jax.ShapeDtypeStruct.
+    """
+    if isinstance(model, DegradationClassifier):
+        finest = 2 ** len(model.feature_dims)
+        sizes = [
+            finest if model.resize_features else finest >> i for i in range(len(model.feature_dims))
+        ]
+        inputs = tuple(
+            jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
+            for size, channels in zip(sizes, model.feature_dims, strict=True)
+        )
+    else:
+        size = model.size_multiple
+        inputs = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    return jax.eval_shape(model.init, jax.random.key(0), inputs)["params"]
+
+
+def _keyword_arguments(network: type[nn.Module]) -> list[str]:
+    fields = (field.name for field in dataclasses.fields(network))
+    return [name for name in fields if name not in ("dtype", "parent", "name")]

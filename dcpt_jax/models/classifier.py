@@ -1,0 +1,187 @@
+"""The degradation classifier of DCPT (its `PromptIR_NoImg_DC`): features in, logits out."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from dcpt_jax.models.layers import (
+    Conv,
+    LayerNorm,
+    check_dtype_is_enabled,
+    compute_dtype,
+    parameter_dtype,
+    positive_count,
+    positive_counts,
+    uniform_by_fan_in,
+)
+
+
+class DegradationClassifier(nn.Module):
+    """Tells from the features of a restoration network how its input was degraded.
+
+    The features are taken up one after another, finest first, each weighted by the softmax of a
+    learnt number; after each, the map goes through residual bottlenecks and shrinks by half.
+    It never sees the image. With the features of the paper's NAFNet and five classes it has 49.3
+    million parameters.
+
+    Attributes:
+        feature_dims: channels of the features, finest first: `model.feature_dims`.
+        num_classes: number of logits.
+        num_blocks: bottlenecks at each level, and again at the end.
+        resize_features: False for features that halve in size from one to the next (rounding
+            down); True for features that are all of one size (SwinIR's): of the i-th, every
+            2^i-th pixel is used.
+        dtype: compute type, float32, bfloat16 or float64. Parameters, norm statistics and logits
+            stay float32 (float64 in a float64 classifier).
+    """
+
+    feature_dims: tuple[int, ...]
+    num_classes: int
+    num_blocks: int = 2
+    resize_features: bool = False
+    dtype: Any = jnp.float32
+
+    architecture: ClassVar[str] = "classifier"
+
+    def __post_init__(self):
+        """Checks the arguments; raises ValueError."""
+        self.feature_dims = positive_counts("feature_dims", self.feature_dims)
+        self.num_classes = positive_count("num_classes", self.num_classes)
+        self.num_blocks = positive_count("num_blocks", self.num_blocks)
+        self.dtype = compute_dtype(self.dtype)
+        super().__post_init__()
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments that rebuild this classifier, JSON-able; without the compute type."""
+        return {
+            "feature_dims": list(self.feature_dims),
+            "num_classes": self.num_classes,
+            "num_blocks": self.num_blocks,
+            "resize_features": self.resize_features,
+        }
+
+    @nn.compact
+    def __call__(self, features: Sequence[jax.Array]) -> jax.Array:
+        """Classifies a batch.
+
+        Args:
+            features: one [b, h_i, w_i, feature_dims[i]] float array for each entry of
+                `feature_dims`, finest first, as `model.apply(..., method="features")` returns them.
+
+        Returns:
+            Logits [b, num_classes], float32 (float64 in a float64 classifier).
+
+        Raises:
+            ValueError: if number, channels or sizes of the features do not fit.
+        """
+        check_dtype_is_enabled(self.dtype)
+        self._check(features)
+        stored = parameter_dtype(self.dtype)
+        numbers = self.param("mixing_weights", nn.initializers.ones, (len(features),), stored)
+        weights = nn.softmax(numbers).astype(self.dtype)
+        next_dims = (*self.feature_dims[1:], self.feature_dims[-1])
+        x = 0
+        for i, feature in enumerate(features):
+            feature = feature.astype(self.dtype)
+            x = x + weights[i] * (subsample(feature, 2**i) if self.resize_features else feature)
+            x = Bottlenecks(self.num_blocks, self.dtype, name=f"level_{i}")(x)
+            x = Conv(next_dims[i], use_bias=False, dtype=self.dtype, name=f"down_{i}")(x)
+            x = nn.relu(nn.max_pool(x, (2, 2), strides=(2, 2)))
+        x = Bottlenecks(self.num_blocks, self.dtype, name="last")(x)
+        by_fan_in = uniform_by_fan_in(self.feature_dims[-1])
+        head = nn.Dense(
+            self.num_classes,
+            dtype=stored,
+            param_dtype=stored,
+            kernel_init=by_fan_in,
+            bias_init=by_fan_in,
+            name="head",
+        )
+        return head(x.astype(stored).mean(axis=(1, 2)))
+
+    def _check(self, features: Sequence[jax.Array]) -> None:
+        """Raises ValueError unless the features fit `feature_dims` and each other."""
+        count = len(self.feature_dims)
+        if isinstance(features, jax.Array) or len(features) != count:
+            got = "one array" if isinstance(features, jax.Array) else f"{len(features)} features"
+            raise ValueError(
+                f"expected {count} features, finest first, for feature_dims {self.feature_dims}; "
+                f"got {got}"
+            )
+        shapes = [jnp.shape(feature) for feature in features]
+        expected_dims = [len(shape) == 4 for shape in shapes]
+        if not all(expected_dims) or tuple(s[-1] for s in shapes) != self.feature_dims:
+            raise ValueError(
+                f"expected features [b, h, w, c] with {self.feature_dims} channels, finest first; "
+                f"got shapes {shapes}"
+            )
+        if any(not jnp.issubdtype(feature.dtype, jnp.floating) for feature in features):
+            raise ValueError(
+                f"expected floating-point features, got {[str(f.dtype) for f in features]}"
+            )
+        b, h, w = shapes[0][:3]
+        sizes = [(b, h, w) if self.resize_features else (b, h >> i, w >> i) for i in range(count)]
+        if [shape[:3] for shape in shapes] != sizes:
+            rule = (
+                "of one size (resize_features=True)"
+                if self.resize_features
+                else "each half the size of the one before (resize_features=True if all are equal)"
+            )
+            raise ValueError(f"expected features {rule}; got shapes {shapes}")
+        if min(h, w) < 2**count:
+            raise ValueError(
+                f"the first feature is {h}x{w} pixels, but {count} levels of halving need at least "
+                f"{2**count}x{2**count}"
+            )
+
+
+def subsample(x: jax.Array, step: int) -> jax.Array:
+    """Every `step`-th pixel, sizes rounded down: [b, h, w, c] -> [b, h // step, w // step, c]."""
+    h, w = x.shape[1] // step, x.shape[2] // step
+    return x[:, ::step, ::step][:, :h, :w]
+
+
+class Bottlenecks(nn.Module):
+    """Several residual bottlenecks in a row, `block_0`, `block_1`, ..."""
+
+    blocks: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[b, h, w, c] -> [b, h, w, c]."""
+        for i in range(self.blocks):
+            x = Bottleneck(self.dtype, name=f"block_{i}")(x)
+        return x
+
+
+class Bottleneck(nn.Module):
+    """Residual bottleneck that widens: 1x1 to 2c channels, 3x3, 1x1 back to c, each with a norm.
+
+    As He et al., Deep Residual Learning (2016), with layer norms and an expansion of 2.
+    """
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[b, h, w, c] -> [b, h, w, c]."""
+        conv = functools.partial(
+            Conv,
+            use_bias=False,
+            dtype=self.dtype,
+            # He et al., Delving Deep into Rectifiers (2015), by the outputs.
+            kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        )
+        norm = functools.partial(LayerNorm, dtype=self.dtype)
+        channels = x.shape[-1]
+        y = nn.relu(norm(name="norm_1")(conv(2 * channels, name="conv_1")(x)))
+        y = nn.relu(norm(name="norm_2")(conv(2 * channels, size=3, name="conv_2")(y)))
+        y = norm(name="norm_3")(conv(channels, name="conv_3")(y))
+        return nn.relu(x + y)

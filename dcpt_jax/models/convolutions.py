@@ -1,0 +1,154 @@
+"""Convolutions in the formulations that are fast where they run.
+
+XLA on CPUs is slow at grouped and at 1x1 convolutions, so there every function here computes with
+slices and matrix products; on GPUs and TPUs, whose compilers know convolutions best, it calls the
+plain one. `formulation` decides; nothing else in the package asks which backend is running.
+
+All functions take images [b, h, w, c] and kernels in the usual layout [kh, kw, in, out], in one
+common floating dtype, and return that dtype. Gradients are reverse mode only (`jax.grad`, not
+`jax.jvp`), because some formulations bring their own backward pass.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Formulation = Literal["slices", "convolution"]
+
+
+def formulation() -> Formulation:
+    """The formulation for the backend in use: "slices" on CPUs, "convolution" elsewhere."""
+    return "slices" if jax.default_backend() == "cpu" else "convolution"
+
+
+def plain_conv(
+    x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: int = 0, groups: int = 1
+) -> jax.Array:
+    """XLA's own convolution, zero padded by `padding` pixels on every side."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=((padding, padding), (padding, padding)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def pointwise_conv(x: jax.Array, kernel: jax.Array, *, how: Formulation | None = None) -> jax.Array:
+    """1x1 convolution.
+
+    Args:
+        x: [b, h, w, in].
+        kernel: [1, 1, in, out].
+        how: formulation; None asks `formulation()`.
+
+    Returns:
+        [b, h, w, out].
+    """
+    if (how or formulation()) == "convolution":
+        return plain_conv(x, kernel)
+    # A matrix product on two axes: on four, XLA picks a slower one and a much slower gradient.
+    flat = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
+    return flat.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def space_to_depth(x: jax.Array, size: int) -> jax.Array:
+    """Cuts [b, h, w, c] into size x size cells: [b, h/size, w/size, size * size * c].
+
+    The new channels are ordered row in cell, column in cell, channel: the order of a flattened
+    [size, size, c, out] kernel, and not that of PyTorch's PixelUnshuffle.
+    """
+    b, h, w, c = x.shape
+    cells = x.reshape(b, h // size, size, w // size, size, c).transpose(0, 1, 3, 2, 4, 5)
+    return cells.reshape(b, h // size, w // size, size * size * c)
+
+
+def patch_conv(x: jax.Array, kernel: jax.Array, *, how: Formulation | None = None) -> jax.Array:
+    """Convolution whose stride equals its kernel size, without padding.
+
+    Args:
+        x: [b, h, w, in], h and w multiples of the kernel size.
+        kernel: [size, size, in, out].
+        how: formulation; None asks `formulation()`.
+
+    Returns:
+        [b, h / size, w / size, out].
+    """
+    size, _, inputs, outputs = kernel.shape
+    if (how or formulation()) == "convolution":
+        return plain_conv(x, kernel, stride=size)
+    flat_kernel = kernel.reshape(1, 1, size * size * inputs, outputs)
+    return pointwise_conv(space_to_depth(x, size), flat_kernel, how=how)
+
+
+def depthwise_conv(x: jax.Array, kernel: jax.Array, *, how: Formulation | None = None) -> jax.Array:
+    """Depthwise 3x3 convolution, zero padded to the same size; the one that everything uses.
+
+    Args:
+        x: [b, h, w, c].
+        kernel: [3, 3, 1, c].
+        how: formulation; None asks `formulation()`.
+
+    Returns:
+        [b, h, w, c].
+    """
+    if (how or formulation()) == "convolution":
+        return plain_conv(x, kernel, padding=1, groups=x.shape[-1])
+    return _depthwise_by_slices(x, kernel)
+
+
+def _pad_by_one(x: jax.Array) -> jax.Array:
+    # Without the barrier XLA fuses the padding into each of the nine uses and pads nine times.
+    return lax.optimization_barrier(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))))
+
+
+def _sum_of_taps(padded: jax.Array, kernel: jax.Array) -> jax.Array:
+    h, w = padded.shape[1] - 2, padded.shape[2] - 2
+    taps = [padded[:, i : i + h, j : j + w] * kernel[i, j, 0] for i in range(3) for j in range(3)]
+    return sum(taps[1:], start=taps[0])
+
+
+@jax.custom_vjp
+def _depthwise_by_slices(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return _sum_of_taps(_pad_by_one(x), kernel)
+
+
+def _depthwise_forward(x, kernel):
+    # The input is kept, not its padded copy: padding again costs less than holding both.
+    return _depthwise_by_slices(x, kernel), (x, kernel)
+
+
+def _depthwise_backward(saved, gradient):
+    x, kernel = saved
+    to_input = _sum_of_taps(_pad_by_one(gradient), kernel[::-1, ::-1])
+    return to_input, _depthwise_kernel_gradient(_pad_by_one(x), gradient).astype(kernel.dtype)
+
+
+def _depthwise_kernel_gradient(padded: jax.Array, gradient: jax.Array) -> jax.Array:
+    """Sums `padded` (shifted) times `gradient` over images and pixels, for each of nine shifts.
+
+    Row by row into nine [b, w, c] accumulators that stay in cache, as one reduction over all
+    pixels is about eight times slower. The batch axis is kept until the end, so that a batch that
+    is spread over devices is summed across them once and not once a row.
+    """
+    b, h, w, c = gradient.shape
+    accumulator = jnp.promote_types(gradient.dtype, jnp.float32)
+
+    def add_row(row, sums):
+        lines = lax.dynamic_slice_in_dim(padded, row, 3, axis=1).astype(accumulator)
+        factor = lax.dynamic_index_in_dim(gradient, row, axis=1, keepdims=False)
+        factor = factor.astype(accumulator)
+        return tuple(
+            sums[3 * i + j] + lines[:, i, j : j + w] * factor for i in range(3) for j in range(3)
+        )
+
+    sums = lax.fori_loop(0, h, add_row, tuple(jnp.zeros((b, w, c), accumulator) for _ in range(9)))
+    return jnp.stack([part.sum(axis=(0, 1)) for part in sums]).reshape(3, 3, 1, c)
+
+
+_depthwise_by_slices.defvjp(_depthwise_forward, _depthwise_backward)

@@ -1,0 +1,235 @@
+"""Building blocks that several networks share: convolution and norm modules, padding, shuffling."""
+
+from __future__ import annotations
+
+import functools
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from dcpt_jax.models.convolutions import depthwise_conv, patch_conv, plain_conv, pointwise_conv
+
+COMPUTE_DTYPES = ("float32", "bfloat16", "float64")
+
+
+def compute_dtype(dtype: Any) -> jnp.dtype:
+    """Checks a compute type.
+
+    Args:
+        dtype: float32, bfloat16 or float64, as a dtype, scalar type or name.
+
+    Returns:
+        The dtype object.
+
+    Raises:
+        ValueError: for any other type.
+    """
+    try:
+        known = jnp.dtype(dtype)
+    except TypeError:
+        known = None
+    if dtype is None or known is None or known.name not in COMPUTE_DTYPES:
+        raise ValueError(f"dtype is {dtype!r}, but must be one of {', '.join(COMPUTE_DTYPES)}")
+    return known
+
+
+def parameter_dtype(dtype: Any) -> jnp.dtype:
+    """Type of the parameters of a network that computes in `dtype`: float32, or float64."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def check_dtype_is_enabled(dtype: Any) -> None:
+    """Raises ValueError if JAX would silently compute in float32 in place of float64."""
+    if jnp.dtype(dtype) == jnp.float64 and not jax.config.jax_enable_x64:
+        raise ValueError(
+            "the network has dtype float64, but 64-bit types are switched off in JAX; "
+            'call jax.config.update("jax_enable_x64", True) first, or create it with float32'
+        )
+
+
+def check_images(images: Any, channels: int = 3) -> None:
+    """Checks that `images` is a batch of floating-point images.
+
+    Raises:
+        ValueError: if it is not [b, h, w, channels] with h and w at least 1 and a floating dtype.
+    """
+    expected = f"expected a batch of floating-point images [b, h, w, {channels}] in [0, 1]"
+    shape, dtype = jnp.shape(images), jnp.result_type(images)
+    if len(shape) == 3:
+        raise ValueError(f"{expected}, got shape {shape}; for a single image pass image[None]")
+    if len(shape) != 4 or shape[-1] != channels:
+        hint = "; channels come last" if len(shape) == 4 and shape[1] == channels else ""
+        raise ValueError(f"{expected}, got shape {shape}{hint}")
+    if 0 in shape[1:3]:
+        raise ValueError(f"{expected} of at least 1x1 pixel, got shape {shape}")
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"{expected}, got dtype {dtype}; divide 8-bit pixels by 255")
+
+
+def positive_count(name: str, value: Any) -> int:
+    """Returns an integer >= 1 as Python's int; raises ValueError naming the argument otherwise."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} is {value!r}, but must be an integer >= 1")
+    return int(value)
+
+
+def positive_counts(name: str, values: Any) -> tuple[int, ...]:
+    """Returns a non-empty sequence of integers >= 1 as a tuple; raises ValueError otherwise."""
+    if isinstance(values, str | bytes) or not isinstance(values, Sequence) or not len(values):
+        raise ValueError(f"{name} is {values!r}, but must be a sequence of integers >= 1")
+    return tuple(positive_count(f"{name}[{i}]", value) for i, value in enumerate(values))
+
+
+def pad_to_multiple(images: jax.Array, multiple: int) -> jax.Array:
+    """Pads [b, h, w, c] at the bottom and right, so that both sizes are multiples of `multiple`.
+
+    By reflection (the edge pixel is not repeated). Where the image is too small for one
+    reflection, it is reflected back and forth as often as needed; an axis of one pixel, which has
+    nothing to reflect, repeats that pixel.
+    """
+    bottom, right = (-size % multiple for size in images.shape[1:3])
+    if not bottom and not right:
+        return images
+    return jnp.pad(images, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="reflect")
+
+
+def pixel_shuffle(x: jax.Array, factor: int = 2) -> jax.Array:
+    """Moves channels to pixels: [b, h, w, c * factor^2] -> [b, h * factor, w * factor, c].
+
+    Ordered as PyTorch's PixelShuffle: the target channel is the slowest index of the source's.
+    """
+    b, h, w, c = x.shape
+    target = c // factor**2
+    cells = x.reshape(b, h, w, target, factor, factor).transpose(0, 1, 4, 2, 5, 3)
+    return cells.reshape(b, h * factor, w * factor, target)
+
+
+def uniform_by_fan_in(fan_in: int) -> nn.initializers.Initializer:
+    """Uniform in +-1/sqrt(fan_in): what PyTorch gives convolutions, linear layers and biases."""
+    bound = 1 / math.sqrt(fan_in)
+
+    def initialise(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return initialise
+
+
+class Conv(nn.Module):
+    """Convolution [b, h, w, in] -> [b, h', w', features] with PyTorch's default initialisation.
+
+    Size 1 and 3 keep the image size (zero padding); with `stride` equal to `size` it works on
+    patches without padding. Parameters: `kernel` [size, size, in, features], `bias` [features].
+    """
+
+    features: int
+    size: int = 1
+    stride: int = 1
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+    kernel_init: nn.initializers.Initializer | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Applies the convolution in `dtype`."""
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        by_fan_in = uniform_by_fan_in(math.prod(shape[:3]))
+        stored = parameter_dtype(self.dtype)
+        kernel = self.param("kernel", self.kernel_init or by_fan_in, shape, stored)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if self.size == 1 and self.stride == 1:
+            x = pointwise_conv(x, kernel)
+        elif self.size == self.stride:
+            x = patch_conv(x, kernel)
+        else:
+            x = plain_conv(x, kernel, stride=self.stride, padding=self.size // 2)
+        if self.use_bias:
+            x = x + self.param("bias", by_fan_in, (self.features,), stored).astype(self.dtype)
+        return x
+
+
+class DepthwiseConv(nn.Module):
+    """Depthwise 3x3 convolution of the same size, PyTorch's default initialisation.
+
+    Parameters: `kernel` [3, 3, 1, c], `bias` [c].
+    """
+
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[b, h, w, c] -> [b, h, w, c] in `dtype`."""
+        by_fan_in = uniform_by_fan_in(9)
+        channels, stored = x.shape[-1], parameter_dtype(self.dtype)
+        kernel = self.param("kernel", by_fan_in, (3, 3, 1, channels), stored)
+        x = depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype))
+        if self.use_bias:
+            x = x + self.param("bias", by_fan_in, (channels,), stored).astype(self.dtype)
+        return x
+
+
+class LayerNorm(nn.Module):
+    """Layer norm over the channels of each pixel; statistics in float32 or, in float64, float64.
+
+    Parameters: `scale` [c], `bias` [c]. Ba et al., Layer Normalization (2016); biased variance,
+    `epsilon` inside the root.
+    """
+
+    epsilon: float = 1e-6
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., c] -> [..., c] in `dtype`."""
+        stored = parameter_dtype(self.dtype)
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), stored)
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), stored)
+        return layer_norm(x.astype(self.dtype), scale, bias, self.epsilon)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
+    """Layer norm over the last axis with its own backward pass (reverse mode only).
+
+    Args:
+        x: [..., c].
+        scale: [c], in the dtype for the statistics.
+        bias: [c], likewise.
+        epsilon: added to the variance.
+
+    Returns:
+        [..., c] in the dtype of x.
+    """
+    normal, _ = _normalise(x.astype(scale.dtype), epsilon)
+    return (normal * scale + bias).astype(x.dtype)
+
+
+def _normalise(x, epsilon):
+    centred = x - x.mean(axis=-1, keepdims=True)
+    inverse = jax.lax.rsqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + epsilon)
+    return centred * inverse, inverse
+
+
+def _layer_norm_forward(x, scale, bias, epsilon):
+    return layer_norm(x, scale, bias, epsilon), (x, scale)
+
+
+def _layer_norm_backward(epsilon, saved, gradient):
+    # Only x is kept: the statistics are two cheap reductions, the normalised map would be memory.
+    x, scale = saved
+    normal, inverse = _normalise(x.astype(scale.dtype), epsilon)
+    gradient = gradient.astype(scale.dtype)
+    pixels = tuple(range(x.ndim - 1))
+    scaled = gradient * scale
+    mean = scaled.mean(axis=-1, keepdims=True)
+    along = (scaled * normal).mean(axis=-1, keepdims=True)
+    to_x = inverse * (scaled - mean - normal * along)
+    return to_x.astype(x.dtype), (gradient * normal).sum(axis=pixels), gradient.sum(axis=pixels)
+
+
+layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)

@@ -1,0 +1,282 @@
+"""NAFNet: Chen et al., Simple Baselines for Image Restoration (ECCV 2022).
+
+With the test-time local converter: Chu et al., Improving Image Restoration by Revisiting Global
+Information Aggregation (ECCV 2022).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from dcpt_jax.models.layers import (
+    Conv,
+    DepthwiseConv,
+    LayerNorm,
+    check_dtype_is_enabled,
+    check_images,
+    compute_dtype,
+    pad_to_multiple,
+    parameter_dtype,
+    pixel_shuffle,
+    positive_count,
+    positive_counts,
+)
+
+Window = tuple[int, int]
+
+
+class NAFNet(nn.Module):
+    """NAFNet, a U-Net without activation functions (DCPT's `NAFNetBaseline`).
+
+    Input and output: [b, h, w, 3], RGB in [0, 1], of any size; the output is not clipped and is
+    float32 (float64 in a float64 network). Inside, the image is padded by reflection at the bottom
+    and right to `size_multiple` = 2^levels (see `pad_to_multiple` for very small ones) and the
+    output is cut again. The defaults are the network of the DCPT paper (67.9 million parameters).
+
+    Features for the classifier: the outputs of the decoder stages, finest first: width * 2^i
+    channels at 1/2^i of the padded size.
+
+    Attributes:
+        width: channels at full size; they double with each level.
+        encoder_blocks: number of blocks in each encoder stage, finest first.
+        middle_blocks: number of blocks at the coarsest level.
+        decoder_blocks: number of blocks in each decoder stage, coarsest first.
+        tlc_size: None, or the training size in pixels (a number, or height and width; multiples
+            of `size_multiple`): replaces each global average pool by a local one whose window is
+            1.5 times that size. The parameters are the same with and without.
+        dtype: compute type, float32, bfloat16 or float64. Parameters, norm statistics and
+            average pools stay float32 (float64 in a float64 network).
+    """
+
+    width: int = 64
+    encoder_blocks: tuple[int, ...] = (1, 1, 1, 28)
+    middle_blocks: int = 1
+    decoder_blocks: tuple[int, ...] = (1, 1, 1, 1)
+    tlc_size: int | tuple[int, int] | None = None
+    dtype: Any = jnp.float32
+
+    architecture: ClassVar[str] = "nafnet"
+
+    def __post_init__(self):
+        """Checks the arguments; raises ValueError."""
+        self.width = positive_count("width", self.width)
+        self.encoder_blocks = positive_counts("encoder_blocks", self.encoder_blocks)
+        self.middle_blocks = positive_count("middle_blocks", self.middle_blocks)
+        self.decoder_blocks = positive_counts("decoder_blocks", self.decoder_blocks)
+        if len(self.encoder_blocks) != len(self.decoder_blocks):
+            raise ValueError(
+                f"encoder_blocks {self.encoder_blocks} and decoder_blocks {self.decoder_blocks} "
+                "must have the same length, one entry for each level"
+            )
+        self.tlc_size = self._checked_tlc_size()
+        self.dtype = compute_dtype(self.dtype)
+        super().__post_init__()
+
+    def _checked_tlc_size(self) -> Window | None:
+        if self.tlc_size is None:
+            return None
+        size = self.tlc_size
+        size = positive_counts("tlc_size", size if isinstance(size, list | tuple) else (size,) * 2)
+        if len(size) != 2 or any(side % self.size_multiple for side in size):
+            raise ValueError(
+                f"tlc_size is {self.tlc_size!r}, but must be one number or (height, width), "
+                f"multiples of {self.size_multiple} for {len(self.encoder_blocks)} levels"
+            )
+        return size
+
+    @property
+    def size_multiple(self) -> int:
+        """Heights and widths are padded to multiples of this, 2^levels."""
+        return 2 ** len(self.encoder_blocks)
+
+    @property
+    def feature_dims(self) -> tuple[int, ...]:
+        """Channels of the features, finest first."""
+        return tuple(self.width * 2**level for level in range(len(self.encoder_blocks)))
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments that rebuild this network, JSON-able; without the compute type."""
+        return {
+            "width": self.width,
+            "encoder_blocks": list(self.encoder_blocks),
+            "middle_blocks": self.middle_blocks,
+            "decoder_blocks": list(self.decoder_blocks),
+            "tlc_size": None if self.tlc_size is None else list(self.tlc_size),
+        }
+
+    def setup(self):
+        """Names the parts; the parameters follow these names."""
+        levels = len(self.encoder_blocks)
+
+        def stage(blocks: int, level: int) -> Stage:
+            return Stage(blocks, window=self._pooling_window(level), dtype=self.dtype)
+
+        self.intro = Conv(self.width, size=3, dtype=self.dtype)
+        self.encoder = [stage(blocks, level) for level, blocks in enumerate(self.encoder_blocks)]
+        self.down = [
+            Conv(2 * channels, size=2, stride=2, dtype=self.dtype) for channels in self.feature_dims
+        ]
+        self.middle = stage(self.middle_blocks, levels)
+        # Each 1x1 convolution doubles the channels before the pixel shuffle takes a fourth of them.
+        self.up = [
+            Conv(4 * channels, use_bias=False, dtype=self.dtype)
+            for channels in reversed(self.feature_dims)
+        ]
+        self.decoder = [
+            stage(blocks, levels - 1 - i) for i, blocks in enumerate(self.decoder_blocks)
+        ]
+        self.ending = Conv(3, size=3, dtype=self.dtype)
+
+    def _pooling_window(self, level: int) -> Window | None:
+        """Window of the local average pool at a level, in pixels of that level."""
+        if self.tlc_size is None:
+            return None
+        return tuple((side // 2**level) * int(1.5 * side) // side for side in self.tlc_size)
+
+    def __call__(self, degraded: jax.Array) -> jax.Array:
+        """Restores images.
+
+        Args:
+            degraded: [b, h, w, 3] float, RGB in [0, 1].
+
+        Returns:
+            [b, h, w, 3] float32 (float64 in a float64 network), not clipped.
+
+        Raises:
+            ValueError: if `degraded` is not a batch of floating-point RGB images.
+        """
+        padded = self._padded(degraded)
+        decoded = self._decoder_outputs(padded)
+        # The image itself is added in full precision: bfloat16 has fewer levels than 8-bit pixels.
+        restored = padded + self.ending(decoded[-1]).astype(padded.dtype)
+        return restored[:, : degraded.shape[1], : degraded.shape[2]]
+
+    def features(self, degraded: jax.Array) -> tuple[jax.Array, ...]:
+        """Features for the degradation classifier; the last convolution does not run.
+
+        Args:
+            degraded: [b, h, w, 3] float, RGB in [0, 1].
+
+        Returns:
+            One [b, h', w', feature_dims[i]] in `dtype` for each level, finest first; h' and w' are
+            the padded sizes divided by 2^i, and are not cut.
+
+        Raises:
+            ValueError: if `degraded` is not a batch of floating-point RGB images.
+        """
+        return tuple(reversed(self._decoder_outputs(self._padded(degraded))))
+
+    def _padded(self, degraded: jax.Array) -> jax.Array:
+        check_dtype_is_enabled(self.dtype)
+        check_images(degraded)
+        images = jnp.asarray(degraded, parameter_dtype(self.dtype))
+        return pad_to_multiple(images, self.size_multiple)
+
+    def _decoder_outputs(self, padded: jax.Array) -> list[jax.Array]:
+        """Outputs of the decoder stages in the order in which they run, coarsest first."""
+        x, skips, outputs = self.intro(padded), [], []
+        for encoder, down in zip(self.encoder, self.down, strict=True):
+            x = encoder(x)
+            skips.append(x)
+            x = down(x)
+        x = self.middle(x)
+        for up, skip, decoder in zip(self.up, reversed(skips), self.decoder, strict=True):
+            x = decoder(pixel_shuffle(up(x)) + skip)
+            outputs.append(x)
+        return outputs
+
+
+class Stage(nn.Module):
+    """Several blocks in a row, `block_0`, `block_1`, ...; [b, h, w, c] -> [b, h, w, c]."""
+
+    blocks: int
+    window: Window | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Applies the blocks one after another."""
+        for i in range(self.blocks):
+            x = NAFBlock(self.window, self.dtype, name=f"block_{i}")(x)
+        return x
+
+
+class NAFBlock(nn.Module):
+    """Block of NAFNet (section 4 of its paper); the identity at first, as `beta` and `gamma` are 0.
+
+    `window`: None for the global average pool, or the (height, width) of a local one.
+    """
+
+    window: Window | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[b, h, w, c] -> [b, h, w, c] in `dtype`."""
+        channels = x.shape[-1]
+
+        def residual_scale(name: str) -> jax.Array:
+            zeros = nn.initializers.zeros
+            return self.param(name, zeros, (channels,), parameter_dtype(self.dtype)).astype(x.dtype)
+
+        y = LayerNorm(dtype=self.dtype, name="norm_1")(x)
+        y = Conv(2 * channels, dtype=self.dtype, name="conv_1")(y)
+        y = gate(DepthwiseConv(dtype=self.dtype, name="conv_2")(y))
+        attention = Conv(channels, dtype=self.dtype, name="attention")
+        y = y * pooled(y, attention, self.window)
+        y = Conv(channels, dtype=self.dtype, name="conv_3")(y)
+        x = x + y * residual_scale("beta")
+
+        y = LayerNorm(dtype=self.dtype, name="norm_2")(x)
+        y = gate(Conv(2 * channels, dtype=self.dtype, name="conv_4")(y))
+        y = Conv(channels, dtype=self.dtype, name="conv_5")(y)
+        return x + y * residual_scale("gamma")
+
+
+def gate(x: jax.Array) -> jax.Array:
+    """First half of the channels times the second: [..., 2c] -> [..., c]."""
+    first, second = jnp.split(x, 2, axis=-1)
+    return first * second
+
+
+def pooled(x: jax.Array, pointwise, window: Window | None) -> jax.Array:
+    """Applies `pointwise` to global or local averages of an image.
+
+    Args:
+        x: [b, h, w, c].
+        pointwise: function of single pixels, [b, h', w', c] -> [b, h', w', c].
+        window: None averages over the whole image; otherwise the (height, width) over which to
+            average, as in the test-time local converter: every window that lies fully inside the
+            image, and at the borders the nearest such window.
+
+    Returns:
+        [b, 1, 1, c] if the window is None or covers the image, otherwise [b, h, w, c].
+    """
+    h, w = x.shape[1:3]
+    wide = x.astype(parameter_dtype(x.dtype))
+    if window is None or (window[0] >= h and window[1] >= w):
+        return pointwise(wide.mean(axis=(1, 2), keepdims=True))
+    # Running sums of a large map would lose digits; those of its deviations from the mean do not.
+    centre = wide.mean(axis=(1, 2), keepdims=True)
+    means = moving_mean(moving_mean(wide - centre, window[0], axis=1), window[1], axis=2) + centre
+    # Repeating the border commutes with a function of single pixels, so it can come last.
+    missing = [(size - present) for size, present in zip((h, w), means.shape[1:3], strict=True)]
+    margins = [(count // 2, math.ceil(count / 2)) for count in missing]
+    return jnp.pad(pointwise(means), ((0, 0), *margins, (0, 0)), mode="edge")
+
+
+def moving_mean(x: jax.Array, window: int, axis: int) -> jax.Array:
+    """Mean over each run of `window` entries along an axis (over all if there are fewer)."""
+    size = x.shape[axis]
+    if window >= size:
+        return x.mean(axis=axis, keepdims=True)
+    sums = jnp.cumsum(x, axis=axis)
+    first = jax.lax.slice_in_dim(sums, window - 1, window, axis=axis)
+    later = jax.lax.slice_in_dim(sums, window, size, axis=axis)
+    earlier = jax.lax.slice_in_dim(sums, 0, size - window, axis=axis)
+    return jnp.concatenate([first, later - earlier], axis=axis) / window

@@ -1,0 +1,474 @@
+"""`python -m dcpt_jax.restore`: restores photo files and folders of them.
+
+What goes where is decided before anything is computed (`plan`), so that no output can fall on an
+input or on another output. JAX is imported only when there is something to restore.
+"""
+
+import argparse
+import os
+import sys
+import time
+import uuid
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import tqdm
+
+from dcpt_jax import images
+
+FORMATS = ("png", "jpg", "same")
+WRITABLE = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+_SIXTEEN_BITS = frozenset({".png", ".tif", ".tiff"})
+_MARK = "_restored"
+
+_DETAILS = """
+what is written
+  Results have the names of their photos and, for folders, the same sub-folders below DIR. An
+  input is never overwritten: a result that would lie beside its photo is named NAME_restored.
+  Photos that would get the same name are told apart by suffix (x_jpg.png, x_png.png), folder
+  (x_holiday.png) or a number. A finished file is never replaced without --overwrite, and a file
+  appears whole or not at all. DIR is not searched for photos when it lies inside an INPUT.
+  Results have 8 bits per channel; only --format same keeps 16 bits, of PNG and TIFF files. Alpha
+  is dropped, grey becomes RGB, the EXIF orientation is applied and no metadata is copied. JPEG is
+  written with quality 95. --format same writes PNG for kinds that cannot be written (GIF).
+
+large photos
+  By default a photo runs whole as long as the network is estimated to need less than 2 GiB of
+  working memory for it (about 1 megapixel for NAFNet of width 64), and in the largest tiles that
+  do otherwise. Neighbouring tiles overlap and are blended. If memory runs out, tiles of half the
+  side are used. Every new size of a whole photo is compiled once, which takes seconds to half a
+  minute; tiles have one size, so --tile 512 is faster for folders of many different sizes.
+
+local converter (--tlc)
+  NAFNet averages over the whole image, and averages over a large photo differ from those over the
+  crops it was trained on. The test-time local converter averages over windows of 1.5 times the
+  training crop instead. auto: on if the weights say how large that was (crop_size in model.json)
+  and the network has it; it changes nothing for photos smaller than the window. Tiles agree with
+  the whole photo better with it than without.
+
+exit status
+  0: all photos are restored or were finished before; 1: some failed, each is named with the
+  reason; 2: wrong use or unusable weights; 130: interrupted, finished files are kept.
+"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One photo and where its restored version goes."""
+
+    source: Path
+    target: Path
+
+
+@dataclass
+class Plan:
+    """What a command line asks for: jobs, (input, reason) that cannot be done, files left out."""
+
+    jobs: list[Job] = field(default_factory=list)
+    failures: list[tuple[Path, str]] = field(default_factory=list)
+    passed_by: list[Path] = field(default_factory=list)
+
+
+class UsageError(Exception):
+    """The command line cannot be carried out; the message says what to change."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's arguments."""
+    result = argparse.ArgumentParser(
+        prog="python -m dcpt_jax.restore",
+        usage="%(prog)s INPUT... --output DIR --weights W [options]",
+        description="Restores photos of any size with a trained network.",
+        epilog=_DETAILS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = result.add_argument
+    add(
+        "inputs",
+        nargs="+",
+        type=Path,
+        metavar="INPUT",
+        help="image file, or folder that is searched with its sub-folders; "
+        "put -- before names that begin with a dash",
+    )
+    add("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
+    add(
+        "--weights",
+        type=Path,
+        required=True,
+        metavar="W",
+        help="weights folder, or work directory of a training run",
+    )
+    add(
+        "--tile",
+        type=_tile,
+        default=None,
+        metavar="N",
+        help="side of the tiles in pixels; photos that are not larger run whole (default: auto)",
+    )
+    add(
+        "--ensemble",
+        action="store_true",
+        help="mean over the eight flips and quarter turns: slightly better, eight times as long",
+    )
+    add("--format", choices=FORMATS, default="png", help="file format (default: %(default)s)")
+    add("--overwrite", action="store_true", help="restore again what is already in DIR")
+    add(
+        "--tlc",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="test-time local converter of NAFNet, see below (default: %(default)s)",
+    )
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status, except that argparse itself exits with 2."""
+    for stream in (sys.stdout, sys.stderr):  # file names may hold bytes that are not text
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    options = parser().parse_args(arguments)
+    try:
+        return run(options)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def run(options: argparse.Namespace) -> int:
+    """Restores what the options say.
+
+    Args:
+        options: what `parser` returns.
+
+    Returns:
+        The exit status, see --help.
+
+    Raises:
+        UsageError: if nothing can be done at all.
+    """
+    began = time.monotonic()
+    if not options.weights.is_dir():
+        raise UsageError(
+            f"--weights {options.weights}: no such folder; give a weights folder or the work "
+            "directory of a training run"
+        )
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--output {options.output} cannot be a folder: {error}") from error
+    todo = plan(options.inputs, options.output, options.format)
+    if not todo.jobs:
+        for path, reason in todo.failures:
+            print(f"failed: {path}: {reason}", file=sys.stderr)
+        raise UsageError("there is no image to restore among the inputs")
+    display = Display(len(todo.jobs))
+    for path in todo.passed_by:
+        display.line(f"passed by (an earlier result or in the output folder): {path}")
+    counts = Counter(restored=0, skipped=0, failed=0)
+    for path, reason in todo.failures:
+        display.failure(f"{path}: {reason}")
+        counts["failed"] += 1
+    interrupted = False
+    try:
+        _restore_all(todo.jobs, options, display, counts)
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        display.close()
+    numbers = ", ".join(f"{count} {what}" for what, count in counts.items())
+    print(
+        f"{'interrupted: ' if interrupted else ''}{numbers} "
+        f"in {time.monotonic() - began:.1f} s; results in {options.output.absolute()}",
+        flush=True,
+    )
+    return 130 if interrupted else int(counts["failed"] > 0)
+
+
+def _restore_all(
+    jobs: Sequence[Job], options: argparse.Namespace, display: "Display", counts: Counter
+) -> None:
+    predict = None
+    for job in jobs:
+        if job.target.is_file() and not options.overwrite:
+            counts["skipped"] += 1
+            display.done(f"skipped (exists): {job.target}", notable=True)
+            continue
+        if predict is None:
+            predict = _predictor(options, display)
+        began = time.monotonic()
+        try:
+            height, width = _restore_file(job, predict, options.format == "same")
+        except Exception as error:  # whatever one file does to the libraries, the others go on
+            counts["failed"] += 1
+            named = isinstance(error, images.ImageError)
+            display.failure(str(error) if named else f"{job.source}: {error or type(error)}")
+            display.done()
+        else:
+            counts["restored"] += 1
+            seconds = time.monotonic() - began
+            display.done(f"restored: {job.source} -> {job.target} {width}x{height} {seconds:.1f} s")
+
+
+def _restore_file(
+    job: Job, predict: Callable[[np.ndarray], np.ndarray], keep_depth: bool
+) -> tuple[int, int]:
+    """Reads, restores and writes one photo; returns its height and width."""
+    pixels = images.read_pixels(job.source)
+    restored = predict(images.to_float(pixels))
+    if keep_depth and pixels.dtype == np.uint16 and job.target.suffix.lower() in _SIXTEEN_BITS:
+        write_16_bits(job.target, restored)
+    else:
+        images.write_image(job.target, restored)
+    return pixels.shape[:2]
+
+
+def write_16_bits(path: Path, image: np.ndarray) -> None:
+    """Writes [h, w, 3] RGB in [0, 1] with 16 bits per channel; the file appears whole or not at all.
+
+    Raises:
+        ValueError: if a value is not a number.
+    """
+    if np.isnan(image).any():
+        raise ValueError(f"{np.isnan(image).sum()} of {image.size} values are not a number (NaN)")
+    levels = np.rint(np.clip(image[..., ::-1], 0, 1).astype(np.float64) * 65535)
+    encoded = cv2.imencode(path.suffix.lower(), levels.astype(np.uint16))[1]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{uuid.uuid4().hex}.partial"
+    try:
+        temporary.write_bytes(encoded)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _predictor(options: argparse.Namespace, display: "Display") -> Callable:
+    """Loads the weights and says what is used; UsageError if they cannot be."""
+    import jax
+
+    from dcpt_jax.restore.predictor import Predictor
+
+    model, params, converter = load_network(options.weights, options.tlc)
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    device = jax.devices()[0]
+    display.line(
+        f"network: {model.architecture}, {count / 1e6:.2f} million parameters, on "
+        f"{device.platform} ({device.device_kind}); local converter {converter}; "
+        f"tiles {options.tile or 'auto'}{'; self-ensemble' if options.ensemble else ''}"
+    )
+    return Predictor(
+        model,
+        params,
+        tile=options.tile,
+        ensemble=options.ensemble,
+        report=display.line,
+        tile_done=display.tile,
+    )
+
+
+def load_network(path: Path, tlc: str) -> tuple[Any, dict[str, Any], str]:
+    """Network with the local converter as asked for.
+
+    Args:
+        path: weights folder or work directory.
+        tlc: "auto", "on" or "off", see --help.
+
+    Returns:
+        (model, its parameters, what to tell the user about the local converter).
+
+    Raises:
+        UsageError: if there are no usable weights, or "on" is not possible with them.
+    """
+    from dcpt_jax import weights
+    from dcpt_jax.restore.tiling import round_up
+
+    try:
+        params, description = weights.load_weights(path)
+        model, params = weights.network_of(description), params["network"]
+    except Exception as error:  # damaged arrays raise whatever the storage libraries raise
+        raise UsageError(f"--weights {path} cannot be used: {error}") from error
+    if not hasattr(model, "tlc_size"):
+        if tlc == "on":
+            raise UsageError(f"--tlc on: {model.architecture} has no local converter; leave it out")
+        return model, params, f"off ({model.architecture} has none)"
+    if tlc == "off":
+        return weights.network_of(description, tlc_size=None), params, "off"
+    if model.tlc_size is not None:
+        return model, params, f"{model.tlc_size[0]} pixels"
+    crop = description.get("crop_size")
+    if crop is None:
+        if tlc == "on":
+            raise UsageError("--tlc on: model.json of these weights has no crop_size")
+        return model, params, "off (the weights do not say their crop_size)"
+    size = round_up(int(crop), model.size_multiple)
+    return weights.network_of(description, tlc_size=size), params, f"{size} pixels"
+
+
+def plan(inputs: Sequence[Path], output: Path, form: str) -> Plan:
+    """Finds the photos and decides where each result goes; nothing is read but folders.
+
+    Args:
+        inputs: files and folders.
+        output: folder for the results, which exists.
+        form: one of `FORMATS`.
+
+    Returns:
+        The jobs: no two have the same target, not even where case is ignored, and no target is an
+        input.
+    """
+    result = Plan()
+    found: dict[str, tuple[Path, Path]] = {}  # absolute source: (source, folder for its result)
+    for path in inputs:
+        try:
+            pairs = _photos_of(path, output, result)
+        except OSError as error:
+            result.failures.append((path, error.strerror or str(error)))
+            continue
+        for source, folder in pairs:
+            found.setdefault(os.path.abspath(source), (source, folder))
+    present = {(source.parent.resolve(), source.stem) for source, _ in found.values()}
+    pairs = []
+    for source, folder in found.values():
+        parent, stem = source.parent.resolve(), source.stem
+        if (
+            stem.endswith(_MARK)
+            and parent == folder.resolve()
+            and (parent, stem.removesuffix(_MARK)) in present
+        ):
+            result.passed_by.append(source)
+        else:
+            pairs.append((source, folder))
+    _assign_targets(pairs, form, result)
+    return result
+
+
+def _photos_of(path: Path, output: Path, result: Plan) -> list[tuple[Path, Path]]:
+    """Photos that an input names, each with the folder for its result."""
+    if path.is_file():
+        return [(path, output)]
+    if not path.exists():
+        result.failures.append((path, "no such file or folder"))
+        return []
+    photos = images.list_images(path)
+    if not photos:
+        known = ", ".join(sorted(images.IMAGE_SUFFIXES))
+        result.failures.append((path, f"no images in this folder (known: {known})"))
+    inner = output.resolve()
+    if inner != path.resolve():
+        results = [photo for photo in photos if inner in photo.resolve().parents]
+        result.passed_by.extend(results)
+        photos = [photo for photo in photos if photo not in set(results)]
+    return [(photo, output / photo.relative_to(path).parent) for photo in photos]
+
+
+def _assign_targets(pairs: Sequence[tuple[Path, Path]], form: str, result: Plan) -> None:
+    """Gives every photo the first of its possible names that is free."""
+    taken = {_identity(source) for source, _ in pairs} - {None}
+    names = [_possible_targets(source, folder, form) for source, folder in pairs]
+    choice = [0] * len(pairs)
+    while True:
+        targets = [options[i] for options, i in zip(names, choice, strict=True)]
+        # Some file systems ignore case; names must differ there too.
+        uses = Counter(os.path.abspath(target).casefold() for target in targets)
+        clashing = [
+            k
+            for k, target in enumerate(targets)
+            if uses[os.path.abspath(target).casefold()] > 1 or _identity(target) in taken
+        ]
+        movable = [k for k in clashing if choice[k] + 1 < len(names[k])]
+        if not movable:
+            break
+        for k in movable:
+            choice[k] += 1
+    for k, (source, _) in enumerate(pairs):
+        if k in clashing:
+            result.failures.append((source, f"its result would fall on another: {targets[k]}"))
+        else:
+            result.jobs.append(Job(source, targets[k]))
+
+
+def _possible_targets(source: Path, folder: Path, form: str) -> list[Path]:
+    """Targets for one photo, the nicest first; the same in every run."""
+    suffix = source.suffix if form == "same" else f".{form}"
+    if suffix.lower() not in WRITABLE:
+        suffix = ".png"
+    absolute = os.path.abspath(source)
+    beside = source.parent.resolve() == folder.resolve()
+    stem = source.stem + (_MARK if beside else "")
+    kind = source.suffix.lstrip(".").lower() or "none"
+    number = f"{zlib.crc32(os.fsencode(absolute)):08x}"
+    parent = os.path.basename(os.path.dirname(absolute)) or "root"
+    stems = [
+        stem,
+        source.stem + _MARK,
+        f"{stem}_{kind}",
+        f"{stem}_{parent}",
+        f"{stem}_{parent}_{kind}",
+        f"{stem}_{number}",
+    ]
+    return [folder / (name + suffix) for name in stems]
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and number of a file, the same for all its names; None if there is no such file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+class Display:
+    """Progress: a bar on a terminal, a line for each photo elsewhere."""
+
+    def __init__(self, total: int):
+        """Shows an empty bar, if any, for `total` photos."""
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm.tqdm(total=total, unit=" photos", dynamic_ncols=True)
+
+    def line(self, text: str) -> None:
+        """Prints a line above the bar."""
+        if self._bar is None:
+            print(text, flush=True)
+        else:
+            self._bar.write(text)
+
+    def failure(self, text: str) -> None:
+        """Prints on the error stream why a photo could not be restored."""
+        if self._bar is not None:
+            self._bar.clear()
+        print(f"failed: {text}", file=sys.stderr, flush=True)
+
+    def done(self, text: str = "", *, notable: bool = False) -> None:
+        """Counts a photo; the text is shown where there is no bar, or if it is notable."""
+        if text and (self._bar is None or notable):
+            self.line(text)
+        if self._bar is not None:
+            self._bar.set_postfix_str("", refresh=False)
+            self._bar.update()
+
+    def tile(self, done: int, total: int) -> None:
+        """Shows how far a photo that runs in tiles has come."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"tile {done}/{total}")
+
+    def close(self) -> None:
+        """Leaves the bar as it stands."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _tile(text: str) -> int | None:
+    """Value of --tile."""
+    if text == "auto":
+        return None
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a number of pixels >= 1")
+    return int(text)

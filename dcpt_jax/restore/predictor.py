@@ -1,0 +1,278 @@
+"""Restoring one image of any size with a network: whole, or in tiles where it is large.
+
+Where tiles give what the whole image gives: nowhere bit for bit, and how closely depends on how far
+the network sees. Convolutions see a limited neighbourhood, so tiles agree but for rounding wherever
+that lies inside the tile. NAFNet also averages over the whole image: a tile has other averages, so
+its output differs by an amount that varies slowly from tile to tile, and blended seams hide the
+steps. With `tlc_size` the averages are local and tiles much larger than 1.5 * tlc_size come close.
+"""
+
+import functools
+import logging
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dcpt_jax.restore.ensemble import self_ensemble
+from dcpt_jax.restore.tiling import blended_spans, default_overlap, round_up, run_tiled
+
+# Working memory (without the weights) up to which an image runs whole. A constant and not what this
+# machine has free, so that a photo gives the same result everywhere.
+MEMORY_BUDGET = 2 * 2**30  # bytes
+# Tiles are not halved below this when memory runs out: smaller ones see too little of the image.
+MIN_TILE = 128
+# XLA needs twice the largest array for NAFNet on CPUs (measured, widths 8 to 64, with and without
+# local converter); twice that again for other networks and devices.
+_ARRAYS_AT_ONCE = 4
+_LARGEST_VALUE = 10.0
+# Compiled programs that are kept: a folder of photos can have a different shape for each.
+_COMPILED_SHAPES = 16
+
+
+def restore(
+    model: nn.Module, params: Any, image: Any, tile: int | None = None, ensemble: bool = False
+) -> np.ndarray:
+    """Restores one image; this is `dcpt_jax.restore`.
+
+    Args:
+        model: restoration network, e.g. from `dcpt_jax.load`.
+        params: its parameters.
+        image: [h, w, 3] floating-point array, RGB in [0, 1], of any size >= 1x1.
+        tile: side of the tiles in pixels, rounded up to `model.size_multiple`; an image that is not
+            larger runs whole. None: whole as long as the working memory is estimated to stay below
+            2 GiB (about 1 megapixel for NAFNet of width 64), else the largest tiles that do.
+        ensemble: mean over the eight flips and quarter turns of the image or of each tile; takes
+            eight times as long.
+
+    Returns:
+        [h, w, 3] float32, clipped to [0, 1]: a finished image. What the network gives unclipped,
+        `Predictor.raw` returns.
+
+    Raises:
+        ValueError: if `image` or `tile` is something else; the message says what is expected.
+        MemoryError: if not even the smallest tiles fit into memory.
+    """
+    return Predictor(model, params, tile=tile, ensemble=ensemble)(image)
+
+
+class Predictor:
+    """A network ready to restore images: weights on the device, tiles that fit into memory.
+
+    Tiles have one shape and are compiled once; whole images are compiled once for each padded size.
+    If the device runs out of memory, tiles of half the side are used from then on.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        params: Any,
+        *,
+        tile: int | None = None,
+        ensemble: bool = False,
+        report: Callable[[str], None] = logging.warning,
+        tile_done: Callable[[int, int], None] | None = None,
+    ):
+        """Moves the weights to the device.
+
+        Args:
+            model: see `restore`.
+            params: see `restore`.
+            tile: see `restore`.
+            ensemble: see `restore`.
+            report: called with a message when tiles are made smaller.
+            tile_done: called after each tile of an image with the number done and of all.
+
+        Raises:
+            ValueError: if `tile` is no positive integer, or `params` has another level above it.
+        """
+        if tile is not None and (
+            not isinstance(tile, numbers.Integral) or isinstance(tile, bool) or tile < 1
+        ):
+            raise ValueError(f"tile is {tile!r}, but must be None or an integer >= 1 (pixels)")
+        for key in ("params", "network"):
+            if key in params:
+                raise ValueError(
+                    f"params must be the network's parameters alone; pass the entry {key!r} of it"
+                )
+        self._model = model
+        self._params = jax.device_put(params)
+        self._tile = None if tile is None else round_up(int(tile), model.size_multiple)
+        self._ensemble = ensemble
+        self._report = report
+        self._tile_done = tile_done
+        self._limit: int | None = None  # set when memory has run out
+
+    def __call__(self, image: Any) -> np.ndarray:
+        """Restores an image; [h, w, 3] float32 clipped to [0, 1]. See `restore`."""
+        restored = self.raw(image)
+        return np.clip(restored, 0, 1, out=restored).astype(np.float32, copy=False)
+
+    def raw(self, image: Any) -> np.ndarray:
+        """The network's output for an image, not clipped.
+
+        Args:
+            image: see `restore`.
+
+        Returns:
+            [h, w, 3] float32, or float64 from a float64 network.
+
+        Raises:
+            ValueError: see `restore`.
+            MemoryError: see `restore`.
+        """
+        image = checked(image)
+        height, width = image.shape[:2]
+        padded = padded_to_multiple(
+            image.astype(jnp.promote_types(self._model.dtype, jnp.float32), copy=False),
+            self._model.size_multiple,
+        )
+        while True:
+            tile = self._tile_for(*padded.shape[:2])
+            try:
+                return self._run(padded, tile)[:height, :width]
+            except jax.errors.JaxRuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                reason = str(error).strip().splitlines()[0][:200]
+            # Outside the except block, so that the failed run's arrays are let go of.
+            self._shrink(min(tile, max(padded.shape[:2])), reason)
+
+    def _run(self, padded: np.ndarray, tile: int) -> np.ndarray:
+        predict = self._predict
+        if self._ensemble:
+            predict = functools.partial(self_ensemble, self._predict)
+        if tile >= max(padded.shape[:2]):
+            return np.array(predict(padded))  # a copy: device memory may be read-only
+        overlap = default_overlap(tile, self._model.size_multiple)
+        rows, columns = (blended_spans(length, tile, overlap) for length in padded.shape[:2])
+        return run_tiled(predict, padded, rows, columns, tile_done=self._tile_done)
+
+    def _predict(self, image: np.ndarray) -> np.ndarray:
+        """The network's output for an image whose size suits the network, as it is."""
+        return np.asarray(_compiled(self._model, image.shape)(self._params, image))
+
+    def _tile_for(self, height: int, width: int) -> int:
+        """Side of the tiles for an image, which runs whole if that is not less than its sides."""
+        side = self._tile
+        if side is None:
+            side = max(height, width)
+            if side > 2 * MIN_TILE:  # small images need no estimate
+                pixels = MEMORY_BUDGET // bytes_per_pixel(self._model, self._params)
+                if height * width > pixels:
+                    multiple = self._model.size_multiple
+                    side = max(math.isqrt(pixels), MIN_TILE) // multiple * multiple or multiple
+        return side if self._limit is None else min(side, self._limit)
+
+    def _shrink(self, side: int, reason: str) -> None:
+        """Halves the tiles, or raises MemoryError if they are as small as they may be."""
+        half = round_up(max(side // 2, MIN_TILE), self._model.size_multiple)
+        if half >= side:
+            raise MemoryError(f"the device has no memory even for {side}x{side} pixels: {reason}")
+        self._limit = half
+        self._report(
+            f"out of memory with {side} pixels a side; going on with tiles of {half}x{half} pixels"
+        )
+
+
+def checked(image: Any) -> np.ndarray:
+    """Checks that something is one floating-point RGB image.
+
+    Args:
+        image: anything.
+
+    Returns:
+        The image as a NumPy array [h, w, 3], in its own dtype.
+
+    Raises:
+        ValueError: if it is not, or if a value is not finite or far outside [0, 1].
+    """
+    expected = "expected one floating-point RGB image [h, w, 3] in [0, 1]"
+    array = np.asarray(image)
+    if array.ndim == 4:
+        raise ValueError(f"{expected}, got shape {array.shape}; restore batches image by image")
+    if array.ndim == 2:
+        raise ValueError(
+            f"{expected}, got shape {array.shape}; make three equal channels of a grey image"
+        )
+    if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+        hint = ""
+        if array.ndim == 3:
+            hint = {4: "; drop the alpha channel", 1: "; repeat the grey channel three times"}.get(
+                array.shape[2], "; channels come last" if array.shape[0] == 3 else ""
+            )
+        raise ValueError(f"{expected}, got shape {array.shape}{hint}")
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f"{expected}, got dtype {array.dtype}; divide 8-bit pixels by 255")
+    low, high = float(array.min()), float(array.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"{expected}, got values that are not finite (NaN or infinity)")
+    if max(-low, high) > _LARGEST_VALUE:  # noise may leave [0, 1], but not that far
+        raise ValueError(
+            f"{expected}, got values from {low:.4g} to {high:.4g}; divide 8-bit pixels by 255"
+        )
+    return array
+
+
+def padded_to_multiple(image: np.ndarray, multiple: int) -> np.ndarray:
+    """Pads [h, w, c] by reflection at the bottom and right, as the networks do inside `apply`.
+
+    Done here too so that all sizes with the same padded size share one compiled program.
+    """
+    bottom, right = (-size % multiple for size in image.shape[:2])
+    if not bottom and not right:
+        return image
+    return np.pad(image, ((0, bottom), (0, right), (0, 0)), mode="reflect")
+
+
+def bytes_per_pixel(model: nn.Module, params: Any) -> int:
+    """Estimated working memory of a network for each pixel of an image, without its weights.
+
+    Four times the largest array of the forward pass, which is traced and not run.
+    """
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+    leaves, structure = jax.tree.flatten(shapes)
+    return _bytes_per_pixel(model, structure, tuple(leaves))
+
+
+@functools.lru_cache(maxsize=_COMPILED_SHAPES)
+def _bytes_per_pixel(model: nn.Module, structure: Any, leaves: tuple) -> int:
+    side = round_up(2 * MIN_TILE, model.size_multiple)
+    image = jax.ShapeDtypeStruct((side, side, 3), jnp.float32)
+    params = jax.tree.unflatten(structure, leaves)
+    traced = jax.make_jaxpr(functools.partial(_forward, model))(params, image)
+    return math.ceil(_ARRAYS_AT_ONCE * _largest_array(traced.jaxpr) / side**2)
+
+
+def _largest_array(jaxpr: Any) -> int:
+    """Bytes of the largest array that a traced function makes, inner functions included."""
+    largest = 0
+    for equation in jaxpr.eqns:
+        for variable in equation.outvars:
+            largest = max(largest, variable.aval.size * variable.aval.dtype.itemsize)
+        for parameter in equation.params.values():
+            inner = getattr(parameter, "jaxpr", parameter)
+            if hasattr(inner, "eqns"):
+                largest = max(largest, _largest_array(inner))
+    return largest
+
+
+@functools.lru_cache(maxsize=_COMPILED_SHAPES)
+def _compiled(model: nn.Module, shape: tuple[int, ...]) -> Callable[[Any, Any], jax.Array]:
+    """Compiled forward pass for one image shape; the programs least recently used are dropped."""
+    del shape  # a function of its own for each shape, so that its program can be dropped
+    return jax.jit(functools.partial(_forward, model))
+
+
+def _forward(model: nn.Module, params: Any, image: jax.Array) -> jax.Array:
+    return model.apply({"params": params}, image[None])[0]
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    text = str(error)
+    return "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower()

@@ -1,0 +1,188 @@
+"""Checkpoints of a run: state, position in the data, config and description, saved behind its back.
+
+`W/checkpoints/<step>/` holds the items `state`, `data`, `config` and `model`. The position in the
+data is the number of batches taken, which is all that the pipeline needs to continue its stream
+with any number of workers.
+"""
+
+import dataclasses
+import fcntl
+import json
+import logging
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from dcpt_jax import weights
+from dcpt_jax.train.state import TrainState
+
+DAMAGED = "damaged"
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What a checkpoint held."""
+
+    state: TrainState
+    batches: int  # taken from the data when it was written
+    step: int
+
+
+class Checkpoints:
+    """The checkpoints of one work directory, which this process alone may write."""
+
+    def __init__(self, workdir: Path | str, *, keep: int = 2):
+        """Opens a work directory, making it if need be.
+
+        Args:
+            workdir: the run's directory.
+            keep: how many checkpoints to keep; older ones are removed.
+
+        Raises:
+            RuntimeError: if another process is writing to it.
+        """
+        self._workdir = Path(workdir).absolute()
+        self._folder = self._workdir / weights.CHECKPOINTS
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(self._workdir)
+        self.unfinished = sorted(
+            int(match[1])
+            for entry in self._folder.iterdir()
+            if (match := re.match(r"(\d+)\.orbax-checkpoint-tmp", entry.name))
+        )
+        self._keep = keep
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        policies = ocp.checkpoint_managers
+        options = ocp.CheckpointManagerOptions(
+            save_decision_policy=policies.FixedIntervalPolicy(1),  # the loop decides when
+            preservation_policy=policies.LatestN(self._keep),
+            cleanup_tmp_directories=True,
+        )
+        return ocp.CheckpointManager(self._folder, options=options)
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints here, newest first."""
+        return weights.checkpoint_steps(self._workdir)
+
+    def config(self) -> dict[str, Any] | None:
+        """The config of the newest checkpoint whose config can be read, or None."""
+        for step in self.steps():
+            try:
+                return json.loads((self._folder / str(step) / "config" / "metadata").read_text())
+            except (OSError, ValueError):
+                continue
+        return None
+
+    def save(
+        self, state: TrainState, *, batches: int, config: Mapping[str, Any], model: Mapping
+    ) -> None:
+        """Starts writing a checkpoint of the state's step; returns once the state is copied.
+
+        Args:
+            state: of the run; may be donated to the next step afterwards.
+            batches: taken from the data so far.
+            config: of the run, as JSON values.
+            model: description of the network, see `weights.describe`.
+        """
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(_as_dict(state)),
+                data=ocp.args.JsonSave({"batches": batches}),
+                config=ocp.args.JsonSave(dict(config)),
+                model=ocp.args.JsonSave(dict(model)),
+            ),
+            force=True,
+        )
+
+    def restore_latest(self, target: TrainState) -> Restored | None:
+        """The newest checkpoint that can be read; damaged ones are set aside, and that is said.
+
+        Args:
+            target: state with the shapes, dtypes and shardings to restore into (arrays or
+                `jax.ShapeDtypeStruct`).
+
+        Returns:
+            What it held, or None if there is no checkpoint.
+
+        Raises:
+            RuntimeError: if there are checkpoints, but none can be read.
+        """
+        for step in self.unfinished:
+            logging.warning("checkpoint %d was cut short by a crash and is not used", step)
+        steps = self.steps()
+        for step in steps:
+            try:
+                restored = self._restore(step, target)
+            except Exception as error:
+                self._set_aside(step, error)
+                continue
+            if step != steps[0] or self.unfinished:
+                logging.warning("continuing from checkpoint %d instead", step)
+            return restored
+        if steps:
+            raise RuntimeError(
+                f"no checkpoint in {self._folder} can be read; they were moved to "
+                f"{self._workdir / DAMAGED}. Start again with another --workdir, or with "
+                "--config.init_from set to weights that you still have"
+            )
+        return None
+
+    def _restore(self, step: int, target: TrainState) -> Restored:
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), _as_dict(target)
+        )
+        items = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
+            ),
+        )
+        state = TrainState(**items["state"])
+        if int(state.step) != step:
+            raise ValueError(f"it holds step {int(state.step)}")
+        return Restored(state=state, batches=int(items["data"]["batches"]), step=step)
+
+    def _set_aside(self, step: int, error: Exception) -> None:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        kept = self._workdir / DAMAGED / str(step)
+        if kept.exists():
+            shutil.rmtree(kept)
+        kept.parent.mkdir(exist_ok=True)
+        (self._folder / str(step)).rename(kept)
+        logging.warning("checkpoint %d is damaged (%s); moved to %s", step, reason, kept)
+        self._manager.close()
+        self._manager = self._open()
+
+    def close(self) -> None:
+        """Waits until everything is on disk and lets go of the directory."""
+        try:
+            self._manager.wait_until_finished()
+        finally:
+            self._manager.close()
+            self._lock.close()
+
+
+def _as_dict(state: TrainState) -> dict[str, Any]:
+    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+
+
+def _lock(workdir: Path) -> Any:
+    """Takes the directory for this process; the system lets go of it however the process ends."""
+    file = (workdir / ".lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise RuntimeError(f"another process is training in {workdir}; wait or stop it") from error
+    return file

@@ -1,0 +1,79 @@
+"""AdamW and the learning-rate schedule, as the published runs use them."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def cosine_schedule(
+    base: float, *, decay_steps: int, minimum: float = 0.0, warmup_steps: int = 0
+) -> optax.Schedule:
+    """Cosine decay; during the warm-up a straight line replaces it.
+
+    Step `k`, counted from 0, has `minimum + (base - minimum) / 2 * (1 + cos(pi k / decay_steps))`,
+    and the minimum afterwards. The first `warmup_steps - 1` steps have
+    `base * (k + 1) / warmup_steps` instead (the reference counts iterations from 1).
+
+    Args:
+        base: rate at the start, > 0.
+        decay_steps: length of the decay, > 0.
+        minimum: rate at its end.
+        warmup_steps: 0 = no warm-up.
+
+    Returns:
+        Function from step to rate.
+    """
+
+    def schedule(count: jax.Array) -> jax.Array:
+        # A Python float times the fraction keeps float64 where that is switched on.
+        fraction = jnp.minimum(count, decay_steps) / decay_steps
+        rate = minimum + (base - minimum) * 0.5 * (1 + jnp.cos(jnp.pi * fraction))
+        if warmup_steps:
+            rate = jnp.where(count + 1 < warmup_steps, base * (count + 1) / warmup_steps, rate)
+        return rate
+
+    return schedule
+
+
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+    """Scales all gradients by `min(1, max_norm / (norm + 1e-6))`, the norm being over all of them.
+
+    PyTorch's rule, of which the 1e-6 is part: `optax.clip_by_global_norm` leaves it out.
+    """
+
+    def update(updates, state, params=None):
+        del params
+        norm = optax.tree.norm(updates)
+        factor = jnp.minimum(1.0, max_norm / (norm + 1e-6))
+        return jax.tree.map(lambda g: g * factor.astype(g.dtype), updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def adamw(
+    schedule: optax.Schedule | float,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    weight_decay: float = 0.0,
+    clip_norm: float = 0.0,
+) -> optax.GradientTransformation:
+    """AdamW with decoupled decay of all parameters, epsilon 1e-8 outside the root.
+
+    Args:
+        schedule: learning rate, or function from step to rate.
+        b1: decay of the first moment.
+        b2: decay of the second moment.
+        weight_decay: decoupled, multiplied by the rate; applied to every parameter.
+        clip_norm: bound on the global gradient norm before anything else; 0 = none.
+
+    Returns:
+        The optax transformation.
+    """
+    parts = [clip_by_global_norm(clip_norm)] if clip_norm else []
+    parts += [
+        optax.scale_by_adam(b1=b1, b2=b2, eps=1e-8),
+        optax.add_decayed_weights(weight_decay),
+        optax.scale_by_learning_rate(schedule),
+    ]
+    return optax.chain(*parts)

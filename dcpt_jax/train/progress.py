@@ -1,0 +1,64 @@
+"""What the terminal shows of a run: a bar, or lines where the output is a file."""
+
+import sys
+import time
+from collections.abc import Mapping
+
+import tqdm
+
+# The metrics worth a place in the bar: (key, short name, format).
+_SHOWN = (("loss", "loss", "{:.4f}"), ("accuracy", "accuracy", "{:.0%}"), ("psnr", "dB", "{:.2f}"))
+
+
+class Progress:
+    """Progress of one run: loss, accuracy, steps per second and time left."""
+
+    def __init__(self, name: str, *, start: int, total: int):
+        """Starts the clock.
+
+        Args:
+            name: mode, shown at the left.
+            start: steps that were done before.
+            total: steps at the end.
+        """
+        self._name, self._start, self._total = name, start, total
+        self._began = time.monotonic()
+        self._text = ""
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm.tqdm(
+                initial=start,
+                total=total,
+                desc=name,
+                dynamic_ncols=True,
+                smoothing=0.05,
+                bar_format="{desc} {n_fmt}/{total_fmt} |{bar}| {rate_fmt}, "
+                "{remaining} left  {postfix}",
+                unit=" steps",
+            )
+
+    def step(self) -> None:
+        """One step was done."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def report(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Shows the metrics, means since the last report."""
+        text = "  ".join(
+            f"{label} {form.format(metrics[key])}" for key, label, form in _SHOWN if key in metrics
+        )
+        if self._bar is not None:
+            self._bar.set_postfix_str(text, refresh=False)
+            return
+        seconds = time.monotonic() - self._began
+        rate = (step - self._start) / seconds
+        left = time.strftime("%H:%M:%S", time.gmtime((self._total - step) / max(rate, 1e-9)))
+        print(
+            f"{self._name} {step}/{self._total}  {text}  {rate:.2f} steps/s  {left} left",
+            flush=True,
+        )
+
+    def close(self) -> None:
+        """Leaves the bar as it stands."""
+        if self._bar is not None:
+            self._bar.close()

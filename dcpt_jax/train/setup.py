@@ -1,0 +1,281 @@
+"""From a config to what a run needs: data, modules, optimisers, the jitted step, the state."""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from dcpt_jax import config as configs
+from dcpt_jax import models, weights
+from dcpt_jax.config import ConfigError
+from dcpt_jax.data import pipeline, sources
+from dcpt_jax.data import tasks as task_sets
+from dcpt_jax.evaluate import gallery
+from dcpt_jax.train import sharding, steps
+from dcpt_jax.train.checkpoints import Checkpoints
+from dcpt_jax.train.optimizer import adamw, cosine_schedule
+from dcpt_jax.train.state import Step, TrainState, create_state
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What stays the same from the first step of a run to its last."""
+
+    config: ml_collections.ConfigDict
+    tasks: tuple[task_sets.Task, ...]
+    photos: sources.PhotoSource
+    mesh: Mesh
+    network: nn.Module
+    classifier: nn.Module | None
+    schedules: Mapping[str, optax.Schedule]
+    optimizers: Mapping[str, optax.GradientTransformation]
+    step: Step  # jitted, donates the state
+    initial: weights.Params | None  # parameters to start from, of another run
+    origin: Mapping[str, Any]  # where they came from
+
+    def create_state(self) -> TrainState:
+        """The state before the first step, on all devices."""
+        return _create_state(self)
+
+    def batches(self, *, start: int) -> pipeline.BatchIterator:
+        """The stream of this process's batches, from the batch with number `start` on."""
+        data = self.config.data
+        return pipeline.make_batches(
+            self.tasks,
+            self.photos,
+            batch_size=self.config.batch_size // jax.process_count(),
+            crop=data.crop_size,
+            seed=self.config.seed,
+            start=start,
+            num_workers=data.num_workers,
+            shard=(jax.process_index(), jax.process_count()),
+        )
+
+    def learning_rates(self, step: int) -> dict[str, float]:
+        """Learning rate of each optimiser in the step with this number, counted from 0."""
+        return {f"learning_rate_{name}": float(s(step)) for name, s in self.schedules.items()}
+
+    def describe(self, **extra: Any) -> dict[str, Any]:
+        """The content of `model.json`."""
+        names = tuple(task.name for task in self.tasks)
+        task_set = self.config.tasks if isinstance(self.config.tasks, str) else ",".join(names)
+        return weights.describe(
+            self.network,
+            self.classifier,
+            task_set=task_set,
+            classes=names,
+            mode=self.config.mode,
+            crop_size=self.config.data.crop_size,
+            source=dict(self.origin),
+            **extra,
+        )
+
+    def sheet(self, state: TrainState) -> np.ndarray:
+        """Degraded, restored and clean crop of every class on a held-out photo: [h, w, 3]."""
+        degraded, clean = _sample_crops(self.tasks, self.config.data.crop_size)
+        params = state.best_params()["network"]
+        restored = np.asarray(_restore_crops(self.network, params, degraded))
+        return gallery.grid([[*row] for row in zip(degraded, restored, clean, strict=True)])
+
+
+def prepare(config: ml_collections.ConfigDict) -> Run:
+    """Checks the config and builds everything that needs no work directory.
+
+    Raises:
+        ConfigError: if the config cannot run.
+        ValueError: if the batch does not fit the devices, or the data cannot be used.
+        FileNotFoundError: if there are no photos, or nothing to start from.
+    """
+    configs.validate(config)
+    if config.require_accelerator and jax.default_backend() == "cpu":
+        raise ConfigError("config.require_accelerator is set, but JAX sees only the CPU")
+    config = config.copy_and_resolve_references()
+    tasks = task_sets.resolve_tasks(config.tasks)
+    mesh = sharding.data_mesh(config.batch_size)
+    photos = open_photos(config, split="train")
+
+    initial, origin = None, {}
+    if config.init_from:
+        initial, description = weights.load_weights(config.init_from)
+        origin = {
+            "init_from": str(config.init_from),
+            "mode": description.get("mode", "converted"),
+            "steps": description.get("steps"),
+        }
+        adopt_architecture(config, description)
+    network, classifier = build_modules(config, num_classes=len(tasks))
+    schedules = {"network": _schedule(config.optimizer, config.num_steps)}
+    if classifier is not None:
+        schedules["classifier"] = _schedule(config.classifier_optimizer, config.num_steps)
+    optimizers = {
+        name: _optimizer(config[key], schedules[name])
+        for name, key in (("network", "optimizer"), ("classifier", "classifier_optimizer"))
+        if name in schedules
+    }
+    if config.mode == "pretrain":
+        step = steps.make_pretrain_step(
+            network, classifier, optimizers, focal_gamma=config.focal_gamma
+        )
+    else:
+        step = steps.make_restore_step(network, optimizers, ema_decay=config.ema_decay)
+    everywhere, split = sharding.replicated(mesh), sharding.split(mesh)
+    step = jax.jit(
+        step,
+        in_shardings=(everywhere, split),
+        out_shardings=everywhere,
+        donate_argnums=0,
+    )
+    return Run(
+        config, tasks, photos, mesh, network, classifier, schedules, optimizers, step, initial,
+        origin,
+    )  # fmt: skip
+
+
+def resume(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
+    """The state to go on from, and how many batches were taken; prints what was started.
+
+    Raises:
+        ConfigError: if the directory belongs to a run of another config.
+        RuntimeError: if there are checkpoints, but none can be read.
+    """
+    saved = checkpoints.config()
+    if saved is not None and not run.config.checkpoint.allow_config_change:
+        drift = configs.differences(saved, configs.to_json(run.config))
+        if drift:
+            raise ConfigError(
+                "this work directory holds a run of another config:\n  "
+                + "\n  ".join(drift)
+                + "\nuse another --workdir, or continue it all the same with "
+                "--config.checkpoint.allow_config_change=True"
+            )
+    state = run.create_state()
+    restored = checkpoints.restore_latest(state)
+    if restored is not None:
+        state, started = restored.state, f"continuing from step {restored.step}"
+    elif run.initial is not None:
+        started = f"starting from {run.config.init_from}"
+    else:
+        started = "starting from scratch"
+    count = {name: sum(x.size for x in jax.tree.leaves(p)) for name, p in state.params.items()}
+    print(
+        f"{run.config.mode}, {started}: "
+        + ", ".join(f"{name} {size:,} parameters" for name, size in count.items())
+        + f"; {len(run.mesh.devices)} x {jax.devices()[0].device_kind}, "
+        f"batch {run.config.batch_size} of {run.config.data.crop_size}x{run.config.data.crop_size}"
+        f"; {pipeline.describe(run.tasks, run.photos)}",
+        flush=True,
+    )
+    return state, restored.batches if restored is not None else 0
+
+
+def build_modules(
+    config: ml_collections.ConfigDict, *, num_classes: int
+) -> tuple[nn.Module, nn.Module | None]:
+    """Network and, for pre-training, classifier of a config.
+
+    Raises:
+        ConfigError: if the keyword arguments in `config.model` do not fit the backbone.
+    """
+    arguments = {key: value for key, value in config.model.items() if key != "name"}
+    dtype = jnp.dtype(config.dtype)
+    try:
+        network = models.create_model(config.model.name, dtype=dtype, **arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"config.model: {error}") from error
+    if config.mode != "pretrain":
+        return network, None
+    classifier = models.create_classifier(
+        feature_dims=network.feature_dims,
+        num_classes=num_classes,
+        num_blocks=config.classifier.num_blocks,
+        dtype=dtype,
+    )
+    return network, classifier
+
+
+def adopt_architecture(config: ml_collections.ConfigDict, description: Mapping[str, Any]) -> None:
+    """Sets `config.model` to that of the weights in `config.init_from`, saying so if it changes."""
+    model = {"name": description["architecture"], **description["arguments"]}
+    model = {k: tuple(v) if isinstance(v, list) else v for k, v in model.items()}
+    if any(config.model.get(key) != value for key, value in model.items()):
+        logging.warning("network: %s, as in %s (config.model is ignored)", model, config.init_from)
+    config.model = ml_collections.ConfigDict(model)
+
+
+def open_photos(config: ml_collections.ConfigDict, *, split: str) -> sources.PhotoSource:
+    """The clean photos of a config: its folder, or those bundled with installed packages.
+
+    Raises:
+        FileNotFoundError: if there is no photo.
+        ImageError: for an unreadable photo where `config.data.on_bad_file` is "refuse".
+    """
+    data = config.data
+    paths = sources.folder_photos(data.root) if data.root else sources.bundled_photos(split)
+    return sources.PhotoSource(
+        paths, on_bad_file=data.on_bad_file, cache_megabytes=data.cache_megabytes
+    )
+
+
+def _create_state(run: Run) -> TrainState:
+    config = run.config
+    network_rng, classifier_rng, step_rng = jax.random.split(jax.random.PRNGKey(config.seed), 3)
+
+    def initialise(network: Any) -> TrainState:
+        size = config.data.crop_size
+        image = jnp.zeros((1, size, size, 3))
+        params = {"network": network}
+        if network is None:
+            params["network"] = run.network.init(network_rng, image)["params"]
+        if run.classifier is not None:
+            variables = {"params": params["network"]}
+            features = run.network.apply(variables, image, method="features")
+            params["classifier"] = run.classifier.init(classifier_rng, features)["params"]
+        return create_state(params, run.optimizers, rng=step_rng, with_ema=config.ema_decay > 0)
+
+    everywhere = sharding.replicated(run.mesh)
+    start = run.initial["network"] if run.initial is not None else None
+    return jax.jit(initialise, out_shardings=everywhere)(start)
+
+
+def _schedule(optimizer: ml_collections.ConfigDict, num_steps: int) -> optax.Schedule:
+    return cosine_schedule(
+        optimizer.learning_rate,
+        decay_steps=optimizer.decay_steps or num_steps,
+        minimum=optimizer.min_learning_rate,
+        warmup_steps=optimizer.warmup_steps,
+    )
+
+
+def _optimizer(
+    optimizer: ml_collections.ConfigDict, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+    return adamw(
+        schedule,
+        b1=optimizer.b1,
+        b2=optimizer.b2,
+        weight_decay=optimizer.weight_decay,
+        clip_norm=optimizer.clip_norm,
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def _sample_crops(tasks: tuple[task_sets.Task, ...], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Degraded and clean crop of each class from one held-out photo, [classes, h, w, 3] each."""
+    photos = sources.PhotoSource(sources.bundled_photos("held_out")[:1])
+    crops = pipeline.held_out_crops(photos, size=size, per_photo=1, seed=0)
+    samples = list(pipeline.evaluation_samples(tasks, crops, seed=0))
+    return np.stack([s.degraded for s in samples]), np.stack([s.clean for s in samples])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _restore_crops(network: nn.Module, params: Any, degraded: jax.Array) -> jax.Array:
+    return network.apply({"params": params}, degraded)

@@ -1,0 +1,77 @@
+"""What a training run carries from step to step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@flax.struct.dataclass
+class TrainState:
+    """State of a run; every leaf is an array, so that it is a checkpoint as it stands.
+
+    Attributes:
+        step: int32 scalar, optimisation steps done.
+        params: {"network": ..., "classifier": ...}; the classifier only where it is used.
+        optimizer: optimiser state of each of them, under the same names.
+        ema: exponential moving average of the parameters, under the same names; {} without EMA.
+        rng: key that everything random inside a step is drawn from, folded with the step.
+    """
+
+    step: jax.Array
+    params: dict[str, Any]
+    optimizer: dict[str, Any]
+    ema: dict[str, Any]
+    rng: jax.Array
+
+    def best_params(self) -> dict[str, Any]:
+        """The parameters to use outside training: the moving average where there is one."""
+        return {**self.params, **self.ema}
+
+
+def create_state(
+    params: dict[str, Any],
+    optimizers: dict[str, optax.GradientTransformation],
+    *,
+    rng: jax.Array,
+    with_ema: bool = False,
+) -> TrainState:
+    """Returns the state at step 0; the moving average starts as a copy of the network."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        optimizer={name: optimizers[name].init(params[name]) for name in optimizers},
+        ema={"network": jax.tree.map(jnp.copy, params["network"])} if with_ema else {},
+        rng=rng,
+    )
+
+
+def apply_gradients(
+    state: TrainState,
+    gradients: dict[str, Any],
+    optimizers: dict[str, optax.GradientTransformation],
+    *,
+    ema_decay: float = 0.0,
+) -> TrainState:
+    """One update of every part that has an optimiser, then of the moving average.
+
+    `ema = decay * ema + (1 - decay) * params` after each step, without warm-up or correction.
+    """
+    params, optimizer_states = dict(state.params), {}
+    for name, optimizer in optimizers.items():
+        updates, optimizer_states[name] = optimizer.update(
+            gradients[name], state.optimizer[name], params[name]
+        )
+        params[name] = optax.apply_updates(params[name], updates)
+    ema = {
+        name: jax.tree.map(lambda e, p: ema_decay * e + (1 - ema_decay) * p, average, params[name])
+        for name, average in state.ema.items()
+    }
+    return state.replace(step=state.step + 1, params=params, optimizer=optimizer_states, ema=ema)
+
+
+Metrics = dict[str, jax.Array]
+Step = Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]

@@ -1,0 +1,213 @@
+"""Weights folders: parameters that any JAX program can read, and what they belong to.
+
+`W/weights` is an Orbax folder of host arrays, `{"network": ..., "classifier": ...}`, with
+`model.json` beside them. Orbax alone restores it, on any number of devices:
+`orbax.checkpoint.StandardCheckpointer().restore(path)`.
+"""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from dcpt_jax import models
+
+DESCRIPTION = "model.json"
+WEIGHTS = "weights"
+CHECKPOINTS = "checkpoints"
+
+Params = dict[str, Any]
+
+
+def describe(
+    network: nn.Module,
+    classifier: nn.Module | None,
+    *,
+    task_set: str,
+    classes: tuple[str, ...],
+    **extra: Any,
+) -> dict[str, Any]:
+    """What `model.json` says: enough to rebuild the modules, and where the weights came from.
+
+    Args:
+        network: restoration network.
+        classifier: degradation classifier, or None.
+        task_set: name of the task set, or the classes joined by commas.
+        classes: class names in index order.
+        **extra: further JSON values, e.g. `metrics`, `source`, `crop_size`.
+    """
+    return {
+        "format": 1,
+        "architecture": network.architecture,
+        "arguments": network.arguments(),
+        "classifier": classifier.arguments() if classifier is not None else None,
+        "task_set": task_set,
+        "classes": list(classes),
+        **extra,
+    }
+
+
+def save_weights(folder: Path | str, params: Params, description: Mapping[str, Any]) -> Path:
+    """Writes a weights folder; an older one in its place is replaced only once this is whole.
+
+    Args:
+        folder: where to; parents are made.
+        params: {"network": ...[, "classifier": ...]}, arrays of any kind.
+        description: see `describe`.
+
+    Returns:
+        The folder's absolute path.
+    """
+    folder = Path(folder).absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = folder.with_name(f"{folder.name}.new-{os.getpid()}")
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(fresh, jax.device_get(params), force=True)
+    (fresh / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    if folder.exists():
+        old = folder.with_name(f"{folder.name}.old-{os.getpid()}")
+        folder.rename(old)
+        fresh.rename(folder)
+        shutil.rmtree(old)
+    else:
+        fresh.rename(folder)
+    return folder
+
+
+def load_weights(path: Path | str) -> tuple[Params, dict[str, Any]]:
+    """Reads parameters and description from a weights folder or a work directory.
+
+    A work directory whose run has not ended yet holds no `weights`; its newest readable checkpoint
+    is taken then, the moving average of the network if there is one.
+
+    Args:
+        path: weights folder, or work directory.
+
+    Returns:
+        ({"network": ...[, "classifier": ...]} as host arrays, the content of `model.json`).
+
+    Raises:
+        FileNotFoundError: if there are no weights; the message says what was looked for.
+        ValueError: if `model.json` is damaged or of a format this version does not know.
+    """
+    path = Path(path).expanduser().absolute()
+    for folder in (path, path / WEIGHTS):
+        if (folder / DESCRIPTION).is_file():
+            description = _read_description(folder / DESCRIPTION)
+            with ocp.StandardCheckpointer() as checkpointer:
+                params = checkpointer.restore(folder)
+            return jax.tree.map(np.asarray, params), description
+    for step in checkpoint_steps(path):
+        try:
+            return _load_checkpoint(path / CHECKPOINTS / str(step))
+        except Exception as error:
+            logging.warning("%s: checkpoint %d cannot be read (%s)", path, step, _first(error))
+    raise FileNotFoundError(
+        f"no weights in {path}: neither {DESCRIPTION} (a weights folder) nor {WEIGHTS}/ nor a "
+        f"readable checkpoint in {CHECKPOINTS}/ (a work directory)"
+    )
+
+
+def load(path: Path | str) -> tuple[nn.Module, Params]:
+    """Restoration network and its parameters from a weights folder or work directory.
+
+    Args:
+        path: see `load_weights`.
+
+    Returns:
+        (model, params): `model.apply({"params": params}, degraded)`.
+
+    Raises:
+        FileNotFoundError: see `load_weights`.
+        ValueError: see `load_weights`.
+    """
+    params, description = load_weights(path)
+    return network_of(description), params["network"]
+
+
+def load_classifier(path: Path | str) -> tuple[nn.Module, Params, tuple[str, ...]]:
+    """Degradation classifier, its parameters and class names.
+
+    Args:
+        path: see `load_weights`.
+
+    Returns:
+        (classifier, params, class names in index order).
+
+    Raises:
+        FileNotFoundError: see `load_weights`.
+        ValueError: if these weights hold no classifier.
+    """
+    params, description = load_weights(path)
+    if description["classifier"] is None or "classifier" not in params:
+        raise ValueError(
+            f"the weights in {path} hold no classifier (they were fine-tuned for restoration); "
+            "take those of the pre-training"
+        )
+    return classifier_of(description), params["classifier"], tuple(description["classes"])
+
+
+def network_of(description: Mapping[str, Any], **changes: Any) -> nn.Module:
+    """The network that a description names, with some keyword arguments changed."""
+    arguments = {**_tuples(description["arguments"]), **changes}
+    return models.create_model(description["architecture"], **arguments)
+
+
+def classifier_of(description: Mapping[str, Any], **changes: Any) -> nn.Module:
+    """The classifier that a description names, with some keyword arguments changed."""
+    return models.create_classifier(**{**_tuples(description["classifier"]), **changes})
+
+
+def checkpoint_steps(workdir: Path | str) -> list[int]:
+    """Steps of the whole checkpoints in a work directory, newest first."""
+    folder = Path(workdir) / CHECKPOINTS
+    if not folder.is_dir():
+        return []
+    steps = [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()]
+    return sorted(steps, reverse=True)
+
+
+def _load_checkpoint(folder: Path) -> tuple[Params, dict[str, Any]]:
+    """Parameters and description of one training checkpoint, whatever devices it was written on."""
+    description = _read_description(folder / "model" / "metadata")
+    checkpointer = ocp.PyTreeCheckpointer()
+    metadata = checkpointer.metadata(folder / "state").item_metadata
+    tree = getattr(metadata, "tree", metadata)
+    item = {
+        name: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree[name])
+        for name in ("params", "ema")
+        if tree.get(name)
+    }
+    to_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+    state = checkpointer.restore(
+        folder / "state",
+        args=ocp.args.PyTreeRestore(item=item, restore_args=to_host, partial_restore=True),
+    )
+    return {**state["params"], **state.get("ema", {})}, description
+
+
+def _read_description(file: Path) -> dict[str, Any]:
+    try:
+        description = json.loads(file.read_text(encoding="utf-8"))
+        if description["format"] != 1:
+            raise ValueError(f"format {description['format']} is newer than this version reads")
+        return description
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} does not describe weights: {error}") from error
+
+
+def _tuples(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
+
+
+def _first(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,54 @@
+"""The rule that fills networks for the reference recordings, and how to read those."""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def rule_weights(
+    names_and_shapes: Iterable[tuple[str, Iterable[int]]], salt: str = ""
+) -> dict[str, np.ndarray]:
+    """Weights by the rule of the recordings: they follow from names and shapes alone.
+
+    Args:
+        names_and_shapes: (name, shape) in the reference's names and layouts: "params" of a
+            recording's JSON file.
+        salt: text in front of each name, "weight_salt" of the JSON file.
+
+    Returns:
+        Name -> float32 array.
+    """
+    return {name: _rule_weight(name, tuple(shape), salt) for name, shape in names_and_shapes}
+
+
+def _rule_weight(name: str, shape: tuple[int, ...], salt: str) -> np.ndarray:
+    seed = zlib.crc32((salt + name).encode())
+    random = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    last = name.split(".")[-1]
+    if last == "prompt_param":
+        return np.float32(0.5) * random
+    if last in ("beta", "gamma"):
+        return np.float32(0.2) * random
+    if last in ("temperature", "mixing_weights"):
+        return 1 + np.float32(0.1) * random
+    if random.ndim >= 2:
+        return random * np.float32(1 / math.sqrt(math.prod(shape[1:])))
+    if last == "weight":
+        return 1 + np.float32(0.1) * random
+    if last == "bias":
+        return np.float32(0.05) * random
+    raise ValueError(f"the rule has no case for {name} {shape}")
+
+
+def read_case(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Reads config.json and io.npz of one recorded case."""
+    config = json.loads((folder / "config.json").read_text())
+    with np.load(folder / "io.npz") as arrays:
+        return config, dict(arrays)

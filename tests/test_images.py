@@ -1,0 +1,449 @@
+"""Reading and writing of image files: every awkward kind is read right or refused by name."""
+
+import re
+import struct
+import subprocess
+import sys
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from dcpt_jax import images
+from dcpt_jax.images import ImageError
+
+
+def picture(height: int = 24, width: int = 36) -> np.ndarray:
+    """A colourful uint8 picture without symmetry."""
+    y, x = np.mgrid[:height, :width]
+    channels = (x * 200 // width, y * 250 // height, (x + 2 * y) % 64 * 3)
+    return np.stack(channels, axis=-1).astype(np.uint8)
+
+
+def png(*chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG file of these chunks, with right checksums."""
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, content in chunks:
+        data += struct.pack(">I", len(content)) + kind + content
+        data += struct.pack(">I", zlib.crc32(kind + content))
+    return data
+
+
+def header(width: int, height: int) -> tuple[bytes, bytes]:
+    return b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+
+
+# --- the shared folder of awkward files, each with what must happen -----------------------------
+
+SAME_AS_OK = ((128, 192, 3), np.uint8, 0.002)
+AWKWARD = {
+    # name: (shape, dtype, largest mean difference from ok_plain.png) or a part of the error
+    "-starts-with-dash.png": SAME_AS_OK,
+    ".hidden.png": SAME_AS_OK,
+    "10.png": SAME_AS_OK,
+    "9.png": ((91, 127, 3), np.uint8, None),
+    "UPPER.JPEG": ((128, 192, 3), np.uint8, 0.05),
+    "UPPER.PNG": SAME_AS_OK,
+    "a_folder.png": "is a folder",
+    "all_black.png": ((64, 64, 3), np.uint8, None),
+    "animated.gif": ((64, 96, 3), np.uint8, None),
+    "animated.webp": ((64, 96, 3), np.uint8, None),
+    "bad_exif.jpg": ((128, 192, 3), np.uint8, 0.05),
+    "bilevel_1bit.png": ((128, 192, 3), np.uint8, None),
+    "bomb_header_60000x60000.png": "max_pixels = 100,000,000",
+    "bomb_real_12000x12000.png": "144,000,000 pixels are more than the limit",
+    "cmyk.jpg": ((128, 192, 3), np.uint8, 0.06),
+    "corrupt_crc.png": "checksum",
+    "exif_orientation_6.jpg": ((192, 128, 3), np.uint8, None),
+    "flat_grey.png": ((64, 64, 3), np.uint8, None),
+    "float32_gray.tif": ((128, 192, 3), np.uint16, None),
+    "gray.jpg": ((128, 192, 3), np.uint8, None),
+    "gray_16bit.png": ((128, 192, 3), np.uint16, None),
+    "gray_8bit.png": ((128, 192, 3), np.uint8, None),
+    "gray_alpha.png": ((128, 192, 3), np.uint8, None),
+    "jpeg_named.png": ((128, 192, 3), np.uint8, 0.05),
+    "multipage.tif": ((64, 96, 3), np.uint8, None),
+    "name with spaces.png": SAME_AS_OK,
+    "no_extension": SAME_AS_OK,
+    "notes.txt": "no image of a known kind",
+    "odd_127x91.png": ((91, 127, 3), np.uint8, None),
+    "ok_plain.jpg": ((128, 192, 3), np.uint8, 0.05),
+    "ok_plain.png": ((128, 192, 3), np.uint8, 0.0),
+    "ok_progressive.jpg": ((128, 192, 3), np.uint8, 0.05),
+    "one_pixel.png": ((1, 1, 3), np.uint8, None),
+    "palette.png": ((128, 192, 3), np.uint8, 0.06),
+    "palette_transparent.png": ((128, 192, 3), np.uint8, 0.06),
+    "plain.bmp": SAME_AS_OK,
+    "plain.tif": SAME_AS_OK,
+    "plain.webp": SAME_AS_OK,
+    "README.md": "no image of a known kind",
+    "rgb_16bit.png": ((128, 192, 3), np.uint16, 0.0),
+    "rgba_transparent.png": SAME_AS_OK,
+    "tall_3x5000.png": ((5000, 3, 3), np.uint8, None),
+    "text_file.png": "no image of a known kind",
+    "truncated.jpg": "cut off",
+    "truncated.png": "cut off",
+    "two.dots.in.name.png": SAME_AS_OK,
+    "wide_5000x3.png": ((3, 5000, 3), np.uint8, None),
+    "zero_byte.png": "empty",
+    "ünïcode_фото_写真.png": SAME_AS_OK,
+}
+GREY = ("gray.jpg", "gray_16bit.png", "gray_8bit.png", "gray_alpha.png", "float32_gray.tif")
+
+
+def test_every_awkward_file_has_its_expectation(shared):
+    assert {path.name for path in (shared / "awkward").iterdir()} == set(AWKWARD)
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_awkward_file(shared, name):
+    path = shared / "awkward" / name
+    expected = AWKWARD[name]
+    if isinstance(expected, str):
+        with pytest.raises(ImageError, match=re.escape(expected)) as caught:
+            images.read_pixels(path)
+        assert name in str(caught.value)
+        return
+    shape, dtype, difference = expected
+    pixels = images.read_pixels(path)
+    assert (pixels.shape, pixels.dtype) == (shape, dtype)
+    image = images.to_float(pixels)
+    if difference is not None:
+        plain = images.read_image(shared / "awkward" / "ok_plain.png")
+        assert np.abs(image - plain).mean() <= difference
+    if name in GREY:
+        assert np.ptp(image, axis=-1).max() == 0
+        assert image.mean() == pytest.approx(0.290, abs=0.001)
+    if name == "bilevel_1bit.png":
+        assert set(np.unique(pixels)) == {0, 255}
+    if name == "exif_orientation_6.jpg":
+        plain = images.read_image(shared / "awkward" / "ok_plain.png")
+        assert np.abs(image - np.rot90(plain, -1)).mean() < 0.05
+    if name.startswith("animated") or name == "multipage.tif":
+        with Image.open(path) as frames:
+            assert np.abs(pixels - np.asarray(frames.convert("RGB"), int)).max() == 0
+
+
+@pytest.mark.parametrize("name", [n for n, e in AWKWARD.items() if e != "checksum"])
+def test_check_without_decoding_agrees(shared, name):
+    path = shared / "awkward" / name
+    if isinstance(AWKWARD[name], str):
+        with pytest.raises(ImageError, match=re.escape(name)):
+            images.check_image(path)
+    else:
+        found = images.check_image(path)
+        assert sorted((found.height, found.width)) == sorted(AWKWARD[name][0][:2])
+
+
+def test_larger_limit_reads_the_large_picture(tmp_path):
+    path = tmp_path / "a.png"
+    images.write_image(path, np.zeros((20, 30, 3)))
+    with pytest.raises(ImageError, match=r"30x20 = 600 pixels .* limit max_pixels = 599"):
+        images.read_pixels(path, max_pixels=599)
+    assert images.read_pixels(path, max_pixels=600).shape == (20, 30, 3)
+
+
+# --- files made here ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".tif", ".gif"])
+@pytest.mark.parametrize("kept", [0.3, 0.7, 0.97])
+def test_cut_off_file_is_refused(tmp_path, suffix, kept):
+    whole = tmp_path / f"whole{suffix}"
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(whole)
+    path = tmp_path / f"cut{suffix}"
+    path.write_bytes(whole.read_bytes()[: int(kept * whole.stat().st_size)])
+    with pytest.raises(ImageError, match=f"cut{re.escape(suffix)}: "):
+        images.read_pixels(path)
+
+
+def test_jpeg_with_data_behind_its_end_is_read(tmp_path):
+    path = tmp_path / "a.jpg"
+    Image.fromarray(picture()).save(path, quality=95)
+    expected = images.read_pixels(path)
+    path.write_bytes(path.read_bytes() + b"maker data of a camera")
+    images.check_image(path)
+    np.testing.assert_array_equal(images.read_pixels(path), expected)
+
+
+def test_cut_off_jpeg_with_whole_thumbnail_is_refused(tmp_path):
+    thumbnail = tmp_path / "thumbnail.jpg"
+    Image.fromarray(picture(8, 8)).save(thumbnail)
+    path = tmp_path / "a.jpg"
+    Image.fromarray(picture()).save(path, exif=b"Exif\0\0" + thumbnail.read_bytes())
+    assert images.read_pixels(path).shape == (24, 36, 3)
+    path.write_bytes(path.read_bytes()[:-9])
+    for function in (images.check_image, images.read_pixels):
+        with pytest.raises(ImageError, match=r"a\.jpg: cut off"):
+            function(path)
+
+
+def test_wrong_png_checksum_is_refused(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(picture()).save(path)
+    data = bytearray(path.read_bytes())
+    data[-20] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ImageError, match=r"a\.png: damaged: the PNG checksum of a IDAT block"):
+        images.read_pixels(path)
+
+
+def test_bomb_is_refused_by_its_header(tmp_path):
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png(header(50_000, 50_000), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")))
+    for function in (images.check_image, images.read_pixels):
+        with pytest.raises(ImageError, match=r"bomb\.png: 50000x50000 = 2,500,000,000 pixels"):
+            function(path)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "GIF", "BMP"])
+def test_size_limit_holds_for_other_kinds(tmp_path, kind):
+    path = tmp_path / "a"
+    Image.fromarray(picture()).save(path, kind)
+    with pytest.raises(ImageError, match="36x24 = 864 pixels"):
+        images.read_pixels(path, max_pixels=863)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\0", b"x"]
+)
+def test_fragments_are_refused(tmp_path, data):
+    path = tmp_path / "a.png"
+    path.write_bytes(data)
+    for function in (images.check_image, images.read_pixels):
+        with pytest.raises(ImageError, match=r"a\.png"):
+            function(path)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(ImageError, match=r"gone\.png: cannot be opened"):
+        images.read_pixels(tmp_path / "gone.png")
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied(tmp_path, suffix, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a{suffix}"
+    options = {".webp": {"lossless": True}, ".jpg": {"quality": 100, "subsampling": 0}}
+    Image.fromarray(picture()).save(path, exif=exif, **options.get(suffix, {}))
+    with Image.open(path) as stored:
+        expected = np.asarray(ImageOps.exif_transpose(stored), int)
+    pixels = images.read_pixels(path)
+    assert pixels.shape == expected.shape
+    assert np.abs(pixels - expected).max() <= 2
+    assert pixels.shape == ((24, 36, 3) if orientation < 5 else (36, 24, 3))
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"Exif\0\0",
+        b"Exif\0\0XX*\0\0\0\0\x08",
+        b"Exif\0\0II*\0\xff\xff\xff\xff",
+        b"Exif\0\0MM\0*\0\0",
+    ],
+)
+def test_broken_exif_is_ignored(tmp_path, exif):
+    path = tmp_path / "a.jpg"
+    Image.fromarray(picture()).save(path, exif=exif)
+    assert images.read_pixels(path).shape == (24, 36, 3)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_modes_become_rgb(tmp_path, mode, suffix):
+    if (mode, suffix) == ("CMYK", ".png"):
+        suffix = ".jpg"
+    image = Image.fromarray(picture())
+    image.putalpha(Image.fromarray(np.arange(24 * 36).reshape(24, 36).astype(np.uint8)))
+    image = (image if mode in ("LA", "RGBA") else image.convert("RGB")).convert(mode)
+    path = tmp_path / f"a{suffix}"
+    image.save(path)
+    pixels = images.read_pixels(path)
+    assert (pixels.shape, pixels.dtype) == ((24, 36, 3), np.uint8)
+    # Alpha is dropped and not blended: what lies below stays whole.
+    plain = {"LA": "L", "RGBA": "RGB"}.get(mode, mode)
+    expected = np.asarray(image.convert(plain).convert("RGB"), int)
+    assert np.abs(pixels - expected).mean() <= (8 if suffix == ".jpg" else 0)
+
+
+def test_transparent_colour_of_a_palette_is_kept(tmp_path):
+    image = Image.fromarray(picture()).convert("P")
+    image.save(tmp_path / "a.png", transparency=image.getpixel((5, 5)))
+    expected = np.asarray(image.convert("RGB"))
+    np.testing.assert_array_equal(images.read_pixels(tmp_path / "a.png"), expected)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_16_bits_are_kept(tmp_path, suffix, channels):
+    pixels = picture().astype(np.uint16) * 256 + 7
+    stored = {1: pixels[..., 0], 3: pixels[..., ::-1]}.get(channels)
+    if channels == 4:
+        stored = np.dstack([pixels[..., ::-1], pixels[..., 0]])
+    path = tmp_path / f"a{suffix}"
+    assert cv2.imwrite(str(path), stored)
+    expected = np.repeat(pixels[..., :1], 3, axis=2) if channels == 1 else pixels
+    found = images.read_pixels(path)
+    assert found.dtype == np.uint16
+    np.testing.assert_array_equal(found, expected)
+
+
+def tiff(values: np.ndarray, **tags: int) -> bytes:
+    """A little-endian, uncompressed grey TIFF of one strip."""
+    height, width = values.shape
+    entries = {256: width, 257: height, 258: values.itemsize * 8, 259: 1, 262: 1}
+    entries |= {273: 8, 277: 1, 278: height, 279: values.nbytes}
+    entries |= {int(tag.lstrip("t")): value for tag, value in tags.items()}
+    data = b"II*\0" + struct.pack("<I", 8 + values.nbytes) + values.tobytes()
+    data += struct.pack("<H", len(entries))
+    for tag, value in sorted(entries.items()):
+        data += struct.pack("<HHII", tag, 3 if value < 65536 else 4, 1, value)
+    return data + struct.pack("<I", 0)
+
+
+@pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8])
+def test_16_bit_tiff_is_upright(tmp_path, orientation):
+    values = np.arange(6 * 4, dtype=np.uint16).reshape(4, 6) * 1000
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff(values, t274=orientation))
+    upright = Image.fromarray(values.astype(np.int32))
+    upright.getexif()[0x0112] = orientation
+    expected = np.asarray(ImageOps.exif_transpose(upright))
+    np.testing.assert_array_equal(images.read_pixels(path)[..., 1], expected)
+
+
+def test_16_bit_tiff_with_white_as_zero_is_not_inverted(tmp_path):
+    values = np.arange(24, dtype=np.uint16).reshape(4, 6)
+    (tmp_path / "a.tif").write_bytes(tiff(values, t262=0))
+    np.testing.assert_array_equal(images.read_pixels(tmp_path / "a.tif")[..., 0], 65535 - values)
+
+
+def test_float_tiff(tmp_path):
+    values = np.linspace(0, 1, 24, dtype=np.float32).reshape(4, 6)
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff(values, t339=3))
+    np.testing.assert_allclose(images.read_image(path)[..., 2], values, atol=1 / 65535)
+    for bad, shown in ((values * 255, r"\[0, 255\]"), (values * np.nan, "nan")):
+        path.write_bytes(tiff(bad, t339=3))
+        with pytest.raises(ImageError, match=rf"a\.tif: float pixels must be in \[0, 1\].*{shown}"):
+            images.read_pixels(path)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32])
+def test_signed_tiff_is_refused(tmp_path, dtype):
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff(np.ones((4, 6), dtype), t339=2))
+    with pytest.raises(ImageError, match=r"a\.tif: signed integer"):
+        images.read_pixels(path)
+
+
+def test_damaged_files_raise_nothing_but_image_errors(tmp_path):
+    """Bytes changed at random places of every kind; some changes only alter the picture."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "a"
+    refused = 0
+    for kind in ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF"):
+        Image.fromarray(picture(16, 16)).save(path, kind)
+        whole = path.read_bytes()
+        for _ in range(40):
+            data = bytearray(whole)
+            for place in rng.integers(0, len(data), 4):
+                data[place] = rng.integers(256)
+            path.write_bytes(data)
+            try:
+                images.read_pixels(path, max_pixels=10_000)
+            except ImageError:
+                refused += 1
+    assert refused > 40
+
+
+# --- listing, scaling and writing ----------------------------------------------------------------
+
+
+def test_list_images(tmp_path):
+    names = ["b.PNG", "10.png", "9.png", "sub/a.jpeg", "sub/deep/ü 写.webp", "-x.tif"]
+    others = ["a.txt", "no_suffix", ".hidden.png", ".folder/a.png", "sub/.h/a.png"]
+    for name in names + others:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "sub" / "up").symlink_to(tmp_path)
+    found = [path.relative_to(tmp_path).as_posix() for path in images.list_images(tmp_path)]
+    assert found == sorted(names)
+    assert images.list_images(str(tmp_path / "folder.png")) == []
+
+
+def test_list_images_of_no_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="gone"):
+        images.list_images(tmp_path / "gone")
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(NotADirectoryError, match=r"a\.png"):
+        images.list_images(tmp_path / "a.png")
+
+
+def test_scaling():
+    levels = np.arange(256, dtype=np.uint8)
+    assert images.to_float(levels).dtype == np.float32
+    np.testing.assert_array_equal(images.to_uint8(images.to_float(levels)), levels)
+    deep = images.to_float(levels.astype(np.uint16) * 257)
+    np.testing.assert_array_equal(deep, images.to_float(levels))
+    with pytest.raises(TypeError, match="int64"):
+        images.to_float(np.arange(3))
+    values = np.array([-1, 0.4 / 255, 0.6 / 255, 254.6 / 255, 2, np.inf, -np.inf])
+    np.testing.assert_array_equal(images.to_uint8(values), [0, 0, 1, 255, 255, 255, 0])
+    with pytest.raises(ValueError, match="1 of 2 values are not a number"):
+        images.to_uint8(np.array([0.5, np.nan]))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".PNG", ".webp", ".bmp", ".tif", ".tiff"])
+def test_written_image_reads_back(tmp_path, suffix):
+    path = tmp_path / "new" / "folder" / f"-a ü写.b{suffix}"
+    images.write_image(path, images.to_float(picture()))
+    np.testing.assert_array_equal(images.read_pixels(path), picture())
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_written_jpeg_is_close(tmp_path):
+    smooth = np.full((16, 16, 3), (0.9, 0.5, 0.1))
+    images.write_image(tmp_path / "a.jpg", smooth)
+    assert np.abs(images.read_image(tmp_path / "a.jpg") - smooth).max() < 0.02
+
+
+def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    images.write_image(path, np.zeros((2, 2, 3)))
+    old = path.read_bytes()
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(images.os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        images.write_image(path, np.ones((2, 2, 3)))
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_write_errors(tmp_path):
+    with pytest.raises(ImageError, match=r"cannot write files named '\.xyz'; use one of .*\.png"):
+        images.write_image(tmp_path / "a.xyz", np.zeros((2, 2, 3)))
+    for shape in ((2, 2), (2, 2, 4), (0, 2, 3)):
+        with pytest.raises(ValueError, match=r"must have the shape \[h, w, 3\]"):
+            images.write_image(tmp_path / "a.png", np.zeros(shape))
+    assert not list(tmp_path.iterdir())
+
+
+def test_import_does_not_load_jax():
+    code = (
+        "import sys, dcpt_jax.images, dcpt_jax.data.pipeline, dcpt_jax.data.sources, "
+        "dcpt_jax.data.tasks; "
+        "print({'jax', 'flax', 'grain', 'skimage', 'sklearn', 'torch'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,84 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dcpt_jax import losses
+
+
+def test_focal_loss_by_hand():
+    # Two classes, logits 0 and log 3: p = 1/4 and 3/4.
+    logits = jnp.array([[0.0, np.log(3.0)]])
+    value = losses.focal_loss(logits, jnp.array([0]), gamma=2.0)
+    np.testing.assert_allclose(value, (3 / 4) ** 2 * np.log(4), rtol=1e-6)
+    value = losses.focal_loss(logits, jnp.array([1]), gamma=0.0)
+    np.testing.assert_allclose(value, np.log(4 / 3), rtol=1e-6)
+
+
+def test_focal_loss_equals_the_reference(shared):
+    folder = shared / "golden" / "losses"
+    arrays = np.load(folder / "arrays.npz")
+    compared = 0
+    with jax.enable_x64(True):
+        for case in json.loads((folder / "losses.json").read_text()):
+            if case["loss"] != "FocalLoss" or case["reduction"] != "mean":
+                continue
+            dtype = case.get("dtype", "float64")
+            logits = jnp.asarray(arrays[case.get("logits", "logits")], dtype)
+            labels = arrays[case["labels"]]
+            logits, labels = logits[labels >= 0], labels[labels >= 0]
+            weights = arrays[case["alpha"]] if case.get("alpha") else None
+
+            def loss(x, labels=labels, case=case, weights=weights):
+                return losses.focal_loss(x, labels, gamma=case["gamma"], class_weights=weights)
+
+            rtol = 1e-6 if dtype == "float32" else 1e-12
+            np.testing.assert_allclose(loss(logits), case["value"], rtol=rtol)
+            if "grad" in case:
+                kept = arrays[case["labels"]] >= 0
+                expected = arrays[case["grad"]]
+                np.testing.assert_allclose(
+                    jax.grad(loss)(logits), expected[kept], rtol=1e-9, atol=1e-15
+                )
+            compared += 1
+    assert compared >= 12
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("scale", [1e4, -1e4])
+def test_focal_loss_and_gradient_are_finite_at_extremes(gamma, scale):
+    logits = jnp.array([[scale, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    loss = lambda x: losses.focal_loss(x, jnp.array([0, 1]), gamma=gamma)  # noqa: E731
+    value, gradient = jax.value_and_grad(loss)(logits)
+    assert np.isfinite(value) and np.isfinite(gradient).all()
+
+
+def test_focal_loss_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match="gamma"):
+        losses.focal_loss(jnp.zeros((2, 3)), jnp.zeros(2, int), gamma=-1.0)
+    with pytest.raises(ValueError, match=r"\(2, 3\)"):
+        losses.focal_loss(jnp.zeros((2, 3)), jnp.zeros(4, int), gamma=0.0)
+
+
+def test_l1_loss():
+    np.testing.assert_allclose(losses.l1_loss(jnp.array([0.0, 1.0]), jnp.array([0.5, -1.0])), 1.25)
+    assert losses.l1_loss(jnp.zeros(3, jnp.bfloat16), jnp.ones(3)).dtype == jnp.float32
+    with pytest.raises(ValueError, match="equal shapes"):
+        losses.l1_loss(jnp.zeros((2, 1)), jnp.zeros((2, 3)))
+
+
+def test_l1_loss_equals_the_reference(shared):
+    folder = shared / "golden" / "losses"
+    arrays = np.load(folder / "arrays.npz")
+    cases = json.loads((folder / "losses.json").read_text())
+    (case,) = (
+        c
+        for c in cases
+        if c["loss"] == "L1Loss" and c["reduction"] == "mean" and c["weight"] is None
+    )
+    with jax.enable_x64(True):
+        prediction, target = (jnp.asarray(arrays[k], jnp.float64) for k in ("pred", "target"))
+        value = losses.l1_loss(prediction, target)
+        np.testing.assert_allclose(value * case["loss_weight"], case["value"], rtol=1e-12)

@@ -1,0 +1,121 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dcpt_jax.models.layers import (
+    Conv,
+    check_images,
+    compute_dtype,
+    layer_norm,
+    pad_to_multiple,
+    pixel_shuffle,
+    positive_counts,
+)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3), (2, 5), (4, 4), (5, 9), (16, 17)])
+@pytest.mark.parametrize("multiple", [1, 4, 16])
+def test_padding_reflects_as_numpy_does(size, multiple):
+    image = np.random.default_rng(0).random((2, *size, 3), dtype=np.float32)
+    padded = np.asarray(pad_to_multiple(jnp.asarray(image), multiple))
+    missing = [-side % multiple for side in size]
+    margins = ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0))
+    np.testing.assert_array_equal(padded, np.pad(image, margins, mode="reflect"))
+    np.testing.assert_array_equal(padded[:, : size[0], : size[1]], image)
+
+
+def test_padding_of_tiny_images_by_hand():
+    line = jnp.asarray([1.0, 2.0, 3.0]).reshape(1, 1, 3, 1)
+    padded = pad_to_multiple(line, 8)
+    assert padded.shape == (1, 8, 8, 1)
+    for row in padded[0, :, :, 0]:  # one pixel high: every row repeats the only one
+        np.testing.assert_array_equal(row, [1, 2, 3, 2, 1, 2, 3, 2])
+
+
+def test_pixel_shuffle_takes_the_channel_as_slowest_index():
+    # One pixel, two target channels: input channel 4c + 2i + j goes to offset (i, j).
+    x = jnp.arange(8.0).reshape(1, 1, 1, 8)
+    shuffled = pixel_shuffle(x)
+    np.testing.assert_array_equal(shuffled[0, :, :, 0], [[0, 1], [2, 3]])
+    np.testing.assert_array_equal(shuffled[0, :, :, 1], [[4, 5], [6, 7]])
+
+
+def naive_norm(x, scale, bias, epsilon):
+    mean = x.mean(-1, keepdims=True)
+    variance = ((x - mean) ** 2).mean(-1, keepdims=True)
+    return (x - mean) / jnp.sqrt(variance + epsilon) * scale + bias
+
+
+def test_layer_norm_and_its_gradients_equal_plain_autodiff():
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(1)
+        x = jnp.asarray(rng.standard_normal((2, 3, 4, 5)))
+        scale, bias = jnp.asarray(rng.standard_normal((2, 5)))
+        y, pull = jax.vjp(lambda *a: layer_norm(*a, 1e-6), x, scale, bias)
+        expected, expected_pull = jax.vjp(lambda *a: naive_norm(*a, 1e-6), x, scale, bias)
+        np.testing.assert_allclose(y, expected, rtol=1e-12)
+        direction = jnp.asarray(rng.standard_normal(y.shape))
+        for mine, wanted in zip(pull(direction), expected_pull(direction), strict=True):
+            np.testing.assert_allclose(mine, wanted, rtol=1e-10, atol=1e-12)
+
+
+def test_layer_norm_of_bfloat16_has_float32_statistics():
+    # In bfloat16 these would have mean 256 and no variance.
+    x = jnp.asarray([[256.0, 258.0]], jnp.bfloat16)
+    y = layer_norm(x, jnp.ones(2), jnp.zeros(2), 1e-6)
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_allclose(y.astype(jnp.float32), [[-1, 1]], atol=1e-2)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.7])
+def test_layer_norm_of_constant_pixels_has_finite_gradients(level):
+    x = jnp.full((1, 2, 2, 8), level)
+    gradients = jax.grad(
+        lambda x, s, b: jnp.sum(layer_norm(x, s, b, 1e-6) * jnp.arange(8.0)), (0, 1, 2)
+    )(x, jnp.ones(8), jnp.zeros(8))
+    assert all(bool(jnp.isfinite(gradient).all()) for gradient in gradients)
+
+
+@pytest.mark.parametrize(("size", "stride", "channels"), [(1, 1, 50), (3, 1, 30), (2, 2, 25)])
+def test_convolutions_start_as_pytorch_starts_them(size, stride, channels):
+    conv = Conv(200, size=size, stride=stride)
+    params = conv.init(jax.random.key(0), jnp.ones((1, 4, 4, channels)))["params"]
+    bound = 1 / np.sqrt(size * size * channels)
+    assert params["kernel"].shape == (size, size, channels, 200)
+    for values, relative in ((params["kernel"], 0.01), (params["bias"], 0.15)):
+        assert 0.97 * bound < float(jnp.abs(values).max()) <= bound
+        # A uniform distribution in +-bound has this standard deviation.
+        assert float(values.std()) == pytest.approx(bound / np.sqrt(3), rel=relative)
+        assert abs(float(values.mean())) < 0.1 * bound
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (np.zeros((4, 4, 3), np.float32), "image[None]"),
+        (np.zeros((1, 4, 4, 4), np.float32), "(1, 4, 4, 4)"),
+        (np.zeros((1, 3, 4, 4), np.float32), "channels come last"),
+        (np.zeros((1, 0, 4, 3), np.float32), "1x1 pixel"),
+        (np.zeros((1, 4, 4, 3), np.uint8), "divide 8-bit pixels by 255"),
+        (np.zeros((4, 3), np.float32), "[b, h, w, 3]"),
+    ],
+)
+def test_unfit_images_are_refused(images, words):
+    with pytest.raises(ValueError) as error:
+        check_images(images)
+    assert words in str(error.value)
+
+
+def test_compute_types():
+    assert compute_dtype("bfloat16") == compute_dtype(jnp.bfloat16) == jnp.bfloat16
+    for unfit in ("float16", int, "double precision", None):
+        with pytest.raises(ValueError, match="float32, bfloat16, float64"):
+            compute_dtype(unfit)
+
+
+def test_counts():
+    assert positive_counts("blocks", [1, np.int64(2)]) == (1, 2)
+    for unfit in ([], 3, "12", [1, 0], [1, True], [1.5]):
+        with pytest.raises(ValueError, match="blocks"):
+            positive_counts("blocks", unfit)
