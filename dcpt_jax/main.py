@@ -59,9 +59,7 @@ def parse_flags(argv: Sequence[str]) -> Sequence[str]:
     """Parses the command line; an unknown config key or preset lists the known ones and ends."""
     try:
         return flags.FLAGS(argv)
-    except flags.Error as error:
-        message = str(error)
-    except (AttributeError, KeyError, ValueError) as error:
+    except (flags.Error, AttributeError, KeyError, ValueError) as error:
         message = _explain(argv) or str(error)
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)

@@ -1,8 +1,19 @@
 """Shared fixtures of the test-suite."""
 
+import os
+import tempfile
 from pathlib import Path
 
+# Before JAX is imported: the CPU only, and one cache of compiled programs for all processes of a
+# test run, so that a network is compiled once and not once for each test.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="dcpt_jax-compiled-"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+import numpy as np
 import pytest
+
+from dcpt_jax import config as configs
 
 
 @pytest.fixture(scope="session")
@@ -12,3 +23,47 @@ def shared() -> Path:
     if not (folder / "golden").is_dir():
         pytest.skip("the reference recordings are not beside this checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def photo_folder(tmp_path_factory) -> Path:
+    """Six small generated photos of different sizes and brightness."""
+    from dcpt_jax import images
+
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        height, width = 40 + 4 * i, 60 - 3 * i
+        y, x = np.mgrid[:height, :width] / 16
+        phase = rng.uniform(0, 6, 3)
+        photo = (
+            0.5 + 0.25 * np.sin(x[..., None] + phase) + 0.25 * np.cos(y[..., None] * (1 + phase))
+        )
+        images.write_image(folder / f"photo_{i}.png", photo.astype(np.float32))
+    return folder
+
+
+def tiny_config(mode: str, photo_folder: Path):
+    """A config that trains in seconds: a network of a few thousand parameters, 12 steps."""
+    config = getattr(configs, mode)()
+    config.data.root = str(photo_folder)
+    config.data.crop_size = 16
+    config.data.num_workers = 0
+    config.batch_size = 8
+    if mode != "evaluate":
+        config.model.update(width=4, encoder_blocks=(1,), middle_blocks=1, decoder_blocks=(1,))
+        config.classifier.num_blocks = 1
+        config.num_steps = 12
+        config.log.update(every_steps=4, image_every_steps=0)
+        config.checkpoint.every_steps = 5
+    return config
+
+
+@pytest.fixture(scope="session")
+def pretrained(tmp_path_factory, photo_folder) -> Path:
+    """Work directory of a finished tiny pre-training."""
+    from dcpt_jax.train import loop
+
+    workdir = tmp_path_factory.mktemp("pretrained")
+    loop.train(tiny_config("pretrain", photo_folder), workdir)
+    return workdir

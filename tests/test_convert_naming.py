@@ -3,10 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from golden import read_case, rule_weights
 
 from dcpt_jax.convert import from_torch, to_torch
 from dcpt_jax.models import create_classifier, create_model, parameter_shapes
+from tests.golden import read_case, rule_weights
 
 
 def small_network():

@@ -224,7 +224,9 @@ def test_names_are_unique(tmp_path):
     for name in ("a/x.png", "b/x.png", "a/y.png", "a/y.jpg", "z.png"):
         images.write_image(tmp_path / name, np.zeros((4, 4, 3)))
     source = PhotoSource(sources.folder_photos(tmp_path))
-    names = dict(zip((p.relative_to(tmp_path).as_posix() for p in source.paths), source.names))
+    names = dict(
+        zip((p.relative_to(tmp_path).as_posix() for p in source.paths), source.names, strict=True)
+    )
     assert names["z.png"] == "z"
     assert names["a/y.png"] == "y.png"
     assert names["a/x.png"].endswith("a/x.png")

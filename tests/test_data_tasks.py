@@ -58,7 +58,7 @@ def test_unknown_names_list_the_known_ones(given):
 
 @pytest.mark.parametrize("given", [(), "", ",", ("",)])
 def test_no_class_is_refused(given):
-    with pytest.raises(ValueError, match="task sets: 5d; classes: .*haze"):
+    with pytest.raises(ValueError, match=r"task sets: 5d; classes: .*haze"):
         resolve_tasks(given)
 
 

@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -343,6 +344,7 @@ def test_signed_tiff_is_refused(tmp_path, dtype):
         images.read_pixels(path)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_damaged_files_raise_nothing_but_image_errors(tmp_path):
     """Bytes changed at random places of every kind; some changes only alter the picture."""
     rng = np.random.default_rng(0)
@@ -445,5 +447,7 @@ def test_import_does_not_load_jax():
         "dcpt_jax.data.tasks; "
         "print({'jax', 'flax', 'grain', 'skimage', 'sklearn', 'torch'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    root = Path(__file__).resolve().parents[1]
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.strip() == "set()"

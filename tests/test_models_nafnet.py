@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from golden import read_case, rule_weights
 
 from dcpt_jax.convert import from_torch, to_torch
 from dcpt_jax.models import create_classifier, create_model, parameter_shapes
 from dcpt_jax.models.nafnet import moving_mean, pooled
+from tests.golden import random_params, read_case, rule_weights, run
 
 PARAMETERS = Path(__file__).parent / "parameters"
 CASES = ("nafnet_small", "nafnet_multiblock")
@@ -35,16 +35,8 @@ def recorded_model(config, dtype=jnp.float32, salt="weight_salt", **changes):
     return model, {"params": from_torch(weights, model)}
 
 
-def busy_variables(model, seed=0):
-    """Parameters that make every block contribute: at initialisation beta and gamma are 0."""
-    params = parameter_shapes(model)
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    random = [
-        0.3 * jax.random.normal(key, leaf.shape, leaf.dtype)
-        for key, leaf in zip(keys, leaves, strict=True)
-    ]
-    return {"params": jax.tree.unflatten(structure, random)}
+def busy_variables(model):
+    return {"params": random_params(parameter_shapes(model))}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -53,10 +45,10 @@ def test_float32_matches_the_reference(shared, case):
     model, variables = recorded_model(config)
     errors = config["f32_vs_f64_max_abs"]
     for x, y in (("x", "y"), ("x_nat", "y_nat")):
-        restored = model.apply(variables, recorded[x])
+        restored = run(model, variables, recorded[x])
         assert restored.dtype == jnp.float32
         assert np.abs(restored - recorded[y]).max() <= 10 * errors[y]
-    features = model.apply(variables, recorded["x"], method="features")
+    features = run(model, variables, recorded["x"], method="features")
     assert model.feature_dims == tuple(config["feature_dims"])
     assert [list(feature.shape) for feature in features] == config["feature_shapes"]
     for i, (feature, error) in enumerate(zip(features, errors["feats"], strict=True)):
@@ -69,7 +61,7 @@ def test_float64_matches_the_reference_to_nine_digits(shared, case):
     with jax.enable_x64(True):
         model, variables = recorded_model(config, jnp.float64)
         for x, y in (("x", "y_f64"), ("x_nat", "y_nat_f64")):
-            restored = model.apply(variables, recorded[x])
+            restored = run(model, variables, recorded[x])
             assert restored.dtype == jnp.float64
             np.testing.assert_allclose(restored, recorded[y], rtol=1e-9, atol=1e-12)
 
@@ -77,7 +69,7 @@ def test_float64_matches_the_reference_to_nine_digits(shared, case):
 def test_the_ema_weights_give_the_recorded_output(shared):
     config, recorded = read_case(shared / "golden/models/nafnet_small")
     model, variables = recorded_model(config, salt="ema_weight_salt")
-    restored = model.apply(variables, recorded["x"])
+    restored = run(model, variables, recorded["x"])
     # The output is up to a hundred times larger than with the other weights, and so is its error.
     scale = recorded["y_ema"].std() / recorded["y"].std()
     assert np.abs(restored - recorded["y_ema"]).max() <= 10 * scale * 3.3e-6
@@ -107,7 +99,7 @@ def test_local_converter_matches_the_reference(shared, size, dtype):
         model, variables = recorded_model(
             config, jnp.dtype(dtype), tlc_size=tuple(tlc["train_size_nchw"][2:])
         )
-        restored = np.asarray(model.apply(variables, recorded[f"x_{size}"]))
+        restored = np.asarray(run(model, variables, recorded[f"x_{size}"]))
     error = tlc["stats"][size]["f32_vs_f64"]
     if dtype == "float32":
         assert np.abs(restored - recorded[f"y_{size}"]).max() <= 10 * error
@@ -125,8 +117,8 @@ def test_local_converter_keeps_names_and_shapes_of_the_parameters():
     image = jax.random.uniform(jax.random.key(1), (1, 24, 20, 3))
     inside = jax.random.uniform(jax.random.key(1), (1, 12, 12, 3))
     # 12 pixels, 1.5 times the training size, are one window; more are not.
-    np.testing.assert_array_equal(plain.apply(variables, inside), local.apply(variables, inside))
-    assert np.abs(plain.apply(variables, image) - local.apply(variables, image)).max() > 1e-3
+    np.testing.assert_array_equal(run(plain, variables, inside), run(local, variables, inside))
+    assert np.abs(run(plain, variables, image) - run(local, variables, image)).max() > 1e-3
 
 
 @pytest.mark.parametrize("window", [(3, 4), (1, 7), (9, 2), (5, 30), (40, 3)])
@@ -194,18 +186,17 @@ def test_the_published_network_gives_the_recorded_output(shared):
     weights = rule_weights(recorded["params"], recorded["weight_salt"])
     variables = {"params": from_torch(weights, model)}
     allowed = 10 * recorded["f32_vs_f64_max_abs"]
-    restored = np.asarray(jax.jit(model.apply)(variables, image))
+    restored = np.asarray(run(model, variables, image))
     assert list(restored.shape) == recorded["output"]["shape"]
     compare_samples(restored, recorded["output"], allowed)
-    run = jax.jit(lambda variables, image: model.apply(variables, image, method="features"))
-    features = run(variables, image)
+    features = run(model, variables, image, method="features")
     for feature, expected in zip(features, recorded["features"], strict=True):
         compare_samples(np.asarray(feature), expected, allowed)
 
     classifier_record = recorded["classifier"]
     classifier = create_classifier(model.feature_dims, classifier_record["kwargs"]["num_classes"])
     weights = rule_weights(classifier_record["params"], classifier_record.get("weight_salt", ""))
-    logits = classifier.apply({"params": from_torch(weights, classifier)}, features)
+    logits = run(classifier, {"params": from_torch(weights, classifier)}, features)
     np.testing.assert_allclose(logits, classifier_record["logits"], atol=10 * 1e-5)
 
 
@@ -235,7 +226,7 @@ def test_a_new_network_returns_its_input_plus_a_small_residual_of_identity_block
         variables,
     )
     image = jax.random.uniform(jax.random.key(1), (1, 8, 8, 3))
-    np.testing.assert_array_equal(model.apply(variables, image), model.apply(changed, image))
+    np.testing.assert_array_equal(run(model, variables, image), run(model, changed, image))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (2, 3), (5, 4), (13, 10)])
@@ -243,27 +234,28 @@ def test_any_size_gives_an_output_of_the_same_size(size):
     model = create_model("nafnet", **SMALL)
     variables = busy_variables(model)
     image = jax.random.uniform(jax.random.key(1), (2, *size, 3))
-    restored = model.apply(variables, image)
+    restored = run(model, variables, image)
     assert restored.shape == image.shape
     assert bool(jnp.isfinite(restored).all())
     # The same as padding by hand and cutting.
     margins = [(0, 0), *((0, -side % 4) for side in size), (0, 0)]
-    by_hand = model.apply(variables, np.pad(image, margins, mode="reflect"))
+    by_hand = run(model, variables, np.pad(image, margins, mode="reflect"))
     np.testing.assert_allclose(restored, by_hand[:, : size[0], : size[1]], atol=1e-6)
-    features = model.apply(variables, image, method="features")
+    features = run(model, variables, image, method="features")
     h, w = (-(-side // 4) * 4 for side in size)
     assert [f.shape for f in features] == [(2, h, w, 4), (2, h // 2, w // 2, 8)]
 
 
-def test_a_batch_equals_its_images_one_by_one_and_jit_equals_eager():
+def test_a_batch_equals_its_images_one_by_one_and_eager_equals_jit():
     model = create_model("nafnet", **SMALL)
     variables = busy_variables(model)
     images = jax.random.uniform(jax.random.key(1), (3, 12, 8, 3))
-    restored = model.apply(variables, images)
+    restored = run(model, variables, images)
+    one = jax.jit(model.apply)
     for image, expected in zip(images, restored, strict=True):
-        alone = model.apply(variables, image[None])[0]
+        alone = one(variables, image[None])[0]
         np.testing.assert_allclose(alone, expected, atol=2e-5)
-    np.testing.assert_allclose(jax.jit(model.apply)(variables, images), restored, atol=2e-5)
+    np.testing.assert_allclose(model.apply(variables, images), restored, atol=2e-5)
 
 
 def test_features_are_those_that_the_output_is_made_from():
@@ -291,10 +283,10 @@ def test_nothing_behind_the_last_feature_runs():
     variables = busy_variables(model)
     image = jax.random.uniform(jax.random.key(1), (1, 8, 8, 3))
     del variables["params"]["ending"]  # not even asked for
-    features = model.apply(variables, image, method="features")
+    features = run(model, variables, image, method="features")
     assert len(features) == 2
     with pytest.raises(Exception, match="ending"):
-        model.apply(variables, image)
+        run(model, variables, image)
 
 
 def test_features_leave_the_ending_without_gradient_and_reach_everything_else():
@@ -306,7 +298,7 @@ def test_features_leave_the_ending_without_gradient_and_reach_everything_else():
         features = model.apply(variables, image, method="features")
         return sum(jnp.square(feature).mean() for feature in features)
 
-    gradients = flatten_dict(jax.grad(loss)(variables)["params"], sep="/")
+    gradients = flatten_dict(jax.jit(jax.grad(loss))(variables)["params"], sep="/")
     for name, gradient in gradients.items():
         assert bool((gradient != 0).any()) != name.startswith("ending/"), name
 
@@ -317,9 +309,11 @@ def test_gradients_of_constant_images_are_finite(level, tlc_size):
     model = create_model("nafnet", **SMALL, tlc_size=tlc_size)
     variables = busy_variables(model)
     image = jnp.full((1, 8, 8, 3), level)
-    gradients = jax.grad(lambda v, x: jnp.abs(model.apply(v, x) - 0.5).mean(), argnums=(0, 1))(
-        variables, image
-    )
+
+    def loss(variables, image):
+        return jnp.abs(model.apply(variables, image) - 0.5).mean()
+
+    gradients = jax.jit(jax.grad(loss, argnums=(0, 1)))(variables, image)
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(gradients))
 
 
@@ -330,21 +324,21 @@ def test_bfloat16_stays_close_to_float32():
     assert parameter_shapes(exact) == parameter_shapes(fast)
     variables = busy_variables(exact)
     image = jax.random.uniform(jax.random.key(1), (2, 16, 16, 3))
-    expected, restored = exact.apply(variables, image), fast.apply(variables, image)
+    expected, restored = run(exact, variables, image), run(fast, variables, image)
     assert restored.dtype == jnp.float32
-    features = fast.apply(variables, image, method="features")
+    features = run(fast, variables, image, method="features")
     assert {feature.dtype for feature in features} == {jnp.dtype(jnp.bfloat16)}
     # Rounding to 8 bits through a few layers; BOUND.
     deviation = jnp.abs(restored - expected).mean() / jnp.abs(expected - image).mean()
     assert 1e-5 < float(deviation) < 0.02
 
 
-def test_an_untrained_bfloat16_network_keeps_the_image_in_full_precision():
+def test_a_bfloat16_network_without_residual_keeps_the_image_in_full_precision():
     model = create_model("nafnet", **SMALL, dtype=jnp.bfloat16)
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 4, 4, 3)))
+    variables = busy_variables(model)
     variables["params"]["ending"] = jax.tree.map(jnp.zeros_like, variables["params"]["ending"])
     image = jax.random.uniform(jax.random.key(1), (1, 8, 8, 3))
-    np.testing.assert_array_equal(model.apply(variables, image), image)
+    np.testing.assert_array_equal(run(model, variables, image), image)
 
 
 def test_float64_without_64_bit_types_is_refused():

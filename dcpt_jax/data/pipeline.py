@@ -98,7 +98,8 @@ class BatchIterator:
                 raise DataError(
                     f"a data worker process died before batch {self.position} was made: {error} "
                     "Exit code -9 mostly means that the memory ran out: lower "
-                    "--config.data.num_workers or --config.data.cache_megabytes"
+                    "--config.data.num_workers or --config.data.cache_megabytes. Exit code 1 at "
+                    'the start: the program lacks `if __name__ == "__main__":`'
                 ) from error
             error.add_note(f"while making batch {self.position} of the data stream")
             raise

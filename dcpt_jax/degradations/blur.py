@@ -23,9 +23,10 @@ _PATH_RESPONSE = _path_response()
 def camera_shake_kernel(extent: float, rng: np.random.Generator) -> np.ndarray:
     """Draws a motion-blur kernel: the path of a point of light over the sensor.
 
-    The camera starts with a velocity in a random direction and is pushed at random, with inertia,
-    from nearly straight paths to curly ones; the path is scaled to the wanted extent, centred on
-    its mean, so that the blurred image is not displaced, and drawn with sub-pixel positions.
+    The camera drifts in a random direction and is pushed at random, with inertia, which gives
+    nearly straight paths as well as curly ones. The drift never dies out, so that no path dwells in
+    one place and blurs nothing. The path is scaled to the wanted extent, centred on its mean, so
+    that the blurred image is not displaced, and drawn with sub-pixel positions.
 
     Args:
         extent: largest distance between two points of the path along x or y, in pixels; up to 1 is
@@ -42,11 +43,10 @@ def camera_shake_kernel(extent: float, rng: np.random.Generator) -> np.ndarray:
     if extent <= 1.0:
         return np.ones((1, 1), np.float32)
     pushes = rng.standard_normal((_MOMENTS, 2))
-    shakiness = rng.uniform(0.02, 0.3)
+    shakiness = np.exp(rng.uniform(np.log(0.03), np.log(0.4)))
     direction = rng.uniform(0.0, 2.0 * np.pi)
-    pushes *= shakiness
-    pushes[0] += np.cos(direction), np.sin(direction)
-    path = _PATH_RESPONSE @ pushes
+    drift = np.arange(_MOMENTS + 1)[:, None] * (np.cos(direction), np.sin(direction))
+    path = drift + shakiness * (_PATH_RESPONSE @ pushes)
     moments = np.arange(_MOMENTS * _SAMPLES_PER_MOMENT + 1) / _SAMPLES_PER_MOMENT
     x, y = (np.interp(moments, np.arange(_MOMENTS + 1), path[:, axis]) for axis in (0, 1))
     scale = (extent - 1.0) / max(np.ptp(x), np.ptp(y))  # a point is a pixel wide already

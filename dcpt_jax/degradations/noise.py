@@ -29,7 +29,7 @@ def add_gaussian_noise(image: np.ndarray, strength: float, rng: np.random.Genera
 NOISE = Degradation(
     name="noise",
     apply=add_gaussian_noise,
-    strength_range=(5.0, 50.0),
+    strength_range=(10.0, 50.0),
     largest=1000.0,
     unit="standard deviation in 1/255",
     clips=False,

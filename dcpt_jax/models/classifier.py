@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -15,6 +14,7 @@ from dcpt_jax.models.layers import (
     LayerNorm,
     check_dtype_is_enabled,
     compute_dtype,
+    normal_by_fan_out,
     parameter_dtype,
     positive_count,
     positive_counts,
@@ -172,16 +172,19 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[b, h, w, c] -> [b, h, w, c]."""
-        conv = functools.partial(
-            Conv,
-            use_bias=False,
-            dtype=self.dtype,
-            # He et al., Delving Deep into Rectifiers (2015), by the outputs.
-            kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
-        )
-        norm = functools.partial(LayerNorm, dtype=self.dtype)
         channels = x.shape[-1]
-        y = nn.relu(norm(name="norm_1")(conv(2 * channels, name="conv_1")(x)))
-        y = nn.relu(norm(name="norm_2")(conv(2 * channels, size=3, name="conv_2")(y)))
-        y = norm(name="norm_3")(conv(channels, name="conv_3")(y))
-        return nn.relu(x + y)
+
+        def convolved(y: jax.Array, name: str, features: int, size: int) -> jax.Array:
+            conv = Conv(
+                features,
+                size=size,
+                use_bias=False,
+                dtype=self.dtype,
+                kernel_init=normal_by_fan_out(features * size**2),
+                name=f"conv_{name}",
+            )
+            return LayerNorm(dtype=self.dtype, name=f"norm_{name}")(conv(y))
+
+        y = nn.relu(convolved(x, "1", 2 * channels, 1))
+        y = nn.relu(convolved(y, "2", 2 * channels, 3))
+        return nn.relu(x + convolved(y, "3", channels, 1))

@@ -11,7 +11,7 @@ import time
 import uuid
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -169,8 +169,10 @@ def run(options: argparse.Namespace) -> int:
             print(f"failed: {path}: {reason}", file=sys.stderr)
         raise UsageError("there is no image to restore among the inputs")
     display = Display(len(todo.jobs))
-    for path in todo.passed_by:
-        display.line(f"passed by (an earlier result or in the output folder): {path}")
+    if todo.passed_by:
+        shown = ", ".join(str(path) for path in todo.passed_by[:3])
+        more = ", ..." if len(todo.passed_by) > 3 else ""
+        display.line(f"passed by {len(todo.passed_by)} earlier results: {shown}{more}")
     counts = Counter(restored=0, skipped=0, failed=0)
     for path, reason in todo.failures:
         display.failure(f"{path}: {reason}")
@@ -230,7 +232,7 @@ def _restore_file(
 
 
 def write_16_bits(path: Path, image: np.ndarray) -> None:
-    """Writes [h, w, 3] RGB in [0, 1] with 16 bits per channel; the file appears whole or not at all.
+    """Writes [h, w, 3] RGB in [0, 1] with 16 bits per channel, whole or not at all.
 
     Raises:
         ValueError: if a value is not a number.
@@ -254,13 +256,13 @@ def _predictor(options: argparse.Namespace, display: "Display") -> Callable:
 
     from dcpt_jax.restore.predictor import Predictor
 
-    model, params, converter = load_network(options.weights, options.tlc)
+    model, params, remarks = load_network(options.weights, options.tlc)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     device = jax.devices()[0]
     display.line(
         f"network: {model.architecture}, {count / 1e6:.2f} million parameters, on "
-        f"{device.platform} ({device.device_kind}); local converter {converter}; "
-        f"tiles {options.tile or 'auto'}{'; self-ensemble' if options.ensemble else ''}"
+        f"{device.platform} ({device.device_kind}); tiles {options.tile or 'auto'}"
+        f"{'; self-ensemble' if options.ensemble else ''}; {'; '.join(remarks)}"
     )
     return Predictor(
         model,
@@ -272,7 +274,7 @@ def _predictor(options: argparse.Namespace, display: "Display") -> Callable:
     )
 
 
-def load_network(path: Path, tlc: str) -> tuple[Any, dict[str, Any], str]:
+def load_network(path: Path, tlc: str) -> tuple[Any, dict[str, Any], list[str]]:
     """Network with the local converter as asked for.
 
     Args:
@@ -280,34 +282,42 @@ def load_network(path: Path, tlc: str) -> tuple[Any, dict[str, Any], str]:
         tlc: "auto", "on" or "off", see --help.
 
     Returns:
-        (model, its parameters, what to tell the user about the local converter).
+        (model, its parameters, what the user should know about them).
 
     Raises:
         UsageError: if there are no usable weights, or "on" is not possible with them.
     """
     from dcpt_jax import weights
-    from dcpt_jax.restore.tiling import round_up
 
     try:
         params, description = weights.load_weights(path)
         model, params = weights.network_of(description), params["network"]
     except Exception as error:  # damaged arrays raise whatever the storage libraries raise
         raise UsageError(f"--weights {path} cannot be used: {error}") from error
+    changes, remark = _local_converter(model, description.get("crop_size"), tlc)
+    remarks = [f"local converter {remark}"]
+    if description.get("mode") == "pretrain":
+        remarks.append("these weights are of the pre-training, they have not learned to restore")
+    return weights.network_of(description, **changes), params, remarks
+
+
+def _local_converter(model: Any, crop: int | None, tlc: str) -> tuple[dict[str, Any], str]:
+    """Keyword arguments to change for --tlc, and what to say about them."""
     if not hasattr(model, "tlc_size"):
         if tlc == "on":
             raise UsageError(f"--tlc on: {model.architecture} has no local converter; leave it out")
-        return model, params, f"off ({model.architecture} has none)"
+        return {}, f"off ({model.architecture} has none)"
     if tlc == "off":
-        return weights.network_of(description, tlc_size=None), params, "off"
+        return {"tlc_size": None}, "off"
     if model.tlc_size is not None:
-        return model, params, f"{model.tlc_size[0]} pixels"
-    crop = description.get("crop_size")
+        return {}, f"on, for training crops of {model.tlc_size[0]} pixels"
     if crop is None:
         if tlc == "on":
-            raise UsageError("--tlc on: model.json of these weights has no crop_size")
-        return model, params, "off (the weights do not say their crop_size)"
-    size = round_up(int(crop), model.size_multiple)
-    return weights.network_of(description, tlc_size=size), params, f"{size} pixels"
+            raise UsageError("--tlc on: model.json of these weights does not say crop_size")
+        return {}, "off (the weights do not say their crop_size)"
+    # The network takes sizes that suit all its levels.
+    size = -(-int(crop) // model.size_multiple) * model.size_multiple
+    return {"tlc_size": size}, f"on, for training crops of {size} pixels"
 
 
 def plan(inputs: Sequence[Path], output: Path, form: str) -> Plan:
@@ -324,27 +334,36 @@ def plan(inputs: Sequence[Path], output: Path, form: str) -> Plan:
     """
     result = Plan()
     found: dict[str, tuple[Path, Path]] = {}  # absolute source: (source, folder for its result)
+    searched = []
     for path in inputs:
         try:
             pairs = _photos_of(path, output, result)
         except OSError as error:
             result.failures.append((path, error.strerror or str(error)))
             continue
+        if path.is_dir() and path.resolve() not in output.resolve().parents:
+            searched.append(path.resolve())
         for source, folder in pairs:
             found.setdefault(os.path.abspath(source), (source, folder))
-    present = {(source.parent.resolve(), source.stem) for source, _ in found.values()}
-    pairs = []
+    candidates: dict[Path, list[Path]] = {}
     for source, folder in found.values():
-        parent, stem = source.parent.resolve(), source.stem
-        if (
-            stem.endswith(_MARK)
-            and parent == folder.resolve()
-            and (parent, stem.removesuffix(_MARK)) in present
-        ):
+        inside = folder.resolve()
+        # A result that lies among the photos must be told from them in the next run.
+        marked = inside == source.parent.resolve() or any(
+            root == inside or root in inside.parents for root in searched
+        )
+        candidates[source] = _possible_targets(source, folder, form, marked)
+    results = {
+        (target.parent.resolve(), target.stem)
+        for targets in candidates.values()
+        for target in targets
+        if target.stem.endswith(_MARK)
+    }
+    for source in list(candidates):
+        if (source.parent.resolve(), source.stem) in results:
             result.passed_by.append(source)
-        else:
-            pairs.append((source, folder))
-    _assign_targets(pairs, form, result)
+            del candidates[source]
+    _assign_targets(candidates, result)
     return result
 
 
@@ -359,60 +378,53 @@ def _photos_of(path: Path, output: Path, result: Plan) -> list[tuple[Path, Path]
     if not photos:
         known = ", ".join(sorted(images.IMAGE_SUFFIXES))
         result.failures.append((path, f"no images in this folder (known: {known})"))
-    inner = output.resolve()
-    if inner != path.resolve():
-        results = [photo for photo in photos if inner in photo.resolve().parents]
-        result.passed_by.extend(results)
-        photos = [photo for photo in photos if photo not in set(results)]
-    return [(photo, output / photo.relative_to(path).parent) for photo in photos]
+    inner, pairs = output.resolve(), []
+    for photo in photos:
+        if inner != path.resolve() and inner in photo.resolve().parents:
+            result.passed_by.append(photo)
+        else:
+            pairs.append((photo, output / photo.relative_to(path).parent))
+    return pairs
 
 
-def _assign_targets(pairs: Sequence[tuple[Path, Path]], form: str, result: Plan) -> None:
-    """Gives every photo the first of its possible names that is free."""
-    taken = {_identity(source) for source, _ in pairs} - {None}
-    names = [_possible_targets(source, folder, form) for source, folder in pairs]
-    choice = [0] * len(pairs)
+def _assign_targets(candidates: Mapping[Path, Sequence[Path]], result: Plan) -> None:
+    """Gives every photo the first of its possible targets that is free."""
+    inputs = {_identity(source) for source in candidates}
+    choice = dict.fromkeys(candidates, 0)
     while True:
-        targets = [options[i] for options, i in zip(names, choice, strict=True)]
+        targets = {source: candidates[source][i] for source, i in choice.items()}
         # Some file systems ignore case; names must differ there too.
-        uses = Counter(os.path.abspath(target).casefold() for target in targets)
-        clashing = [
-            k
-            for k, target in enumerate(targets)
-            if uses[os.path.abspath(target).casefold()] > 1 or _identity(target) in taken
-        ]
-        movable = [k for k in clashing if choice[k] + 1 < len(names[k])]
+        keys = {source: os.path.abspath(target).casefold() for source, target in targets.items()}
+        uses = Counter(keys.values())
+        clashing = {
+            source
+            for source, target in targets.items()
+            if uses[keys[source]] > 1 or _identity(target) in inputs
+        }
+        movable = [s for s in clashing if choice[s] + 1 < len(candidates[s])]
         if not movable:
             break
-        for k in movable:
-            choice[k] += 1
-    for k, (source, _) in enumerate(pairs):
-        if k in clashing:
-            result.failures.append((source, f"its result would fall on another: {targets[k]}"))
+        for source in movable:
+            choice[source] += 1
+    for source, target in targets.items():
+        if source in clashing:
+            result.failures.append((source, f"its result would fall on another file: {target}"))
         else:
-            result.jobs.append(Job(source, targets[k]))
+            result.jobs.append(Job(source, target))
 
 
-def _possible_targets(source: Path, folder: Path, form: str) -> list[Path]:
+def _possible_targets(source: Path, folder: Path, form: str, marked: bool) -> list[Path]:
     """Targets for one photo, the nicest first; the same in every run."""
     suffix = source.suffix if form == "same" else f".{form}"
     if suffix.lower() not in WRITABLE:
         suffix = ".png"
     absolute = os.path.abspath(source)
-    beside = source.parent.resolve() == folder.resolve()
-    stem = source.stem + (_MARK if beside else "")
     kind = source.suffix.lstrip(".").lower() or "none"
-    number = f"{zlib.crc32(os.fsencode(absolute)):08x}"
     parent = os.path.basename(os.path.dirname(absolute)) or "root"
-    stems = [
-        stem,
-        source.stem + _MARK,
-        f"{stem}_{kind}",
-        f"{stem}_{parent}",
-        f"{stem}_{parent}_{kind}",
-        f"{stem}_{number}",
-    ]
-    return [folder / (name + suffix) for name in stems]
+    number = f"{zlib.crc32(os.fsencode(absolute)):08x}"
+    ends = [_MARK] if marked else ["", _MARK]
+    labels = ["", f"_{kind}", f"_{parent}", f"_{parent}_{kind}", f"_{number}"]
+    return [folder / f"{source.stem}{label}{end}{suffix}" for label in labels for end in ends]
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -442,9 +454,10 @@ class Display:
 
     def failure(self, text: str) -> None:
         """Prints on the error stream why a photo could not be restored."""
-        if self._bar is not None:
-            self._bar.clear()
-        print(f"failed: {text}", file=sys.stderr, flush=True)
+        if self._bar is None:
+            print(f"failed: {text}", file=sys.stderr, flush=True)
+        else:
+            self._bar.write(f"failed: {text}", file=sys.stderr)
 
     def done(self, text: str = "", *, notable: bool = False) -> None:
         """Counts a photo; the text is shown where there is no bar, or if it is notable."""

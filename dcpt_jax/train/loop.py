@@ -59,13 +59,19 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> Result:
             result = _run_steps(run, state, stream, workdir, checkpoints, stop)
     finally:
         checkpoints.close()
-    if result.finished:
+    if result.finished and not _has_weights(workdir, int(result.state.step)):
         description = run.describe(metrics=result.metrics, steps=int(result.state.step))
         folder = weights.save_weights(
             workdir / weights.WEIGHTS, result.state.best_params(), description
         )
         print(f"weights: {folder}", flush=True)
     return result
+
+
+def _has_weights(workdir: Path, step: int) -> bool:
+    """Whether an earlier call of the same run wrote the weights of this step already."""
+    folder = workdir / weights.WEIGHTS
+    return folder.is_dir() and weights.load_weights(folder)[1].get("steps") == step
 
 
 def _run_steps(

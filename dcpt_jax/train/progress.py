@@ -21,9 +21,8 @@ class Progress:
             start: steps that were done before.
             total: steps at the end.
         """
-        self._name, self._start, self._total = name, start, total
-        self._began = time.monotonic()
-        self._text = ""
+        self._name, self._total = name, total
+        self._step, self._time = start, time.monotonic()
         self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm.tqdm(
@@ -50,8 +49,10 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
             return
-        seconds = time.monotonic() - self._began
-        rate = (step - self._start) / seconds
+        # Of the last steps only: the first ones wait for the compiler.
+        now = time.monotonic()
+        rate = (step - self._step) / max(now - self._time, 1e-9)
+        self._step, self._time = step, now
         left = time.strftime("%H:%M:%S", time.gmtime((self._total - step) / max(rate, 1e-9)))
         print(
             f"{self._name} {step}/{self._total}  {text}  {rate:.2f} steps/s  {left} left",

@@ -1,0 +1,90 @@
+"""Imports go one way, and the data side starts without JAX."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1] / "dcpt_jax"
+
+# A part may import the parts named here, and itself.
+ALLOWED = {
+    "losses": set(),
+    "metrics": set(),
+    "images": {"image_headers"},
+    "image_headers": set(),
+    "degradations": set(),
+    "models": set(),
+    "data": {"degradations", "images"},
+    "convert": {"models"},
+    "weights": {"models"},
+    "config": {"data"},
+    "train": {"config", "data", "evaluate", "losses", "models", "weights"},
+    "evaluate": {"config", "data", "images", "metrics", "weights"},
+    "restore": {"images", "models", "weights"},
+    "main": {"config", "train", "evaluate"},
+}
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_parts(path: Path) -> set[str]:
+    """Parts of this package that a file imports, at its top or inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        found |= {n.split(".")[1] for n in names if n.startswith("dcpt_jax.")}
+    return found
+
+
+def test_imports_go_one_way():
+    files = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"]
+    wrong = {
+        str(path.relative_to(PACKAGE)): sorted(extra)
+        for path in files
+        if (extra := imported_parts(path) - ALLOWED[part_of(path)] - {part_of(path)})
+    }
+    assert not wrong
+    assert {part_of(path) for path in files} == set(ALLOWED)
+
+
+def test_only_training_and_configs_know_the_config():
+    """Models, losses and degradations are usable without this project's configs."""
+    for part in ("models", "losses", "metrics", "degradations", "data", "restore", "weights"):
+        assert "config" not in ALLOWED[part]
+
+
+def loaded_modules(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print(' '.join(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    return set(done.stdout.split())
+
+
+def test_the_data_side_does_not_load_jax():
+    loaded = loaded_modules(
+        "import dcpt_jax, dcpt_jax.data.pipeline, dcpt_jax.images, dcpt_jax.degradations"
+    )
+    assert not loaded & {"jax", "flax", "optax", "orbax", "tensorflow"}
+
+
+def test_training_does_not_load_tensorflow_torch_or_plotting():
+    loaded = loaded_modules("import dcpt_jax.train.loop, dcpt_jax.evaluate.run")
+    assert "jax" in loaded and "clu.metric_writers" in loaded
+    assert not loaded & {"tensorflow", "torch", "matplotlib", "skimage", "sklearn"}
+
+
+def test_public_names_resolve():
+    import dcpt_jax
+
+    for name in dcpt_jax.__all__:
+        assert getattr(dcpt_jax, name) is not None
+    assert set(dcpt_jax.__all__) <= set(dir(dcpt_jax))

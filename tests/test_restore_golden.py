@@ -1,0 +1,82 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dcpt_jax.convert import from_torch
+from dcpt_jax.models import create_model
+from dcpt_jax.restore.ensemble import self_ensemble
+from dcpt_jax.restore.predictor import Predictor, padded_to_multiple
+from dcpt_jax.restore.tiling import reference_spans, run_tiled
+from tests.golden import rule_weights
+
+CASES = ("nafnet_small",)
+
+
+def recorded(shared, case, dtype):
+    """(model, its parameters, recorded arrays, pipeline settings, the reference's own error)."""
+    settings = json.loads((shared / "golden/pipeline/config.json").read_text())["cases"][case]
+    config = json.loads((shared / "golden" / settings["config"]).read_text())
+    kwargs = config["kwargs"]
+    model = create_model(
+        "nafnet",
+        dtype=dtype,
+        width=kwargs["width"],
+        encoder_blocks=tuple(kwargs["enc_blk_nums"]),
+        middle_blocks=kwargs["middle_blk_num"],
+        decoder_blocks=tuple(kwargs["dec_blk_nums"]),
+    )
+    weights = rule_weights(config["params"], config["weight_salt"])
+    weights = {name: value.astype(jnp.dtype(dtype)) for name, value in weights.items()}
+    with np.load(shared / f"golden/pipeline/{case}.npz") as arrays:
+        arrays = {name: array[0] for name, array in arrays.items()}
+    error = max(config["f32_vs_f64_max_abs"][key] for key in ("y", "y_nat"))
+    return model, from_torch(weights, model), arrays, settings, error
+
+
+def reference_tiled(model, params, arrays, settings):
+    """The reference's tiles over the padded image, cut to the image's size."""
+    height, width = arrays["x"].shape[:2]
+    padded = padded_to_multiple(arrays["x"], settings["window_size"])
+    np.testing.assert_array_equal(padded, arrays["padded"])
+    tile, margin = settings["tile"]["infer_size"], settings["tile"]["tile_pad"]
+    rows, columns = (reference_spans(length, tile, margin) for length in padded.shape[:2])
+    predict = Predictor(model, params).raw
+    return run_tiled(predict, padded, rows, columns)[:height, :width]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_float32_matches_the_recordings(shared, case):
+    model, params, arrays, settings, error = recorded(shared, case, jnp.float32)
+    x = arrays["x"]
+    whole = Predictor(model, params).raw(x)
+    assert np.abs(whole - arrays["y_f32"]).max() <= 10 * error
+    ensemble = Predictor(model, params, ensemble=True).raw(x)
+    assert np.abs(ensemble - arrays["y_selfensemble"]).max() <= 10 * error
+    tiled = reference_tiled(model, params, arrays, settings)
+    assert np.abs(tiled - arrays["y_tile"]).max() <= 10 * error
+    assert np.abs(ensemble - whole).max() > 0.01
+    assert np.abs(tiled - whole).max() > 0.01
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_float64_matches_the_recordings_to_nine_digits(shared, case):
+    with jax.enable_x64(True):
+        model, params, arrays, settings, error = recorded(shared, case, jnp.float64)
+        x = arrays["x"]
+        np.testing.assert_allclose(Predictor(model, params).raw(x), arrays["y_f64"], rtol=1e-9)
+        # Ensemble and tiles were recorded in float32 only.
+        ensemble = Predictor(model, params, ensemble=True).raw(x)
+        assert np.abs(ensemble - arrays["y_selfensemble"]).max() <= 10 * error
+        tiled = reference_tiled(model, params, arrays, settings)
+        assert np.abs(tiled - arrays["y_tile"]).max() <= 10 * error
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_ensemble_of_the_padded_image_is_what_the_reference_takes(shared, case):
+    # Padding first and turning then, as Predictor does, is not turning first and padding then.
+    model, params, arrays, _, error = recorded(shared, case, jnp.float32)
+    turned_first = self_ensemble(Predictor(model, params).raw, arrays["x"])
+    assert np.abs(turned_first - arrays["y_selfensemble"]).max() > 100 * error

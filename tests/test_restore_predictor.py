@@ -1,0 +1,255 @@
+import functools
+import logging
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import dcpt_jax
+from dcpt_jax.models import create_model, parameter_shapes
+from dcpt_jax.restore import predictor
+from dcpt_jax.restore.predictor import Predictor, bytes_per_pixel
+
+ARGUMENTS = dict(width=8, encoder_blocks=(1, 1), middle_blocks=1, decoder_blocks=(1, 1))
+# How far one output pixel sees in the small network, global averages aside: a block sees one pixel
+# of its level, the first and last convolutions one pixel, and each change of level the pixels of a
+# coarser one.
+REACH = 1 + 1 + (1 + 2) + 4 + (2 + 1) + 1 + 3
+
+
+@functools.cache
+def small_network(**changes):
+    """Random NAFNet whose blocks all contribute, and its parameters as NumPy arrays."""
+    model = create_model("nafnet", **(ARGUMENTS | changes))
+    leaves, structure = jax.tree.flatten(parameter_shapes(model))
+    rng = np.random.default_rng(0)
+    arrays = [
+        rng.standard_normal(leaf.shape).astype(leaf.dtype) * (0.1 if len(leaf.shape) == 1 else 0.2)
+        for leaf in leaves
+    ]
+    return model, jax.tree.unflatten(structure, arrays)
+
+
+def photo(height, width, seed=0):
+    """Smooth random picture in [0, 1], float32."""
+    coarse = np.random.default_rng(seed).random((height // 4 + 2, width // 4 + 2, 3))
+    fine = np.kron(coarse, np.ones((4, 4, 1)))[:height, :width]
+    return fine.astype(np.float32)
+
+
+def applied(model, params, image):
+    return np.asarray(model.apply({"params": params}, image[None]))[0]
+
+
+def test_the_package_is_the_function():
+    model, params = small_network()
+    image = photo(21, 30)
+    restored = dcpt_jax.restore(model, params, image, None, False)
+    assert restored.shape == (21, 30, 3)
+    assert restored.dtype == np.float32
+    expected = applied(model, params, image)
+    assert expected.min() < 0 or expected.max() > 1  # so that clipping is seen
+    np.testing.assert_array_equal(restored, np.clip(expected, 0, 1))
+    np.testing.assert_array_equal(Predictor(model, params).raw(image), expected)
+
+
+def test_importing_the_package_does_not_import_jax():
+    code = "import sys, dcpt_jax.restore, dcpt_jax.restore.command; print('jax' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "False", result.stderr
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (3, 22), (21, 29), (24, 32)])
+def test_padding_outside_the_network_equals_padding_inside(size):
+    model, params = small_network()
+    image = photo(*size)
+    np.testing.assert_allclose(
+        Predictor(model, params).raw(image), applied(model, params, image), rtol=0, atol=1e-6
+    )
+
+
+def test_sizes_with_the_same_padded_size_share_one_compiled_program():
+    model, params = small_network(width=4)
+    before = predictor._compiled.cache_info().misses
+    predict = Predictor(model, params)
+    for size in ((21, 29), (24, 32), (22, 30)):
+        predict(photo(*size))
+    assert predictor._compiled.cache_info().misses == before + 1
+
+
+def test_all_tiles_of_images_of_any_size_share_one_compiled_program(monkeypatch):
+    model, params = small_network()
+    shapes = set()
+    compiled = predictor._compiled
+
+    def record(model, shape):
+        shapes.add(shape)
+        return compiled(model, shape)
+
+    monkeypatch.setattr(predictor, "_compiled", record)
+    predict = Predictor(model, params, tile=39)
+    for size in ((41, 90), (57, 43), (150, 41)):
+        assert predict(photo(*size)).shape == (*size, 3)
+    assert shapes == {(40, 40, 3)}
+
+
+def test_an_image_no_larger_than_the_tile_runs_whole():
+    model, params = small_network()
+    image = photo(21, 29)
+    whole = Predictor(model, params).raw(image)
+    np.testing.assert_array_equal(Predictor(model, params, tile=29).raw(image), whole)
+    assert np.abs(Predictor(model, params, tile=20).raw(image) - whole).max() > 1e-3
+
+
+def test_tiles_of_a_network_without_averages_equal_the_whole_but_for_rounding():
+    model, params = small_network()
+    params = jax.tree.map(np.copy, params)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if "attention" in jax.tree_util.keystr(path):
+            leaf[...] = np.ones_like(leaf) if leaf.ndim == 1 else 0  # no look at the averages
+    image = photo(140, 100)
+    whole = Predictor(model, params).raw(image)
+    # A quarter of the overlap, 32 of 1024 / 8, is thrown away at each side of a tile.
+    tiled = Predictor(model, params, tile=8 * 4 * REACH // 8 * 2)
+    assert tiled._tile < 140
+    np.testing.assert_allclose(tiled.raw(image), whole, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((4, 4, 3), np.uint8), "dtype uint8; divide 8-bit pixels by 255"),
+        (np.zeros((4, 4), np.float32), r"shape \(4, 4\); make three equal channels"),
+        (np.zeros((1, 4, 4, 3), np.float32), "image by image"),
+        (np.zeros((4, 4, 4), np.float32), "alpha"),
+        (np.zeros((4, 4, 1), np.float32), "grey"),
+        (np.zeros((3, 4, 4), np.float32), "alpha|channels come last"),
+        (np.zeros((3, 9, 8), np.float32), "channels come last"),
+        (np.zeros((0, 4, 3), np.float32), r"shape \(0, 4, 3\)"),
+        (np.full((4, 4, 3), np.nan, np.float32), "not finite"),
+        (np.full((4, 4, 3), 200, np.float32), "values from 200 to 200; divide"),
+    ],
+)
+def test_something_else_than_an_image_is_refused(image, message):
+    model, params = small_network()
+    with pytest.raises(ValueError, match=rf"\[h, w, 3\] in \[0, 1\], got .*({message})"):
+        dcpt_jax.restore(model, params, image)
+
+
+@pytest.mark.parametrize("tile", [0, -8, 2.5, True, "64"])
+def test_a_tile_that_is_no_size_is_refused(tile):
+    model, params = small_network()
+    with pytest.raises(ValueError, match=r"tile is .*, but must be None or an integer >= 1"):
+        dcpt_jax.restore(model, params, photo(8, 8), tile=tile)
+
+
+@pytest.mark.parametrize("key", ["params", "network"])
+def test_parameters_with_a_level_too_many_are_refused(key):
+    model, params = small_network()
+    with pytest.raises(ValueError, match=f"pass the entry '{key}'"):
+        dcpt_jax.restore(model, {key: params}, photo(8, 8))
+
+
+def test_other_floating_types_and_jax_arrays_are_taken():
+    model, params = small_network()
+    image = photo(24, 32)
+    expected = dcpt_jax.restore(model, params, image)
+    for other in (jnp.asarray(image), image.astype(np.float64)):
+        np.testing.assert_array_equal(dcpt_jax.restore(model, params, other), expected)
+    half = dcpt_jax.restore(model, params, jnp.asarray(image, jnp.bfloat16))
+    assert half.dtype == np.float32
+
+
+def test_float64_networks_give_float64_outputs_and_float32_images():
+    with jax.enable_x64(True):
+        model, params = small_network()
+        model = create_model("nafnet", dtype=jnp.float64, **ARGUMENTS)
+        predict = Predictor(model, params)
+        image = photo(8, 8)
+        assert predict.raw(image).dtype == np.float64
+        assert predict(image).dtype == np.float32
+
+
+def test_the_estimate_is_four_times_the_largest_array():
+    model, params = small_network()
+    assert bytes_per_pixel(model, params) == pytest.approx(4 * 2 * 8 * 4, rel=0.1)
+    wide, wide_params = small_network(width=16)
+    assert bytes_per_pixel(wide, wide_params) == pytest.approx(4 * 2 * 16 * 4, rel=0.1)
+
+
+def test_images_above_the_memory_budget_run_in_the_largest_tiles_within_it(monkeypatch):
+    model, params = small_network()
+    per_pixel = bytes_per_pixel(model, params)
+    monkeypatch.setattr(predictor, "MEMORY_BUDGET", per_pixel * 1000**2)
+    predict = Predictor(model, params)
+    assert predict._tile_for(1000, 1000) == 1000
+    assert predict._tile_for(500, 2000) == 2000
+    assert predict._tile_for(1000, 1004) == 1000
+    monkeypatch.setattr(predictor, "MEMORY_BUDGET", 1)
+    assert predict._tile_for(1000, 1000) == predictor.MIN_TILE
+    assert predict._tile_for(200, 256) == 256
+
+
+def fail_above(monkeypatch, pixels, message="RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes."):
+    """Makes the network run out of memory for larger images; returns the sides that were tried."""
+    tried = []
+
+    def compiled(model, shape):
+        def run(params, image):
+            tried.append(shape[:2])
+            if shape[0] * shape[1] > pixels:
+                raise jax.errors.JaxRuntimeError(message)
+            return image
+
+        return run
+
+    monkeypatch.setattr(predictor, "_compiled", compiled)
+    return tried
+
+
+def test_tiles_halve_when_memory_runs_out_and_stay_small(monkeypatch, caplog):
+    tried = fail_above(monkeypatch, 160**2)
+    model, params = small_network()
+    predict = Predictor(model, params)
+    image = photo(500, 400)
+    with caplog.at_level(logging.WARNING):
+        np.testing.assert_allclose(predict.raw(image), image, atol=1e-6)
+    assert tried[:3] == [(500, 400), (252, 252), (128, 128)]
+    assert set(tried[3:]) == {(128, 128)}
+    assert "going on with tiles of 252x252 pixels" in caplog.text
+    assert "going on with tiles of 128x128 pixels" in caplog.text
+    del tried[:]
+    predict(image)
+    assert set(tried) == {(128, 128)}
+
+
+def test_running_out_of_memory_with_the_smallest_tiles_is_an_error(monkeypatch):
+    fail_above(monkeypatch, 0)
+    model, params = small_network()
+    with pytest.raises(MemoryError, match="no memory even for 128x128 pixels: RESOURCE_EXHAUSTED"):
+        Predictor(model, params, report=lambda text: None).raw(photo(200, 200))
+
+
+def test_other_errors_of_the_device_are_not_taken_for_lack_of_memory(monkeypatch):
+    tried = fail_above(monkeypatch, 0, "INTERNAL: something else")
+    model, params = small_network()
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        Predictor(model, params).raw(photo(200, 200))
+    assert len(tried) == 1
+
+
+def test_ensemble_is_the_mean_over_the_orientations():
+    model, params = small_network()
+    image = photo(24, 32)
+    turns = [(flip, k) for flip in (False, True) for k in range(4)]
+    outputs = []
+    for flip, k in turns:
+        turned = np.rot90(image[::-1] if flip else image, k)
+        output = np.rot90(applied(model, params, np.ascontiguousarray(turned)), -k)
+        outputs.append(output[::-1] if flip else output)
+    restored = Predictor(model, params, ensemble=True).raw(image)
+    np.testing.assert_allclose(restored, np.mean(outputs, axis=0), rtol=0, atol=1e-5)
+    assert np.abs(restored - outputs[0]).max() > 1e-3

@@ -1,0 +1,281 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from dcpt_jax import weights
+from dcpt_jax.config import ConfigError
+from dcpt_jax.train import loop
+from tests.conftest import tiny_config
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def arrays(workdir, step=None):
+    """Every array of a work directory's weights, or of its checkpoint of a step, as numpy."""
+    import orbax.checkpoint as ocp
+
+    if step is None:
+        tree = weights.load_weights(Path(workdir) / "weights")[0]
+    else:
+        tree = ocp.PyTreeCheckpointer().restore(Path(workdir) / "checkpoints" / str(step) / "state")
+    return {jax.tree_util.keystr(k): np.asarray(v) for k, v in jax.tree.leaves_with_path(tree)}
+
+
+def assert_equal(a, b):
+    assert a.keys() == b.keys() and a
+    for key in a:
+        np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+
+
+def test_a_run_leaves_weights_checkpoints_and_event_files(pretrained):
+    params, description = weights.load_weights(pretrained)
+    assert set(params) == {"network", "classifier"}
+    assert description["architecture"] == "nafnet"
+    assert description["arguments"]["width"] == 4
+    assert description["classes"] == ["rain", "noise", "haze", "low_light", "motion_blur"]
+    assert description["task_set"] == "5d"
+    assert description["steps"] == 12
+    assert np.isfinite(description["metrics"]["loss"])
+    assert weights.checkpoint_steps(pretrained) == [12, 10]
+    assert list(pretrained.glob("events.out.tfevents.*"))
+
+
+def test_the_same_command_again_changes_nothing(pretrained, photo_folder, capsys):
+    before = arrays(pretrained)
+    result = loop.train(tiny_config("pretrain", photo_folder), pretrained)
+    assert result.finished and "continuing from step 12" in capsys.readouterr().out
+    assert_equal(before, arrays(pretrained))
+
+
+def test_tensorboard_gets_the_scalars(pretrained):
+    from tensorboard.backend.event_processing import event_accumulator
+
+    events = event_accumulator.EventAccumulator(str(pretrained), {"tensors": 0})
+    events.Reload()
+    tags = set(events.Tags()["tensors"])
+    assert {"loss", "loss_pixel", "loss_class", "accuracy", "data_wait"} <= tags
+    assert {"learning_rate_network", "learning_rate_classifier", "steps_per_second"} <= tags
+    assert [event.step for event in events.Tensors("loss")][:3] == [4, 8, 12]
+
+
+def test_images_for_tensorboard(tmp_path, photo_folder):
+    from tensorboard.backend.event_processing import event_accumulator
+
+    config = tiny_config("pretrain", photo_folder)
+    config.num_steps = config.log.image_every_steps = 2
+    loop.train(config, tmp_path)
+    events = event_accumulator.EventAccumulator(str(tmp_path), {"tensors": 0})
+    events.Reload()
+    (event,) = events.Tensors("degraded | restored | clean")
+    width, height, png = event.tensor_proto.string_val
+    assert (int(width), int(height)) == (3 * 16 + 2 * 6, 5 * 16 + 4 * 6)
+    assert png.startswith(b"\x89PNG")
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from dcpt_jax.train import loop
+from tests.conftest import tiny_config
+
+add = loop.StepLog.add
+count = 0
+def kill_at_step(self, metrics):
+    global count
+    add(self, metrics)
+    count += 1
+    if count == {step}:
+        os.kill(os.getpid(), signal.{signal})
+loop.StepLog.add = kill_at_step
+if __name__ == "__main__":
+    config = tiny_config("pretrain", Path({photos!r}))
+    config.data.num_workers = {workers}
+    loop.train(config, {workdir!r})
+"""
+
+
+def run_and_kill(tmp_path, photo_folder, *, step, signal_name, workers=0):
+    script = tmp_path / "killed.py"
+    workdir = tmp_path / "run"
+    script.write_text(
+        _KILLED.format(
+            step=step,
+            signal=signal_name,
+            photos=str(photo_folder),
+            workdir=str(workdir),
+            workers=workers,
+        )
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    return workdir, done
+
+
+@pytest.mark.parametrize("step", [8, 11])
+def test_a_killed_run_continues_bit_for_bit(tmp_path, photo_folder, pretrained, step):
+    workdir, done = run_and_kill(tmp_path, photo_folder, step=step, signal_name="SIGKILL")
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not (workdir / "weights").exists()
+    config = tiny_config("pretrain", photo_folder)
+    config.data.num_workers = 1  # continuing with other workers makes no difference
+    assert loop.train(config, workdir).finished
+    assert_equal(arrays(pretrained), arrays(workdir))
+    assert_equal(arrays(pretrained, step=12), arrays(workdir, step=12))
+
+
+def test_sigterm_saves_and_the_run_continues_bit_for_bit(tmp_path, photo_folder, pretrained):
+    workdir, done = run_and_kill(tmp_path, photo_folder, step=7, signal_name="SIGTERM", workers=1)
+    assert done.returncode == 0, done.stderr
+    assert "SIGTERM: saved step 7 of 12" in done.stdout
+    assert weights.checkpoint_steps(workdir) == [7, 5]
+    assert not (workdir / "weights").exists()
+    # Before the end, the checkpoint stands in for the weights.
+    model, params = weights.load(workdir)
+    assert model.width == 4 and "intro" in params
+    assert loop.train(tiny_config("pretrain", photo_folder), workdir).finished
+    assert_equal(arrays(pretrained), arrays(workdir))
+    assert_equal(arrays(pretrained, step=12), arrays(workdir, step=12))
+
+
+def test_a_restoration_starts_from_the_pretrained_network(tmp_path, photo_folder, pretrained):
+    config = tiny_config("restore", photo_folder)
+    config.init_from = str(pretrained)
+    config.optimizer.update(learning_rate=1e-12, min_learning_rate=0.0)
+    config.num_steps = 1
+    loop.train(config, tmp_path)
+    params, description = weights.load_weights(tmp_path)
+    start = weights.load_weights(pretrained)[0]
+    assert set(params) == {"network"} and description["classifier"] is None
+    assert description["source"] == {
+        "init_from": str(pretrained),
+        "mode": "pretrain",
+        "steps": 12,
+    }
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-10), params["network"],
+        start["network"],
+    )  # fmt: skip
+
+
+def test_a_restoration_takes_the_architecture_of_the_weights(
+    tmp_path, photo_folder, pretrained, caplog
+):
+    config = tiny_config("restore", photo_folder)
+    config.init_from = str(pretrained)
+    config.model.width = 6
+    config.num_steps = 1
+    loop.train(config, tmp_path)
+    assert weights.load(tmp_path)[0].width == 4
+    assert "config.model is ignored" in caplog.text
+
+
+def test_the_weights_of_a_restoration_are_the_moving_average(tmp_path, photo_folder):
+    config = tiny_config("restore", photo_folder)
+    config.num_steps = 3
+    result = loop.train(config, tmp_path)
+    params = weights.load_weights(tmp_path)[0]["network"]
+    jax.tree.map(np.testing.assert_array_equal, params, result.state.ema["network"])
+    moved = jax.tree.map(
+        lambda a, b: float(np.abs(a - b).max()), params, result.state.params["network"]
+    )
+    assert max(jax.tree.leaves(moved)) > 0
+
+
+def test_another_config_in_the_same_directory_is_refused(tmp_path, photo_folder):
+    config = tiny_config("pretrain", photo_folder)
+    config.num_steps = 2
+    loop.train(config, tmp_path)
+    config.optimizer.learning_rate = 7e-4
+    config.data.crop_size = 32
+    with pytest.raises(ConfigError) as error:
+        loop.train(config, tmp_path)
+    assert "config.optimizer.learning_rate: 0.001 -> 0.0007" in str(error.value)
+    assert "config.data.crop_size: 16 -> 32" in str(error.value)
+    config.checkpoint.allow_config_change = True
+    config.num_steps = 3
+    assert int(loop.train(config, tmp_path).state.step) == 3
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path, photo_folder):
+    config = tiny_config("pretrain", photo_folder)
+    config.num_steps = 3
+    loop.train(config, tmp_path)
+    before = arrays(tmp_path, step=3)
+    config.num_steps = 20
+    config.optimizer.learning_rate = 1e30
+    config.checkpoint.allow_config_change = True
+    with pytest.raises(FloatingPointError, match=r"step [45]: .*(loss|gradient)"):
+        loop.train(config, tmp_path)
+    assert weights.checkpoint_steps(tmp_path)[0] == 3
+    assert_equal(before, arrays(tmp_path, step=3))
+
+
+def test_two_runs_do_not_write_to_one_directory(tmp_path, photo_folder):
+    from dcpt_jax.train.checkpoints import Checkpoints
+
+    first = Checkpoints(tmp_path)
+    try:
+        with pytest.raises(RuntimeError, match="another process"):
+            loop.train(tiny_config("pretrain", photo_folder), tmp_path)
+    finally:
+        first.close()
+
+
+def test_eight_devices_train_like_one(tmp_path, photo_folder, pretrained):
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from tests.conftest import tiny_config; from dcpt_jax.train import loop\n"
+        f"config = tiny_config('pretrain', Path({str(photo_folder)!r}))\n"
+        f"result = loop.train(config, {str(tmp_path)!r})\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        },
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "8 x cpu" in done.stdout
+    one, eight = (weights.load_weights(path)[1]["metrics"] for path in (pretrained, tmp_path))
+    for key in ("loss", "loss_pixel", "loss_class"):
+        np.testing.assert_allclose(one[key], eight[key], rtol=2e-4)
+    # Written on eight devices, continued on one.
+    config = tiny_config("pretrain", photo_folder)
+    config.num_steps = 13
+    config.checkpoint.allow_config_change = True
+    assert int(loop.train(config, tmp_path).state.step) == 13
+
+
+def test_what_was_started_is_said_in_one_line(tmp_path, photo_folder, capsys):
+    config = tiny_config("pretrain", photo_folder)
+    config.num_steps = 1
+    loop.train(config, tmp_path)
+    (line,) = (x for x in capsys.readouterr().out.splitlines() if x.startswith("pretrain, "))
+    assert "from scratch" in line and "1 x cpu" in line and "batch 8 of 16x16" in line
+    assert "network" in line and "classifier" in line and "6 photos" in line
+    for name in ("rain", "noise", "haze", "low_light", "motion_blur"):
+        assert name in line
+
+
+def test_the_saved_config_is_complete(pretrained, photo_folder):
+    saved = json.loads((pretrained / "checkpoints" / "12" / "config" / "metadata").read_text())
+    from dcpt_jax.config import differences, to_json
+
+    assert differences(saved, to_json(tiny_config("pretrain", photo_folder))) == []
