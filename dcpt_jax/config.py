@@ -57,9 +57,11 @@ def base(mode: str) -> ml_collections.ConfigDict:
     config.dtype = "float32"  # compute type: float32 or bfloat16; parameters stay float32
     config.require_accelerator = False  # stop rather than train on the CPU by mistake
     config.ema_decay = 0.0  # 0 = no moving average of the network
+    # Start the output layer at zero, so that an untrained network puts out its input unchanged.
+    config.identity_start = True
 
     config.model = ml_collections.ConfigDict({"name": "nafnet", **DEMO_BACKBONE})
-    config.classifier = ml_collections.ConfigDict({"num_blocks": 2})
+    config.classifier = ml_collections.ConfigDict({"num_blocks": 1})
     config.optimizer = _optimizer()
 
     config.data = ml_collections.ConfigDict()
@@ -140,7 +142,16 @@ def evaluate(arg: str = "") -> ml_collections.ConfigDict:
             f"configs/evaluate.py:{arg}: the network comes from --config.init_from; "
             "only a task set or a class can be named here"
         )
-    for key in ("model", "classifier", "optimizer", "num_steps", "ema_decay", "checkpoint", "log"):
+    for key in (
+        "model",
+        "classifier",
+        "optimizer",
+        "num_steps",
+        "ema_decay",
+        "identity_start",
+        "checkpoint",
+        "log",
+    ):
         del config[key]
     config.tasks = tasks or ""  # "" = those of the weights
     config.batch_size = 4
@@ -275,6 +286,8 @@ def _apply_preset(config: ml_collections.ConfigDict, arg: str) -> None:
     backbone, tasks = parse_preset(arg)
     name = backbone or "nafnet"
     config.model = ml_collections.ConfigDict({"name": name, **BACKBONES[name]})
+    config.classifier.num_blocks = 2
+    config.identity_start = False
     config.tasks = tasks or "5d"
     config.data.crop_size = 128
     config.data.num_workers = 8

@@ -344,7 +344,8 @@ def test_killed_worker_is_told(photos, num_workers):
 def test_workers_outlive_ctrl_c_and_stop_when_closed(photos):
     before = {p.pid for p in children(os.getpid())}
     batches = stream(photos, num_workers=2)
-    next(batches)
+    for _ in range(2):  # one batch from each worker: both have started
+        next(batches)
     workers = [p for p in children(os.getpid()) if p.pid not in before]
     assert len(workers) == 2
     for worker in workers:

@@ -97,17 +97,17 @@ def test_parameter_names_are_those_on_file():
 
 
 def test_initialisation():
-    classifier = create_classifier((32, 64), 5, num_blocks=1)
-    features = random_features((32, 64), 8)
+    classifier = create_classifier((32,), 5, num_blocks=1)
+    features = random_features((32,), 8)
     params = classifier.init(jax.random.key(0), features)["params"]
-    np.testing.assert_array_equal(params["mixing_weights"], [1, 1])
+    np.testing.assert_array_equal(params["mixing_weights"], [1])
     block = params["level_0"]["block_0"]
-    for name, outputs in (("conv_1", 64), ("conv_2", 9 * 64), ("conv_3", 32)):
+    for name, fan_out in (("conv_1", 64), ("conv_2", 9 * 64), ("conv_3", 32)):
         kernel = block[name]["kernel"]
-        assert float(kernel.std()) == pytest.approx(np.sqrt(2 / outputs), rel=0.06)
-        assert float(jnp.abs(kernel).max()) > 2.5 * np.sqrt(2 / outputs)  # normal, not uniform
-    for kernel, inputs in ((params["down_0"]["kernel"], 32), (params["head"]["kernel"], 64)):
-        assert 0.9 / np.sqrt(inputs) < float(jnp.abs(kernel).max()) <= 1 / np.sqrt(inputs)
+        assert float(kernel.std()) == pytest.approx(np.sqrt(2 / fan_out), rel=0.06)
+        assert float(jnp.abs(kernel).max()) > 2.5 * np.sqrt(2 / fan_out)  # normal, not uniform
+    for kernel in (params["down_0"]["kernel"], params["head"]["kernel"]):
+        assert 0.9 / np.sqrt(32) < float(jnp.abs(kernel).max()) <= 1 / np.sqrt(32)
 
 
 def random_features(dims, size, batch=2, resize=False, dtype=jnp.float32):
@@ -148,7 +148,8 @@ def test_bfloat16_stays_close_to_float32():
     fast = create_classifier((8, 16), 5, dtype=jnp.bfloat16)
     expected, logits = run(exact, variables, features), run(fast, variables, features)
     assert logits.dtype == jnp.float32
-    assert 1e-5 < float(jnp.abs(logits - expected).max()) < 0.05 * float(jnp.abs(expected).max())
+    deviation = jnp.abs(logits - expected).max() / jnp.abs(expected).max()
+    assert 1e-5 < float(deviation) < 0.005  # measured 0.0017
 
 
 def test_gradients_of_constant_features_are_finite():

@@ -19,7 +19,15 @@ def total_weight(spans, length):
 
 @pytest.mark.parametrize(
     ("length", "tile", "overlap"),
-    [(100, 32, 8), (96, 32, 8), (33, 32, 8), (57, 32, 31), (64, 32, 0), (41, 8, 1), (1000, 512, 64)],
+    [
+        (100, 32, 8),
+        (96, 32, 8),
+        (33, 32, 8),
+        (57, 32, 31),
+        (64, 32, 0),
+        (41, 8, 1),
+        (1000, 512, 64),
+    ],
 )
 def test_blended_spans_have_one_length_and_weights_that_add_up_to_one(length, tile, overlap):
     spans = blended_spans(length, tile, overlap)
@@ -55,7 +63,7 @@ def test_tiles_start_at_multiples_of_the_networks_size_multiple(multiple):
 
 
 def test_an_overlap_that_leaves_no_step_is_refused():
-    with pytest.raises(ValueError, match="overlap is 8, but must be .* less than tile 8"):
+    with pytest.raises(ValueError, match=r"overlap is 8, but must be .* less than tile 8"):
         blended_spans(20, 8, 8)
 
 
@@ -64,6 +72,11 @@ def test_an_overlap_that_leaves_no_step_is_refused():
 )
 def test_overlap_is_an_eighth_within_limits(tile, multiple, overlap):
     assert default_overlap(tile, multiple) == overlap
+
+
+@pytest.mark.parametrize(("context", "overlap"), [(0, 64), (50, 64), (100, 112), (256, 128)])
+def test_context_widens_the_overlap_up_to_a_quarter(context, overlap):
+    assert default_overlap(512, 16, context=context) == overlap
 
 
 def test_reference_spans_keep_each_pixel_once_and_add_the_context_there_is():

@@ -56,8 +56,8 @@ def from_torch(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Any
         ValueError: listing every name that is missing, unexpected or of another shape; or if the
             architecture of `model` has no rules.
     """
-    shapes = _shapes(model)
-    paths = {_reference_name(path, model): path for path in shapes}
+    rules, shapes = _rules_for(model), _shapes(model)
+    paths = {_reference_name(path, rules): path for path in shapes}
     expected = {name: _reference_shape(path, shapes[path]) for name, path in paths.items()}
     arrays = {name: _as_numpy(value) for name, value in state_dict.items()}
     _compare("the state dict", arrays, expected, model)
@@ -79,11 +79,11 @@ def to_torch(params: Mapping[str, Any], model: nn.Module) -> dict[str, np.ndarra
         ValueError: listing every name that is missing, unexpected or of another shape; or if the
             architecture of `model` has no rules.
     """
+    rules, expected = _rules_for(model), _shapes(model)
     arrays = {path: _as_numpy(value) for path, value in flatten_dict(params, sep="/").items()}
-    expected = _shapes(model)
     _compare("the parameters", arrays, expected, model)
     return {
-        _reference_name(path, model): _to_reference(path, arrays[path])
+        _reference_name(path, rules): _to_reference(path, arrays[path])
         for path in sorted(expected, key=_natural_order)
     }
 
@@ -93,13 +93,17 @@ def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {path: leaf.shape for path, leaf in flat.items()}
 
 
-def _reference_name(path: str, model: nn.Module) -> str:
+def _rules_for(model: nn.Module) -> tuple[tuple[str, str], ...]:
     architecture = getattr(model, "architecture", None)
     if architecture not in _RULES:
         raise ValueError(
             f"no conversion rules for {type(model).__name__}; known: {', '.join(_RULES)}"
         )
-    for pattern, replacement in _RULES[architecture]:
+    return _RULES[architecture]
+
+
+def _reference_name(path: str, rules: tuple[tuple[str, str], ...]) -> str:
+    for pattern, replacement in rules:
         path = re.sub(pattern, replacement, path)
     return path
 

@@ -359,7 +359,8 @@ def _start_worker(index: int, count: int) -> None:
     del index, count
     cv2.setNumThreads(0)
     # Ctrl-C and a scheduler's SIGTERM reach the whole group; the main process still wants its
-    # current batch, saves, and then stops the workers itself.
+    # current batch, saves, and then stops the workers itself. (A worker that gets SIGTERM
+    # before this point, while it starts, does die.)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave_soon)
     threading.Thread(target=_leave_with_parent, daemon=True).start()

@@ -38,7 +38,7 @@ def camera_shake_kernel(extent: float, rng: np.random.Generator) -> np.ndarray:
 
     References:
         Boracchi and Foi, Modeling the Performance of Image Restoration from Motion Blur (2012);
-        Kupyn et al., DeblurGAN (2018), section 4.2.
+        Kupyn et al., DeblurGAN (2018), on generating motion blur.
     """
     if extent <= 1.0:
         return np.ones((1, 1), np.float32)

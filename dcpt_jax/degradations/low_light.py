@@ -52,7 +52,7 @@ def underexpose(image: np.ndarray, strength: float, rng: np.random.Generator) ->
         float32 [h, w, 3] in [0, 1].
 
     References:
-        Foi et al., Practical Poissonian-Gaussian Noise Modeling (2008), eq. 3; Lv et al., Attention
+        Foi et al., Practical Poissonian-Gaussian Noise Modeling (2008); Lv et al., Attention
         Guided Low-light Image Enhancement (2021), synthesis by exposure, gamma and sensor noise.
     """
     light = linear_from_srgb(np.clip(image, 0.0, 1.0))

@@ -85,10 +85,11 @@ def _read_photo(path: Path | None) -> np.ndarray:
         return data.astronaut().astype(np.float32) / np.float32(255.0)
     if not path.is_file():
         raise ValueError(f"--photo {path}: no such file")
-    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB)
+    encoded = np.fromfile(path, np.uint8)
+    pixels = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
     if pixels is None:
         raise ValueError(f"--photo {path}: not a readable image")
-    return pixels.astype(np.float32) / np.float32(255.0)
+    return pixels[..., ::-1].astype(np.float32) / np.float32(255.0)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

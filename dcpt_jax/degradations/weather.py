@@ -156,7 +156,7 @@ def add_rain(image: np.ndarray, strength: float, rng: np.random.Generator) -> np
 RAIN = Degradation(
     name="rain",
     apply=add_rain,
-    strength_range=(3.0, 12.0),
+    strength_range=(4.0, 12.0),
     largest=1000.0,
     unit="streaks per 1,000 pixels",
     clips=True,

@@ -61,6 +61,7 @@ class NAFNet(nn.Module):
     dtype: Any = jnp.float32
 
     architecture: ClassVar[str] = "nafnet"
+    output_layer: ClassVar[str] = "ending"  # whose output is added to the image
 
     def __post_init__(self):
         """Checks the arguments; raises ValueError."""

@@ -110,12 +110,13 @@ def parser() -> argparse.ArgumentParser:
         type=_tile,
         default=None,
         metavar="N",
-        help="side of the tiles in pixels; photos that are not larger run whole (default: auto)",
+        help="side of the tiles in pixels; photos that are not larger run whole (default: auto, "
+        "see below)",
     )
     add(
         "--ensemble",
         action="store_true",
-        help="mean over the eight flips and quarter turns: slightly better, eight times as long",
+        help="mean over the eight flips and quarter turns; takes eight times as long",
     )
     add("--format", choices=FORMATS, default="png", help="file format (default: %(default)s)")
     add("--overwrite", action="store_true", help="restore again what is already in DIR")
@@ -235,12 +236,14 @@ def write_16_bits(path: Path, image: np.ndarray) -> None:
     """Writes [h, w, 3] RGB in [0, 1] with 16 bits per channel, whole or not at all.
 
     Raises:
-        ValueError: if a value is not a number.
+        ValueError: if a value is not a number, or the format cannot hold so large an image.
     """
     if np.isnan(image).any():
         raise ValueError(f"{np.isnan(image).sum()} of {image.size} values are not a number (NaN)")
     levels = np.rint(np.clip(image[..., ::-1], 0, 1).astype(np.float64) * 65535)
-    encoded = cv2.imencode(path.suffix.lower(), levels.astype(np.uint16))[1]
+    done, encoded = cv2.imencode(path.suffix.lower(), levels.astype(np.uint16))
+    if not done:
+        raise ValueError(f"{image.shape[1]}x{image.shape[0]} pixels cannot be written as {path}")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{uuid.uuid4().hex}.partial"
     try:
@@ -379,8 +382,9 @@ def _photos_of(path: Path, output: Path, result: Plan) -> list[tuple[Path, Path]
         known = ", ".join(sorted(images.IMAGE_SUFFIXES))
         result.failures.append((path, f"no images in this folder (known: {known})"))
     inner, pairs = output.resolve(), []
+    nested = path.resolve() in inner.parents
     for photo in photos:
-        if inner != path.resolve() and inner in photo.resolve().parents:
+        if nested and inner in photo.resolve().parents:
             result.passed_by.append(photo)
         else:
             pairs.append((photo, output / photo.relative_to(path).parent))

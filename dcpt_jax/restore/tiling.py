@@ -30,12 +30,17 @@ def round_up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
-def default_overlap(tile: int, multiple: int) -> int:
-    """Pixels that neighbouring tiles share: an eighth of the tile, at least `MIN_OVERLAP`.
+def default_overlap(tile: int, multiple: int, *, context: int = 0) -> int:
+    """Pixels that neighbouring tiles share.
 
-    Rounded up to a multiple of `multiple`, but always less than the tile.
+    An eighth of the tile, at least `MIN_OVERLAP`; more for a network that needs `context` pixels
+    around it, up to a quarter of the tile (which makes the work 1.8 times that without overlap).
+
+    Returns:
+        A multiple of `multiple`, less than the tile.
     """
-    return min(round_up(max(tile // 8, MIN_OVERLAP), multiple), tile - multiple)
+    wanted = max(tile // 8, MIN_OVERLAP, min(context, tile // 4))
+    return min(round_up(wanted, multiple), tile - multiple)
 
 
 def blended_spans(length: int, tile: int, overlap: int) -> list[Span]:

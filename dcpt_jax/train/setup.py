@@ -235,6 +235,9 @@ def _create_state(run: Run) -> TrainState:
         params = {"network": network}
         if network is None:
             params["network"] = run.network.init(network_rng, image)["params"]
+            if config.identity_start:
+                last = run.network.output_layer
+                params["network"][last] = jax.tree.map(jnp.zeros_like, params["network"][last])
         if run.classifier is not None:
             variables = {"params": params["network"]}
             features = run.network.apply(variables, image, method="features")

@@ -1,0 +1,68 @@
+import cv2
+import numpy as np
+import pytest
+
+from dcpt_jax.degradations import get, names, sheet
+
+
+@pytest.fixture
+def photo() -> np.ndarray:
+    ramp = np.linspace(0.1, 0.9, 90, dtype=np.float32)
+    tiles = np.indices((70, 90)).sum(axis=0) // 6 % 2 * np.float32(0.5) + np.float32(0.2)
+    return np.stack(np.broadcast_arrays(ramp[:70, None], ramp[None, :], tiles), axis=-1)
+
+
+def test_three_strengths_span_the_range() -> None:
+    for name in names():
+        mild, medium, strong = sheet.three_strengths(get(name))
+        assert (mild, strong) == get(name).strength_range
+        assert mild < medium < strong
+
+
+@pytest.mark.parametrize("crop", [0, 32, 500])
+def test_layout(photo: np.ndarray, crop: int) -> None:
+    drawn = sheet.draw_sheet(photo, cell=64, crop=crop)
+    assert drawn.dtype == np.uint8
+    assert drawn.shape == (len(names()) * (64 + 20), 4 * 64, 3)
+    rows = drawn.reshape(len(names()), 84, 4, 64, 3).transpose(0, 2, 1, 3, 4)
+    for row in rows:
+        np.testing.assert_array_equal(row[0][20:], rows[0][0][20:])  # clean
+        assert all((cell[:20] < 100).any() for cell in row)  # captions
+        for degraded in row[1:]:
+            assert np.abs(degraded[20:].astype(int) - row[0][20:]).mean() > 1
+
+
+def test_command_writes_a_png(photo: np.ndarray, tmp_path, capsys) -> None:
+    source = tmp_path / "photo.png"
+    cv2.imwrite(str(source), np.rint(photo * 255).astype(np.uint8)[..., ::-1])
+    output = tmp_path / "new folder" / "sheet.png"
+    arguments = ["--output", str(output), "--photo", str(source), "--cell", "64", "--crop", "48"]
+    assert sheet.main(arguments) == 0
+    assert str(output) in capsys.readouterr().out
+    written = cv2.imread(str(output))[..., ::-1]
+    expected = sheet.draw_sheet(np.rint(photo * 255).astype(np.float32) / 255, cell=64, crop=48)
+    np.testing.assert_array_equal(written, expected)
+
+
+def test_default_photo_comes_with_scikit_image(tmp_path) -> None:
+    pytest.importorskip("skimage")
+    assert sheet.main(["--output", str(tmp_path / "sheet.png"), "--cell", "64"]) == 0
+    assert cv2.imread(str(tmp_path / "sheet.png")).shape == (420, 256, 3)
+
+
+def test_bad_calls_say_what_is_wrong(tmp_path, capsys) -> None:
+    text = tmp_path / "notes.png"
+    text.write_text("no picture")
+    empty = tmp_path / "empty.png"
+    empty.touch()
+    output = str(tmp_path / "sheet.png")
+    for arguments, message in (
+        (["--output", output, "--photo", str(tmp_path / "none.jpg")], "no such file"),
+        (["--output", output, "--photo", str(text)], "not a readable image"),
+        (["--output", output, "--photo", str(empty)], "not a readable image"),
+        (["--output", str(tmp_path / "sheet.jpg")], "must end in .png"),
+        (["--output", output, "--cell", "0"], "--cell must be at least 16"),
+    ):
+        assert sheet.main(arguments) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "sheet.png").exists()

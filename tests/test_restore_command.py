@@ -1,0 +1,444 @@
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import dcpt_jax
+from dcpt_jax import images, weights
+from dcpt_jax.restore import command
+from dcpt_jax.restore.command import main, plan
+from tests.test_restore_predictor import photo, small_network
+
+SIZE = (24, 32)
+
+
+@pytest.fixture(scope="session")
+def weights_folder(tmp_path_factory):
+    """Weights of the small random network, trained on crops of 16 pixels as they say."""
+    model, params = small_network()
+    description = weights.describe(model, None, task_set="noise", classes=("noise",), crop_size=16)
+    folder = tmp_path_factory.mktemp("run") / "weights"
+    return weights.save_weights(folder, {"network": params}, description)
+
+
+@pytest.fixture
+def identity(monkeypatch):
+    """Restores by doing nothing, so that files and names can be tested without a network."""
+    monkeypatch.setattr(command, "_predictor", lambda options, display: lambda image: image)
+
+
+def put(path, seed=0, size=SIZE):
+    """Writes a picture, whatever the name, and returns its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    suffix = path.suffix.lower() if path.suffix.lower() in command.WRITABLE else ".png"
+    pixels = images.to_uint8(photo(*size, seed=seed))[..., ::-1]
+    path.write_bytes(cv2.imencode(suffix, pixels)[1].tobytes())
+    return path
+
+
+def files(folder):
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def targets(inputs, output, form="png"):
+    output.mkdir(exist_ok=True)
+    todo = plan(inputs, output, form)
+    assert not todo.failures
+    return [str(job.target.relative_to(output)) for job in todo.jobs]
+
+
+def run(*arguments):
+    return main([str(argument) for argument in arguments])
+
+
+# The whole
+
+
+def test_a_folder_is_restored_with_its_structure_and_a_second_run_skips_it(
+    tmp_path, weights_folder, capsys
+):
+    one = put(tmp_path / "in/one.png")
+    put(tmp_path / "in/sub/two.jpg", seed=1)
+    arguments = (tmp_path / "in", "--output", tmp_path / "out", "--weights", weights_folder)
+    assert run(*arguments, "--tlc", "off") == 0
+    assert files(tmp_path / "out") == ["one.png", "sub/two.png"]
+    shown = capsys.readouterr().out
+    assert "million parameters, on cpu" in shown
+    assert shown.splitlines()[-1].startswith("2 restored, 0 skipped, 0 failed in ")
+    assert str(tmp_path / "out") in shown.splitlines()[-1]
+
+    model, params = small_network()
+    expected = images.to_uint8(dcpt_jax.restore(model, params, images.read_image(one)))
+    np.testing.assert_array_equal(images.read_pixels(tmp_path / "out/one.png"), expected)
+
+    before = (tmp_path / "out/one.png").stat().st_mtime_ns
+    assert run(*arguments) == 0
+    shown = capsys.readouterr().out
+    assert f"skipped (exists): {tmp_path / 'out/one.png'}" in shown
+    assert shown.splitlines()[-1].startswith("0 restored, 2 skipped, 0 failed in ")
+    assert (tmp_path / "out/one.png").stat().st_mtime_ns == before
+
+    assert run(*arguments, "--overwrite", "--tlc", "off") == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("2 restored, 0 skipped")
+    assert (tmp_path / "out/one.png").stat().st_mtime_ns > before
+
+
+def test_a_bad_file_is_named_and_the_others_go_on(tmp_path, identity, capsys):
+    put(tmp_path / "in/a.png")
+    (tmp_path / "in/b.png").write_text("no image")
+    put(tmp_path / "in/c.png")
+    missing = tmp_path / "missing.png"
+    status = run(tmp_path / "in", missing, "--output", tmp_path / "out", "--weights", tmp_path)
+    assert status == 1
+    shown = capsys.readouterr()
+    assert shown.out.splitlines()[-1].startswith("2 restored, 0 skipped, 2 failed in ")
+    assert f"failed: {tmp_path / 'in/b.png'}: " in shown.err
+    assert f"failed: {missing}: no such file or folder" in shown.err
+    assert files(tmp_path / "out") == ["a.png", "c.png"]
+
+
+def test_a_network_that_gives_no_numbers_fails_the_file(tmp_path, monkeypatch, capsys):
+    predict = lambda image: np.full_like(image, np.nan)  # noqa: E731
+    monkeypatch.setattr(command, "_predictor", lambda options, display: predict)
+    source = put(tmp_path / "a.png")
+    assert run(source, "--output", tmp_path / "out", "--weights", tmp_path) == 1
+    assert f"failed: {source}: " in capsys.readouterr().err
+    assert files(tmp_path / "out") == []
+
+
+def test_an_interruption_leaves_finished_files_and_no_partial_one(
+    tmp_path, identity, monkeypatch, capsys
+):
+    put(tmp_path / "in/a.png")
+    put(tmp_path / "in/b.png")
+    replace = os.replace
+
+    def interrupted_at_b(source, target):
+        if Path(target).name == "b.png":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(images.os, "replace", interrupted_at_b)
+    status = run(tmp_path / "in", "--output", tmp_path / "out", "--weights", tmp_path)
+    assert status == 130
+    assert files(tmp_path / "out") == ["a.png"]
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("interrupted: 1 restored, 0 skipped, 0 failed in ")
+
+
+@pytest.mark.slow
+def test_sigint_ends_the_process_without_a_partial_file(tmp_path, weights_folder):
+    for i in range(200):
+        put(tmp_path / f"in/{i:03}.png", seed=i)
+    out = tmp_path / "out"
+    arguments = [tmp_path / "in", "--output", out, "--weights", weights_folder, "--ensemble"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dcpt_jax.restore", *arguments], stdout=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(out.glob("*.png")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    shown, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, shown
+    finished = files(out)
+    assert 0 < len(finished) < 200
+    assert shown.splitlines()[-1].startswith(f"interrupted: {len(finished)} restored")
+    for name in finished:
+        assert images.read_pixels(out / name).shape == (*SIZE, 3)
+
+
+# Names
+
+
+def test_results_beside_their_photos_are_renamed_and_not_restored_again(tmp_path, identity, capsys):
+    source = put(tmp_path / "x.png")
+    put(tmp_path / "y.jpg", seed=1)
+    before = source.read_bytes()
+    for run_number in range(2):
+        assert run(tmp_path, "--output", tmp_path, "--weights", tmp_path) == 0
+        expected = ["x.png", "x_restored.png", "y.jpg", "y_restored.png"]
+        assert files(tmp_path) == expected
+        assert source.read_bytes() == before
+        count = "2 restored, 0 skipped" if run_number == 0 else "0 restored, 2 skipped"
+        assert capsys.readouterr().out.splitlines()[-1].startswith(count)
+
+
+@pytest.mark.parametrize("form", command.FORMATS)
+def test_a_second_run_over_its_own_results_finds_nothing_new(tmp_path, identity, form):
+    for name in ("a/x.jpg", "a/x.png", "a/y.png", "b/x.png", "b/deep/z.webp"):
+        put(tmp_path / name)
+    originals = files(tmp_path)
+    for output in ("a", ".", "b/deep", "a/new"):
+        place = tmp_path / output
+        inputs = (tmp_path / "a", tmp_path / "b")
+        arguments = (*inputs, "--output", place, "--weights", tmp_path, "--format", form)
+        contents = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
+        assert run(*arguments) == 0
+        once = files(tmp_path)
+        assert len(once) > len(contents)
+        assert run(*arguments) == 0
+        assert files(tmp_path) == once
+        for name, content in contents.items():
+            assert (tmp_path / name).read_bytes() == content
+        for name in set(once) - set(originals):
+            (tmp_path / name).unlink()
+
+
+def test_a_mark_alone_does_not_make_a_photo_a_result(tmp_path):
+    put(tmp_path / "in/old_restored.png")
+    assert targets([tmp_path / "in"], tmp_path / "out") == ["old_restored.png"]
+    assert targets([tmp_path / "in"], tmp_path / "in") == ["old_restored_restored.png"]
+
+
+def test_photos_with_the_same_name_get_different_ones(tmp_path):
+    x_png, x_jpg = put(tmp_path / "a/x.png"), put(tmp_path / "a/x.jpg")
+    other = put(tmp_path / "b/x.png")
+    out = tmp_path / "out"
+    assert targets([x_png, x_jpg], out) == ["x_png.png", "x_jpg.png"]
+    assert targets([x_png, other], out) == ["x_a.png", "x_b.png"]
+    assert targets([x_png, x_jpg], out, "same") == ["x.png", "x.jpg"]
+    same_parent = put(tmp_path / "c/a/x.png")
+    names = targets([x_png, same_parent], out)
+    assert len(set(names)) == 2
+    assert all(name.startswith("x_") for name in names)
+    assert targets([same_parent, x_png], out) == names[::-1]
+
+
+def test_a_chosen_name_never_falls_on_a_third_photo(tmp_path):
+    sources = [put(tmp_path / name) for name in ("x.png", "x.jpg", "x_png.png", "X.bmp")]
+    names = targets(sources, tmp_path / "out")
+    assert len({name.lower() for name in names}) == 4
+    inside = plan(sources, tmp_path, "png")
+    assert not {job.target for job in inside.jobs} & set(sources)
+    assert len(inside.jobs) == 4
+
+
+def test_a_target_that_is_an_input_by_another_name_is_avoided(tmp_path):
+    source = put(tmp_path / "in/x.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/x.png").symlink_to(source)
+    assert targets([source], tmp_path / "out") == ["x_restored.png"]
+
+
+def test_an_input_named_twice_is_restored_once(tmp_path):
+    source = put(tmp_path / "in/x.png")
+    assert targets([source, tmp_path / "in", source], tmp_path / "out") == ["x.png"]
+
+
+def test_results_inside_an_input_folder_are_passed_by(tmp_path, identity, capsys):
+    put(tmp_path / "x.png")
+    for _ in range(2):
+        assert run(tmp_path, "--output", tmp_path / "out", "--weights", tmp_path) == 0
+    assert files(tmp_path) == ["out/x.png", "x.png"]
+    assert f"passed by 1 earlier results: {tmp_path / 'out/x.png'}" in capsys.readouterr().out
+
+
+def test_odd_names_are_kept(tmp_path, identity, monkeypatch):
+    names = ["name with spaces.png", "ünïcode_фото_写真.png", "-dash.png", "two.dots.in.name.png"]
+    for name in names:
+        put(tmp_path / "in" / name)
+    monkeypatch.chdir(tmp_path / "in")
+    assert run("--output", "../out", "--weights", ".", "--", *names) == 0
+    assert files(tmp_path / "out") == sorted(names)
+
+
+def test_a_name_that_is_no_text_is_restored_and_shown(tmp_path, identity, capsys):
+    name = os.fsdecode(b"caf\xe9.png")
+    try:
+        put(tmp_path / "in" / name)
+    except OSError:
+        pytest.skip("this file system takes text only")
+    assert run(tmp_path / "in", "--output", tmp_path / "out", "--weights", tmp_path) == 0
+    assert files(tmp_path / "out") == [name]
+
+
+# Formats
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "expected"),
+    [
+        ("png", "x.JPG", "x.png"),
+        ("jpg", "x.png", "x.jpg"),
+        ("same", "UPPER.PNG", "UPPER.PNG"),
+        ("same", "x.jpeg", "x.jpeg"),
+        ("same", "x.webp", "x.webp"),
+        ("same", "x.gif", "x.png"),
+        ("same", "x", "x.png"),
+    ],
+)
+def test_the_format_decides_the_suffix(tmp_path, form, name, expected):
+    assert targets([put(tmp_path / "in" / name)], tmp_path / "out", form) == [expected]
+
+
+@pytest.mark.parametrize(("form", "dtype"), [("same", np.uint16), ("png", np.uint8)])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_sixteen_bits_are_kept_with_same_only(tmp_path, identity, form, dtype, suffix):
+    pixels = np.random.default_rng(0).integers(0, 65536, (*SIZE, 3)).astype(np.uint16)
+    source = tmp_path / f"deep{suffix}"
+    source.write_bytes(cv2.imencode(suffix, pixels)[1].tobytes())
+    out = tmp_path / "out"
+    assert run(source, "--output", out, "--weights", tmp_path, "--format", form) == 0
+    (result,) = out.iterdir()
+    restored = images.read_pixels(result)
+    assert restored.dtype == dtype
+    if dtype == np.uint16:
+        assert result.suffix == suffix
+        np.testing.assert_array_equal(restored, pixels[..., ::-1])
+    else:
+        assert np.abs(restored - pixels[..., ::-1] / 257).max() <= 0.5
+
+
+# Wrong use
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"--weights": "nothing"}, "--weights nothing: no such folder"),
+        ({"--weights": "empty"}, "--weights empty cannot be used: no weights in"),
+        ({"--weights": "damaged"}, "--weights damaged cannot be used: .*does not describe weights"),
+        ({"--output": "photo.png"}, "--output photo.png cannot be a folder"),
+        ({"input": "empty"}, "failed: empty: no images in this folder .*\n.*there is no image"),
+        ({"input": "nothing"}, "failed: nothing: no such file or folder\n.*there is no image"),
+    ],
+)
+def test_wrong_paths_end_with_status_2(tmp_path, monkeypatch, capsys, change, message):
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path / "photo.png")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged/model.json").write_text("{}")
+    values = {"input": "photo.png", "--output": "out", "--weights": "empty"} | change
+    status = run(values.pop("input"), *(part for pair in values.items() for part in pair))
+    assert status == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["x.png", "--weights", "w"], "--output"),
+        (["x.png", "--output", "o"], "--weights"),
+        (["--output", "o", "--weights", "w"], "INPUT"),
+        (["x.png", "--output", "o", "--weights", "w", "--tile", "0"], "'0' is neither auto nor"),
+        (["x.png", "--output", "o", "--weights", "w", "--tile", "1.5"], "'1.5' is neither"),
+        (["x.png", "--output", "o", "--weights", "w", "--format", "bmp"], "png"),
+        (["x.png", "--output", "o", "--weights", "w", "--tlc", "maybe"], "auto"),
+    ],
+)
+def test_wrong_arguments_end_with_status_2(arguments, message, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_fits_a_terminal_and_names_every_option(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["--help"])
+    assert exit_.value.code == 0
+    shown = capsys.readouterr().out
+    options = ("--output", "--weights", "--tile", "--ensemble", "--format", "--overwrite", "--tlc")
+    assert all(option in shown for option in options)
+    assert max(len(line) for line in shown.splitlines()) <= 100
+
+
+# Local converter
+
+
+def network(folder, tlc):
+    model, _, remarks = command.load_network(folder, tlc)
+    return model, "; ".join(remarks)
+
+
+def changed(weights_folder, tmp_path, **entries):
+    """Copy of the weights with other entries in model.json; None takes an entry out."""
+    folder = tmp_path / "changed"
+    shutil.copytree(weights_folder, folder)
+    description = json.loads((folder / "model.json").read_text()) | entries
+    kept = {key: value for key, value in description.items() if value is not None}
+    kept.setdefault("classifier", None)
+    (folder / "model.json").write_text(json.dumps(kept))
+    return folder
+
+
+def test_the_local_converter_takes_the_size_of_the_training_crop(weights_folder, tmp_path):
+    for tlc in ("auto", "on"):
+        model, remarks = network(weights_folder, tlc)
+        assert tuple(model.tlc_size) == (16, 16)
+        assert "on, for training crops of 16 pixels" in remarks
+    model, remarks = network(weights_folder, "off")
+    assert model.tlc_size is None
+    assert "local converter off" in remarks
+    # The network takes multiples of its size_multiple only.
+    model, _ = network(changed(weights_folder, tmp_path, crop_size=15), "auto")
+    assert tuple(model.tlc_size) == (16, 16)
+
+
+def test_without_a_crop_size_the_local_converter_is_off_or_an_error(weights_folder, tmp_path):
+    folder = changed(weights_folder, tmp_path, crop_size=None)
+    model, remarks = network(folder, "auto")
+    assert model.tlc_size is None
+    assert "do not say their crop_size" in remarks
+    with pytest.raises(command.UsageError, match="does not say crop_size"):
+        network(folder, "on")
+
+
+def test_weights_of_the_pre_training_are_told(weights_folder, tmp_path):
+    _, remarks = network(changed(weights_folder, tmp_path, mode="pretrain"), "auto")
+    assert "have not learned to restore" in remarks
+
+
+def test_the_local_converter_changes_nothing_for_images_within_its_window(weights_folder):
+    local, params, _ = command.load_network(weights_folder, "auto")
+    plain, _, _ = command.load_network(weights_folder, "off")
+    small, large = photo(24, 24), photo(*SIZE)
+    np.testing.assert_allclose(
+        dcpt_jax.restore(local, params, small), dcpt_jax.restore(plain, params, small), atol=1e-5
+    )
+    difference = dcpt_jax.restore(local, params, large) - dcpt_jax.restore(plain, params, large)
+    assert np.abs(difference).max() > 1e-3
+
+
+# Awkward files
+
+
+@pytest.mark.slow
+def test_awkward_files(shared, weights_folder, tmp_path, capsys):
+    folder = shared / "awkward"
+    out = tmp_path / "out"
+    assert run(folder, "--output", out, "--weights", weights_folder, "--tile", 512) == 1
+    shown = capsys.readouterr()
+    bad = ["truncated.jpg", "truncated.png", "corrupt_crc.png", "zero_byte.png", "text_file.png"]
+    bad += ["bomb_header_60000x60000.png", "bomb_real_12000x12000.png"]
+    for name in bad:
+        assert f"failed: {folder / name}: " in shown.err
+    assert len(shown.err.strip().splitlines()) == len(bad)
+    for name, size in (
+        ("one_pixel", (1, 1)),
+        ("wide_5000x3", (3, 5000)),
+        ("tall_3x5000", (5000, 3)),
+        ("odd_127x91", (91, 127)),
+        ("exif_orientation_6", (192, 128)),
+        ("ünïcode_фото_写真", (128, 192)),
+        ("two.dots.in.name", (128, 192)),
+        ("-starts-with-dash", (128, 192)),
+        ("jpeg_named", (128, 192)),
+    ):
+        assert images.read_pixels(out / f"{name}.png").shape == (*size, 3)
+    # Photos whose names differ in suffix or case only have results of their own.
+    assert {"ok_plain_png.png", "ok_plain_jpg.png", "UPPER_png.png", "UPPER_jpeg.png"} <= set(
+        files(out)
+    )
+    assert len(files(out)) == len(images.list_images(folder)) - len(bad)
