@@ -98,7 +98,7 @@ def jax_runners(case: Case, dtype: str) -> tuple[dict[str, Callable[[], None]], 
 
 
 def torch_runners(case: Case, threads: int, channels_last: bool) -> dict[str, Callable[[], None]]:
-    """Functions that run spandrel's NAFNet of the same size once; ImportError where it is missing."""
+    """Functions that run spandrel's NAFNet of the same size once; ImportError without it."""
     import torch
     from spandrel.architectures.NAFNet import NAFNet
 

@@ -1,13 +1,13 @@
 """Shared fixtures of the test-suite."""
 
 import os
-import tempfile
 from pathlib import Path
 
 # Before JAX is imported: the CPU only, and one cache of compiled programs for all processes of a
 # test run, so that a network is compiled once and not once for each test.
+_CACHE = Path(__file__).resolve().parents[1] / ".pytest_cache" / "compiled"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="dcpt_jax-compiled-"))
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import numpy as np

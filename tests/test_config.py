@@ -69,7 +69,7 @@ def test_a_wrong_value_is_named(key, value, message):
 
 
 def test_evaluation_needs_weights_and_takes_no_backbone():
-    with pytest.raises(ConfigError, match="config.init_from"):
+    with pytest.raises(ConfigError, match=r"config\.init_from"):
         configs.validate(configs.evaluate())
     with pytest.raises(ConfigError, match="init_from"):
         configs.evaluate("nafnet")

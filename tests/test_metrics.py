@@ -66,7 +66,7 @@ def test_floats_in_luma_equal_the_references_tensor_version(shared):
 def test_ssim_equals_scikit_image(pair):
     skimage_metrics = pytest.importorskip("skimage.metrics")
     a, b = (image.astype(np.float64) for image in pair)
-    expected, full = skimage_metrics.structural_similarity(
+    expected, _ = skimage_metrics.structural_similarity(
         a, b, channel_axis=-1, data_range=1.0, gaussian_weights=True, sigma=1.5,
         use_sample_covariance=False, full=True,
     )  # fmt: skip

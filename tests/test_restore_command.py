@@ -106,6 +106,19 @@ def test_a_bad_file_is_named_and_the_others_go_on(tmp_path, identity, capsys):
     assert files(tmp_path / "out") == ["a.png", "c.png"]
 
 
+def test_on_a_terminal_a_bar_takes_the_place_of_the_lines(tmp_path, identity, monkeypatch, capsys):
+    put(tmp_path / "in/a.png")
+    (tmp_path / "in/b.png").write_text("no image")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert run(tmp_path / "in", "--output", tmp_path / "out", "--weights", tmp_path) == 1
+    shown = capsys.readouterr()
+    assert "2/2" in shown.err
+    assert f"failed: {tmp_path / 'in/b.png'}: " in shown.err
+    assert [line.split(" in ")[0] for line in shown.out.splitlines()] == [
+        "1 restored, 0 skipped, 1 failed"
+    ]
+
+
 def test_a_network_that_gives_no_numbers_fails_the_file(tmp_path, monkeypatch, capsys):
     predict = lambda image: np.full_like(image, np.nan)  # noqa: E731
     monkeypatch.setattr(command, "_predictor", lambda options, display: predict)

@@ -188,7 +188,7 @@ def run(options: argparse.Namespace) -> int:
     numbers = ", ".join(f"{count} {what}" for what, count in counts.items())
     print(
         f"{'interrupted: ' if interrupted else ''}{numbers} "
-        f"in {time.monotonic() - began:.1f} s; results in {options.output.absolute()}",
+        f"in {time.monotonic() - began:.1f} s; results in {os.path.abspath(options.output)}",
         flush=True,
     )
     return 130 if interrupted else int(counts["failed"] > 0)
@@ -300,7 +300,7 @@ def load_network(path: Path, tlc: str) -> tuple[Any, dict[str, Any], list[str]]:
     changes, remark = _local_converter(model, description.get("crop_size"), tlc)
     remarks = [f"local converter {remark}"]
     if description.get("mode") == "pretrain":
-        remarks.append("these weights are of the pre-training, they have not learned to restore")
+        remarks.append("these weights come from the pre-training and have not learned to restore")
     return weights.network_of(description, **changes), params, remarks
 
 
@@ -447,7 +447,7 @@ class Display:
         """Shows an empty bar, if any, for `total` photos."""
         self._bar = None
         if sys.stderr.isatty():
-            self._bar = tqdm.tqdm(total=total, unit=" photos", dynamic_ncols=True)
+            self._bar = tqdm.tqdm(total=total, unit="photo", dynamic_ncols=True)
 
     def line(self, text: str) -> None:
         """Prints a line above the bar."""

@@ -1,0 +1,50 @@
+# make demo   pre-train, restore and evaluate on real photos, minutes on two CPU cores
+# make test   the tests
+# Both make the virtual environment that they need. PYTHON=python3.12 chooses the interpreter,
+# REQUIREMENTS=requirements.txt installs JAX for NVIDIA GPUs, RUNS=DIR says where the demo writes.
+
+PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
+	$$p -c 'import sys, venv; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
+	2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+REQUIREMENTS ?= requirements-cpu.txt
+RUNS ?= runs/demo
+BIN := $(VENV)/bin
+MAIN := $(BIN)/python -m dcpt_jax.main
+
+# Compiled bytecode makes every later start seconds faster.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/ready
+	$(MAIN) --config=configs/pretrain.py --workdir=$(RUNS)/pretrain
+	$(MAIN) --config=configs/restore.py --workdir=$(RUNS)/restore \
+		--config.init_from=$(RUNS)/pretrain
+	$(MAIN) --config=configs/evaluate.py --workdir=$(RUNS)/evaluate \
+		--config.init_from=$(RUNS)/restore
+
+test: $(VENV)/ready-for-tests
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: $(VENV)/ready-for-tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .ruff_cache
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: make PYTHON=/path/to/it"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/ready: $(BIN)/python constraints.txt requirements.txt requirements-base.txt \
+		requirements-jax.txt requirements-cpu.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-r $(REQUIREMENTS) -c constraints.txt
+	touch $@
+
+$(VENV)/ready-for-tests: $(VENV)/ready requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-r requirements-dev.txt -c constraints.txt
+	touch $@

@@ -1,0 +1,130 @@
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dcpt_jax import weights
+from dcpt_jax.train.checkpoints import DAMAGED, Checkpoints
+from dcpt_jax.train.optimizer import adamw
+from dcpt_jax.train.state import create_state
+
+OPTIMIZERS = {"network": adamw(1e-3)}
+
+
+def make_state(step):
+    values = np.random.default_rng(step).random((64, 64)).astype(np.float32)
+    state = create_state(
+        {"network": {"layer": {"kernel": jnp.asarray(values)}}},
+        OPTIMIZERS,
+        rng=jax.random.PRNGKey(step),
+        with_ema=True,
+    )
+    return state.replace(step=jnp.asarray(step, jnp.int32))
+
+
+def write(workdir, *steps, keep=3):
+    checkpoints = Checkpoints(workdir, keep=keep)
+    for step in steps:
+        checkpoints.save(make_state(step), batches=step, config={"seed": 0}, model={"format": 1})
+    checkpoints.close()
+
+
+def restore(workdir, target=None):
+    checkpoints = Checkpoints(workdir)
+    try:
+        return checkpoints.restore_latest(make_state(0) if target is None else target)
+    finally:
+        checkpoints.close()
+
+
+def assert_is_step(restored, step):
+    assert restored.step == restored.batches == step
+    jax.tree.map(np.testing.assert_array_equal, restored.state, make_state(step))
+
+
+def test_the_newest_state_comes_back(tmp_path):
+    write(tmp_path, 1, 2)
+    assert_is_step(restore(tmp_path), 2)
+
+
+def test_nothing_to_restore(tmp_path):
+    assert restore(tmp_path) is None
+
+
+def test_only_the_last_are_kept(tmp_path):
+    write(tmp_path, 1, 2, 3, 4, keep=2)
+    assert weights.checkpoint_steps(tmp_path) == [4, 3]
+
+
+def biggest_file(folder):
+    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def truncate(folder):
+    file = biggest_file(folder / "state")
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def flip_a_bit(folder):
+    file = biggest_file(folder / "state")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    file.write_bytes(content)
+
+
+def lose_the_position(folder):
+    (folder / "data" / "metadata").write_text("{")
+
+
+def lose_the_state(folder):
+    shutil.rmtree(folder / "state")
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, lose_the_position, lose_the_state])
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(tmp_path, caplog, damage):
+    write(tmp_path, 1, 2)
+    damage(tmp_path / "checkpoints" / "2")
+    assert_is_step(restore(tmp_path), 1)
+    assert "checkpoint 2 is damaged" in caplog.text
+    assert "continuing from checkpoint 1 instead" in caplog.text
+    assert (tmp_path / DAMAGED / "2").is_dir()
+    write(tmp_path, 2)  # the step can be written again
+    assert_is_step(restore(tmp_path), 2)
+
+
+def test_a_save_cut_short_is_reported_and_not_used(tmp_path, caplog):
+    write(tmp_path, 1)
+    unfinished = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
+    shutil.copytree(tmp_path / "checkpoints" / "1", unfinished)
+    assert_is_step(restore(tmp_path), 1)
+    assert "checkpoint 2 was cut short by a crash" in caplog.text
+    assert "continuing from checkpoint 1 instead" in caplog.text
+
+
+def test_if_none_can_be_read_the_run_does_not_start_over_in_silence(tmp_path):
+    write(tmp_path, 1)
+    truncate(tmp_path / "checkpoints" / "1")
+    with pytest.raises(RuntimeError, match=r"no checkpoint .* can be read.*--workdir"):
+        restore(tmp_path)
+
+
+def test_a_state_of_another_shape_is_not_taken(tmp_path):
+    write(tmp_path, 1)
+    target = create_state(
+        {"network": {"layer": {"kernel": jnp.zeros((3, 3))}}},
+        OPTIMIZERS,
+        rng=jax.random.PRNGKey(0),
+        with_ema=True,
+    )
+    with pytest.raises(RuntimeError):
+        restore(tmp_path, target)
+
+
+def test_one_process_at_a_time(tmp_path):
+    first = Checkpoints(tmp_path)
+    with pytest.raises(RuntimeError, match="another process is training"):
+        Checkpoints(tmp_path)
+    first.close()
+    Checkpoints(tmp_path).close()

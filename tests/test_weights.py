@@ -1,0 +1,106 @@
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+import dcpt_jax
+from dcpt_jax import weights
+
+
+@pytest.fixture(scope="module")
+def small():
+    network = dcpt_jax.create_model(
+        "nafnet", width=4, encoder_blocks=(1,), middle_blocks=1, decoder_blocks=(1,)
+    )
+    classifier = dcpt_jax.create_classifier(network.feature_dims, num_classes=2, num_blocks=1)
+    image = jax.random.uniform(jax.random.key(0), (1, 16, 16, 3))
+    params = {"network": network.init(jax.random.key(1), image)["params"]}
+    features = network.apply({"params": params["network"]}, image, method="features")
+    params["classifier"] = classifier.init(jax.random.key(2), features)["params"]
+    return network, classifier, params, image
+
+
+def save(folder, small):
+    network, classifier, params, _ = small
+    description = weights.describe(
+        network, classifier, task_set="rain,noise", classes=("rain", "noise"), metrics={"x": 1.0}
+    )
+    return weights.save_weights(folder, params, description)
+
+
+def test_load_rebuilds_the_network(tmp_path, small):
+    network, _, params, image = small
+    save(tmp_path / "w", small)
+    model, loaded = dcpt_jax.load(tmp_path / "w")
+    assert model == network
+    expected = network.apply({"params": params["network"]}, image)
+    np.testing.assert_array_equal(model.apply({"params": loaded}, image), expected)
+
+
+def test_load_takes_a_work_directory(tmp_path, small):
+    save(tmp_path / "weights", small)
+    model, _ = dcpt_jax.load(str(tmp_path))
+    assert model.width == 4
+
+
+def test_the_classifier_comes_back_with_its_class_names(tmp_path, small):
+    network, _, params, image = small
+    save(tmp_path / "w", small)
+    classifier, loaded, names = dcpt_jax.load_classifier(tmp_path / "w")
+    features = network.apply({"params": params["network"]}, image, method="features")
+    assert names == ("rain", "noise")
+    assert classifier.apply({"params": loaded}, features).shape == (1, 2)
+
+
+def test_orbax_alone_reads_the_folder(tmp_path, small):
+    folder = save(tmp_path / "w", small)
+    tree = ocp.StandardCheckpointer().restore(folder)
+    jax.tree.map(np.testing.assert_array_equal, tree, jax.device_get(small[2]))
+
+
+def test_another_program_on_other_devices_reads_the_folder(tmp_path, small):
+    folder = save(tmp_path / "w", small)
+    code = (
+        "import orbax.checkpoint as ocp, jax; assert len(jax.devices()) == 4\n"
+        f"tree = ocp.StandardCheckpointer().restore({str(folder)!r})\n"
+        "import sys; assert 'dcpt_jax' not in sys.modules\n"
+        "print(sorted(tree), tree['network']['intro']['kernel'].shape)"
+    )
+    import os
+
+    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.strip() == "['classifier', 'network'] (3, 3, 3, 4)", done.stderr
+
+
+def test_saving_again_replaces_the_folder_and_leaves_nothing_beside_it(tmp_path, small):
+    save(tmp_path / "w", small)
+    network, _, params, _ = small
+    changed = {"network": jax.tree.map(jnp.zeros_like, params["network"])}
+    description = weights.describe(network, None, task_set="5d", classes=("a",))
+    weights.save_weights(tmp_path / "w", changed, description)
+    loaded, description = weights.load_weights(tmp_path / "w")
+    assert set(loaded) == {"network"} and not loaded["network"]["intro"]["kernel"].any()
+    assert description["task_set"] == "5d"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["w"]
+    with pytest.raises(ValueError, match="hold no classifier"):
+        dcpt_jax.load_classifier(tmp_path / "w")
+
+
+def test_missing_and_damaged_weights_are_named(tmp_path, small):
+    with pytest.raises(FileNotFoundError, match=r"no weights in .*nowhere"):
+        dcpt_jax.load(tmp_path / "nowhere")
+    folder = save(tmp_path / "w", small)
+    (folder / "model.json").write_text('{"format": 1')
+    with pytest.raises(ValueError, match=r"model\.json does not describe weights"):
+        dcpt_jax.load(folder)
+    (folder / "model.json").write_text(json.dumps({"format": 99}))
+    with pytest.raises(ValueError, match="format 99"):
+        dcpt_jax.load(folder)
