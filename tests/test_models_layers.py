@@ -47,12 +47,13 @@ def naive_norm(x, scale, bias, epsilon):
     return (x - mean) / jnp.sqrt(variance + epsilon) * scale + bias
 
 
-def test_layer_norm_and_its_gradients_equal_plain_autodiff():
+@pytest.mark.parametrize("how", ["slices", "convolution"])
+def test_layer_norm_and_its_gradients_equal_plain_autodiff(how):
     with jax.enable_x64(True):
         rng = np.random.default_rng(1)
         x = jnp.asarray(rng.standard_normal((2, 3, 4, 5)))
         scale, bias = jnp.asarray(rng.standard_normal((2, 5)))
-        y, pull = jax.vjp(lambda *a: layer_norm(*a, 1e-6), x, scale, bias)
+        y, pull = jax.vjp(lambda *a: layer_norm(*a, 1e-6, how=how), x, scale, bias)
         expected, expected_pull = jax.vjp(lambda *a: naive_norm(*a, 1e-6), x, scale, bias)
         np.testing.assert_allclose(y, expected, rtol=1e-12)
         direction = jnp.asarray(rng.standard_normal(y.shape))

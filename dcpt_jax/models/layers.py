@@ -11,8 +11,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 
-from dcpt_jax.models.convolutions import depthwise_conv, patch_conv, plain_conv, pointwise_conv
+from dcpt_jax.models.convolutions import (
+    Formulation,
+    depthwise_conv,
+    formulation,
+    patch_conv,
+    plain_conv,
+    pointwise_conv,
+)
 
 COMPUTE_DTYPES = ("float32", "bfloat16", "float64")
 
@@ -204,44 +212,63 @@ class LayerNorm(nn.Module):
         return layer_norm(x.astype(self.dtype), scale, bias, self.epsilon)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
-    """Layer norm over the last axis with its own backward pass (reverse mode only).
+def layer_norm(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    epsilon: float,
+    *,
+    how: Formulation | None = None,
+) -> jax.Array:
+    """Layer norm over the last axis.
 
     Args:
         x: [..., c].
         scale: [c], in the dtype for the statistics.
         bias: [c], likewise.
         epsilon: added to the variance.
+        how: formulation, see `convolutions`; "slices" has its own backward pass.
 
     Returns:
         [..., c] in the dtype of x.
     """
-    normal, _ = _normalise(x.astype(scale.dtype), epsilon)
-    return (normal * scale + bias).astype(x.dtype)
+    wide = x.astype(scale.dtype)
+    if (how or formulation()) == "convolution":
+        mean, inverse = _statistics(wide, epsilon)
+        normal = (wide - mean) * inverse * scale + bias
+    else:
+        flat = _layer_norm_of_rows(wide.reshape(-1, x.shape[-1]), scale, bias, epsilon)
+        normal = flat.reshape(x.shape)
+    return normal.astype(x.dtype)
 
 
-def _normalise(x, epsilon):
-    centred = x - x.mean(axis=-1, keepdims=True)
-    inverse = jax.lax.rsqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + epsilon)
-    return centred * inverse, inverse
+def _statistics(x: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array]:
+    mean = x.mean(axis=-1, keepdims=True)
+    variance = jnp.square(x - mean).mean(axis=-1, keepdims=True)
+    return mean, lax.rsqrt(variance + epsilon)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _layer_norm_of_rows(x, scale, bias, epsilon):
+    return _layer_norm_forward(x, scale, bias, epsilon)[0]
 
 
 def _layer_norm_forward(x, scale, bias, epsilon):
-    return layer_norm(x, scale, bias, epsilon), (x, scale)
+    # Behind a barrier, here and below, the statistics are one number a row; left alone, XLA on
+    # CPUs writes each of them out as a map with all channels.
+    mean, inverse = lax.optimization_barrier(_statistics(x, epsilon))
+    return (x - mean) * inverse * scale + bias, (x, scale, mean, inverse)
 
 
 def _layer_norm_backward(epsilon, saved, gradient):
-    # Only x is kept: the statistics are two cheap reductions, the normalised map would be memory.
-    x, scale = saved
-    normal, inverse = _normalise(x.astype(scale.dtype), epsilon)
-    gradient = gradient.astype(scale.dtype)
-    pixels = tuple(range(x.ndim - 1))
-    scaled = gradient * scale
-    mean = scaled.mean(axis=-1, keepdims=True)
-    along = (scaled * normal).mean(axis=-1, keepdims=True)
-    to_x = inverse * (scaled - mean - normal * along)
-    return to_x.astype(x.dtype), (gradient * normal).sum(axis=pixels), gradient.sum(axis=pixels)
+    x, scale, mean, inverse = saved
+    normal = (x - mean) * inverse
+    product = lax.optimization_barrier(gradient * normal)
+    # Sums over channels as matrix products: reductions would first write `scale` out for each row.
+    sums = gradient @ scale[:, None], product @ scale[:, None]
+    offset, along = (total / x.shape[-1] for total in lax.optimization_barrier(sums))
+    to_x = inverse * (gradient * scale - offset - normal * along)
+    return to_x, product.sum(axis=0), gradient.sum(axis=0)
 
 
-layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+_layer_norm_of_rows.defvjp(_layer_norm_forward, _layer_norm_backward)

@@ -1,7 +1,7 @@
 """Checkpoints of a run: state, position in the data, config and description, saved behind its back.
 
-`W/checkpoints/<step>/` holds the items `state`, `data`, `config` and `model`. `data` is the number of
-batches taken, which is all that the pipeline needs to continue its stream with any number of
+`W/checkpoints/<step>/` holds the items `state`, `data`, `config` and `model`. `data` is the number
+of batches taken, which is all that the pipeline needs to continue its stream with any number of
 workers, and the checksum of the state.
 """
 
