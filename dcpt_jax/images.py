@@ -66,6 +66,8 @@ _WRITE_OPTIONS = {
     ".tif": [],
     ".tiff": [],
 }
+WRITABLE_SUFFIXES = frozenset(_WRITE_OPTIONS)
+SUFFIXES_OF_16_BITS = frozenset({".png", ".tif", ".tiff"})
 
 
 def list_images(root: Path | str) -> list[Path]:
@@ -184,14 +186,17 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: if a value is not a number; infinities are clipped.
     """
-    image = np.asarray(image, np.float32)
+    return _to_levels(np.asarray(image, np.float32), np.uint8)
+
+
+def _to_levels(image: np.ndarray, kind: type) -> np.ndarray:
     if np.isnan(image).any():
         raise ValueError(f"{np.isnan(image).sum()} of {image.size} values are not a number (NaN)")
-    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    return np.rint(np.clip(image, 0, 1) * np.iinfo(kind).max).astype(kind)
 
 
-def write_image(path: Path | str, image: np.ndarray) -> None:
-    """Writes an image with 8 bits per channel; the file appears whole or not at all.
+def write_image(path: Path | str, image: np.ndarray, *, bits: int = 8) -> None:
+    """Writes an image; the file appears whole or not at all.
 
     The data goes to a hidden temporary file beside the target, which then takes its name. JPEG is
     written with quality 95; every other format is lossless.
@@ -199,26 +204,33 @@ def write_image(path: Path | str, image: np.ndarray) -> None:
     Args:
         path: target; the suffix chooses the format; missing folders are made.
         image: float [h, w, 3], RGB, clipped to [0, 1].
+        bits: per channel, 8, or 16 for PNG and TIFF.
 
     Raises:
-        ImageError: if the suffix is not one that can be written.
+        ImageError: if the suffix is not one that can be written with that many bits, or the format
+            cannot hold so large an image.
         ValueError: if the image has another shape or contains NaN.
     """
     path = Path(path)
     suffix = path.suffix.lower()
+    if bits == 16 and suffix not in SUFFIXES_OF_16_BITS:
+        raise image_error(path, f"16 bits need one of {sorted(SUFFIXES_OF_16_BITS)}")
     if suffix not in _WRITE_OPTIONS:
         raise image_error(
             path, f"cannot write files named {suffix!r}; use one of {sorted(_WRITE_OPTIONS)}"
         )
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ValueError(f"image must have the shape [h, w, 3], not {image.shape}")
-    pixels = np.ascontiguousarray(to_uint8(image)[..., ::-1])  # OpenCV encodes BGR
+    levels = to_uint8(image) if bits == 8 else _to_levels(image.astype(np.float64), np.uint16)
+    pixels = np.ascontiguousarray(levels[..., ::-1])  # OpenCV encodes BGR
     try:
-        encoded = cv2.imencode(suffix, pixels, _WRITE_OPTIONS[suffix])[1]
-    except cv2.error as error:
+        done, encoded = cv2.imencode(suffix, pixels, _WRITE_OPTIONS[suffix])
+    except cv2.error:
+        done = False
+    if not done:
         raise image_error(
-            path, f"cannot encode {image.shape[1]}x{image.shape[0]} pixels"
-        ) from error
+            path, f"{image.shape[1]}x{image.shape[0]} pixels are too large for {suffix}"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{uuid.uuid4().hex}.partial"
     try:

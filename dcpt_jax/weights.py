@@ -166,6 +166,14 @@ def classifier_of(description: Mapping[str, Any], **changes: Any) -> nn.Module:
     return models.create_classifier(**{**_tuples(description["classifier"]), **changes})
 
 
+def local_converter_size(network: nn.Module, crop: int) -> int:
+    """The `tlc_size` for a network that was trained on crops of this many pixels.
+
+    Networks take only sizes that suit all their levels, so it is rounded up to one.
+    """
+    return -(-int(crop) // network.size_multiple) * network.size_multiple
+
+
 def checkpoint_steps(workdir: Path | str) -> list[int]:
     """Steps of the whole checkpoints in a work directory, newest first."""
     folder = Path(workdir) / CHECKPOINTS

@@ -451,3 +451,21 @@ def test_import_does_not_load_jax():
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.strip() == "set()"
+
+
+def test_16_bits_are_kept_where_the_format_can(tmp_path):
+    image = np.random.default_rng(0).random((5, 7, 3)).astype(np.float32)
+    for suffix in images.SUFFIXES_OF_16_BITS:
+        images.write_image(tmp_path / f"x{suffix}", image, bits=16)
+        pixels = images.read_pixels(tmp_path / f"x{suffix}")
+        assert pixels.dtype == np.uint16
+        np.testing.assert_array_equal(pixels, np.rint(image.astype(np.float64) * 65535))
+    with pytest.raises(images.ImageError, match="16 bits"):
+        images.write_image(tmp_path / "x.jpg", image, bits=16)
+
+
+def test_an_image_too_large_for_its_format_is_refused_by_name(tmp_path):
+    wide = np.zeros((1, 70_000, 3), np.float32)
+    with pytest.raises(images.ImageError, match=r"wide\.jpg.*70000x1 pixels are too large"):
+        images.write_image(tmp_path / "wide.jpg", wide)
+    assert not list(tmp_path.iterdir())

@@ -39,7 +39,7 @@ def identity(monkeypatch):
 def put(path, seed=0, size=SIZE):
     """Writes a picture, whatever the name, and returns its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    suffix = path.suffix.lower() if path.suffix.lower() in command.WRITABLE else ".png"
+    suffix = path.suffix.lower() if path.suffix.lower() in images.WRITABLE_SUFFIXES else ".png"
     pixels = images.to_uint8(photo(*size, seed=seed))[..., ::-1]
     path.write_bytes(cv2.imencode(suffix, pixels)[1].tobytes())
     return path

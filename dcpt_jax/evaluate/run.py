@@ -197,7 +197,8 @@ def _changes(config: ml_collections.ConfigDict, description: dict[str, Any]) -> 
     changes = {"dtype": config.dtype}
     crop = description.get("crop_size")
     if config.local_pooling and crop and "tlc_size" in description["arguments"]:
-        changes["tlc_size"] = crop if crop < config.data.crop_size else None
+        size = weights.local_converter_size(weights.network_of(description), crop)
+        changes["tlc_size"] = size if size < config.data.crop_size else None
     return changes
 
 

@@ -1,31 +1,23 @@
 """`python -m dcpt_jax.restore`: restores photo files and folders of them.
 
-What goes where is decided before anything is computed (`plan`), so that no output can fall on an
-input or on another output. JAX is imported only when there is something to restore.
+What goes where is decided before anything is computed, see `files`. JAX is imported only when there
+is something to restore.
 """
 
 import argparse
 import os
 import sys
 import time
-import uuid
-import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import tqdm
 
 from dcpt_jax import images
-
-FORMATS = ("png", "jpg", "same")
-WRITABLE = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
-_SIXTEEN_BITS = frozenset({".png", ".tif", ".tiff"})
-_MARK = "_restored"
+from dcpt_jax.restore.files import FORMATS, Job, plan
 
 _DETAILS = """
 what is written
@@ -56,23 +48,6 @@ exit status
   0: all photos are restored or were finished before; 1: some failed, each is named with the
   reason; 2: wrong use or unusable weights; 130: interrupted, finished files are kept.
 """
-
-
-@dataclass(frozen=True)
-class Job:
-    """One photo and where its restored version goes."""
-
-    source: Path
-    target: Path
-
-
-@dataclass
-class Plan:
-    """What a command line asks for: jobs, (input, reason) that cannot be done, files left out."""
-
-    jobs: list[Job] = field(default_factory=list)
-    failures: list[tuple[Path, str]] = field(default_factory=list)
-    passed_by: list[Path] = field(default_factory=list)
 
 
 class UsageError(Exception):
@@ -225,32 +200,10 @@ def _restore_file(
     """Reads, restores and writes one photo; returns its height and width."""
     pixels = images.read_pixels(job.source)
     restored = predict(images.to_float(pixels))
-    if keep_depth and pixels.dtype == np.uint16 and job.target.suffix.lower() in _SIXTEEN_BITS:
-        write_16_bits(job.target, restored)
-    else:
-        images.write_image(job.target, restored)
+    deep = keep_depth and pixels.dtype == np.uint16
+    deep = deep and job.target.suffix.lower() in images.SUFFIXES_OF_16_BITS
+    images.write_image(job.target, restored, bits=16 if deep else 8)
     return pixels.shape[:2]
-
-
-def write_16_bits(path: Path, image: np.ndarray) -> None:
-    """Writes [h, w, 3] RGB in [0, 1] with 16 bits per channel, whole or not at all.
-
-    Raises:
-        ValueError: if a value is not a number, or the format cannot hold so large an image.
-    """
-    if np.isnan(image).any():
-        raise ValueError(f"{np.isnan(image).sum()} of {image.size} values are not a number (NaN)")
-    levels = np.rint(np.clip(image[..., ::-1], 0, 1).astype(np.float64) * 65535)
-    done, encoded = cv2.imencode(path.suffix.lower(), levels.astype(np.uint16))
-    if not done:
-        raise ValueError(f"{image.shape[1]}x{image.shape[0]} pixels cannot be written as {path}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{uuid.uuid4().hex}.partial"
-    try:
-        temporary.write_bytes(encoded)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _predictor(options: argparse.Namespace, display: "Display") -> Callable:
@@ -318,126 +271,10 @@ def _local_converter(model: Any, crop: int | None, tlc: str) -> tuple[dict[str, 
         if tlc == "on":
             raise UsageError("--tlc on: model.json of these weights does not say crop_size")
         return {}, "off (the weights do not say their crop_size)"
-    # The network takes sizes that suit all its levels.
-    size = -(-int(crop) // model.size_multiple) * model.size_multiple
+    from dcpt_jax import weights
+
+    size = weights.local_converter_size(model, crop)
     return {"tlc_size": size}, f"on, for training crops of {size} pixels"
-
-
-def plan(inputs: Sequence[Path], output: Path, form: str) -> Plan:
-    """Finds the photos and decides where each result goes; nothing is read but folders.
-
-    Args:
-        inputs: files and folders.
-        output: folder for the results, which exists.
-        form: one of `FORMATS`.
-
-    Returns:
-        The jobs: no two have the same target, not even where case is ignored, and no target is an
-        input.
-    """
-    result = Plan()
-    found: dict[str, tuple[Path, Path]] = {}  # absolute source: (source, folder for its result)
-    searched = []
-    for path in inputs:
-        try:
-            pairs = _photos_of(path, output, result)
-        except OSError as error:
-            result.failures.append((path, error.strerror or str(error)))
-            continue
-        if path.is_dir() and path.resolve() not in output.resolve().parents:
-            searched.append(path.resolve())
-        for source, folder in pairs:
-            found.setdefault(os.path.abspath(source), (source, folder))
-    candidates: dict[Path, list[Path]] = {}
-    for source, folder in found.values():
-        inside = folder.resolve()
-        # A result that lies among the photos must be told from them in the next run.
-        marked = inside == source.parent.resolve() or any(
-            root == inside or root in inside.parents for root in searched
-        )
-        candidates[source] = _possible_targets(source, folder, form, marked)
-    results = {
-        (target.parent.resolve(), target.stem)
-        for targets in candidates.values()
-        for target in targets
-        if target.stem.endswith(_MARK)
-    }
-    for source in list(candidates):
-        if (source.parent.resolve(), source.stem) in results:
-            result.passed_by.append(source)
-            del candidates[source]
-    _assign_targets(candidates, result)
-    return result
-
-
-def _photos_of(path: Path, output: Path, result: Plan) -> list[tuple[Path, Path]]:
-    """Photos that an input names, each with the folder for its result."""
-    if path.is_file():
-        return [(path, output)]
-    if not path.exists():
-        result.failures.append((path, "no such file or folder"))
-        return []
-    photos = images.list_images(path)
-    if not photos:
-        known = ", ".join(sorted(images.IMAGE_SUFFIXES))
-        result.failures.append((path, f"no images in this folder (known: {known})"))
-    inner, pairs = output.resolve(), []
-    nested = path.resolve() in inner.parents
-    for photo in photos:
-        if nested and inner in photo.resolve().parents:
-            result.passed_by.append(photo)
-        else:
-            pairs.append((photo, output / photo.relative_to(path).parent))
-    return pairs
-
-
-def _assign_targets(candidates: Mapping[Path, Sequence[Path]], result: Plan) -> None:
-    """Gives every photo the first of its possible targets that is free."""
-    inputs = {_identity(source) for source in candidates}
-    choice = dict.fromkeys(candidates, 0)
-    while True:
-        targets = {source: candidates[source][i] for source, i in choice.items()}
-        # Some file systems ignore case; names must differ there too.
-        keys = {source: os.path.abspath(target).casefold() for source, target in targets.items()}
-        uses = Counter(keys.values())
-        clashing = {
-            source
-            for source, target in targets.items()
-            if uses[keys[source]] > 1 or _identity(target) in inputs
-        }
-        movable = [s for s in clashing if choice[s] + 1 < len(candidates[s])]
-        if not movable:
-            break
-        for source in movable:
-            choice[source] += 1
-    for source, target in targets.items():
-        if source in clashing:
-            result.failures.append((source, f"its result would fall on another file: {target}"))
-        else:
-            result.jobs.append(Job(source, target))
-
-
-def _possible_targets(source: Path, folder: Path, form: str, marked: bool) -> list[Path]:
-    """Targets for one photo, the nicest first; the same in every run."""
-    suffix = source.suffix if form == "same" else f".{form}"
-    if suffix.lower() not in WRITABLE:
-        suffix = ".png"
-    absolute = os.path.abspath(source)
-    kind = source.suffix.lstrip(".").lower() or "none"
-    parent = os.path.basename(os.path.dirname(absolute)) or "root"
-    number = f"{zlib.crc32(os.fsencode(absolute)):08x}"
-    ends = [_MARK] if marked else ["", _MARK]
-    labels = ["", f"_{kind}", f"_{parent}", f"_{parent}_{kind}", f"_{number}"]
-    return [folder / f"{source.stem}{label}{end}{suffix}" for label in labels for end in ends]
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and number of a file, the same for all its names; None if there is no such file."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 class Display:

@@ -1,0 +1,150 @@
+"""Which photos a command line names, and where each result goes.
+
+Decided before anything is computed, so that no result can fall on an input or on another result.
+"""
+
+import os
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dcpt_jax import images
+
+FORMATS = ("png", "jpg", "same")
+_MARK = "_restored"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One photo and where its restored version goes."""
+
+    source: Path
+    target: Path
+
+
+@dataclass
+class Plan:
+    """What a command line asks for: jobs, (input, reason) that cannot be done, files left out."""
+
+    jobs: list[Job] = field(default_factory=list)
+    failures: list[tuple[Path, str]] = field(default_factory=list)
+    passed_by: list[Path] = field(default_factory=list)
+
+
+def plan(inputs: Sequence[Path], output: Path, form: str) -> Plan:
+    """Finds the photos and decides where each result goes; nothing is read but folders.
+
+    Args:
+        inputs: files and folders.
+        output: folder for the results, which exists.
+        form: one of `FORMATS`.
+
+    Returns:
+        The jobs: no two have the same target, not even where case is ignored, and no target is an
+        input.
+    """
+    result = Plan()
+    found: dict[str, tuple[Path, Path]] = {}  # absolute source: (source, folder for its result)
+    searched = []
+    for path in inputs:
+        try:
+            pairs = _photos_of(path, output, result)
+        except OSError as error:
+            result.failures.append((path, error.strerror or str(error)))
+            continue
+        if path.is_dir() and path.resolve() not in output.resolve().parents:
+            searched.append(path.resolve())
+        for source, folder in pairs:
+            found.setdefault(os.path.abspath(source), (source, folder))
+    candidates: dict[Path, list[Path]] = {}
+    for source, folder in found.values():
+        inside = folder.resolve()
+        # A result that lies among the photos must be told from them in the next run.
+        marked = inside == source.parent.resolve() or any(
+            root == inside or root in inside.parents for root in searched
+        )
+        candidates[source] = _possible_targets(source, folder, form, marked)
+    results = {
+        (target.parent.resolve(), target.stem)
+        for targets in candidates.values()
+        for target in targets
+        if target.stem.endswith(_MARK)
+    }
+    for source in list(candidates):
+        if (source.parent.resolve(), source.stem) in results:
+            result.passed_by.append(source)
+            del candidates[source]
+    _assign_targets(candidates, result)
+    return result
+
+
+def _photos_of(path: Path, output: Path, result: Plan) -> list[tuple[Path, Path]]:
+    """Photos that an input names, each with the folder for its result."""
+    if path.is_file():
+        return [(path, output)]
+    if not path.exists():
+        result.failures.append((path, "no such file or folder"))
+        return []
+    photos = images.list_images(path)
+    if not photos:
+        known = ", ".join(sorted(images.IMAGE_SUFFIXES))
+        result.failures.append((path, f"no images in this folder (known: {known})"))
+    inner, pairs = output.resolve(), []
+    nested = path.resolve() in inner.parents
+    for photo in photos:
+        if nested and inner in photo.resolve().parents:
+            result.passed_by.append(photo)
+        else:
+            pairs.append((photo, output / photo.relative_to(path).parent))
+    return pairs
+
+
+def _assign_targets(candidates: Mapping[Path, Sequence[Path]], result: Plan) -> None:
+    """Gives every photo the first of its possible targets that is free."""
+    inputs = {_identity(source) for source in candidates}
+    choice = dict.fromkeys(candidates, 0)
+    while True:
+        targets = {source: candidates[source][i] for source, i in choice.items()}
+        # Some file systems ignore case; names must differ there too.
+        keys = {source: os.path.abspath(target).casefold() for source, target in targets.items()}
+        uses = Counter(keys.values())
+        clashing = {
+            source
+            for source, target in targets.items()
+            if uses[keys[source]] > 1 or _identity(target) in inputs
+        }
+        movable = [s for s in clashing if choice[s] + 1 < len(candidates[s])]
+        if not movable:
+            break
+        for source in movable:
+            choice[source] += 1
+    for source, target in targets.items():
+        if source in clashing:
+            result.failures.append((source, f"its result would fall on another file: {target}"))
+        else:
+            result.jobs.append(Job(source, target))
+
+
+def _possible_targets(source: Path, folder: Path, form: str, marked: bool) -> list[Path]:
+    """Targets for one photo, the nicest first; the same in every run."""
+    suffix = source.suffix if form == "same" else f".{form}"
+    if suffix.lower() not in images.WRITABLE_SUFFIXES:
+        suffix = ".png"
+    absolute = os.path.abspath(source)
+    kind = source.suffix.lstrip(".").lower() or "none"
+    parent = os.path.basename(os.path.dirname(absolute)) or "root"
+    number = f"{zlib.crc32(os.fsencode(absolute)):08x}"
+    ends = [_MARK] if marked else ["", _MARK]
+    labels = ["", f"_{kind}", f"_{parent}", f"_{parent}_{kind}", f"_{number}"]
+    return [folder / f"{source.stem}{label}{end}{suffix}" for label in labels for end in ends]
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and number of a file, the same for all its names; None if there is no such file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
