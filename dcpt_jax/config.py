@@ -5,6 +5,7 @@ the colon of `--config=configs/pretrain.py:nafnet,5d` selects presets: a backbon
 a single class.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,6 +53,9 @@ def base(mode: str) -> ml_collections.ConfigDict:
     # Folder to start from: a work directory of an earlier run or a weights folder. "" = scratch.
     config.init_from = ""
     config.tasks = "5d"  # a task set, one class, or a tuple of classes and mixtures
+    # How often each class is drawn in relation to the others, in the order of the classes; () = as
+    # the task set says.
+    config.repeats = ()
     config.num_steps = 400
     config.batch_size = 16  # over all devices together
     config.dtype = "float32"  # compute type: float32 or bfloat16; parameters stay float32
@@ -184,6 +188,29 @@ def parse_preset(arg: str) -> tuple[str, str]:
     return backbone, tasks
 
 
+def tasks_of(config: ml_collections.ConfigDict) -> tuple[task_sets.Task, ...]:
+    """The classes of a config, with its repeats.
+
+    Raises:
+        ConfigError: for unknown classes, or repeats that do not fit them.
+    """
+    try:
+        tasks = task_sets.resolve_tasks(config.tasks)
+        repeats = config.get("repeats")
+        if not repeats:
+            return tasks
+        if len(repeats) != len(tasks):
+            names = ", ".join(task.name for task in tasks)
+            raise ConfigError(f"config.repeats {repeats} needs one number for each of: {names}")
+        return task_sets.resolve_tasks(
+            [dataclasses.replace(t, repeats=n) for t, n in zip(tasks, repeats, strict=True)]
+        )
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"config.tasks: {error}") from error
+
+
 def validate(config: ml_collections.ConfigDict) -> None:
     """Checks a config before any device work.
 
@@ -198,10 +225,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _at_least("data.num_workers", config.data.num_workers, 0)
     _at_least("data.cache_megabytes", config.data.cache_megabytes, 0)
     if config.tasks or config.mode != "evaluate":
-        try:
-            task_sets.resolve_tasks(config.tasks)
-        except ValueError as error:
-            raise ConfigError(f"config.tasks: {error}") from error
+        tasks_of(config)
     if config.mode == "evaluate":
         _at_least("data.crops_per_photo", config.data.crops_per_photo, 1)
         if not config.init_from:

@@ -99,7 +99,7 @@ def prepare(config: ml_collections.ConfigDict) -> Run:
     if config.require_accelerator and jax.default_backend() == "cpu":
         raise ConfigError("config.require_accelerator is set, but JAX sees only the CPU")
     config = config.copy_and_resolve_references()
-    tasks = task_sets.resolve_tasks(config.tasks)
+    tasks = configs.tasks_of(config)
     mesh = sharding.data_mesh(config.batch_size)
     photos = open_photos(config, split="train")
 
