@@ -6,6 +6,7 @@ Order at the start: the work directory's own newest checkpoint, else the weights
 
 import contextlib
 import dataclasses
+import resource
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,7 +85,7 @@ def _run_steps(
 ) -> Result:
     """Steps from the state's to the config's last one, or until a signal asks to stop."""
     config, total = run.config, run.config.num_steps
-    step = int(state.step)
+    first = step = int(state.step)
     progress = Progress(config.mode, start=step, total=total)
     log = StepLog(step)
     latest: dict[str, float] = {}
@@ -133,6 +134,8 @@ def _run_steps(
         if log.unreported:
             report(step)
         save(step)
+    if step > first:
+        print(log.summary(step - first), flush=True)
     if stop.signal:
         print(
             f"{stop.signal}: saved step {step} of {total}; the same command continues", flush=True
@@ -154,8 +157,8 @@ class StepLog:
         self._step = step  # number of the last step in `_values`
         self._values: list[dict[str, float]] = []
         self.pending: list[Metrics] = []
-        self._began = time.perf_counter()
-        self._waited = 0.0
+        self._began = self._started = time.perf_counter()
+        self._waited = self._waited_before = 0.0
         self._count = 0
 
     @property
@@ -193,9 +196,20 @@ class StepLog:
         means = {k: float(np.mean([v[k] for v in self._values])) for k in self._values[0]}
         means["steps_per_second"] = self._count / elapsed
         means["data_wait"] = self._waited / elapsed
+        self._waited_before += self._waited
         self._values, self._count, self._waited = [], 0, 0.0
         self._began = time.perf_counter()
         return means
+
+    def summary(self, steps: int) -> str:
+        """One line about the whole run: how long it took, and what it waited for."""
+        elapsed = max(time.perf_counter() - self._started, 1e-9)
+        waited = (self._waited_before + self._waited) / elapsed
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
+        return (
+            f"{steps} steps in {elapsed:.0f} s, compilation and checkpoints included; "
+            f"{waited:.1%} of it waiting for data; at most {peak:.1f} GB of memory"
+        )
 
     def _fetch(self) -> None:
         values = {k: float(v) for k, v in jax.device_get(self.pending.pop(0)).items()}
