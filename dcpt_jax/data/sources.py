@@ -29,7 +29,7 @@ from dcpt_jax import images
 # Photos that come inside installed packages, as "package/file". None is in both lists.
 TRAIN_PHOTOS = (
     "skimage/data/astronaut.png",
-    "skimage/data/coffee.png",
+    "skimage/data/rocket.jpg",
     "skimage/data/motorcycle_left.png",
     "skimage/data/motorcycle_right.png",
     "sklearn/datasets/images/china.jpg",
@@ -42,8 +42,8 @@ TRAIN_PHOTOS = (
 )
 HELD_OUT_PHOTOS = (
     "skimage/data/chelsea.png",
+    "skimage/data/coffee.png",
     "sklearn/datasets/images/flower.jpg",
-    "skimage/data/rocket.jpg",
 )
 _SPLITS = {"train": TRAIN_PHOTOS, "held_out": HELD_OUT_PHOTOS}
 _DISTRIBUTIONS = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
