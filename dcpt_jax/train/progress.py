@@ -32,7 +32,7 @@ class Progress:
                 dynamic_ncols=True,
                 smoothing=0.05,
                 bar_format="{desc} {n_fmt}/{total_fmt} |{bar}| {rate_fmt}, "
-                "{remaining} left  {postfix}",
+                "{remaining} left{postfix}",
                 unit=" steps",
             )
 
