@@ -58,8 +58,7 @@ def test_an_unknown_preset_lists_the_known_ones(arg):
         ("optimizer.min_learning_rate", 1.0, "min_learning_rate"),
         ("optimizer.b2", 1.0, r"optimizer.b2 is 1.0; it has to be in \[0, 1\)"),
         ("focal_gamma", -1.0, "focal_gamma"),
-        ("repeats", (1, 2), "config.repeats.*rain, noise"),
-        ("repeats", (1, 2, 0, 1, 1), "repeats of 'haze'"),
+        ("repeats.haze", -1, "config.repeats.haze is -1"),
     ],
 )
 def test_a_wrong_value_is_named(key, value, message):
@@ -109,5 +108,7 @@ def test_differences_name_what_makes_another_run():
 def test_repeats_replace_those_of_the_set():
     config = configs.pretrain()
     assert [task.repeats for task in configs.tasks_of(config)] == [1, 1, 1, 1, 1]
-    config.repeats = (1, 1, 1, 1, 3)
+    config.repeats.motion_blur = 3
     assert [task.repeats for task in configs.tasks_of(config)] == [1, 1, 1, 1, 3]
+    config.tasks = "motion_blur,low_light+haze"
+    assert [task.repeats for task in configs.tasks_of(config)] == [3, 1]
