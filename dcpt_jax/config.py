@@ -119,8 +119,8 @@ def restore(arg: str = "") -> ml_collections.ConfigDict:
     config = base("restore")
     config.num_steps = 700
     config.ema_decay = 0.99
-    # Blurred crops differ least from clean ones, so their share of the loss is the smallest; without
-    # this the network darkens and brightens blurred photos that it takes for hazy or dark ones.
+    # Blurred crops differ least from clean ones, so their share of the loss is the smallest: drawn
+    # equally often, blurred photos that the network takes for hazy or dark ones get worse.
     config.repeats.motion_blur = 3
     config.optimizer.learning_rate = 2e-3
     config.optimizer.clip_norm = 1.0
