@@ -1,6 +1,6 @@
 """Times the networks: compiling, a forward pass and a training step; beside PyTorch if installed.
 
-    python benchmarks/models.py --output models.json
+    python -m benchmarks.models --output models.json
 
 A training step is forward, L1 loss, backward and AdamW. Where torch and spandrel are installed
 (spandrel also needs torchvision), its NAFNet of the same size runs in turn with ours, so that
