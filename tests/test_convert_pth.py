@@ -1,0 +1,195 @@
+import collections
+import io
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+
+from dcpt_jax.convert.pth import PthError, read_pth
+
+
+def flatten(tree, prefix=""):
+    """Arrays of a nested container by dotted name."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from flatten(value, f"{prefix}{key}.")
+    elif isinstance(tree, np.ndarray):
+        yield prefix.rstrip("."), tree
+
+
+class Storage:
+    """Pickles as a PyTorch storage's persistent id."""
+
+    def __init__(self, kind, key, count):
+        self.identity = ("storage", Global("torch", kind), key, "cpu", count)
+
+
+class Global:
+    """Pickles as a reference to module.name."""
+
+    def __init__(self, module, name):
+        self.module, self.name = module, name
+
+    def __call__(self, *arguments):
+        return Call(self, arguments)
+
+
+class Call:
+    def __init__(self, function, arguments):
+        self.function, self.arguments = function, arguments
+
+
+class Pickler(pickle._Pickler):
+    """Writes what PyTorch would, from stand-ins, so that no test needs PyTorch."""
+
+    def persistent_id(self, value):
+        return value.identity if isinstance(value, Storage) else None
+
+    def save(self, value, save_persistent_id=True):
+        if isinstance(value, Global):
+            self.write(f"c{value.module}\n{value.name}\n".encode())
+        elif isinstance(value, Call):
+            self.save(value.function)
+            self.save(value.arguments)
+            self.write(pickle.REDUCE)
+        else:
+            super().save(value, save_persistent_id)
+
+
+def tensor(key, count, size, stride, offset=0, kind="FloatStorage"):
+    rebuild = Global("torch._utils", "_rebuild_tensor_v2")
+    return rebuild(
+        Storage(kind, key, count), offset, size, stride, False, collections.OrderedDict()
+    )
+
+
+def pickled(value):
+    buffer = io.BytesIO()
+    Pickler(buffer, protocol=2).dump(value)
+    return buffer.getvalue()
+
+
+def write_zip(path, value, storages=(), compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("archive/data.pkl", pickled(value))
+        archive.writestr("archive/byteorder", "little")
+        for key, array in dict(storages).items():
+            archive.writestr(f"archive/data/{key}", array.tobytes())
+    return path
+
+
+DATA = np.arange(12, dtype=np.float32)
+
+
+def test_tensors_views_and_plain_values(tmp_path):
+    value = {
+        "whole": tensor("0", 12, (3, 4), (4, 1)),
+        "transposed": tensor("0", 12, (4, 3), (1, 4)),
+        "part": tensor("0", 12, (2,), (2,), offset=5),
+        "expanded": tensor("0", 12, (2, 3), (0, 1)),
+        "scalar": tensor("0", 12, (), (), offset=7),
+        "empty": tensor("0", 12, (0, 3), (3, 1)),
+        "parameter": Global("torch._utils", "_rebuild_parameter")(
+            tensor("0", 12, (2,), (1,)), True, collections.OrderedDict()
+        ),
+        "numbers": [1, 2.5, None, True, "text", (3,)],
+    }
+    read = read_pth(write_zip(tmp_path / "x.pth", value, {"0": DATA}))
+    whole = DATA.reshape(3, 4)
+    np.testing.assert_array_equal(read["whole"], whole)
+    np.testing.assert_array_equal(read["transposed"], whole.T)
+    np.testing.assert_array_equal(read["part"], [5, 7])
+    np.testing.assert_array_equal(read["expanded"], [[0, 1, 2], [0, 1, 2]])
+    assert read["scalar"].shape == () and read["scalar"] == 7
+    assert read["empty"].shape == (0, 3)
+    np.testing.assert_array_equal(read["parameter"], [0, 1])
+    assert read["numbers"] == [1, 2.5, None, True, "text", (3,)]
+    read["whole"][:] = -1  # no array shares memory with another
+    assert read["transposed"].min() == 0
+
+
+@pytest.mark.parametrize("name", ["tricky_zip.pth", "tricky_legacy.pth"])
+def test_recorded_files_read_as_recorded(shared, name):
+    expected = np.load(shared / "golden" / "pth" / "tricky_expected.npz")
+    found = dict(flatten(read_pth(shared / "golden" / "pth" / name)))
+    compared = 0
+    for key in expected.files:
+        candidates = [k for k in found if k == key or k.endswith(f".{key}")]
+        assert len(candidates) == 1, (key, sorted(found))
+        value = found[candidates[0]]
+        if value.dtype.name == "bfloat16":
+            value = value.astype(np.float32)
+        assert value.dtype == expected[key].dtype, key
+        np.testing.assert_array_equal(value, expected[key], err_msg=key)
+        compared += 1
+    assert compared >= 10
+
+
+def test_recorded_weights_equal_the_rule(shared):
+    from tests.golden import rule_weights
+
+    folder = shared / "golden" / "models" / "nafnet_small"
+    read = read_pth(folder / "weights.pth")
+    plain = rule_weights([(k, v.shape) for k, v in read["params"].items()])
+    ema = rule_weights([(k, v.shape) for k, v in read["params_ema"].items()], "ema:")
+    for state, expected in ((read["params"], plain), (read["params_ema"], ema)):
+        for key, value in state.items():
+            np.testing.assert_array_equal(value, expected[key], err_msg=key)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("os", "system"), ("builtins", "eval"), ("torch", "load"), ("torch", "x.y")],
+)
+def test_other_names_are_refused_and_nothing_runs(tmp_path, module, name):
+    marker = tmp_path / "ran"
+    value = {"x": Global(module, name)(f"touch {marker}")}
+    with pytest.raises(PthError, match=rf"refused: it names {module}\.{name}"):
+        read_pth(write_zip(tmp_path / "x.pth", value))
+    assert not marker.exists()
+    (tmp_path / "y.pth").write_bytes(pickled(value))
+    with pytest.raises(PthError, match=rf"refused: it names {module}\.{name}"):
+        read_pth(tmp_path / "y.pth")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (tensor("0", 12, (13,), (1,)), "past its storage"),
+        (tensor("0", 12, (2,), (-1,)), "damaged"),
+        (tensor("0", 12, (2,), (1,), offset=-1), "damaged"),
+        (tensor("0", 12, (10**6, 10**6), (0, 0)), "far larger than the file"),
+        (tensor("0", 10**12, (1,), (1,)), "far larger than the file"),
+        (tensor("1", 12, (1,), (1,)), "data/1 is missing"),
+    ],
+)
+def test_tensors_that_lie_are_refused(tmp_path, value, message):
+    with pytest.raises(PthError, match=message):
+        read_pth(write_zip(tmp_path / "x.pth", {"x": value}, {"0": DATA}))
+
+
+def test_every_truncation_is_refused(tmp_path, shared):
+    for name in ("tricky_zip.pth", "tricky_legacy.pth"):
+        content = (shared / "golden" / "pth" / name).read_bytes()
+        for keep in np.linspace(0, len(content) - 1, 25).astype(int):
+            (tmp_path / "cut.pth").write_bytes(content[:keep])
+            with pytest.raises(PthError):
+                read_pth(tmp_path / "cut.pth")
+
+
+def test_files_of_another_kind(tmp_path):
+    (tmp_path / "text.pth").write_text("not a checkpoint")
+    (tmp_path / "empty.pth").write_bytes(b"")
+    (tmp_path / "pickle.pth").write_bytes(pickle.dumps({"a": 1}))
+    with zipfile.ZipFile(tmp_path / "zip.pth", "w") as archive:
+        archive.writestr("readme", "hello")
+    write_zip(tmp_path / "deflated.pth", {}, compression=zipfile.ZIP_DEFLATED)
+    for name in ("text", "empty", "pickle", "zip", "deflated"):
+        with pytest.raises(PthError, match=f"{name}\\.pth"):
+            read_pth(tmp_path / f"{name}.pth")
+    with pytest.raises(FileNotFoundError):
+        read_pth(tmp_path / "missing.pth")
+    assert os.listdir(tmp_path)  # reading wrote nothing and removed nothing
