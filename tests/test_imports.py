@@ -16,7 +16,7 @@ ALLOWED = {
     "degradations": set(),
     "models": set(),
     "data": {"degradations", "images"},
-    "convert": {"models"},
+    "convert": {"models", "weights"},
     "weights": {"models"},
     "config": {"data"},
     "train": {"config", "data", "evaluate", "losses", "models", "weights"},
