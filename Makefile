@@ -4,7 +4,7 @@
 # REQUIREMENTS=requirements.txt installs JAX for NVIDIA GPUs, RUNS=DIR says where the demo writes.
 
 PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
-	$$p -c 'import sys, venv; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
 	2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 REQUIREMENTS ?= requirements-cpu.txt
@@ -36,7 +36,7 @@ clean:
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: make PYTHON=/path/to/it"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/ready: $(BIN)/python constraints.txt requirements.txt requirements-base.txt \
 		requirements-jax.txt requirements-cpu.txt

@@ -39,13 +39,13 @@ class ConfigError(ValueError):
 
 
 def base(mode: str) -> ml_collections.ConfigDict:
-    """Every key with its default; the values are those of the small demo.
+    """Every key that the modes share, with its default; the values are those of the small demo.
 
     Args:
         mode: what the run does, one of `MODES`.
 
     Returns:
-        A config that `validate` accepts.
+        The config that `pretrain`, `restore` and `evaluate` complete.
     """
     config = ml_collections.ConfigDict()
     config.mode = mode
@@ -87,6 +87,9 @@ def base(mode: str) -> ml_collections.ConfigDict:
 
 def pretrain(arg: str = "") -> ml_collections.ConfigDict:
     """DCPT pre-training: the demo, or with `arg` the recipe of the paper.
+
+    The recipes draw all classes equally often: the paper's repeats balance data sets of different
+    sizes, and here all classes are synthesised from the same photos. `config.repeats` sets others.
 
     Args:
         arg: "" or "backbone", "set", "backbone,set".
@@ -258,7 +261,7 @@ def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 # Keys that change how a run is watched or fed, never what it computes.
 _OPERATIONAL = ("log.", "checkpoint.", "data.num_workers", "data.cache_megabytes",
-                "require_accelerator", "num_steps", "init_from")  # fmt: skip
+                "require_accelerator", "num_steps")  # fmt: skip
 
 
 def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:

@@ -1,9 +1,11 @@
 """Command line: `python -m dcpt_jax.main --config=configs/pretrain.py --workdir=W`."""
 
+import itertools
 import logging
 import runpy
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -59,7 +61,7 @@ def parse_flags(argv: Sequence[str]) -> Sequence[str]:
     """Parses the command line; an unknown config key or preset lists the known ones and ends."""
     try:
         return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, ValueError) as error:
+    except (flags.Error, AttributeError, KeyError, ValueError, OSError) as error:
         message = _explain(argv) or str(error)
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
@@ -67,10 +69,14 @@ def parse_flags(argv: Sequence[str]) -> Sequence[str]:
 
 def _explain(argv: Sequence[str]) -> str:
     """Which `--config.a.b` of the command line does not exist, and what would."""
-    values = dict(arg.lstrip("-").partition("=")[::2] for arg in argv if arg.startswith("--"))
-    if "config" not in values:
-        return ""
-    path, _, preset = values["config"].partition(":")
+    values = {}
+    for arg, following in itertools.zip_longest(argv, argv[1:], fillvalue=""):
+        if arg.startswith("--"):
+            name, equals, value = arg.lstrip("-").partition("=")
+            values[name] = value if equals else following
+    path, _, preset = values.get("config", "").partition(":")
+    if not Path(path).is_file():
+        return f"there is no config file {path!r}" if path else ""
     try:
         config = runpy.run_path(path)["get_config"](preset)
     except ValueError as error:

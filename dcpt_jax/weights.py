@@ -86,7 +86,8 @@ def load_weights(path: Path | str) -> tuple[Params, dict[str, Any]]:
     """Reads parameters and description from a weights folder or a work directory.
 
     A work directory whose run has not ended yet holds no `weights`; its newest readable checkpoint
-    is taken then, the moving average of the network if there is one.
+    is taken then, the moving average of the network if there is one. If a finished run was
+    continued and has not ended again, its older `weights` are taken, with a warning.
 
     Args:
         path: weights folder, or work directory.
@@ -102,6 +103,12 @@ def load_weights(path: Path | str) -> tuple[Params, dict[str, Any]]:
     for folder in (path, path / WEIGHTS):
         if (folder / DESCRIPTION).is_file():
             description = _read_description(folder / DESCRIPTION)
+            newest = max(checkpoint_steps(path), default=0)
+            if newest > (description.get("steps") or newest):
+                logging.warning(
+                    "%s: weights of step %d; the run has gone on to step %d since and not ended",
+                    path, description["steps"], newest,
+                )  # fmt: skip
             with ocp.StandardCheckpointer() as checkpointer:
                 params = checkpointer.restore(folder)
             return jax.tree.map(np.asarray, params), description
@@ -183,9 +190,31 @@ def checkpoint_steps(workdir: Path | str) -> list[int]:
     return sorted(steps, reverse=True)
 
 
+def newest_description(workdir: Path | str) -> dict[str, Any] | None:
+    """The description in a work directory's newest checkpoint that has one, or None."""
+    for step in checkpoint_steps(workdir):
+        try:
+            return _read_description(_description_in(Path(workdir) / CHECKPOINTS / str(step)))
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def saved_steps(workdir: Path | str) -> int | None:
+    """After how many steps a work directory's `weights` were written; None if there are none."""
+    try:
+        return _read_description(Path(workdir) / WEIGHTS / DESCRIPTION).get("steps")
+    except (OSError, ValueError):
+        return None
+
+
+def _description_in(checkpoint: Path) -> Path:
+    return checkpoint / "model" / "metadata"
+
+
 def _load_checkpoint(folder: Path) -> tuple[Params, dict[str, Any]]:
     """Parameters and description of one training checkpoint, whatever devices it was written on."""
-    description = _read_description(folder / "model" / "metadata")
+    description = _read_description(_description_in(folder))
     checkpointer = ocp.PyTreeCheckpointer()
     metadata = checkpointer.metadata(folder / "state").item_metadata
     tree = getattr(metadata, "tree", metadata)

@@ -126,3 +126,25 @@ def test_without_a_classifier_it_says_so(tmp_path, photo_folder, pretrained, cap
     assert evaluation.confusion is None
     assert "--config.classifier_from" in caplog.text
     assert "accuracy" not in evaluation.to_markdown()
+
+
+def test_a_perfect_sample_does_not_make_the_means_infinite(tmp_path, pretrained):
+    images.write_image(tmp_path / "photos" / "white.png", np.ones((40, 40, 3), np.float32))
+    config = tiny_config("evaluate", tmp_path / "photos")
+    config.init_from = str(pretrained)
+    evaluation = run.evaluate(config, tmp_path / "e")
+    blur = next(c for c in evaluation.classes if c.name == "motion_blur")
+    assert blur.psnr_degraded == run.PSNR_LIMIT
+    assert np.isfinite(evaluation.mean().psnr_restored)
+    assert "at most 100 dB" in evaluation.convention
+    assert "Infinity" not in (tmp_path / "e" / "evaluation.json").read_text()
+
+
+def test_classes_that_the_classifier_does_not_know_are_named(
+    tmp_path, photo_folder, pretrained, caplog
+):
+    config = tiny_config("evaluate", photo_folder)
+    config.init_from = str(pretrained)
+    config.tasks = "rain,low_light+haze"
+    assert run.evaluate(config, tmp_path).confusion is None
+    assert "but not low_light+haze" in caplog.text

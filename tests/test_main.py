@@ -34,6 +34,18 @@ def main(*arguments):
             ["--config=configs/pretrain.py:resnet", "--workdir=/x"],
             ["unknown preset 'resnet'", "nafnet", "5d", "motion_blur"],
         ),
+        (
+            ["--config", "configs/pretrain.py:resnet", "--workdir", "/x"],
+            ["unknown preset 'resnet'", "nafnet"],
+        ),
+        (
+            ["--config", "configs/pretrain.py", "--workdir=/x", "--config.bogus", "1"],
+            ["unknown key --config.bogus", "batch_size"],
+        ),
+        (
+            ["--config=configs/nothing.py", "--workdir=/x", "--config.num_steps=3"],
+            ["configs/nothing.py"],
+        ),
         (["--config=configs/pretrain.py"], ["--workdir is missing"]),
         (["--config=configs/nothing.py", "--workdir=/x"], ["configs/nothing.py"]),
         (

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dcpt_jax import weights
+from dcpt_jax.config import ConfigError
 from dcpt_jax.train.checkpoints import DAMAGED, Checkpoints
 from dcpt_jax.train.optimizer import adamw
 from dcpt_jax.train.state import create_state
@@ -106,8 +107,11 @@ def test_a_save_cut_short_is_reported_and_not_used(tmp_path, caplog):
 def test_if_none_can_be_read_the_run_does_not_start_over_in_silence(tmp_path):
     write(tmp_path, 1)
     truncate(tmp_path / "checkpoints" / "1")
-    with pytest.raises(RuntimeError, match=r"no checkpoint .* can be read.*--workdir"):
-        restore(tmp_path)
+    for _ in range(2):  # nor when the same command is given again
+        with pytest.raises(RuntimeError, match=r"no checkpoint .* can be read.*--workdir"):
+            restore(tmp_path)
+    shutil.rmtree(tmp_path / DAMAGED)
+    assert restore(tmp_path) is None
 
 
 def test_a_state_of_another_shape_is_not_taken(tmp_path):
@@ -118,8 +122,21 @@ def test_a_state_of_another_shape_is_not_taken(tmp_path):
         rng=jax.random.PRNGKey(0),
         with_ema=True,
     )
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ConfigError, match=r"another network or optimiser.*kernel.*\(64, 64\)"):
         restore(tmp_path, target)
+    assert_is_step(restore(tmp_path), 1)  # and it was not taken for damaged
+
+
+def test_a_want_of_memory_is_no_damage(tmp_path, monkeypatch):
+    write(tmp_path, 1)
+
+    def fail(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(Checkpoints, "_restore", fail)
+        restore(tmp_path)
+    assert_is_step(restore(tmp_path), 1)
 
 
 def test_one_process_at_a_time(tmp_path):

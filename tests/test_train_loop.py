@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -133,13 +134,15 @@ def run_and_kill(tmp_path, photo_folder, *, step, signal_name, workers=0):
 
 
 @pytest.mark.parametrize("step", [8, 11])
-def test_a_killed_run_continues_bit_for_bit(tmp_path, photo_folder, pretrained, step):
+def test_a_killed_run_continues_bit_for_bit(tmp_path, photo_folder, pretrained, step, capsys):
     workdir, done = run_and_kill(tmp_path, photo_folder, step=step, signal_name="SIGKILL")
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not (workdir / "weights").exists()
     config = tiny_config("pretrain", photo_folder)
     config.data.num_workers = 1  # continuing with other workers makes no difference
     assert loop.train(config, workdir).finished
+    if step > 10:  # the save at step 10 began, so that of step 5 had ended
+        assert "continuing from step" in capsys.readouterr().out
     assert_equal(arrays(pretrained), arrays(workdir))
     assert_equal(arrays(pretrained, step=12), arrays(workdir, step=12))
 
@@ -176,6 +179,38 @@ def test_a_restoration_starts_from_the_pretrained_network(tmp_path, photo_folder
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-10), params["network"],
         start["network"],
     )  # fmt: skip
+
+
+def test_a_restoration_continues_without_what_it_started_from(tmp_path, photo_folder, pretrained):
+    start = tmp_path / "start"
+    shutil.copytree(pretrained / "weights", start)
+    config = tiny_config("restore", photo_folder)
+    config.model.width = 6  # not that of the weights
+    config.init_from = str(start)
+    config.optimizer.decay_steps = 10
+    config.num_steps = 1
+    loop.train(config, tmp_path / "run")
+    first = weights.load_weights(tmp_path / "run")[1]
+    shutil.rmtree(start)
+    config.num_steps = 2
+    assert int(loop.train(config, tmp_path / "run").state.step) == 2
+    second = weights.load_weights(tmp_path / "run")[1]
+    assert second["source"] == first["source"] and second["arguments"]["width"] == 4
+    config.init_from = str(pretrained)  # another start makes another run
+    with pytest.raises(ConfigError, match=r"config\.init_from"):
+        loop.train(config, tmp_path / "run")
+
+
+def test_a_new_run_in_an_old_directory_replaces_the_weights(tmp_path, photo_folder):
+    config = tiny_config("restore", photo_folder)
+    config.num_steps = 1
+    loop.train(config, tmp_path)
+    before = arrays(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints")
+    config.seed = 5
+    loop.train(config, tmp_path)
+    after = arrays(tmp_path)
+    assert any((before[key] != after[key]).any() for key in before)
 
 
 def test_a_restoration_takes_the_architecture_of_the_weights(

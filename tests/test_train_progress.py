@@ -11,7 +11,7 @@ def test_a_line_for_each_report_where_the_output_is_no_terminal(capsys):
     bar.close()
     line = capsys.readouterr().out.strip()
     assert line.startswith("pretrain 20/30  loss 0.5123  accuracy 76%")
-    assert re.search(r"\d steps/s  \d\d:\d\d:\d\d left$", line)
+    assert re.search(r"\d steps/s  \d\d:\d\d left$", line)
     assert "gradient" not in line
 
 

@@ -2,9 +2,10 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from dcpt_jax.data import pipeline, sources
 from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.evaluate import gallery
 from dcpt_jax.evaluate.tables import ClassResult, Evaluation
+
+PSNR_LIMIT = 100.0  # dB; a sample that is restored perfectly would make every mean infinite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,15 +65,16 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> Evaluati
     crops = pipeline.held_out_crops(
         photos, size=data.crop_size, per_photo=data.crops_per_photo, seed=config.seed
     )
-    samples = list(pipeline.evaluation_samples(tasks, crops, seed=config.seed))
     print(
-        f"evaluate {config.init_from}: {len(samples)} samples of {data.crop_size}x{data.crop_size}"
-        f" from {len(photos)} photos, {len(tasks)} classes",
+        f"evaluate {config.init_from}: {len(crops) * len(tasks)} samples of "
+        f"{data.crop_size}x{data.crop_size} from {len(photos)} photos, {len(tasks)} classes",
         flush=True,
     )
-    restored = restore_all(network, params["network"], samples, config.batch_size)
-    evaluation = summarise(tasks, samples, restored, judge, config.batch_size)
-    _write(Path(workdir), config, description, evaluation, samples, restored)
+    samples = pipeline.evaluation_samples(tasks, crops, seed=config.seed)
+    restored = restore_each(network, params["network"], samples, config.batch_size)
+    pictures = PictureSheet([task.name for task in tasks], len(crops))
+    evaluation = score(tasks, restored, judge, pictures)
+    _write(Path(workdir), config, description, evaluation, pictures)
     return evaluation
 
 
@@ -106,64 +110,88 @@ def find_judge(
     )
 
 
-def restore_all(
-    network: nn.Module, params: Any, samples: Sequence[pipeline.Sample], batch_size: int
-) -> list[np.ndarray]:
-    """Restored image of every sample, clipped to [0, 1]."""
-    restored = []
-    for batch in _batches(samples, batch_size):
-        restored += list(np.asarray(_restore(network, params, batch)))
-    return [np.clip(image, 0, 1) for image in restored[: len(samples)]]
+def restore_each(
+    network: nn.Module, params: Any, samples: Iterable[pipeline.Sample], batch_size: int
+) -> Iterator[tuple[pipeline.Sample, np.ndarray]]:
+    """Each sample with its restored image, clipped to [0, 1]; one batch is in memory at a time."""
+    samples = iter(samples)
+    while batch := list(itertools.islice(samples, batch_size)):
+        degraded = [sample.degraded for sample in batch]
+        # The last batch is filled up, so that one program is compiled.
+        degraded += degraded[-1:] * (batch_size - len(batch))
+        restored = np.clip(_restore(network, params, np.stack(degraded)), 0, 1)
+        yield from zip(batch, restored, strict=False)
 
 
-def summarise(
+def score(
     tasks: Sequence[task_sets.Task],
-    samples: Sequence[pipeline.Sample],
-    restored: Sequence[np.ndarray],
+    restored: Iterable[tuple[pipeline.Sample, np.ndarray]],
     judge: Judge | None,
-    batch_size: int,
+    pictures: "PictureSheet",
 ) -> Evaluation:
     """Means per class, and the confusion table where the classifier knows all classes."""
     names = [task.name for task in tasks]
+    unknown = [name for name in names if judge is not None and name not in judge.classes]
+    if unknown:
+        logging.warning(
+            "classification is not measured: the classifier knows %s, but not %s",
+            ", ".join(judge.classes),
+            ", ".join(unknown),
+        )
+        judge = None
     scores: dict[int, list[tuple[float, ...]]] = {i: [] for i in range(len(tasks))}
-    for sample, image in zip(samples, restored, strict=True):
+    confusion = np.zeros((len(tasks), len(judge.classes)), int) if judge is not None else None
+    for sample, image in restored:
         degraded = np.clip(sample.degraded, 0, 1)
         pairs = ((degraded, sample.clean), (image, sample.clean))
-        scores[sample.task].append(
-            (*(metrics.psnr(*pair) for pair in pairs), *(metrics.ssim(*pair) for pair in pairs))
-        )
+        psnr = [min(metrics.psnr(*pair), PSNR_LIMIT) for pair in pairs]
+        scores[sample.task].append((*psnr, *(metrics.ssim(*pair) for pair in pairs)))
+        pictures.offer(sample, image, *psnr)
+        if judge is not None:
+            confusion[sample.task, judge.predict(sample.degraded[None])[0]] += 1
     classes = tuple(
         ClassResult(name, len(scores[i]), *np.mean(scores[i], axis=0).tolist())
         for i, name in enumerate(names)
     )
-    if judge is None or not set(names) <= set(judge.classes):
-        return Evaluation(classes, metrics.convention(), None, ())
-    confusion = np.zeros((len(tasks), len(judge.classes)), int)
-    predicted = [judge.predict(batch) for batch in _batches(samples, batch_size)]
-    for sample, guess in zip(samples, np.concatenate(predicted), strict=False):
-        confusion[sample.task, guess] += 1
-    return Evaluation(classes, metrics.convention(), confusion, judge.classes)
+    convention = f"{metrics.convention()}, at most {PSNR_LIMIT:.0f} dB a sample"
+    return Evaluation(classes, convention, confusion, judge.classes if judge is not None else ())
 
 
-def picture_sheet(
-    samples: Sequence[pipeline.Sample], restored: Sequence[np.ndarray], names: Sequence[str]
-) -> np.ndarray:
-    """Two samples of each class, of different photos: degraded | restored | clean, uint8."""
-    rows, captions = [], []
-    for task, name in enumerate(names):
-        chosen = [i for i, sample in enumerate(samples) if sample.task == task]
-        # Not the same photos in every row.
-        first = chosen[task % len(chosen)]
-        second = chosen[(task + len(chosen) // 2) % len(chosen)]
-        rows.append([])
-        captions.append([])
-        for i in (first, second):
-            sample = samples[i]
-            rows[-1] += [sample.degraded, restored[i], sample.clean]
-            before = metrics.psnr(np.clip(sample.degraded, 0, 1), sample.clean)
-            after = metrics.psnr(restored[i], sample.clean)
-            captions[-1] += [f"{name}, {before:.1f} dB", f"{after:.1f} dB", sample.name]
-    return gallery.sheet(rows, headings=["degraded", "restored", "clean"] * 2, captions=captions)
+class PictureSheet:
+    """Two samples of each class, of different crops: degraded | restored | clean."""
+
+    def __init__(self, names: Sequence[str], crops: int):
+        """Decides which crops to show: not the same in every row.
+
+        Args:
+            names: of the classes.
+            crops: how many samples each class has.
+        """
+        self._names = names
+        self._chosen = {
+            task: {task % crops, (task + crops // 2) % crops} for task in range(len(names))
+        }
+        self._seen = dict.fromkeys(self._chosen, 0)
+        self._rows: dict[int, list[np.ndarray]] = {task: [] for task in self._chosen}
+        self._captions: dict[int, list[str]] = {task: [] for task in self._chosen}
+
+    def offer(
+        self, sample: pipeline.Sample, restored: np.ndarray, before: float, after: float
+    ) -> None:
+        """Keeps a sample that is to be shown; `before` and `after` are its PSNR in dB."""
+        task = sample.task
+        if self._seen[task] in self._chosen[task]:
+            self._rows[task] += [sample.degraded, restored, sample.clean]
+            name = f"{self._names[task]}, {before:.1f} dB"
+            self._captions[task] += [name, f"{after:.1f} dB", sample.name]
+        self._seen[task] += 1
+
+    def draw(self) -> np.ndarray:
+        """The sheet, uint8 [h, w, 3]."""
+        headings = ["degraded", "restored", "clean"] * (len(self._rows[0]) // 3)
+        return gallery.sheet(
+            list(self._rows.values()), headings=headings, captions=list(self._captions.values())
+        )
 
 
 def _write(
@@ -171,8 +199,7 @@ def _write(
     config: ml_collections.ConfigDict,
     description: dict[str, Any],
     evaluation: Evaluation,
-    samples: Sequence[pipeline.Sample],
-    restored: Sequence[np.ndarray],
+    pictures: PictureSheet,
 ) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     content = {
@@ -182,11 +209,9 @@ def _write(
         "config": configs.to_json(config),
         **evaluation.to_json(),
     }
-    (workdir / "evaluation.json").write_text(json.dumps(content, indent=2) + "\n")
+    (workdir / "evaluation.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
     (workdir / "evaluation.md").write_text(evaluation.to_markdown())
-    names = [c.name for c in evaluation.classes]
-    sheet = picture_sheet(samples, restored, names)
-    images.write_image(workdir / "sheet.png", sheet.astype(np.float32) / 255)
+    images.write_image(workdir / "sheet.png", pictures.draw().astype(np.float32) / 255)
     print(evaluation.to_text())
     for name in ("evaluation.md", "evaluation.json", "sheet.png"):
         print(f"wrote {workdir / name}", flush=True)
@@ -200,16 +225,6 @@ def _changes(config: ml_collections.ConfigDict, description: dict[str, Any]) -> 
         size = weights.local_converter_size(weights.network_of(description), crop)
         changes["tlc_size"] = size if size < config.data.crop_size else None
     return changes
-
-
-def _batches(samples: Sequence[pipeline.Sample], size: int) -> list[np.ndarray]:
-    """Degraded images in batches of one size; the last is filled up by repeating its last image."""
-    batches = []
-    for start in range(0, len(samples), size):
-        batch = [sample.degraded for sample in samples[start : start + size]]
-        batch += batch[-1:] * (size - len(batch))
-        batches.append(np.stack(batch))
-    return batches
 
 
 @functools.partial(jax.jit, static_argnums=0)

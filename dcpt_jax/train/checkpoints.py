@@ -21,6 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from dcpt_jax import weights
+from dcpt_jax.config import ConfigError
 from dcpt_jax.train.state import TrainState
 
 DAMAGED = "damaged"
@@ -118,27 +119,58 @@ class Checkpoints:
             What it held, or None if there is no checkpoint.
 
         Raises:
+            ConfigError: if a checkpoint is of another network or optimiser; it stays where it is.
             RuntimeError: if there are checkpoints, but none can be read.
         """
         for step in self.unfinished:
             logging.warning("checkpoint %d was cut short by a crash and is not used", step)
         steps = self.steps()
         for step in steps:
+            self._check_structure(step, target)
             try:
                 restored = self._restore(step, target)
             except Exception as error:
+                if _is_no_damage(error):
+                    raise
                 self._set_aside(step, error)
                 continue
             if step != steps[0] or self.unfinished:
                 logging.warning("continuing from checkpoint %d instead", step)
             return restored
-        if steps:
+        damaged = self._workdir / DAMAGED
+        if damaged.is_dir() and any(damaged.iterdir()):
             raise RuntimeError(
-                f"no checkpoint in {self._folder} can be read; they were moved to "
-                f"{self._workdir / DAMAGED}. Start again with another --workdir, or with "
-                "--config.init_from set to weights that you still have"
+                f"no checkpoint in {self._folder} can be read; damaged ones lie in {damaged}. "
+                "Start again with another --workdir, if you like with --config.init_from set to "
+                f"weights that you still have; or remove {damaged} to start over here"
             )
         return None
+
+    def _check_structure(self, step: int, target: TrainState) -> None:
+        """Tells a state of another network or optimiser from a damaged one.
+
+        Raises:
+            ConfigError: if the checkpoint's arrays have other names or shapes than the target's.
+        """
+        try:
+            metadata = ocp.PyTreeCheckpointer().metadata(self._folder / str(step) / "state")
+            metadata = metadata.item_metadata
+            found = _shapes(getattr(metadata, "tree", metadata))
+        except Exception:
+            return  # unreadable: restoring it will say so
+        expected = _shapes(_as_dict(target))
+        if not found or found == expected:
+            return
+        differing = sorted(
+            name for name in {*found, *expected} if found.get(name) != expected.get(name)
+        )
+        raise ConfigError(
+            f"checkpoint {step} in {self._folder} is of another network or optimiser: "
+            f"{len(differing)} of {len(expected)} arrays differ, first {differing[0]}: "
+            f"{found.get(differing[0], 'missing')} there, "
+            f"{expected.get(differing[0], 'none')} by this config. Use another --workdir, with "
+            "--config.init_from set to this one to start from its network"
+        )
 
     def _restore(self, step: int, target: TrainState) -> Restored:
         abstract = jax.tree.map(
@@ -177,6 +209,24 @@ class Checkpoints:
 
 def _as_dict(state: TrainState) -> dict[str, Any]:
     return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every array of a state or of a checkpoint's metadata."""
+    leaves = jax.tree.leaves_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
+    return {
+        ".".join(
+            str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path
+        ): tuple(leaf.shape)
+        for path, leaf in leaves
+    }
+
+
+def _is_no_damage(error: Exception) -> bool:
+    """Whether reading failed for want of memory, files or access rather than for what was read."""
+    missing = isinstance(error, FileNotFoundError)
+    wanting = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+    return wanting or (isinstance(error, OSError) and not missing)
 
 
 def _checksum(state: TrainState) -> int:

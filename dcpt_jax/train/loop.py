@@ -52,27 +52,24 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> Result:
         RuntimeError: if another process trains in this directory.
     """
     workdir = Path(workdir).absolute()
-    run = prepare(config)
+    run = prepare(config, begun=weights.newest_description(workdir))
     checkpoints = Checkpoints(workdir, keep=run.config.checkpoint.keep)
     try:
         state, batches = resume(run, checkpoints)
+        first = int(state.step)
         with StopRequest() as stop, run.batches(start=batches) as stream:
             result = _run_steps(run, state, stream, workdir, checkpoints, stop)
     finally:
         checkpoints.close()
-    if result.finished and not _has_weights(workdir, int(result.state.step)):
-        description = run.describe(metrics=result.metrics, steps=int(result.state.step))
+    last = int(result.state.step)
+    # A finished run that is started again does no step and leaves the weights that it wrote.
+    if result.finished and (last > first or weights.saved_steps(workdir) != last):
+        description = run.describe(metrics=result.metrics, steps=last)
         folder = weights.save_weights(
             workdir / weights.WEIGHTS, result.state.best_params(), description
         )
         print(f"weights: {folder}", flush=True)
     return result
-
-
-def _has_weights(workdir: Path, step: int) -> bool:
-    """Whether an earlier call of the same run wrote the weights of this step already."""
-    folder = workdir / weights.WEIGHTS
-    return folder.is_dir() and weights.load_weights(folder)[1].get("steps") == step
 
 
 def _run_steps(

@@ -53,7 +53,7 @@ class Progress:
         now = time.monotonic()
         rate = (step - self._step) / max(now - self._time, 1e-9)
         self._step, self._time = step, now
-        left = time.strftime("%H:%M:%S", time.gmtime((self._total - step) / max(rate, 1e-9)))
+        left = tqdm.tqdm.format_interval((self._total - step) / max(rate, 1e-9))
         print(
             f"{self._name} {step}/{self._total}  {text}  {rate:.2f} steps/s  {left} left",
             flush=True,

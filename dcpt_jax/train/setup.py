@@ -87,8 +87,13 @@ class Run:
         return gallery.grid([[*row] for row in zip(degraded, restored, clean, strict=True)])
 
 
-def prepare(config: ml_collections.ConfigDict) -> Run:
-    """Checks the config and builds everything that needs no work directory.
+def prepare(config: ml_collections.ConfigDict, *, begun: Mapping[str, Any] | None = None) -> Run:
+    """Checks the config and builds everything that a run needs besides its state.
+
+    Args:
+        config: see `dcpt_jax.config`; it is not changed.
+        begun: description in the work directory's newest checkpoint, if it holds one. The run then
+            goes on from there, and what it once started from is not needed any more.
 
     Raises:
         ConfigError: if the config cannot run.
@@ -104,7 +109,10 @@ def prepare(config: ml_collections.ConfigDict) -> Run:
     photos = open_photos(config, split="train")
 
     initial, origin = None, {}
-    if config.init_from:
+    if config.init_from and begun is not None:
+        origin = begun.get("source") or {}
+        adopt_architecture(config, begun)
+    elif config.init_from:
         initial, description = weights.load_weights(config.init_from)
         origin = {
             "init_from": str(config.init_from),
@@ -161,7 +169,7 @@ def resume(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
     restored = checkpoints.restore_latest(state)
     if restored is not None:
         state, started = restored.state, f"continuing from step {restored.step}"
-    elif run.initial is not None:
+    elif run.config.init_from:
         started = f"starting from {run.config.init_from}"
     else:
         started = "starting from scratch"
