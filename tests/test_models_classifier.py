@@ -23,6 +23,7 @@ def recorded_case(shared, case, dtype):
         kwargs["num_classes"],
         num_blocks=kwargs["num_res_blocks"],
         resize_features=kwargs.get("downsample", False),
+        image_input=config["arch"] == "PromptIR_DC",
         dtype=dtype,
     )
     weights = rule_weights(config["params"], config["weight_salt"])
@@ -36,17 +37,18 @@ def recorded_case(shared, case, dtype):
             feature.reshape(feature.shape[0], side, side, -1)
             for feature, side in zip(features, sides, strict=True)
         ]
-    return config, recorded, classifier, {"params": from_torch(weights, classifier)}, features
+    inputs = (features, jnp.asarray(recorded["lq"], dtype)) if "lq" in recorded else (features,)
+    return config, recorded, classifier, {"params": from_torch(weights, classifier)}, inputs
 
 
 # The features of all four networks are recorded, so the networks are not needed.
-CASES = ("dc_nafnet", "dc_restormer", "dc_promptir_tiny", "dc_swinir")
+CASES = ("dc_nafnet", "dc_restormer", "dc_promptir_tiny", "dc_img_promptir_tiny", "dc_swinir")
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_float32_logits_match_the_reference(shared, case):
-    config, recorded, classifier, variables, features = recorded_case(shared, case, jnp.float32)
-    logits = run(classifier, variables, features)
+    config, recorded, classifier, variables, inputs = recorded_case(shared, case, jnp.float32)
+    logits = run(classifier, variables, *inputs)
     assert logits.dtype == jnp.float32
     assert np.abs(logits - recorded["logits"]).max() <= 10 * config["f32_vs_f64_max_abs"]
 
@@ -54,17 +56,17 @@ def test_float32_logits_match_the_reference(shared, case):
 @pytest.mark.parametrize("case", CASES)
 def test_float64_logits_and_gradients_match_the_reference(shared, case):
     with jax.enable_x64(True):
-        config, recorded, classifier, variables, features = recorded_case(shared, case, jnp.float64)
-        logits = run(classifier, variables, features)
+        config, recorded, classifier, variables, inputs = recorded_case(shared, case, jnp.float64)
+        logits = run(classifier, variables, *inputs)
         np.testing.assert_allclose(logits, recorded["logits_f64"], rtol=1e-9)
         labels = jnp.arange(len(logits))
 
-        def loss(params, features):
-            logits = classifier.apply({"params": params}, features)
+        def loss(params, features, *image):
+            logits = classifier.apply({"params": params}, features, *image)
             return -jax.nn.log_softmax(logits)[jnp.arange(len(labels)), labels].mean()
 
         value, (to_params, to_features) = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(
-            variables["params"], features
+            variables["params"], *inputs
         )
         norms = {k: float(np.linalg.norm(v)) for k, v in to_torch(to_params, classifier).items()}
     check = config["grad_check"]
@@ -88,6 +90,20 @@ def test_parameter_counts_of_the_published_classifiers(dims, blocks, resize, cou
     classifier = create_classifier(dims, 5, num_blocks=blocks, resize_features=resize)
     leaves = jax.tree.leaves(parameter_shapes(classifier))
     assert sum(np.prod(leaf.shape) for leaf in leaves) == count
+
+
+def test_the_classifier_with_image_says_what_it_needs():
+    features = random_features((4, 8), 8)
+    with_image = create_classifier((4, 8), 3, num_blocks=1, image_input=True)
+    for image, words in (
+        (None, "degraded images too"),
+        (jnp.zeros((1, 8, 8, 3)), "twice the size"),
+        (jnp.zeros((1, 16, 16, 4)), "images"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            with_image.init(jax.random.key(0), features, image)
+    with pytest.raises(ValueError, match="features alone"):
+        create_classifier((4, 8), 3).init(jax.random.key(0), features, jnp.zeros((1, 16, 16, 3)))
 
 
 def test_parameter_names_are_those_on_file():

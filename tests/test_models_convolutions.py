@@ -5,7 +5,7 @@ import pytest
 from jax import lax
 
 from dcpt_jax.models import convolutions
-from dcpt_jax.models.convolutions import depthwise_conv, patch_conv, pointwise_conv
+from dcpt_jax.models.convolutions import depthwise_conv, patch_conv, pointwise_conv, square_conv
 
 
 def naive(x, kernel, stride, padding, groups):
@@ -22,6 +22,7 @@ def naive(x, kernel, stride, padding, groups):
 CASES = {
     "depthwise": (depthwise_conv, (3, 3, 1, 6), dict(stride=1, padding=1, groups=6)),
     "pointwise": (pointwise_conv, (1, 1, 6, 5), dict(stride=1, padding=0, groups=1)),
+    "square": (square_conv, (3, 3, 6, 5), dict(stride=1, padding=1, groups=1)),
     "patch": (patch_conv, (2, 2, 6, 5), dict(stride=2, padding=0, groups=1)),
 }
 
@@ -29,7 +30,8 @@ CASES = {
 @pytest.mark.parametrize("how", ["slices", "convolution"])
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("size", [(8, 4), (2, 6)])
-def test_value_and_both_gradients_equal_plain_autodiff(case, how, size):
+def test_value_and_both_gradients_equal_plain_autodiff(case, how, size, monkeypatch):
+    monkeypatch.setattr(convolutions, "_WIDE", 1)
     conv, kernel_shape, settings = CASES[case]
     with jax.enable_x64(True):
         rng = np.random.default_rng(3)

@@ -7,11 +7,11 @@ from dcpt_jax.models.layers import (
     Conv,
     check_images,
     compute_dtype,
-    layer_norm,
     pad_to_multiple,
     pixel_shuffle,
     positive_counts,
 )
+from dcpt_jax.models.norms import layer_norm
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3), (2, 5), (4, 4), (5, 9), (16, 17)])

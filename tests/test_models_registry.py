@@ -1,24 +1,22 @@
+import dataclasses
 import json
 
 import jax.numpy as jnp
 import pytest
 
 from dcpt_jax.models import BACKBONES, create_model
-
-SMALL = {"nafnet": dict(width=4, encoder_blocks=(1, 1), decoder_blocks=[1, 1], tlc_size=8)}
-
-
-def test_every_backbone_is_tested_here():
-    assert set(SMALL) == set(BACKBONES)
+from tests.golden import TINY
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", BACKBONES)
 def test_name_and_arguments_rebuild_the_network(name):
-    model = create_model(name, **SMALL[name])
+    model = create_model(name, **TINY[name])
     stored = json.loads(json.dumps([model.architecture, model.arguments()]))
     assert create_model(stored[0], **stored[1]) == model
     assert hash(model) == hash(create_model(stored[0], **stored[1]))
-    assert create_model(name, **SMALL[name], dtype=jnp.bfloat16) != model
+    assert create_model(name, **TINY[name], dtype=jnp.bfloat16) != model
+    fields = {field.name for field in dataclasses.fields(model)}
+    assert fields - {"dtype", "remat", "parent", "name"} == set(model.arguments())
 
 
 def test_arguments_state_everything_but_the_compute_type():
@@ -44,11 +42,49 @@ def test_an_unknown_keyword_is_answered_with_the_known_ones(keyword):
         create_model("nafnet", **{keyword: 1})
     message = str(error.value)
     assert keyword in message
-    known = "width, encoder_blocks, middle_blocks, decoder_blocks, tlc_size, dtype"
+    known = "width, encoder_blocks, middle_blocks, decoder_blocks, tlc_size, remat, dtype"
     assert known in message
 
 
-def test_sizes_and_features_are_known_without_running():
-    model = create_model("nafnet", width=8, encoder_blocks=(1, 1, 2), decoder_blocks=(1, 1, 1))
-    assert model.size_multiple == 8
-    assert model.feature_dims == (8, 16, 32)
+@pytest.mark.parametrize(
+    ("name", "multiple", "dims"),
+    [
+        ("nafnet", 16, (64, 128, 256, 512)),
+        ("restormer", 8, (96, 96, 192)),
+        ("promptir", 8, (96, 192, 192)),
+        ("swinir", 8, (180, 180, 180)),
+    ],
+)
+def test_what_the_published_networks_need_is_known_without_running(name, multiple, dims):
+    model = create_model(name)
+    assert model.size_multiple == multiple
+    assert model.feature_dims == dims
+    assert model.smallest_size == 1
+    assert not model.exact_tiling
+    assert model.equal_feature_sizes == (name == "swinir")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("restormer", dict(dim=7), "even"),
+        ("restormer", dict(num_blocks=(1, 1, 1)), "4 entries"),
+        ("restormer", dict(heads=(1, 3, 2, 2)), r"heads\[1\] is 3"),
+        ("restormer", dict(norm="layer"), "bias_free, with_bias"),
+        ("restormer", dict(attention="sigmoid"), "relu, softmax"),
+        ("restormer", dict(ffn_expansion=0), "ffn_expansion"),
+        ("restormer", dict(bias=1), "bias"),
+        ("promptir", dict(prompt_dims=(6, 8)), "3 entries"),
+        ("promptir", dict(prompt_dims=(6, 9, 10)), "divide"),
+        ("promptir", dict(prompt_len=0), "prompt_len"),
+        ("swinir", dict(depths=(1, 1, 1, 1)), "6 entries"),
+        ("swinir", dict(num_heads=(5,) * 6), "divide"),
+        ("swinir", dict(resi_connection="2conv"), "1conv, 3conv"),
+        ("swinir", dict(mlp_ratio=0.0), "mlp_ratio"),
+        ("swinir", dict(window_size=0), "window_size"),
+        ("swinir", dict(dtype="float16"), "bfloat16"),
+    ],
+)
+def test_unfit_arguments_are_refused_at_creation(name, changes, words):
+    with pytest.raises(ValueError, match=words):
+        create_model(name, **{**TINY[name], **changes})

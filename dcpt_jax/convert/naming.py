@@ -6,19 +6,41 @@ the way back needs no second set of rules, and a name that no rule fits shows up
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dcpt_jax.models import parameter_shapes
 
+Rule = tuple[str, str | Callable[[re.Match[str]], str]]  # pattern and replacement of re.sub
+
 # Applied one after another to our name, e.g. "encoder_0/block_3/conv_1/kernel".
-_ENDINGS = ((r"/(?:kernel|scale)$", ".weight"), (r"/", "."))
-_RULES: dict[str, tuple[tuple[str, str], ...]] = {
+_ENDINGS: tuple[Rule, ...] = ((r"/(?:kernel|scale)$", ".weight"), (r"/", "."))
+_LEVELS: tuple[Rule, ...] = (  # Restormer and PromptIR
+    (r"^patch_embed", "patch_embed.proj"),
+    (r"^down_(\d)", lambda match: f"down{match[1]}_{int(match[1]) + 1}.body.0"),
+    (r"^up_(\d)", lambda match: f"up{int(match[1]) + 1}_{match[1]}.body.0"),
+    (r"^reduce_(\d)", r"reduce_chan_level\1"),
+    (r"^(encoder|decoder)_(\d)/block_(\d+)", r"\1_level\2.\3"),
+    (r"^(latent|refinement)/block_(\d+)", r"\1.\2"),
+    (r"^prompt_(\d)/prompts", r"prompt\1.prompt_param"),
+    (r"^prompt_(\d)/mixing", r"prompt\1.linear_layer"),
+    (r"^prompt_(\d)/conv", r"prompt\1.conv3x3"),
+    (r"^(noise|reduce_noise)_(\d)", r"\1_level\2"),
+    (r"/norm_(\d)", r"/norm\1.body"),
+    (r"/attention/qkv_depthwise", r"/attn.qkv_dwconv"),
+    (r"/attention", r"/attn"),
+    (r"/feed_forward/depthwise", r"/ffn.dwconv"),
+    (r"/feed_forward", r"/ffn"),
+    *_ENDINGS,
+)
+_RULES: dict[str, tuple[Rule, ...]] = {
     "nafnet": (
         (r"^encoder_(\d+)/block_(\d+)", r"encoders.\1.\2"),
         (r"^down_(\d+)", r"downs.\1"),
@@ -29,7 +51,26 @@ _RULES: dict[str, tuple[tuple[str, str], ...]] = {
         (r"/(conv|norm)_(\d)", r"/\1\2"),
         *_ENDINGS,
     ),
+    "restormer": _LEVELS,
+    "promptir": _LEVELS,
+    "swinir": (
+        (r"^(first|last|after_body)", r"conv_\1"),
+        (r"^embed_norm", r"patch_embed.norm"),
+        (r"^encoder_(\d+)", r"encode_layers.\1"),
+        (r"^decoder_(\d+)", r"decode_layers\1"),
+        (r"/block_(\d+)", r".residual_group.blocks.\1"),
+        (r"/norm_(\d)", r"/norm\1"),
+        (r"/attention/project_out", r"/attn.proj"),
+        (r"/attention", r"/attn"),
+        (r"/mlp/expand", r"/mlp.fc1"),
+        (r"/mlp/project", r"/mlp.fc2"),
+        # "3conv": between the convolutions stand activations, which are numbered too.
+        (r"/conv_(\d)", lambda match: f"/{2 * int(match[1])}"),
+        *_ENDINGS,
+    ),
     "classifier": (
+        (r"^embed/conv", r"conv_embed.0"),
+        (r"^embed/norm", r"conv_embed.1"),
         (r"^level_(\d+)/block_(\d+)", r"bottleneck_layers.\1.\2"),
         (r"^down_(\d+)", r"downsample_layers.\1.0"),
         (r"^last/block_(\d+)", r"last_stage.\1"),
@@ -39,10 +80,23 @@ _RULES: dict[str, tuple[tuple[str, str], ...]] = {
         *_ENDINGS,
     ),
 }
+# A second layout of names, in which the same networks occur: what tells it, and the rule that is
+# applied last. DCPT's Restormer wraps the blocks of a level; NAFNet's own authors keep the stages
+# of the decoder in a list.
+_SECOND_LAYOUTS: dict[str, tuple[str, Rule]] = {
+    "restormer": (
+        r"(?:(?:en|de)coder_level\d|latent|refinement)\.body\.",
+        (r"^((?:en|de)coder_level\d|latent|refinement)\.", r"\1.body."),
+    ),
+    "nafnet": (r"decoders\.", (r"^decoder(\d+)\.", r"decoders.\1.")),
+}
 
 
 def from_torch(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     """Turns the reference's state dict into parameters of this package.
+
+    Both layouts of Restormer's names are taken, with `body` below each level (DCPT's Restormer)
+    and without (the original publication, DCPT's Restormer_origin), and both of NAFNet's.
 
     Args:
         state_dict: name in the reference -> array (NumPy, JAX, or a PyTorch tensor), convolution
@@ -56,7 +110,8 @@ def from_torch(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Any
         ValueError: listing every name that is missing, unexpected or of another shape; or if the
             architecture of `model` has no rules.
     """
-    rules, shapes = _rules_for(model), _shapes(model)
+    second = has_second_layout(state_dict, getattr(model, "architecture", ""))
+    rules, shapes = _rules_for(model, second=second), _shapes(model)
     paths = {_reference_name(path, rules): path for path in shapes}
     expected = {name: _reference_shape(path, shapes[path]) for name, path in paths.items()}
     arrays = {name: _as_numpy(value) for name, value in state_dict.items()}
@@ -65,21 +120,26 @@ def from_torch(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Any
     return unflatten_dict(converted, sep="/")
 
 
-def to_torch(params: Mapping[str, Any], model: nn.Module) -> dict[str, np.ndarray]:
+def to_torch(
+    params: Mapping[str, Any], model: nn.Module, *, body: bool | None = None
+) -> dict[str, np.ndarray]:
     """Turns parameters of this package into the reference's state dict: from_torch's inverse.
 
     Args:
         params: nested dict of arrays, what `init` puts under "params".
         model: the network or classifier that the parameters belong to.
+        body: names of a Restormer: True for DCPT's (`encoder_level1.body.0...`), False for those
+            of the original publication (`encoder_level1.0...`); None goes by its attention: DCPT's
+            for "relu", the original ones for "softmax".
 
     Returns:
         Name in the reference -> NumPy array in the reference's layout, in the dtypes given.
 
     Raises:
         ValueError: listing every name that is missing, unexpected or of another shape; or if the
-            architecture of `model` has no rules.
+            architecture of `model` has no rules, or no names with `body`.
     """
-    rules, expected = _rules_for(model), _shapes(model)
+    rules, expected = _rules_for(model, second=_has_body(model, body)), _shapes(model)
     arrays = {path: _as_numpy(value) for path, value in flatten_dict(params, sep="/").items()}
     _compare("the parameters", arrays, expected, model)
     return {
@@ -88,59 +148,104 @@ def to_torch(params: Mapping[str, Any], model: nn.Module) -> dict[str, np.ndarra
     }
 
 
-def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+def reference_shapes(model: nn.Module, *, body: bool | None = None) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a network's state dict in the reference, without any parameters.
+
+    Args:
+        model: a network or classifier.
+        body: as for `to_torch`.
+
+    Returns:
+        Name in the reference -> shape there, in the order of `to_torch`.
+    """
+    rules, shapes = _rules_for(model, second=_has_body(model, body)), _shapes(model)
+    return {
+        _reference_name(path, rules): _reference_shape(path, shapes[path])
+        for path in sorted(shapes, key=_natural_order)
+    }
+
+
+def has_second_layout(names: Iterable[str], architecture: str) -> bool:
+    """Whether names are in the second layout of an architecture: Restormer's with `body`."""
+    if architecture not in _SECOND_LAYOUTS:
+        return False
+    pattern, _ = _SECOND_LAYOUTS[architecture]
+    return any(re.match(pattern, name) for name in names)
+
+
+def _has_body(model: nn.Module, body: bool | None) -> bool:
+    """Whether a written Restormer has `body` in its names; False for other networks."""
+    restormer = getattr(model, "architecture", None) == "restormer"
+    if body and not restormer:
+        raise ValueError(f"body=True is for a Restormer; this is a {type(model).__name__}")
+    return restormer and (model.attention == "relu" if body is None else body)
+
+
+@functools.lru_cache(maxsize=8)  # tracing a large network takes a second
+def _shapes(model: nn.Module) -> Mapping[str, tuple[int, ...]]:
     flat = flatten_dict(parameter_shapes(model), sep="/")
     return {path: leaf.shape for path, leaf in flat.items()}
 
 
-def _rules_for(model: nn.Module) -> tuple[tuple[str, str], ...]:
+def _rules_for(model: nn.Module, *, second: bool) -> tuple[Rule, ...]:
     architecture = getattr(model, "architecture", None)
     if architecture not in _RULES:
         raise ValueError(
             f"no conversion rules for {type(model).__name__}; known: {', '.join(_RULES)}"
         )
-    return _RULES[architecture]
+    return (*_RULES[architecture], *([_SECOND_LAYOUTS[architecture][1]] if second else []))
 
 
-def _reference_name(path: str, rules: tuple[tuple[str, str], ...]) -> str:
+def _reference_name(path: str, rules: tuple[Rule, ...]) -> str:
     for pattern, replacement in rules:
         path = re.sub(pattern, replacement, path)
     return path
 
 
-# Axes of the reference's arrays in terms of ours, by rank: convolution and linear weights.
-_TO_REFERENCE_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
+# Axes of the reference's arrays in terms of ours, None for one of length 1 that ours do not have:
+# by the last part of the name, and for all others, which are weights, by rank.
+_AXES_BY_NAME: dict[str, tuple[int | None, ...]] = {
+    "beta": (None, 0, None, None),
+    "gamma": (None, 0, None, None),
+    "temperature": (0, None, None),
+    "prompts": (None, 0, 3, 1, 2),
+}
+_AXES_BY_RANK: dict[int, tuple[int | None, ...]] = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
 
 
-def _is_residual_scale(path: str) -> bool:
-    """NAFNet's beta and gamma: [c] here, [1, c, 1, 1] in the reference."""
-    return path.rsplit("/", 1)[-1] in ("beta", "gamma")
+def _axes(path: str, rank: int) -> tuple[int | None, ...]:
+    name = path.rsplit("/", 1)[-1]
+    return _AXES_BY_NAME[name] if name in _AXES_BY_NAME else _AXES_BY_RANK[rank]
 
 
 def _reference_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    if _is_residual_scale(path):
-        return (1, *shape, 1, 1)
-    return tuple(shape[axis] for axis in _TO_REFERENCE_AXES.get(len(shape), range(len(shape))))
+    return tuple(1 if axis is None else shape[axis] for axis in _axes(path, len(shape)))
 
 
 def _to_reference(path: str, array: np.ndarray) -> np.ndarray:
-    if array.ndim in _TO_REFERENCE_AXES:
-        return np.ascontiguousarray(array.transpose(_TO_REFERENCE_AXES[array.ndim]))
-    return array.reshape(_reference_shape(path, array.shape))
+    order = [axis for axis in _axes(path, array.ndim) if axis is not None]
+    shape = _reference_shape(path, array.shape)
+    return np.ascontiguousarray(array.transpose(order)).reshape(shape)
 
 
 def _from_reference(path: str, array: np.ndarray) -> np.ndarray:
-    if _is_residual_scale(path):
-        return array.reshape(-1)
-    if array.ndim in _TO_REFERENCE_AXES:
-        axes = np.argsort(_TO_REFERENCE_AXES[array.ndim])
-        return np.ascontiguousarray(array.transpose(axes))
-    return array
+    axes = _axes(path, array.ndim)
+    kept = [(size, axis) for size, axis in zip(array.shape, axes, strict=True) if axis is not None]
+    order = np.argsort([axis for _, axis in kept])
+    return np.ascontiguousarray(array.reshape([size for size, _ in kept]).transpose(order))
 
 
 def _as_numpy(value: Any) -> np.ndarray:
-    # A tensor of PyTorch that takes part in autodiff or lies on a GPU refuses np.asarray.
-    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    # A tensor of PyTorch that takes part in autodiff or lies on a GPU refuses np.asarray, and one
+    # in bfloat16 does anywhere: its bits go over as integers.
+    if not hasattr(value, "detach"):
+        return np.asarray(value)
+    value = value.detach().cpu()
+    if str(value.dtype) == "torch.bfloat16":
+        import torch
+
+        return value.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return value.numpy()
 
 
 def _natural_order(path: str) -> list[tuple[bool, int, str]]:

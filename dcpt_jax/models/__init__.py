@@ -11,20 +11,30 @@ from flax import linen as nn
 
 from dcpt_jax.models.classifier import DegradationClassifier
 from dcpt_jax.models.nafnet import NAFNet
+from dcpt_jax.models.network import RestorationNetwork
+from dcpt_jax.models.promptir import PromptIR
+from dcpt_jax.models.restormer import Restormer
+from dcpt_jax.models.swinir import SwinIR
 
-BACKBONES: dict[str, type[nn.Module]] = {NAFNet.architecture: NAFNet}
+BACKBONES: dict[str, type[RestorationNetwork]] = {
+    network.architecture: network for network in (NAFNet, Restormer, PromptIR, SwinIR)
+}
 
 __all__ = [
     "BACKBONES",
     "DegradationClassifier",
     "NAFNet",
+    "PromptIR",
+    "RestorationNetwork",
+    "Restormer",
+    "SwinIR",
     "create_classifier",
     "create_model",
     "parameter_shapes",
 ]
 
 
-def create_model(name: str, *, dtype: Any = jnp.float32, **arguments: Any) -> nn.Module:
+def create_model(name: str, *, dtype: Any = jnp.float32, **arguments: Any) -> RestorationNetwork:
     """Creates a restoration network; with its name alone, the one of the DCPT paper.
 
     Args:
@@ -33,8 +43,8 @@ def create_model(name: str, *, dtype: Any = jnp.float32, **arguments: Any) -> nn
         **arguments: the network's keyword arguments, see its class.
 
     Returns:
-        A Flax module with `init`, `apply`, the method `features`, and the attributes
-        `architecture`, `size_multiple`, `feature_dims` and `arguments()`.
+        A Flax module with `init`, `apply`, the methods `features` and `restored_and_features`, and
+        the attributes that `RestorationNetwork` lists.
 
     Raises:
         ValueError: for an unknown name or an unfit value.
@@ -59,6 +69,7 @@ def create_classifier(
     *,
     num_blocks: int = 2,
     resize_features: bool = False,
+    image_input: bool = False,
     dtype: Any = jnp.float32,
 ) -> DegradationClassifier:
     """Creates a degradation classifier for the features of a network.
@@ -67,7 +78,9 @@ def create_classifier(
         feature_dims: channels of the features, finest first: `model.feature_dims`.
         num_classes: number of classes, one logit each.
         num_blocks: bottlenecks at each level.
-        resize_features: True for features that are all of one size (SwinIR's).
+        resize_features: True for features that are all of one size (SwinIR's):
+            `model.equal_feature_sizes`.
+        image_input: True for the reference's classifier that is also given the image.
         dtype: compute type, float32, bfloat16 or float64 (needs jax_enable_x64).
 
     Raises:
@@ -78,6 +91,7 @@ def create_classifier(
         num_classes=num_classes,
         num_blocks=num_blocks,
         resize_features=resize_features,
+        image_input=image_input,
         dtype=dtype,
     )
 
@@ -100,10 +114,14 @@ def parameter_shapes(model: nn.Module) -> dict[str, Any]:
             jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
             for size, channels in zip(sizes, model.feature_dims, strict=True)
         )
+        inputs = (inputs, _image(2 * finest)) if model.image_input else (inputs,)
     else:
-        size = model.size_multiple
-        inputs = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    return jax.eval_shape(model.init, jax.random.key(0), inputs)["params"]
+        inputs = (_image(model.size_multiple),)
+    return jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
+
+
+def _image(size: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
 
 
 def _keyword_arguments(network: type[nn.Module]) -> list[str]:

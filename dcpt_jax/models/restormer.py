@@ -1,0 +1,112 @@
+"""Restormer: Zamir et al., Efficient Transformer for High-Resolution Image Restoration (2022)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from dcpt_jax.models.layers import normal
+from dcpt_jax.models.transformer import ATTENTIONS, BlockStyle, Levels, check_choice, joined
+
+
+class Restormer(Levels):
+    """Restormer as DCPT trains it, and as originally published.
+
+    Takes and gives what `RestorationNetwork` says; `size_multiple` is 8. The defaults are the
+    network of the DCPT paper (26.1 million parameters).
+
+    Features for the classifier: the outputs of the decoder levels 1, 2 and 3: 2 dim, 2 dim and
+    4 dim channels at full, half and quarter size. The refinement blocks do not run.
+
+    Attributes:
+        dim: channels at full size, even; they double with each level.
+        num_blocks: number of blocks in each of the four levels, finest first.
+        num_refinement_blocks: number of blocks behind the decoder, at full size.
+        heads: attention heads in each level.
+        ffn_expansion: hidden channels of the feed-forward parts, as a multiple.
+        bias: biases in the 1x1 convolutions behind concatenations and in the last convolution;
+            with `attention` "softmax" also in those of attention and feed-forward parts.
+        norm: "bias_free", which subtracts no mean, or "with_bias", ordinary layer norm.
+        attention: "relu": DCPT's, whose norms have an epsilon of 1e-6; "softmax": as originally
+            published, 1e-5.
+        dtype: compute type, float32, bfloat16 or float64. Parameters, norm statistics and
+            attention weights stay float32 (float64 in a float64 network).
+        remat: compute inner values again in the backward pass instead of keeping them.
+    """
+
+    dim: int = 48
+    num_blocks: tuple[int, ...] = (4, 6, 6, 8)
+    num_refinement_blocks: int = 4
+    heads: tuple[int, ...] = (1, 2, 4, 8)
+    ffn_expansion: float = 2.66
+    bias: bool = False
+    norm: str = "bias_free"
+    attention: str = "relu"
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    architecture: ClassVar[str] = "restormer"
+
+    def __post_init__(self):
+        """Checks the arguments; raises ValueError."""
+        self.check_arguments()
+        check_choice("attention", self.attention, ATTENTIONS)
+        super().__post_init__()
+
+    @property
+    def feature_dims(self) -> tuple[int, ...]:
+        """Channels of the features, finest first."""
+        return (2 * self.dim, 2 * self.dim, 4 * self.dim)
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments that rebuild this network, JSON-able; without `dtype` and `remat`."""
+        return {
+            "dim": self.dim,
+            "num_blocks": list(self.num_blocks),
+            "num_refinement_blocks": self.num_refinement_blocks,
+            "heads": list(self.heads),
+            "ffn_expansion": self.ffn_expansion,
+            "bias": self.bias,
+            "norm": self.norm,
+            "attention": self.attention,
+        }
+
+    def setup(self):
+        """Names the parts; the parameters follow these names."""
+        relu, dim = self.attention == "relu", self.dim
+        style = BlockStyle(
+            ffn_expansion=self.ffn_expansion,
+            use_bias=self.bias and not relu,
+            norm=self.norm,
+            epsilon=1e-6 if relu else 1e-5,
+            attention=self.attention,
+            kernel_init=normal(0.02) if relu else None,
+            bias_init=nn.initializers.zeros if relu else None,
+            dtype=self.dtype,
+        )
+        self.setup_encoder(style, embedding_bias=False)
+        self.up_3 = self.conv(16 * dim, style, size=3)
+        self.reduce_3 = self.conv(4 * dim, style, bias=self.bias)
+        self.decoder_3 = self.stage(self.num_blocks[2], self.heads[2], style)
+        self.up_2 = self.conv(8 * dim, style, size=3)
+        self.reduce_2 = self.conv(2 * dim, style, bias=self.bias)
+        self.decoder_2 = self.stage(self.num_blocks[1], self.heads[1], style)
+        self.up_1 = self.conv(4 * dim, style, size=3)
+        self.decoder_1 = self.stage(self.num_blocks[0], self.heads[0], style)
+        self.refinement = self.stage(self.num_refinement_blocks, self.heads[0], style)
+        self.output = self.conv(3, style, size=3, bias=self.bias)
+
+    def body(self, padded: jax.Array) -> tuple[tuple[jax.Array, ...], jax.Array]:
+        """Encoder and decoder: (decoder outputs finest first, the finest of them)."""
+        level_1, level_2, level_3, latent = self.encode(padded)
+        decoded_3 = self.decoder_3(self.reduce_3(joined(self.up_3(latent), level_3)))
+        decoded_2 = self.decoder_2(self.reduce_2(joined(self.up_2(decoded_3), level_2)))
+        decoded_1 = self.decoder_1(joined(self.up_1(decoded_2), level_1))
+        return (decoded_1, decoded_2, decoded_3), decoded_1
+
+    def tail(self, rest: jax.Array) -> jax.Array:
+        """Refinement and the last convolution."""
+        return self.output(self.refinement(rest))

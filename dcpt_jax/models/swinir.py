@@ -1,0 +1,296 @@
+"""SwinIR: Liang et al., Image Restoration Using Swin Transformer (ICCV workshops 2021)."""
+
+from __future__ import annotations
+
+import functools
+import numbers
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from dcpt_jax.models.layers import (
+    Conv,
+    Linear,
+    compute_dtype,
+    normal,
+    parameter_dtype,
+    positive_count,
+    positive_counts,
+)
+from dcpt_jax.models.network import RestorationNetwork
+from dcpt_jax.models.norms import LayerNorm
+from dcpt_jax.models.stage import Stage
+
+CONNECTIONS = ("1conv", "3conv")
+STAGES = 6
+# Mean colour of the DIV2K photos, subtracted from the image before the first convolution. Rounded
+# to float32 as in the reference, so that networks in float64 agree to the last digits.
+MEAN = np.float32([0.4488, 0.4371, 0.4040])
+
+
+class SwinIR(RestorationNetwork):
+    """SwinIR as in DCPT, for restoration at the same size.
+
+    It differs from the published network: windows have no relative position bias, and shifted
+    windows no mask, so that at the borders pixels also attend to those of the opposite border.
+
+    Takes and gives what `RestorationNetwork` says; `size_multiple` is the window size. The
+    defaults are the network of the DCPT paper (11.5 million parameters).
+
+    Features for the classifier: the outputs of the last three stages, the last stage first, all of
+    the full padded size, embed_dim channels.
+
+    Attributes:
+        embed_dim: channels.
+        depths: number of blocks in each of the six stages.
+        num_heads: attention heads in each stage; they divide `embed_dim`.
+        window_size: height and width of the windows of attention, in pixels.
+        mlp_ratio: hidden channels of the feed-forward parts: int(embed_dim * mlp_ratio).
+        qkv_bias: biases of queries, keys and values.
+        patch_norm: a norm before the first stage.
+        resi_connection: convolutions at the end of each stage: "1conv", or "3conv" (fewer
+            channels in between).
+        dtype: compute type, float32, bfloat16 or float64. Parameters, norm statistics and
+            attention weights stay float32 (float64 in a float64 network).
+        remat: compute inner values again in the backward pass instead of keeping them.
+    """
+
+    embed_dim: int = 180
+    depths: tuple[int, ...] = (6,) * STAGES
+    num_heads: tuple[int, ...] = (6,) * STAGES
+    window_size: int = 8
+    mlp_ratio: float = 2.0
+    qkv_bias: bool = True
+    patch_norm: bool = True
+    resi_connection: str = "1conv"
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    architecture: ClassVar[str] = "swinir"
+    output_layer: ClassVar[str] = "last"
+    equal_feature_sizes: ClassVar[bool] = True
+
+    def __post_init__(self):
+        """Checks the arguments; raises ValueError."""
+        self.embed_dim = positive_count("embed_dim", self.embed_dim)
+        self.window_size = positive_count("window_size", self.window_size)
+        for name in ("depths", "num_heads"):
+            counts = positive_counts(name, getattr(self, name))
+            if len(counts) != STAGES:
+                raise ValueError(f"{name} is {counts}, but must have {STAGES} entries, like stages")
+            setattr(self, name, counts)
+        for stage, heads in enumerate(self.num_heads):
+            if self.embed_dim % heads:
+                raise ValueError(
+                    f"num_heads[{stage}] is {heads}, but must divide embed_dim {self.embed_dim}"
+                )
+        ratio = self.mlp_ratio
+        if not isinstance(ratio, numbers.Real) or ratio * self.embed_dim < 1:
+            raise ValueError(f"mlp_ratio is {ratio!r}, but must give at least one hidden channel")
+        self.mlp_ratio = float(ratio)
+        for name in ("qkv_bias", "patch_norm"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} is {getattr(self, name)!r}, but must be True or False")
+        if self.resi_connection not in CONNECTIONS:
+            raise ValueError(
+                f"resi_connection is {self.resi_connection!r}, but must be one of "
+                f"{', '.join(CONNECTIONS)}"
+            )
+        if self.resi_connection == "3conv" and self.embed_dim < 4:
+            raise ValueError(f"embed_dim is {self.embed_dim}; '3conv' needs at least 4")
+        self.dtype = compute_dtype(self.dtype)
+        super().__post_init__()
+
+    @property
+    def size_multiple(self) -> int:
+        """Heights and widths are padded to multiples of this, the window size."""
+        return self.window_size
+
+    @property
+    def feature_dims(self) -> tuple[int, ...]:
+        """Channels of the features, last stage first."""
+        return (self.embed_dim,) * (STAGES // 2)
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments that rebuild this network, JSON-able; without `dtype` and `remat`."""
+        return {
+            "embed_dim": self.embed_dim,
+            "depths": list(self.depths),
+            "num_heads": list(self.num_heads),
+            "window_size": self.window_size,
+            "mlp_ratio": self.mlp_ratio,
+            "qkv_bias": self.qkv_bias,
+            "patch_norm": self.patch_norm,
+            "resi_connection": self.resi_connection,
+        }
+
+    def setup(self):
+        """Names the parts; the parameters follow these names."""
+        half = STAGES // 2
+
+        def stage(index: int) -> ResidualStage:
+            block = functools.partial(
+                SwinBlock,
+                heads=self.num_heads[index],
+                window=self.window_size,
+                hidden=int(self.embed_dim * self.mlp_ratio),
+                qkv_bias=self.qkv_bias,
+                dtype=self.dtype,
+            )
+            shifts = (0, self.window_size // 2)
+            return ResidualStage(
+                self.depths[index],
+                kinds=tuple(functools.partial(block, shift=shift) for shift in shifts),
+                remat=self.remat,
+                resi_connection=self.resi_connection,
+                dtype=self.dtype,
+            )
+
+        self.first = Conv(self.embed_dim, size=3, dtype=self.dtype)
+        if self.patch_norm:
+            self.embed_norm = LayerNorm(1e-5, dtype=self.dtype)
+        self.encoder = [stage(i) for i in range(half)]
+        self.decoder = [stage(i) for i in range(half, STAGES)]
+        self.norm = LayerNorm(1e-5, dtype=self.dtype)
+        self.after_body = connection(self.resi_connection, self.embed_dim, self.dtype)
+        self.last = Conv(3, size=3, dtype=self.dtype)
+
+    def body(self, padded: jax.Array) -> tuple[tuple[jax.Array, ...], Any]:
+        """All stages: (outputs of the last three, last first; what the tail needs)."""
+        shallow = self.first(padded - jnp.asarray(MEAN, padded.dtype))
+        x = self.embed_norm(shallow) if self.patch_norm else shallow
+        for stage in self.encoder:
+            x = stage(x)
+        features = []
+        for stage in self.decoder:
+            x = stage(x)
+            features.append(x)
+        return tuple(reversed(features)), (x, shallow)
+
+    def tail(self, rest: Any) -> jax.Array:
+        """The convolutions behind the stages; the mean colour cancels out in the residual."""
+        x, shallow = rest
+        return self.last(self.after_body(self.norm(x)) + shallow)
+
+
+class ResidualStage(Stage):
+    """Blocks whose windows shift every second time, then convolutions, and the input (RSTB)."""
+
+    resi_connection: str = "1conv"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[b, h, w, c] -> [b, h, w, c]."""
+        conv = connection(self.resi_connection, x.shape[-1], self.dtype, name="conv")
+        return x + conv(self.run(x))
+
+
+class SwinBlock(nn.Module):
+    """Attention inside windows, then a feed-forward part, both residual (SwinIR, eqs. 8 and 9).
+
+    Attributes:
+        heads: attention heads.
+        window: height and width of the windows in pixels.
+        hidden: channels inside the feed-forward part.
+        qkv_bias: biases of queries, keys and values.
+        shift: pixels by which the image is rolled up and to the left before it is cut.
+    """
+
+    heads: int
+    window: int
+    hidden: int
+    qkv_bias: bool
+    shift: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[b, h, w, c] -> [b, h, w, c]; h and w are multiples of the window."""
+        attention = WindowAttention(
+            self.heads, self.window, self.shift, self.qkv_bias, self.dtype, name="attention"
+        )
+        x = x + attention(LayerNorm(1e-5, dtype=self.dtype, name="norm_1")(x))
+        y = LayerNorm(1e-5, dtype=self.dtype, name="norm_2")(x)
+        return x + FeedForward(self.hidden, self.dtype, name="mlp")(y)
+
+
+class WindowAttention(nn.Module):
+    """Attention between the pixels of each window; see `SwinBlock` for the attributes."""
+
+    heads: int
+    window: int
+    shift: int
+    qkv_bias: bool
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[b, h, w, c] -> [b, h, w, c]."""
+        b, h, w, c = x.shape
+        size, per_head = self.window, c // self.heads
+        qkv = linear(3 * c, self.dtype, use_bias=self.qkv_bias, name="qkv")(x)
+        qkv = jnp.roll(qkv, (-self.shift, -self.shift), axis=(1, 2))
+        cells = qkv.reshape(b, h // size, size, w // size, size, 3, self.heads, per_head)
+        # -> [3, b, rows, columns, heads, pixels of a window, channels of a head]
+        cells = cells.transpose(5, 0, 1, 3, 6, 2, 4, 7)
+        query, key, value = cells.reshape(3, -1, size * size, per_head)
+        wide = parameter_dtype(self.dtype)
+        scores = jnp.einsum("tid,tjd->tij", query, key, preferred_element_type=wide)
+        weights = nn.softmax(scores * per_head**-0.5).astype(x.dtype)
+        y = jnp.einsum("tij,tjd->tid", weights, value)
+        y = y.reshape(b, h // size, w // size, self.heads, size, size, per_head)
+        y = y.transpose(0, 1, 4, 2, 5, 3, 6).reshape(b, h, w, c)
+        y = jnp.roll(y, (self.shift, self.shift), axis=(1, 2))
+        return linear(c, self.dtype, name="project_out")(y)
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a GELU in between; `hidden` channels inside."""
+
+    hidden: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[b, h, w, c] -> [b, h, w, c]."""
+        y = nn.gelu(linear(self.hidden, self.dtype, name="expand")(x), approximate=False)
+        return linear(x.shape[-1], self.dtype, name="project")(y)
+
+
+class ThreeConvs(nn.Module):
+    """Three convolutions with a quarter of the channels in between, leaky ReLUs of slope 0.2."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[b, h, w, c] -> [b, h, w, c]."""
+        channels = x.shape[-1]
+        y = Conv(channels // 4, size=3, dtype=self.dtype, name="conv_0")(x)
+        y = nn.leaky_relu(y, 0.2)
+        y = Conv(channels // 4, dtype=self.dtype, name="conv_1")(y)
+        y = nn.leaky_relu(y, 0.2)
+        return Conv(channels, size=3, dtype=self.dtype, name="conv_2")(y)
+
+
+def connection(kind: str, channels: int, dtype: Any, name: str | None = None) -> nn.Module:
+    """The convolutions behind a row of blocks, of one of the `CONNECTIONS`."""
+    if kind == "3conv":
+        return ThreeConvs(dtype, name=name)
+    return Conv(channels, size=3, dtype=dtype, name=name)
+
+
+def linear(features: int, dtype: Any, *, name: str, use_bias: bool = True) -> Linear:
+    """Linear layer with SwinIR's initialisation: kernel of deviation 0.02, no bias at first."""
+    return Linear(
+        features,
+        use_bias=use_bias,
+        dtype=dtype,
+        kernel_init=normal(0.02),
+        bias_init=nn.initializers.zeros,
+        name=name,
+    )

@@ -1,0 +1,260 @@
+"""The transformer block of Restormer and PromptIR, whose attention is between channels.
+
+Zamir et al., Restormer: Efficient Transformer for High-Resolution Image Restoration (CVPR 2022).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import numbers
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from dcpt_jax.models.layers import (
+    Conv,
+    DepthwiseConv,
+    compute_dtype,
+    parameter_dtype,
+    pixel_shuffle,
+    pixel_unshuffle,
+    positive_count,
+    positive_counts,
+)
+from dcpt_jax.models.network import RestorationNetwork
+from dcpt_jax.models.norms import LayerNorm
+from dcpt_jax.models.stage import Stage
+
+NORMS = ("bias_free", "with_bias")
+ATTENTIONS = ("relu", "softmax")
+# Norms of queries and keys are clamped from below by this, so that zero images have gradients.
+_SMALLEST_NORM = 1e-12
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockStyle:
+    """What all blocks of a network have in common.
+
+    Attributes:
+        ffn_expansion: hidden channels of the feed-forward part: int(channels * ffn_expansion).
+        use_bias: whether the convolutions have biases.
+        norm: "bias_free" (no mean subtracted, no bias) or "with_bias".
+        epsilon: of the norms.
+        attention: "softmax", or "relu" in place of it, as in DCPT's Restormer.
+        kernel_init: initialiser of the convolution kernels; None for PyTorch's default.
+        bias_init: of their biases, likewise.
+    """
+
+    ffn_expansion: float
+    use_bias: bool
+    norm: str
+    epsilon: float
+    attention: str
+    kernel_init: nn.initializers.Initializer | None
+    bias_init: nn.initializers.Initializer | None
+    dtype: Any
+
+    def conv(self, features: int, name: str) -> Conv:
+        """1x1 convolution."""
+        return Conv(
+            features,
+            use_bias=self.use_bias,
+            dtype=self.dtype,
+            kernel_init=self.kernel_init,
+            bias_init=self.bias_init,
+            name=name,
+        )
+
+    def depthwise(self, name: str) -> DepthwiseConv:
+        """Depthwise 3x3 convolution."""
+        return DepthwiseConv(
+            use_bias=self.use_bias,
+            dtype=self.dtype,
+            kernel_init=self.kernel_init,
+            bias_init=self.bias_init,
+            name=name,
+        )
+
+    def layer_norm(self, name: str) -> LayerNorm:
+        """Norm over the channels."""
+        centred = self.norm == "with_bias"
+        return LayerNorm(self.epsilon, centred=centred, dtype=self.dtype, name=name)
+
+
+class TransformerBlock(nn.Module):
+    """Attention between channels, then a gated feed-forward part, both residual (Restormer, 3)."""
+
+    heads: int
+    style: BlockStyle
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[b, h, w, c] -> [b, h, w, c]."""
+        style = self.style
+        y = style.layer_norm("norm_1")(x)
+        x = x + ChannelAttention(self.heads, style, name="attention")(y)
+        y = style.layer_norm("norm_2")(x)
+        return x + FeedForward(style, name="feed_forward")(y)
+
+
+class ChannelAttention(nn.Module):
+    """Transposed attention of Restormer (MDTA, eq. 1): which channels of a head go together."""
+
+    heads: int
+    style: BlockStyle
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[b, h, w, c] -> [b, h, w, c]; c is a multiple of `heads`."""
+        style, channels = self.style, x.shape[-1]
+        stored = parameter_dtype(style.dtype)
+        temperature = self.param("temperature", nn.initializers.ones, (self.heads,), stored)
+        mixed = style.depthwise("qkv_depthwise")(style.conv(3 * channels, "qkv")(x))
+        y = attend(mixed, temperature, style.attention)
+        return style.conv(channels, "project_out")(y)
+
+
+def attend(mixed: jax.Array, temperature: jax.Array, attention: str) -> jax.Array:
+    """Attention between the channels of each head.
+
+    The reference normalises queries and keys over all pixels and multiplies them then. Here they
+    are multiplied first, and the small matrix of products is divided by both norms: the same, and
+    no normalised map is ever written.
+
+    Args:
+        mixed: [b, h, w, 3c]: queries, keys and values.
+        temperature: [heads], in the dtype of norms and softmax.
+        attention: "relu" or "softmax".
+
+    Returns:
+        [b, h, w, c] in the dtype of `mixed`.
+    """
+    b, h, w, channels = mixed.shape
+    heads, wide = temperature.size, temperature.dtype
+    per_head = channels // 3 // heads
+    parts = mixed.reshape(b, h * w, 3, heads, per_head)
+    query, key, value = (parts[:, :, i] for i in range(3))
+    products = jnp.einsum("bnhi,bnhj->bhij", query, key, preferred_element_type=wide)
+    products = products * _inverse_norm(query, wide)[..., :, None]
+    products = products * _inverse_norm(key, wide)[..., None, :] * temperature[:, None, None]
+    weights = nn.relu(products) if attention == "relu" else nn.softmax(products)
+    y = jnp.einsum("bhij,bnhj->bnhi", weights.astype(mixed.dtype), value)
+    return y.reshape(b, h, w, channels // 3)
+
+
+def _inverse_norm(x: jax.Array, dtype: Any) -> jax.Array:
+    """1 / |x| over all pixels: [b, n, heads, c] -> [b, heads, c]; finite for zeros."""
+    squared = jnp.square(x.astype(dtype)).sum(axis=1)
+    return lax.rsqrt(jnp.maximum(squared, _SMALLEST_NORM**2))
+
+
+class FeedForward(nn.Module):
+    """Gated feed-forward part of Restormer (GDFN, eq. 2)."""
+
+    style: BlockStyle
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[b, h, w, c] -> [b, h, w, c]."""
+        style, channels = self.style, x.shape[-1]
+        hidden = int(channels * style.ffn_expansion)
+        y = style.depthwise("depthwise")(style.conv(2 * hidden, "project_in")(x))
+        first, second = jnp.split(y, 2, axis=-1)
+        y = nn.gelu(first, approximate=False) * second
+        return style.conv(channels, "project_out")(y)
+
+
+class Levels(RestorationNetwork):
+    """What Restormer and PromptIR share: four levels of transformer blocks, halving in size.
+
+    A subclass has the fields dim, num_blocks, num_refinement_blocks, heads, ffn_expansion, bias,
+    norm, dtype and remat.
+    """
+
+    output_layer: ClassVar[str] = "output"
+
+    @property
+    def size_multiple(self) -> int:
+        """Heights and widths are padded to multiples of this: three times by half."""
+        return 8
+
+    def check_arguments(self) -> None:
+        """Checks and normalises the common fields; raises ValueError."""
+        self.dim = positive_count("dim", self.dim)
+        if self.dim % 2:
+            raise ValueError(f"dim is {self.dim}, but must be even")
+        self.num_refinement_blocks = positive_count(
+            "num_refinement_blocks", self.num_refinement_blocks
+        )
+        for name in ("num_blocks", "heads"):
+            counts = positive_counts(name, getattr(self, name))
+            if len(counts) != 4:
+                raise ValueError(f"{name} is {counts}, but must have 4 entries, one for each level")
+            setattr(self, name, counts)
+        for level, heads in enumerate(self.heads):
+            check_divides(f"heads[{level}]", heads, self.dim * 2**level)
+        if not isinstance(self.ffn_expansion, numbers.Real) or self.ffn_expansion * self.dim < 1:
+            raise ValueError(
+                f"ffn_expansion is {self.ffn_expansion!r}, but must be a number that gives at "
+                f"least one hidden channel for dim {self.dim}"
+            )
+        self.ffn_expansion = float(self.ffn_expansion)
+        check_choice("norm", self.norm, NORMS)
+        if not isinstance(self.bias, bool):
+            raise ValueError(f"bias is {self.bias!r}, but must be True or False")
+        self.dtype = compute_dtype(self.dtype)
+
+    def stage(self, blocks: int, heads: int, style: BlockStyle) -> Stage:
+        """A row of transformer blocks."""
+        block = functools.partial(TransformerBlock, heads, style)
+        return Stage(blocks, kinds=(block,), remat=self.remat)
+
+    def conv(self, features: int, style: BlockStyle, *, size: int = 1, bias: bool = False) -> Conv:
+        """A convolution between the stages."""
+        return Conv(
+            features,
+            size=size,
+            use_bias=bias,
+            dtype=self.dtype,
+            kernel_init=style.kernel_init,
+            bias_init=style.bias_init,
+        )
+
+    def setup_encoder(self, style: BlockStyle, *, embedding_bias: bool) -> None:
+        """The way down, the same in both networks."""
+        self.patch_embed = self.conv(self.dim, style, size=3, bias=embedding_bias)
+        self.encoder_1 = self.stage(self.num_blocks[0], self.heads[0], style)
+        self.down_1 = self.conv(self.dim // 2, style, size=3)
+        self.encoder_2 = self.stage(self.num_blocks[1], self.heads[1], style)
+        self.down_2 = self.conv(self.dim, style, size=3)
+        self.encoder_3 = self.stage(self.num_blocks[2], self.heads[2], style)
+        self.down_3 = self.conv(2 * self.dim, style, size=3)
+        self.latent = self.stage(self.num_blocks[3], self.heads[3], style)
+
+    def encode(self, padded: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """Outputs of the encoder's levels, finest first: dim * 2^i channels at 1/2^i."""
+        level_1 = self.encoder_1(self.patch_embed(padded))
+        level_2 = self.encoder_2(pixel_unshuffle(self.down_1(level_1)))
+        level_3 = self.encoder_3(pixel_unshuffle(self.down_2(level_2)))
+        return level_1, level_2, level_3, self.latent(pixel_unshuffle(self.down_3(level_3)))
+
+
+def check_divides(name: str, divisor: int, number: int) -> None:
+    """Raises ValueError unless a number of channels can be split into so many heads."""
+    if number % divisor:
+        raise ValueError(f"{name} is {divisor}, but must divide its number of channels, {number}")
+
+
+def check_choice(name: str, value: Any, known: tuple[str, ...]) -> None:
+    """Raises ValueError for a value that is none of the known ones."""
+    if value not in known:
+        raise ValueError(f"{name} is {value!r}, but must be one of {', '.join(known)}")
+
+
+def joined(up: jax.Array, skip: jax.Array) -> jax.Array:
+    """Upsampled features before those of the encoder, along the channels."""
+    return jnp.concatenate([pixel_shuffle(up), skip], axis=-1)
