@@ -1,32 +1,43 @@
 import json
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import dcpt_jax
-from dcpt_jax.convert import command
-from dcpt_jax.convert.recognise import recognise, state_dict_of
-from tests.golden import rule_weights
+from dcpt_jax import weights
+from dcpt_jax.convert import command, files, options
+from dcpt_jax.convert.naming import reference_shapes
+from dcpt_jax.convert.pth import read_pth
+from dcpt_jax.convert.safetensors_files import read_safetensors, write_safetensors
+from tests.golden import read_case, rule_weights, run
 from tests.test_convert_pth import tensor, write_zip
 
 NETWORK = {"width": 4, "encoder_blocks": (2, 1), "middle_blocks": 1, "decoder_blocks": (1, 2)}
+LEVELS = {"dim": 4, "num_blocks": (1, 1, 1, 1), "num_refinement_blocks": 1, "heads": (1, 2, 2, 4)}
+SMALL = {
+    "restormer": LEVELS,
+    "promptir": {**LEVELS, "prompt_dims": (2, 4, 8), "prompt_sizes": (3, 2, 1)},
+    "swinir": {"embed_dim": 6, "depths": (1,) * 6},
+}
 
 
 def reference_state(module):
     """A state dict of random weights in the reference's names."""
-    from dcpt_jax.models import parameter_shapes
+    return rule_weights(reference_shapes(module).items())
 
-    zeros = {}
 
-    def fill(tree):
-        return {
-            k: fill(v) if isinstance(v, dict) else np.zeros(v.shape, np.float32)
-            for k, v in tree.items()
-        }
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name].dtype == np.float32
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
 
-    zeros = dcpt_jax.to_torch(fill(parameter_shapes(module)), module)
-    return rule_weights([(name, value.shape) for name, value in zeros.items()])
+
+def read_state(path):
+    content = files.read_checkpoint(path)
+    return content.get("params", content)
 
 
 def write_pth(path, state, *, key="params", prefix="", dtype=np.float32):
@@ -66,11 +77,118 @@ def test_a_network_becomes_a_weights_folder(tmp_path, network, state, key, prefi
     assert description["source"] == {"file": "net.pth", "entry": key}
 
 
-def test_half_precision_becomes_float32(tmp_path, state):
+def test_half_precision_becomes_float32(tmp_path, state, capsys):
     path = write_pth(tmp_path / "net.pth", state, dtype=np.float16)
     assert command.main([str(path), str(tmp_path / "w")]) == 0
     _, params = dcpt_jax.load(tmp_path / "w")
     assert params["intro"]["kernel"].dtype == np.float32
+    assert "stored as float16; converted to float32" in capsys.readouterr().out
+    halves = {name: value.astype(jnp.bfloat16) for name, value in state.items()}
+    write_safetensors(tmp_path / "net.safetensors", halves)
+    outcome = tmp_path / "net32.pth"
+    assert command.main([str(tmp_path / "net.safetensors"), str(outcome)]) == 0
+    expected = {name: value.astype(np.float32) for name, value in halves.items()}
+    assert_same(read_pth(outcome)["params"], expected)
+
+
+def test_integers_are_no_weights(tmp_path, state, capsys):
+    write_safetensors(tmp_path / "net.safetensors", {**state, "intro.bias": np.arange(4)})
+    assert command.main([str(tmp_path / "net.safetensors"), str(tmp_path / "w")]) == 1
+    assert "no floating-point numbers: intro.bias (int64)" in capsys.readouterr().err
+
+
+def test_there_and_back_through_every_pair_of_formats_is_exact(tmp_path, network, state):
+    classifier = dcpt_jax.create_classifier(network.feature_dims, num_classes=3, num_blocks=1)
+    classifier_state = reference_state(classifier)
+    write_pth(tmp_path / "0.pth", state)
+    write_pth(tmp_path / "c0.pth", classifier_state)
+
+    def step(source, target, *more):
+        arguments = [str(tmp_path / source), str(tmp_path / target), *more]
+        assert command.main(arguments) == 0, (source, target)
+
+    named = ["--classes", "rain,noise,haze"]
+    step("0.pth", "1", "--classifier", str(tmp_path / "c0.pth"), *named)
+    step("1", "2.safetensors", "--classifier", str(tmp_path / "c2.safetensors"))
+    step("2.safetensors", "3", "--classifier", str(tmp_path / "c2.safetensors"), *named)
+    step("3", "4")
+    step("4", "5.pth", "--classifier", str(tmp_path / "c5.pth"))
+    step("5.pth", "6.safetensors")
+    step("6.safetensors", "7.pth")
+    step("7.pth", "8.pth")
+    step("c5.pth", "c8.safetensors")  # from file to file also a classifier by itself
+    for name in ("2.safetensors", "5.pth", "6.safetensors", "7.pth", "8.pth"):
+        assert_same(read_state(tmp_path / name), state)
+    for name in ("c2.safetensors", "c5.pth", "c8.safetensors"):
+        assert_same(read_state(tmp_path / name), classifier_state)
+    assert (tmp_path / "5.pth").read_bytes() == (tmp_path / "8.pth").read_bytes()
+    for name in ("1", "3", "4"):
+        loaded, params = dcpt_jax.load(tmp_path / name)
+        assert loaded == network
+        assert_same(dcpt_jax.to_torch(params, loaded), state)
+        loaded, params, classes = dcpt_jax.load_classifier(tmp_path / name)
+        assert loaded == classifier and classes == ("rain", "noise", "haze")
+        assert_same(dcpt_jax.to_torch(params, loaded), classifier_state)
+
+
+@pytest.mark.parametrize("architecture", SMALL)
+def test_every_architecture_goes_through_the_weights_folder(tmp_path, capsys, architecture):
+    network = dcpt_jax.create_model(architecture, **SMALL[architecture])
+    state = reference_state(network)
+    files.write_checkpoints({tmp_path / "net.pth": state})
+    assert command.main([str(tmp_path / "net.pth"), str(tmp_path / "w")]) == 0
+    said = capsys.readouterr().out
+    assert f"{architecture}, " in said and str(tmp_path / "w") in said
+    assert ("assumed" in said) == (architecture != "promptir")
+    assert dcpt_jax.load(tmp_path / "w")[0] == network
+    assert command.main([str(tmp_path / "w"), str(tmp_path / "net.safetensors")]) == 0
+    assert_same(read_safetensors(tmp_path / "net.safetensors"), state)
+
+
+def test_options_say_what_names_do_not_tell(tmp_path, capsys):
+    network = dcpt_jax.create_model("restormer", **LEVELS)
+    with_body = reference_state(network)
+    names = zip(reference_shapes(network, body=False), with_body, strict=True)
+    plain = {name: with_body[other] for name, other in names}
+    files.write_checkpoints({tmp_path / "origin.pth": plain})
+    arguments = [str(tmp_path / "origin.pth"), str(tmp_path / "w")]
+    assert command.main([*arguments, "--attention", "relu"]) == 0
+    assert "assumed" not in capsys.readouterr().out
+    loaded, _ = dcpt_jax.load(tmp_path / "w")
+    assert loaded == network
+    assert command.main(arguments) == 0
+    assert "attention is softmax" in capsys.readouterr().out
+    assert dcpt_jax.load(tmp_path / "w")[0].attention == "softmax"
+    # The names go by the attention unless the user says otherwise.
+    for name, more, expected in (
+        ("softmax", [], plain), ("body", ["--body"], with_body),
+    ):  # fmt: skip
+        path = tmp_path / f"{name}.pth"
+        assert command.main([str(tmp_path / "w"), str(path), *more]) == 0
+        assert_same(read_pth(path)["params"], expected)
+
+
+def test_options_for_swinir(tmp_path, capsys):
+    network = dcpt_jax.create_model(
+        "swinir", embed_dim=12, depths=(1,) * 6, num_heads=(2, 3, 2, 2, 3, 2), window_size=4
+    )
+    files.write_checkpoints({tmp_path / "net.pth": reference_state(network)})
+    arguments = [str(tmp_path / "net.pth"), str(tmp_path / "w"), "--window-size", "4"]
+    assert command.main([*arguments, "--num-heads", "2,3,2,2,3,2"]) == 0
+    assert dcpt_jax.load(tmp_path / "w")[0] == network
+    for heads, message in (("2,x", "must be like 6"), ("5", "must divide"), ("2,3", "2 numbers")):
+        assert command.main([*arguments, "--num-heads", heads]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_a_swinir_s_classifier_resizes_its_features(tmp_path):
+    network = dcpt_jax.create_model("swinir", **SMALL["swinir"])
+    classifier = dcpt_jax.create_classifier(network.feature_dims, num_classes=2, num_blocks=1)
+    paths = {tmp_path / "g.pth": network, tmp_path / "dc.pth": classifier}
+    files.write_checkpoints({path: reference_state(module) for path, module in paths.items()})
+    arguments = [str(tmp_path / "g.pth"), str(tmp_path / "w")]
+    assert command.main([*arguments, "--classifier", str(tmp_path / "dc.pth")]) == 0
+    assert dcpt_jax.load_classifier(tmp_path / "w")[0].resize_features
 
 
 def test_a_classifier_comes_along(tmp_path, network, state):
@@ -90,7 +208,8 @@ def test_a_classifier_comes_along(tmp_path, network, state):
         (lambda s: s.pop("encoders.0.1.conv3.bias"), "missing (1): encoders.0.1.conv3.bias"),
         (lambda s: s.update(extra=np.zeros(3, np.float32)), "unexpected (1): extra"),
         (lambda s: s.update({"intro.bias": np.zeros(9, np.float32)}), "intro.bias (9,)"),
-        (lambda s: s.pop("intro.weight"), "no known architecture"),
+        (lambda s: s.pop("intro.weight"), "missing (1): intro.weight"),
+        (lambda s: s.clear() or s.update(other=np.zeros(3, np.float32)), "no known architecture"),
     ],
 )
 def test_what_does_not_fit_is_named_and_nothing_is_written(
@@ -114,18 +233,148 @@ def test_an_existing_folder_is_not_overwritten(tmp_path, state, capsys):
     assert (tmp_path / "w" / "diary.txt").read_text() == "mine"
 
 
-def test_unknown_entries_are_listed(state):
-    with pytest.raises(ValueError, match=r"no entry 'ema'; entries: params"):
-        state_dict_of({"params": dict(state), "epoch": 3}, "ema")
-    with pytest.raises(ValueError, match="found list"):
-        state_dict_of([1, 2])
+def test_an_existing_file_is_not_overwritten(tmp_path, state, capsys):
+    source = write_pth(tmp_path / "net.pth", state)
+    target = tmp_path / "out.safetensors"
+    target.write_text("mine")
+    assert command.main([str(source), str(target)]) == 1
+    assert "give --overwrite" in capsys.readouterr().err and target.read_text() == "mine"
+    assert command.main([str(source), str(target), "--overwrite"]) == 0
+    assert_same(read_safetensors(target), state)
+    # In place: the source is read before it is replaced.
+    assert command.main([str(target), str(target), "--overwrite"]) == 0
+    assert_same(read_safetensors(target), state)
 
 
-def test_the_published_network_is_recognised_from_its_recorded_shapes(shared):
-    recorded = json.loads((shared / "golden" / "full" / "NAFNet_5d.json").read_text())
-    shapes = {name: np.broadcast_to(np.float32(0), shape) for name, shape in recorded["params"]}
-    architecture, arguments = recognise(shapes)
-    assert dcpt_jax.create_model(architecture, **arguments) == dcpt_jax.create_model("nafnet")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("missing.pth w", "missing.pth: there is no such file or folder"),
+        ("w out.pth --classes a,b", "a weights folder says itself"),
+        ("w out.pth --attention relu", "--attention is for a file IN"),
+        ("w out.pth --classifier c.pth", "hold no classifier"),
+        ("w out.pth --classifier out.pth", "the same file as OUT"),
+        ("w out.pth --classifier c.bin", "c.bin must end in one of .pth"),
+        ("w out --classifier c.pth", "between two folders it comes along"),
+        ("net.pth out.safetensors --classifier c.pth", "between two files"),
+        ("net.pth out --body", "--body and --no-body are for a file OUT"),
+        ("net.pth out.pth --body", "body=True is for a Restormer"),
+        ("net.pth out --classes a", "--classes names 1 classes, the classifier has 0"),
+        ("net.pth out --attention relu", "--attention is for a Restormer, but this is a nafnet"),
+        ("net.pth out --params ema", "no entry 'ema'; entries: params"),
+        ("w w", "is both IN and OUT"),
+        ("net.pth folder.pth", "folder.pth is a folder"),
+        ("folder.pth out.pth", "no weights in"),
+        ("w other/net.pth", None),
+    ],
+)
+def test_options_that_do_not_fit_are_explained(
+    tmp_path, monkeypatch, capsys, weights_folder, state, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(weights_folder, "w")
+    write_pth(tmp_path / "net.pth", state)
+    (tmp_path / "folder.pth").mkdir()
+    before = sorted(tmp_path.iterdir())
+    status = command.main(arguments.split())
+    assert status == (0 if message is None else 1)
+    assert (message or "") in capsys.readouterr().err
+    if message is not None:
+        assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.fixture(scope="module")
+def weights_folder(tmp_path_factory, network, state):
+    params = dcpt_jax.from_torch(state, network)
+    description = weights.describe(network, None, task_set="5d", classes=("a",))
+    folder = tmp_path_factory.mktemp("weights") / "w"
+    return weights.save_weights(folder, {"network": params}, description)
+
+
+def test_a_damaged_weights_folder_is_named(tmp_path, weights_folder, capsys):
+    folder = tmp_path / "w"
+    shutil.copytree(weights_folder, folder)
+    for file in folder.rglob("*"):
+        if file.is_file() and file.name != weights.DESCRIPTION:
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert command.main([str(folder), str(tmp_path / "out.pth")]) == 1
+    assert str(folder) in capsys.readouterr().err
+    assert not (tmp_path / "out.pth").exists()
+
+
+def test_parameters_that_do_not_fit_their_description_are_not_written(
+    tmp_path, weights_folder, capsys
+):
+    folder = tmp_path / "w"
+    shutil.copytree(weights_folder, folder)
+    description = json.loads((folder / weights.DESCRIPTION).read_text())
+    description["arguments"]["width"] = 6
+    (folder / weights.DESCRIPTION).write_text(json.dumps(description))
+    for target in ("out.pth", "out"):
+        assert command.main([str(folder), str(tmp_path / target)]) == 1
+        assert "of another shape" in capsys.readouterr().err
+    description["arguments"]["depth"] = 6
+    (folder / weights.DESCRIPTION).write_text(json.dumps(description))
+    assert command.main([str(folder), str(tmp_path / "out.pth")]) == 1
+    assert "unknown argument 'depth'" in capsys.readouterr().err
+    assert [entry.name for entry in tmp_path.iterdir()] == ["w"]
+
+
+def test_damaged_files_are_refused(tmp_path, state, capsys):
+    files.write_checkpoints({tmp_path / "a.pth": state, tmp_path / "a.safetensors": state})
+    for suffix in (".pth", ".safetensors"):
+        content = (tmp_path / f"a{suffix}").read_bytes()
+        path = tmp_path / f"cut{suffix}"
+        path.write_bytes(content[: len(content) // 2])
+        assert command.main([str(path), str(tmp_path / "w")]) == 1
+        assert str(path) in capsys.readouterr().err
+    assert not (tmp_path / "w").exists()
+
+
+def test_an_interruption_is_no_traceback(tmp_path, state, monkeypatch, capsys):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    source = write_pth(tmp_path / "net.pth", state)
+    monkeypatch.setattr(files, "write_checkpoints", interrupt)
+    assert command.main([str(source), str(tmp_path / "out.pth")]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_help_names_every_option_and_format(capsys):
+    with pytest.raises(SystemExit) as error:
+        command.main(["--help"])
+    assert error.value.code == 0
+    said = capsys.readouterr().out
+    flags = [name for action in options.parser()._actions for name in action.option_strings]
+    assert all(name in said for name in [*flags, ".pth", ".safetensors", "Lightning"])
+
+
+@pytest.mark.parametrize(
+    "case", ["nafnet_small", "restormer_small", "promptir_tiny", "swinir_small"]
+)
+def test_recorded_files_go_there_and_back_exactly(tmp_path, shared, case):
+    folder = shared / "golden" / "models" / case
+    config = json.loads((folder / "config.json").read_text())
+    swinir = ["--window-size", "4", "--num-heads", "2,3,2,2,3,2"] if "swinir" in case else []
+    for key, salt in (("params", ""), ("params_ema", "ema:")):
+        out = tmp_path / f"{key}.pth"
+        arguments = [str(folder / "weights.pth"), str(out), "--params", key]
+        assert command.main([*arguments, *swinir]) == 0
+        assert_same(read_pth(out)["params"], rule_weights(config["params"], salt))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["restormer_small", "promptir_tiny", "swinir_small"])
+def test_recorded_transformers_convert_and_compute_what_was_recorded(tmp_path, shared, case):
+    folder = shared / "golden" / "models" / case
+    config, recorded = read_case(folder)
+    swinir = ["--window-size", "4", "--num-heads", "2,3,2,2,3,2"] if "swinir" in case else []
+    assert command.main([str(folder / "weights.pth"), str(tmp_path / "w"), *swinir]) == 0
+    model, params = dcpt_jax.load(tmp_path / "w")
+    restored = run(model, {"params": params}, recorded["x"])
+    tolerance = 10 * config["f32_vs_f64_max_abs"]["y"]
+    np.testing.assert_allclose(restored, recorded["y_ema"], atol=tolerance, rtol=1e-5)
 
 
 def test_recorded_files_convert_and_compute_what_was_recorded(tmp_path, shared):
@@ -136,7 +385,7 @@ def test_recorded_files_convert_and_compute_what_was_recorded(tmp_path, shared):
         arguments = [str(folder / "weights.pth"), str(out), "--params", key]
         assert command.main(arguments) == 0
         model, params = dcpt_jax.load(out)
-        restored = model.apply({"params": params}, recorded["x"])
+        restored = run(model, {"params": params}, recorded["x"])
         np.testing.assert_allclose(restored, recorded[output], atol=1e-4)
     source = shared / "golden" / "pth" / "module_prefix_params_only.pth"
     assert command.main([str(source), str(tmp_path / "prefixed")]) == 0

@@ -5,7 +5,8 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from dcpt_jax.convert import from_torch, to_torch
-from dcpt_jax.models import create_classifier, create_model, parameter_shapes
+from dcpt_jax.convert.naming import reference_shapes
+from dcpt_jax.models import create_classifier, create_model
 from tests.golden import read_case, rule_weights
 
 
@@ -17,44 +18,103 @@ def small_classifier():
     return create_classifier((4, 8), 3, num_blocks=2)
 
 
-def random_params(model, dtype=np.float32):
+LEVELS = {"dim": 4, "num_blocks": (1, 2, 1, 1), "num_refinement_blocks": 1, "heads": (1, 2, 2, 4)}
+SWINIR = {"embed_dim": 8, "depths": (2, 1, 1, 1, 1, 1), "num_heads": (2,) * 6, "window_size": 4}
+# (directory of the recordings, how the same network is made here)
+RECORDED = {
+    "models/nafnet_multiblock": lambda: create_model(
+        "nafnet", width=6, encoder_blocks=(2, 1), middle_blocks=2, decoder_blocks=(1, 2)
+    ),
+    "models/restormer_small": lambda: create_model(
+        "restormer",
+        dim=8,
+        num_blocks=(1, 2, 1, 1),
+        heads=(1, 2, 2, 2),
+        num_refinement_blocks=1,
+    ),
+    "models/restormer_withbias": lambda: create_model(
+        "restormer",
+        dim=6,
+        num_blocks=(1, 1, 2, 1),
+        heads=(1, 1, 2, 4),
+        num_refinement_blocks=2,
+        ffn_expansion=2.0,
+        bias=True,
+        norm="with_bias",
+    ),
+    "models/promptir_tiny": lambda: create_model(
+        "promptir",
+        dim=6,
+        num_blocks=(1, 2, 1, 1),
+        heads=(1, 2, 2, 2),
+        num_refinement_blocks=1,
+        prompt_dims=(6, 8, 10),
+        prompt_sizes=(20, 10, 5),
+    ),
+    "models/swinir_small": lambda: create_model(
+        "swinir",
+        embed_dim=12,
+        depths=(2, 1, 1, 2, 1, 2),
+        num_heads=(2, 3, 2, 2, 3, 2),
+        window_size=4,
+    ),
+    "models/swinir_ws8_3conv": lambda: create_model(
+        "swinir",
+        embed_dim=16,
+        depths=(2, 2, 1, 1, 2, 2),
+        num_heads=(2, 4, 2, 4, 2, 2),
+        mlp_ratio=3.0,
+        qkv_bias=False,
+        patch_norm=False,
+        resi_connection="3conv",
+    ),
+    "classifiers/dc_nafnet": lambda: create_classifier((8, 16, 32), 5),
+    "classifiers/dc_img_promptir_tiny": lambda: create_classifier(
+        (12, 24, 24), 5, num_blocks=1, image_input=True
+    ),
+}
+
+
+def random_state(model, dtype=np.float32):
+    """A state dict of random numbers in the reference's names and layouts."""
     rng = np.random.default_rng(0)
-    return jax.tree.map(
-        lambda leaf: rng.standard_normal(leaf.shape).astype(dtype), parameter_shapes(model)
-    )
-
-
-@pytest.mark.parametrize("make", [small_network, small_classifier])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, jnp.bfloat16])
-def test_there_and_back_is_exact_and_keeps_the_dtype(make, dtype):
-    model = make()
-    params = random_params(model, dtype)
-    reference = to_torch(params, model)
-    back = from_torch(reference, model)
-    assert jax.tree.structure(back) == jax.tree.structure(params)
-    jax.tree.map(np.testing.assert_array_equal, back, params)
-    assert {leaf.dtype for leaf in jax.tree.leaves(back)} == {np.dtype(dtype)}
-    assert {value.dtype for value in reference.values()} == {np.dtype(dtype)}
-    assert all(value.flags.c_contiguous for value in reference.values())
+    return {
+        name: rng.standard_normal(shape).astype(dtype)
+        for name, shape in reference_shapes(model).items()
+    }
 
 
 @pytest.mark.parametrize(
-    ("case", "make"),
+    "make",
     [
-        (
-            "models/nafnet_multiblock",
-            lambda: create_model(
-                "nafnet", width=6, encoder_blocks=(2, 1), middle_blocks=2, decoder_blocks=(1, 2)
-            ),
-        ),
-        ("classifiers/dc_nafnet", lambda: create_classifier((8, 16, 32), 5)),
+        small_network,
+        small_classifier,
+        lambda: create_model("restormer", **LEVELS),
+        lambda: create_model("promptir", **LEVELS, prompt_dims=(2, 4, 8), prompt_sizes=(3, 2, 1)),
+        lambda: create_model("swinir", **SWINIR),
     ],
+    ids=["nafnet", "classifier", "restormer", "promptir", "swinir"],
 )
-def test_names_and_shapes_are_the_reference_s(shared, case, make):
-    config, _ = read_case(shared / "golden" / case)
+def test_there_and_back_is_exact_and_keeps_the_dtype(make):
     model = make()
-    converted = to_torch(random_params(model), model)
-    assert {name: list(value.shape) for name, value in converted.items()} == dict(config["params"])
+    for dtype in (np.float32, np.float64, np.float16, jnp.bfloat16):
+        state = random_state(model, dtype)
+        params = from_torch(state, model)
+        assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(dtype)}
+        back = to_torch(params, model)
+        assert list(back) == list(state)
+        for name, value in state.items():
+            np.testing.assert_array_equal(back[name], value)
+            assert back[name].dtype == value.dtype and back[name].flags.c_contiguous
+        jax.tree.map(np.testing.assert_array_equal, from_torch(back, model), params)
+
+
+@pytest.mark.parametrize("case", RECORDED)
+def test_names_and_shapes_are_the_reference_s(shared, case):
+    config, _ = read_case(shared / "golden" / case)
+    model = RECORDED[case]()
+    shapes = {name: list(shape) for name, shape in reference_shapes(model).items()}
+    assert shapes == dict(config["params"])
     with np.load(shared / "golden" / case / "weights.npz") as recorded:
         weights = dict(recorded)
     ruled = rule_weights(config["params"], config["weight_salt"])
@@ -63,9 +123,56 @@ def test_names_and_shapes_are_the_reference_s(shared, case, make):
         np.testing.assert_array_equal(value, ruled[name])
 
 
+def test_both_layouts_of_restormer_s_names():
+    relu = create_model("restormer", **LEVELS)
+    softmax = create_model("restormer", **LEVELS, attention="softmax")
+    params = from_torch(random_state(relu), relu)
+    with_body, without = to_torch(params, relu), to_torch(params, softmax)
+    assert {name for name in with_body if "attn.temperature" in name} == {
+        f"{stage}.body.{i}.attn.temperature"
+        for stage, blocks in {
+            "encoder_level1": 1, "encoder_level2": 2, "encoder_level3": 1, "latent": 1,
+            "decoder_level3": 1, "decoder_level2": 2, "decoder_level1": 1, "refinement": 1,
+        }.items()
+        for i in range(blocks)
+    }  # fmt: skip
+    assert "encoder_level2.1.attn.temperature" in without and "down1_2.body.0.weight" in without
+    assert len(without) == len(with_body) and not without.keys() >= with_body.keys()
+    for model in (relu, softmax):
+        for body, expected in ((True, with_body), (False, without)):
+            given = to_torch(params, model, body=body)
+            assert given.keys() == expected.keys()
+            jax.tree.map(np.testing.assert_array_equal, from_torch(given, model), params)
+
+
+def test_a_mixture_of_both_layouts_is_refused():
+    model = create_model("restormer", **LEVELS)
+    mixed = random_state(model)
+    mixed["latent.0.attn.qkv.weight"] = mixed.pop("latent.body.0.attn.qkv.weight")
+    with pytest.raises(ValueError) as error:
+        from_torch(mixed, model)
+    assert "missing (1): latent.body.0.attn.qkv.weight" in str(error.value)
+    assert "unexpected (1): latent.0.attn.qkv.weight" in str(error.value)
+
+
+def test_body_is_for_restormer_only():
+    model = small_network()
+    with pytest.raises(ValueError, match="body=True is for a Restormer; this is a NAFNet"):
+        to_torch({}, model, body=True)
+
+
+def test_the_names_of_nafnet_s_authors_are_taken():
+    model = small_network()
+    state = random_state(model)
+    renamed = {name.replace("decoder", "decoders."): value for name, value in state.items()}
+    assert "decoders.1.0.conv1.weight" in renamed
+    expected = from_torch(state, model)
+    jax.tree.map(np.testing.assert_array_equal, from_torch(renamed, model), expected)
+
+
 def test_layouts_by_hand():
     model = small_network()
-    reference = to_torch(random_params(model), model)
+    reference = random_state(model)
     params = flatten_dict(from_torch(reference, model), sep="/")
     dense = reference["encoders.0.1.conv1.weight"]
     assert dense.shape == (8, 4, 1, 1)
@@ -80,9 +187,35 @@ def test_layouts_by_hand():
     )
 
 
+def test_layouts_of_the_transformers_by_hand():
+    model = create_model("promptir", **LEVELS, prompt_dims=(2, 4, 8), prompt_sizes=(3, 2, 1))
+    reference = random_state(model)
+    params = flatten_dict(from_torch(reference, model), sep="/")
+    assert reference["latent.0.attn.temperature"].shape == (4, 1, 1)
+    temperature = params["latent/block_0/attention/temperature"]
+    np.testing.assert_array_equal(temperature, reference["latent.0.attn.temperature"][:, 0, 0])
+    prompts = reference["prompt1.prompt_param"]
+    assert prompts.shape == (1, 5, 2, 3, 3)
+    assert params["prompt_1/prompts"][4, 2, 0, 1] == prompts[0, 4, 1, 2, 0]
+    mixing = reference["prompt2.linear_layer.weight"]
+    np.testing.assert_array_equal(params["prompt_2/mixing/kernel"], mixing.T)
+    assert params["noise_3/norm_1/scale"].shape == reference["noise_level3.norm1.body.weight"].shape
+
+    model = create_model("swinir", **SWINIR, resi_connection="3conv")
+    reference = random_state(model)
+    params = flatten_dict(from_torch(reference, model), sep="/")
+    block = "decode_layers1.residual_group.blocks.0"
+    np.testing.assert_array_equal(
+        params["decoder_1/block_0/mlp/expand/kernel"], reference[f"{block}.mlp.fc1.weight"].T
+    )
+    np.testing.assert_array_equal(
+        params["encoder_0/conv/conv_2/bias"], reference["encode_layers.0.conv.4.bias"]
+    )
+
+
 def test_everything_wrong_is_named_at_once():
     model = small_network()
-    reference = to_torch(random_params(model), model)
+    reference = random_state(model)
     del reference["intro.weight"], reference["ups.1.0.weight"]
     reference["extra.weight"] = np.zeros(3, np.float32)
     reference["ending.bias"] = np.zeros(4, np.float32)
@@ -102,7 +235,7 @@ def test_everything_wrong_is_named_at_once():
 
 def test_unfit_parameters_are_named_too():
     model = small_classifier()
-    params = random_params(model)
+    params = from_torch(random_state(model), model)
     params["head"]["kernel"] = params["head"]["kernel"].T
     params["haed"] = params.pop("mixing_weights")
     with pytest.raises(ValueError) as error:
@@ -113,7 +246,7 @@ def test_unfit_parameters_are_named_too():
 
 def test_a_state_dict_for_another_depth_is_refused():
     deeper = create_model("nafnet", width=4, encoder_blocks=(3, 1), decoder_blocks=(1, 2))
-    reference = to_torch(random_params(deeper), deeper)
+    reference = random_state(deeper)
     with pytest.raises(ValueError, match=r"unexpected \(18\): encoders.0.2"):
         from_torch(reference, small_network())
 
@@ -121,10 +254,23 @@ def test_a_state_dict_for_another_depth_is_refused():
 def test_tensors_of_pytorch_are_taken():
     torch = pytest.importorskip("torch")
     model = small_network()
-    params = random_params(model)
+    state = random_state(model)
+    params = from_torch(state, model)
+    tensors = {name: torch.nn.Parameter(torch.from_numpy(value)) for name, value in state.items()}
+    jax.tree.map(np.testing.assert_array_equal, from_torch(tensors, model), params)
+
+
+def test_bfloat16_tensors_of_pytorch_are_taken():
+    torch = pytest.importorskip("torch")
+    model = small_classifier()
+    state = random_state(model, jnp.bfloat16)
+    params = from_torch(state, model)
     tensors = {
-        name: torch.nn.Parameter(torch.from_numpy(value))
-        for name, value in to_torch(params, model).items()
+        # Not contiguous, as after a transposition.
+        name: torch.from_numpy(value.astype(np.float32)).to(torch.bfloat16).mT.contiguous().mT
+        if value.ndim > 1
+        else torch.from_numpy(value.astype(np.float32)).to(torch.bfloat16)
+        for name, value in state.items()
     }
     jax.tree.map(np.testing.assert_array_equal, from_torch(tensors, model), params)
 
@@ -133,5 +279,5 @@ def test_a_module_without_rules_is_refused():
     class Other:
         architecture = "other"
 
-    with pytest.raises(ValueError, match="nafnet, classifier"):
+    with pytest.raises(ValueError, match="nafnet, restormer, promptir, swinir, classifier"):
         to_torch({}, Other())

@@ -171,6 +171,23 @@ def test_tensors_that_lie_are_refused(tmp_path, value, message):
         read_pth(write_zip(tmp_path / "x.pth", {"x": value}, {"0": DATA}))
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x80\x02}r\xff\xff\xff\x7f.",  # remembered as object 2 147 483 647: 32 GiB of numbers
+        b"\x80\x02}p2147483647\n.",
+        b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b"abc.",  # a byte array of 1 TiB
+    ],
+)
+def test_pickles_that_would_take_all_memory_are_refused(tmp_path, data):
+    with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", data)
+    (tmp_path / "y.pth").write_bytes(data)
+    for name in ("x.pth", "y.pth"):
+        with pytest.raises(PthError, match=name):
+            read_pth(tmp_path / name)
+
+
 def test_every_truncation_is_refused(tmp_path, shared):
     for name in ("tricky_zip.pth", "tricky_legacy.pth"):
         content = (shared / "golden" / "pth" / name).read_bytes()

@@ -1,119 +1,167 @@
-"""`python -m dcpt_jax.convert`: weights of the PyTorch original to a weights folder."""
+"""`python -m dcpt_jax.convert`: weights of the PyTorch original to ours, and back."""
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from flax import linen as nn
 
 from dcpt_jax import models, weights
-from dcpt_jax.convert.naming import from_torch
-from dcpt_jax.convert.pth import read_pth
+from dcpt_jax.convert import files
+from dcpt_jax.convert.naming import from_torch, to_torch
+from dcpt_jax.convert.options import check, parser, told
 from dcpt_jax.convert.recognise import recognise, state_dict_of
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line's arguments."""
-    result = argparse.ArgumentParser(
-        prog="python -m dcpt_jax.convert",
-        description="Turns a .pth file of DCPT's PyTorch code into a weights folder that "
-        "dcpt_jax.load and Orbax read. PyTorch is not needed, and nothing in the file is run. The "
-        "architecture is recognised from names and shapes: NAFNet so far.",
-    )
-    add = result.add_argument
-    add("input", type=Path, metavar="IN", help=".pth file of a restoration network")
-    add("output", type=Path, metavar="OUT", help="folder to write")
-    add(
-        "--classifier",
-        type=Path,
-        metavar="FILE",
-        help=".pth file of the degradation classifier that was trained with the network",
-    )
-    add(
-        "--classes",
-        default="",
-        metavar="A,B,...",
-        help="names of the classifier's classes, in index order (default: class_0, class_1, ...)",
-    )
-    add(
-        "--params",
-        default=None,
-        metavar="KEY",
-        help="entry of the files to take (default: params_ema if there, else params)",
-    )
-    return result
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns 0, or 1 with a message if nothing was written."""
+    """Runs the command; returns its exit status, except that argparse itself exits with 2."""
     options = parser().parse_args(arguments)
     try:
         convert(options)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Weights:
+    """A network with its parameters, perhaps a classifier, and what model.json says of them."""
+
+    network: nn.Module
+    classifier: nn.Module | None
+    params: dict[str, Any]  # {"network": ...[, "classifier": ...]}
+    description: dict[str, Any]
 
 
 def convert(options: argparse.Namespace) -> None:
     """Reads, recognises and writes; whatever is wrong is found before anything is written.
 
     Raises:
-        OSError: if a file cannot be read, or the folder exists and is no weights folder.
-        ValueError: if a file is refused or its names and shapes do not fit its architecture.
+        OSError: if a file cannot be read, or one that would be written exists.
+        ValueError: if a file is refused, its names and shapes do not fit its architecture, or the
+            options do not fit each other.
     """
-    if options.output.exists() and not (options.output / weights.DESCRIPTION).is_file():
-        raise FileExistsError(f"{options.output} exists and is no weights folder; choose another")
-    network, params, entry = _read(options.input, options.params, "network")
-    classifier, tree = None, {"network": params}
+    reads_folder, writes_file = options.input.is_dir(), files.is_file_name(options.output)
+    check(options, reads_folder, writes_file)
+    read = _read_folder(options) if reads_folder else _read_files(options, writes_file)
+    if not writes_file:
+        if reads_folder:
+            to_torch(read.params["network"], read.network)  # only to find what does not fit
+        print(f"wrote: {weights.save_weights(options.output, read.params, read.description)}")
+        return
+    states = {options.output: to_torch(read.params["network"], read.network, body=options.body)}
     if options.classifier:
-        classifier, tree["classifier"], _ = _read(options.classifier, options.params, "classifier")
+        if read.classifier is None:
+            raise ValueError(f"--classifier: the weights in {options.input} hold no classifier")
+        states[options.classifier] = to_torch(read.params["classifier"], read.classifier)
+        print(f"classes, in index order: {', '.join(read.description['classes'])}")
+    elif read.classifier is not None:
+        print("the classifier is left out; --classifier FILE writes it")
+    files.write_checkpoints(states)
+    for path in states:
+        print(f"wrote: {path.absolute()}")
+
+
+def _read_folder(options: argparse.Namespace) -> _Weights:
+    classifier = None
+    try:
+        params, description = weights.load_weights(options.input)
+        network, network_params = weights.network_of(description), params["network"]
+        if description["classifier"] is not None and "classifier" in params:
+            classifier = weights.classifier_of(description)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # damaged folders raise whatever the storage libraries raise
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{options.input} cannot be read: {reason}") from error
+    print(f"read: {_summary(network, network_params)}")
+    return _Weights(network, classifier, params, description)
+
+
+def _read_files(options: argparse.Namespace, writes_file: bool) -> _Weights:
+    # From file to file, a classifier goes by itself in the place of a network.
+    expected = ("network", "classifier") if writes_file else ("network",)
+    network, params, entry = _read_file(options.input, options, expected)
+    classifier, tree, classes = None, {"network": params}, ()
+    if options.classifier:
+        classifier, tree["classifier"], _ = _read_file(
+            options.classifier, options, ("classifier",), resize=network.equal_feature_sizes
+        )
         if classifier.feature_dims != network.feature_dims:
             raise ValueError(
                 f"{options.classifier} takes features of {classifier.feature_dims} channels, but "
                 f"the network in {options.input} has {network.feature_dims}"
             )
-    count = classifier.num_classes if classifier is not None else 0
-    names = tuple(filter(None, options.classes.split(",")))
-    names = names or tuple(f"class_{i}" for i in range(count))
-    if len(names) != count:
-        raise ValueError(f"--classes names {len(names)} classes, the classifier has {count}")
+        classes = tuple(f"class_{i}" for i in range(classifier.num_classes))
+    if options.classes is not None:
+        named = tuple(filter(None, options.classes.split(",")))
+        if len(named) != len(classes):
+            raise ValueError(
+                f"--classes names {len(named)} classes, the classifier has {len(classes)}"
+            )
+        classes = named
     description = weights.describe(
         network,
         classifier,
-        task_set=",".join(names),
-        classes=names,
+        task_set=",".join(classes),
+        classes=classes,
         mode="converted",
         source={"file": options.input.name, "entry": entry},
     )
-    folder = weights.save_weights(options.output, tree, description)
-    size = sum(leaf.size for leaf in _leaves(params))
-    print(f"{network.architecture} {network.arguments()}: {size:,} parameters; wrote {folder}")
+    return _Weights(network, classifier, tree, description)
 
 
-def _read(path: Path, key: str | None, what: str) -> tuple[Any, dict[str, Any], str]:
+def _read_file(
+    path: Path, options: argparse.Namespace, expected: tuple[str, ...], *, resize: bool = False
+) -> tuple[nn.Module, dict[str, Any], str]:
     """Module, float32 parameters and the file's entry."""
     try:
-        state, entry = state_dict_of(read_pth(path), key)
-        architecture, arguments = recognise(state)
-        if (architecture == "classifier") != (what == "classifier"):
-            raise ValueError(f"it holds a {architecture}, but a {what} was expected here")
-        if what == "classifier":
-            module = models.create_classifier(**arguments)
+        state, entry = state_dict_of(files.read_checkpoint(path), options.params)
+        found = recognise(state, **(told(options) if path == options.input else {}))
+        kind = "classifier" if found.architecture == "classifier" else "network"
+        if kind not in expected:
+            raise ValueError(
+                f"it holds a {found.architecture}, but a {expected[0]} was expected here"
+            )
+        if kind == "classifier":
+            module = models.create_classifier(resize_features=resize, **found.arguments)
         else:
-            module = models.create_model(architecture, **arguments)
-        # Half and bfloat16 storage only ever saved space: parameters are float32 here.
-        state = {name: np.asarray(value, np.float32) for name, value in state.items()}
-        return module, from_torch(state, module), entry
+            module = models.create_model(found.architecture, **found.arguments)
+        state, remarks = _as_float32(found.state)
+        params = from_torch(state, module)
     except ValueError as error:
         message = str(error)
         raise ValueError(message if str(path) in message else f"{path}: {message}") from error
+    print(f"recognised in {path}: {_summary(module, params)}")
+    for remark in (*found.remarks, *remarks):
+        print(f"  {remark}")
+    return module, params, entry
 
 
-def _leaves(tree: dict[str, Any]) -> list[np.ndarray]:
-    found = []
-    for value in tree.values():
-        found += _leaves(value) if isinstance(value, dict) else [value]
-    return found
+def _as_float32(state: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The arrays in the precision of parameters, and a remark if that changes them."""
+    stored = {str(value.dtype) for value in state.values()}
+    numbers = {"float16", "bfloat16", "float32", "float64"}
+    if stored - numbers:
+        wrong = [f"{name} ({v.dtype})" for name, v in state.items() if str(v.dtype) not in numbers]
+        raise ValueError(f"these are no floating-point numbers: {', '.join(wrong[:5])}")
+    # Half and bfloat16 storage only ever saved space: parameters are float32 here.
+    others = sorted(stored - {"float32"})
+    remarks = [f"stored as {' and '.join(others)}; converted to float32"] if others else []
+    return {name: np.asarray(value, np.float32) for name, value in state.items()}, remarks
+
+
+def _summary(module: nn.Module, params: dict[str, Any]) -> str:
+    """One line: architecture, size and arguments."""
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    arguments = ", ".join(f"{key}={value}" for key, value in module.arguments().items())
+    return f"{module.architecture}, {size:,} parameters: {arguments}"

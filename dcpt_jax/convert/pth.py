@@ -9,6 +9,7 @@ import collections
 import io
 import math
 import pickle
+import pickletools
 import struct
 import zipfile
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
-_DTYPES = {
+STORAGE_DTYPES = {
     "DoubleStorage": np.float64,
     "FloatStorage": np.float32,
     "HalfStorage": np.float16,
@@ -149,12 +150,33 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in self._names:
             return self._names[module, name]
-        if module == "torch" and name in _DTYPES:
-            return np.dtype(_DTYPES[name])
+        if module == "torch" and name in STORAGE_DTYPES:
+            return np.dtype(STORAGE_DTYPES[name])
         raise PthError(f"refused: it names {module}.{name}, which is no tensor or plain container")
 
     def persistent_load(self, identity: Any) -> np.ndarray:
         return self._load(identity)
+
+
+def _unpickle(file: BinaryIO, build: Callable[..., Any], load: Callable[[Any], np.ndarray]) -> Any:
+    """The next object in a stream of pickles."""
+    begin = file.tell()
+    _check_memory(file)
+    file.seek(begin)
+    return _Unpickler(file, build, load).load()
+
+
+def _check_memory(file: BinaryIO) -> None:
+    """Raises PthError for a pickle at which Python's unpickler takes memory without measure.
+
+    It makes room for all numbers up to the highest under which an object is remembered, however
+    few there are, and for byte arrays before it knows whether there are so many bytes.
+    """
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > count:
+            raise PthError(f"refused: object {argument:,} after {count:,} instructions")
+        if opcode.name == "BYTEARRAY8":
+            raise PthError("refused: a byte array, which is no tensor or plain container")
 
 
 def _storage_identity(identity: Any) -> tuple[np.dtype, str, int]:
@@ -200,7 +222,7 @@ def _read_zip(file: BinaryIO, budget: _Budget) -> Any:
             return storages[key]
 
         pickled = io.BytesIO(read(roots[0], _MAX_PICKLE))
-        return _Unpickler(pickled, _Tensor(budget), load).load()
+        return _unpickle(pickled, _Tensor(budget), load)
 
 
 def _read_legacy(file: BinaryIO, budget: _Budget) -> Any:
@@ -208,11 +230,11 @@ def _read_legacy(file: BinaryIO, budget: _Budget) -> Any:
         raise PthError("damaged: a storage where none belongs")
 
     nothing = _NoTensor()
-    if _Unpickler(file, nothing, refuse).load() != _LEGACY_MAGIC:
+    if _unpickle(file, nothing, refuse) != _LEGACY_MAGIC:
         raise PthError("no PyTorch checkpoint: neither a zip archive nor the older layout")
-    if _Unpickler(file, nothing, refuse).load() != _LEGACY_PROTOCOL:
+    if _unpickle(file, nothing, refuse) != _LEGACY_PROTOCOL:
         raise PthError("refused: an unknown version of the older layout")
-    system = _Unpickler(file, nothing, refuse).load()
+    system = _unpickle(file, nothing, refuse)
     if not system.get("little_endian", True):
         raise PthError("refused: written on a big-endian machine")
     storages: dict[str, np.ndarray] = {}
@@ -227,8 +249,8 @@ def _read_legacy(file: BinaryIO, budget: _Budget) -> Any:
         return storages[key]
 
     begin = file.tell()
-    _Unpickler(file, nothing, load).load()
-    for key in _Unpickler(file, nothing, refuse).load():
+    _unpickle(file, nothing, load)
+    for key in _unpickle(file, nothing, refuse):
         storage = storages[str(key)]
         (count,) = struct.unpack("<q", file.read(8))
         data = file.read(storage.nbytes)
@@ -236,4 +258,4 @@ def _read_legacy(file: BinaryIO, budget: _Budget) -> Any:
             raise PthError("damaged: cut off, or a storage of another size than announced")
         storage[:] = np.frombuffer(data, storage.dtype)
     file.seek(begin)
-    return _Unpickler(file, _Tensor(budget), load).load()
+    return _unpickle(file, _Tensor(budget), load)

@@ -1,90 +1,223 @@
 """Tells architecture and hyper-parameters of a state dict from its names and shapes."""
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-StateDict = dict[str, np.ndarray]
+from dcpt_jax.convert.recognise_transformers import promptir, restormer, swinir
+from dcpt_jax.convert.state_shapes import StateDict, any_matches, count_numbered, size_of
+
+# What wrappers put before every name: PyTorch's parallel ones, torch.compile, Lightning modules.
+_PREFIXES = re.compile(r"(?:module\.|_orig_mod\.|net\.)+")
+_ENTRIES = ("params_ema", "params", "state_dict")
 
 
-def state_dict_of(content: Any, key: str | None = None) -> tuple[StateDict, str]:
+def state_dict_of(content: Any, key: str | None = None) -> tuple[dict[str, np.ndarray], str]:
     """Finds the state dict in what a checkpoint file holds.
 
     Args:
-        content: what `read_pth` returned.
-        key: entry to take; None takes `params_ema` if there is one, else `params`, else the whole.
+        content: what a reader returned.
+        key: entry to take; None takes the first of `params_ema`, `params` and `state_dict` (of
+            Lightning) that is there, else the whole.
 
     Returns:
-        (name -> array, the entry that was taken, "" for the whole). The prefix `module.`, which
-        PyTorch's parallel wrappers put before every name, is stripped.
+        (name -> array, the entry that was taken, "" for the whole). The prefixes `module.`,
+        `_orig_mod.` and `net.`, which wrappers put before every name, are stripped.
 
     Raises:
-        ValueError: if there is no such entry, or something in it is no array.
+        ValueError: if there is no such entry, something in it is no array, or two names are the
+            same without prefix.
     """
     if not isinstance(content, Mapping):
         raise ValueError(f"expected a dict of tensors, found {type(content).__name__}")
     if key is None:
-        key = next((k for k in ("params_ema", "params") if isinstance(content.get(k), Mapping)), "")
+        key = next((entry for entry in _ENTRIES if isinstance(content.get(entry), Mapping)), "")
+    known = ", ".join(str(k) for k, v in content.items() if isinstance(v, Mapping))
     if key and not isinstance(content.get(key), Mapping):
-        known = ", ".join(str(k) for k, v in content.items() if isinstance(v, Mapping))
         raise ValueError(f"there is no entry {key!r}; entries: {known or 'none'}")
     state = content[key] if key else content
     wrong = [str(name) for name, value in state.items() if not isinstance(value, np.ndarray)]
-    if wrong or not state:
-        raise ValueError(f"no state dict: these entries are no tensors: {', '.join(wrong[:5])}")
-    return {str(name).removeprefix("module."): value for name, value in state.items()}, key
+    if wrong:
+        choice = f"; --params takes one of its entries: {known}" if known and not key else ""
+        raise ValueError(
+            f"no state dict: these entries are no tensors: {', '.join(wrong[:5])}{choice}"
+        )
+    if not state:
+        raise ValueError("no state dict: it is empty")
+    stripped = {_PREFIXES.sub("", str(name), count=1): value for name, value in state.items()}
+    if len(stripped) < len(state):
+        raise ValueError("some names stand there twice, with and without the prefix of a wrapper")
+    return stripped, key
 
 
-def recognise(state: Mapping[str, np.ndarray]) -> tuple[str, dict[str, Any]]:
-    """Architecture and keyword arguments.
+@dataclasses.dataclass(frozen=True)
+class Recognised:
+    """What a state dict was recognised as.
+
+    Attributes:
+        architecture: name for `create_model`, or "classifier".
+        arguments: keyword arguments of `create_model` or `create_classifier`.
+        remarks: sentences on what was assumed, because names and shapes do not tell it, and on
+            what was left out.
+        state: reference name -> array, without what was left out.
+    """
+
+    architecture: str
+    arguments: dict[str, Any]
+    remarks: tuple[str, ...]
+    state: dict[str, np.ndarray]
+
+
+def recognise(
+    state: StateDict,
+    *,
+    attention: str | None = None,
+    window_size: int | None = None,
+    num_heads: tuple[int, ...] | None = None,
+) -> Recognised:
+    """Architecture and keyword arguments; nothing but names and shapes is looked at.
+
+    The three options say what names and shapes do not tell; without them it is assumed.
 
     Args:
         state: reference name -> array.
-
-    Returns:
-        ("nafnet", arguments of `create_model`) or ("classifier", arguments of `create_classifier`).
+        attention: of a Restormer, "relu" or "softmax". Assumed: "relu" if its names have `body`
+            (DCPT's Restormer), else "softmax" (the original publication).
+        window_size: of a SwinIR. Assumed: 8.
+        num_heads: of a SwinIR, one number or one for each stage. Assumed: 6 where that divides the
+            channels, else the largest smaller number that does.
 
     Raises:
-        ValueError: if the names belong to no known architecture.
+        ValueError: if the names belong to no known architecture, or to a relative of one that
+            computes something else; or if an option is for another architecture.
     """
-    if "intro.weight" in state and "ending.weight" in state:
-        return "nafnet", _nafnet(state)
-    if "mixing_weights" in state and "fc.weight" in state:
-        return "classifier", _classifier(state)
+    empty = [name for name, value in state.items() if not value.size]
+    if empty:
+        raise ValueError(f"empty tensors: {', '.join(empty[:5])}")
+    architecture = _architecture(state)
+    _refuse_relatives(state)
+    options = {"attention": attention, "window_size": window_size, "num_heads": num_heads}
+    allowed = {"restormer": ("attention",), "swinir": ("window_size", "num_heads")}
+    for option, value in options.items():
+        if value is not None and option not in allowed.get(architecture, ()):
+            flag = "--" + option.replace("_", "-")
+            owner = "a Restormer" if option == "attention" else "a SwinIR"
+            raise ValueError(f"{flag} is for {owner}, but this is a {architecture}; leave it out")
+    state, remarks = dict(state), []
+    if architecture == "restormer":
+        arguments, remarks = restormer(state, attention)
+    elif architecture == "promptir":
+        unused = [name for name in state if re.match(_UNUSED_IN_PROMPTIR, name)]
+        for name in unused:
+            del state[name]
+        if unused:
+            remarks.append(f"left out, as PromptIR never uses them: {', '.join(unused)}")
+        arguments = promptir(state)
+    elif architecture == "swinir":
+        arguments, remarks = swinir(state, window_size, num_heads)
+    else:
+        arguments = {"nafnet": _nafnet, "classifier": _classifier}[architecture](state)
+    return Recognised(architecture, arguments, tuple(remarks), state)
+
+
+# Convolutions that the published PromptIR defines and never runs.
+_UNUSED_IN_PROMPTIR = r"(?:chnl_reduce|reduce_noise_channel_)[123]\."
+
+# By names that no other known architecture has.
+_SIGNS = {
+    "classifier": r"(?:bottleneck_layers|downsample_layers)\.\d",
+    "promptir": r"prompt\d\.(?:prompt_param|linear_layer|conv3x3)",
+    "restormer": r"encoder_level\d\.",
+    "nafnet": r"encoders\.\d+\.\d+\.|middle_blks\.",
+    "swinir": r"(?:encode_layers\.|decode_layers|layers\.)\d+\.residual_group\.",
+}
+
+
+def _architecture(state: StateDict) -> str:
+    for architecture, pattern in _SIGNS.items():
+        if any_matches(state, pattern):
+            return architecture
     shown = ", ".join(list(state)[:5])
     raise ValueError(
-        f"no known architecture has these names ({shown}, ...); known: NAFNet, DCPT's classifier"
+        f"no known architecture has these names ({shown}, ...); known: NAFNet, Restormer, "
+        "PromptIR, DCPT's SwinIR, DCPT's classifier"
     )
 
 
-def _nafnet(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    levels = _count(state, r"downs\.(\d+)\.weight")
+_RELATIVES = (
+    (
+        r".*relative_position_bias_table$",
+        "the published SwinIR has a relative position bias and masks shifted windows; DCPT's "
+        "SwinIR, the one known here, has neither",
+    ),
+    (r"absolute_pos_embed$", "DCPT's SwinIR has no absolute position embedding"),
+    (
+        r"upsample\.|conv_before_upsample\.|conv_up\d|output\.\d",
+        "it enlarges images; the networks here restore at the same size",
+    ),
+    (
+        r"skip_conv\.",
+        "a Restormer for dual-pixel defocus deblurring takes two images and does not add its "
+        "input to its output; the one here restores single images",
+    ),
+)
+
+
+def _refuse_relatives(state: StateDict) -> None:
+    """Raises ValueError for networks of the same names that compute something else."""
+    for pattern, reason in _RELATIVES:
+        names = [name for name in state if re.match(pattern, name)]
+        if names:
+            raise ValueError(f"refused because of {names[0]}: {reason}")
+    for name in ("intro.weight", "patch_embed.proj.weight", "conv_first.weight"):
+        shape = state[name].shape if name in state else (0, 3, 3, 3)
+        if len(shape) == 4 and shape[2:] == (3, 3) and shape[1] != 3:
+            raise ValueError(
+                f"refused because of {name} {shape}: it takes images of {shape[1]} channels; the "
+                "networks here take 3, RGB"
+            )
+
+
+def _nafnet(state: StateDict) -> dict[str, Any]:
+    width = size_of(
+        state, "width", ("intro.weight", 0), ("intro.bias", 0), ("ending.weight", 1)
+    )  # fmt: skip
+    levels = max(count_numbered(state, rf"{part}\.(\d+)\.") for part in ("encoders", "downs"))
+    decoder = r"decoder(?:s\.)?"  # a list of stages in NAFNet's own code
+
+    def blocks(stage: str) -> int:
+        return max(1, count_numbered(state, rf"{stage}\.(\d+)\."))
+
     return {
-        "width": state["intro.weight"].shape[0],
-        "encoder_blocks": tuple(
-            _count(state, rf"encoders\.{i}\.(\d+)\.norm1\.weight") for i in range(levels)
-        ),
-        "middle_blocks": _count(state, r"middle_blks\.(\d+)\.norm1\.weight"),
-        "decoder_blocks": tuple(
-            _count(state, rf"decoder{i}\.(\d+)\.norm1\.weight") for i in range(levels)
-        ),
+        "width": width,
+        "encoder_blocks": tuple(blocks(rf"encoders\.{i}") for i in range(levels)),
+        "middle_blocks": blocks("middle_blks"),
+        "decoder_blocks": tuple(blocks(rf"{decoder}{i}") for i in range(levels)),
     }
 
 
-def _classifier(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    levels = state["mixing_weights"].size
-    first = [state.get(f"downsample_layers.{i}.0.weight") for i in range(levels)]
-    if any(weight is None for weight in first):
-        raise ValueError("a classifier without downsample_layers for each of its features")
-    return {
-        "feature_dims": tuple(int(weight.shape[1]) for weight in first),
-        "num_classes": int(state["fc.weight"].shape[0]),
-        "num_blocks": _count(state, r"last_stage\.(\d+)\.conv1\.weight"),
+def _classifier(state: StateDict) -> dict[str, Any]:
+    levels = max(
+        count_numbered(state, rf"{part}\.(\d+)\.")
+        for part in ("downsample_layers", "bottleneck_layers")
+    )
+    channels = (
+        size_of(
+            state,
+            f"feature_dims[{i}]",
+            (f"downsample_layers.{i}.0.weight", 1),
+            (f"bottleneck_layers.{i}.0.conv1.weight", 1),
+        )
+        for i in range(levels)
+    )
+    arguments = {
+        "feature_dims": tuple(channels),
+        "num_classes": size_of(state, "num_classes", ("fc.weight", 0), ("fc.bias", 0)),
+        "num_blocks": max(1, count_numbered(state, r"last_stage\.(\d+)\.")),
     }
-
-
-def _count(state: Mapping[str, np.ndarray], pattern: str) -> int:
-    """How many different numbers stand in the group of a pattern that matches whole names."""
-    return len({match[1] for name in state if (match := re.fullmatch(pattern, name))})
+    if any_matches(state, r"conv_embed\."):
+        arguments["image_input"] = True
+    return arguments
