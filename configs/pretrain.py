@@ -4,10 +4,14 @@
 
 Without a preset: a small NAFNet on the photos bundled with scikit-image and scikit-learn, minutes
 on two CPU cores. With `--config.data.root=FOLDER`: on any folder of clean photos.
+`--config.first_pass=degraded` restores in the first pass ("direct") in place of reproducing clean
+images.
 
-`configs/pretrain.py:nafnet,5d` is the recipe of the paper: NAFNet width 64, crops of 128, global
-batch 32, 100,000 steps, for accelerators. Its data here are your clean photos with synthetic
-degradations.
+`configs/pretrain.py:nafnet,5d` is the recipe of the paper, `:restormer`, `:promptir` and `:swinir`
+those of the other backbones, for accelerators: crops of 128, 100,000 steps, global batch 32 for
+NAFNet and 16 for the others. Its data here are your clean photos with synthetic degradations.
+Where memory is short: `--config.dtype=bfloat16`, `--config.remat=True`,
+`--config.accumulate_steps=N`.
 """
 
 from dcpt_jax import config as configs

@@ -3,8 +3,10 @@
     python -m dcpt_jax.main --config=configs/restore.py --workdir=W2 --config.init_from=W
 
 The architecture is that of the weights in `init_from`. `configs/restore.py:nafnet,5d` is the
-recipe of the paper: global batch 24, crops of 128, 750,000 steps, EMA 0.999, gradient norm clipped
-to 0.01.
+recipe of the paper, `:restormer`, `:promptir` and `:swinir` those of the other backbones: crops of
+128, 750,000 steps, EMA 0.999; global batch 24 and gradient norm clipped to 0.01, but for SwinIR
+batch 16 and no clipping. Where memory is short: `--config.dtype=bfloat16`, `--config.remat=True`,
+`--config.accumulate_steps=N`.
 """
 
 from dcpt_jax import config as configs

@@ -1,23 +1,121 @@
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from dcpt_jax import config as configs
+from dcpt_jax import create_model
 from dcpt_jax.config import ConfigError
-from dcpt_jax.train import setup
+from dcpt_jax.train import modules, setup
+
+ARGS = ["", "nafnet,5d", "5d,nafnet", "restormer,5d", "promptir", "swinir", "5d", "rain"]
 
 
-@pytest.mark.parametrize("mode", ["pretrain", "restore"])
-@pytest.mark.parametrize("arg", ["", "nafnet,5d", "5d,nafnet", "nafnet", "5d", "rain"])
+@pytest.mark.parametrize("mode", ["pretrain", "restore", "transfer", "classify"])
+@pytest.mark.parametrize("arg", ARGS)
 def test_every_preset_is_valid_and_builds(mode, arg):
     config = getattr(configs, mode)(arg)
+    if mode in ("transfer", "classify"):
+        config.init_from = "somewhere"
     configs.validate(config)
-    num_classes = 1 if arg == "rain" else 5
-    network, classifier = setup.build_modules(config, num_classes=num_classes)
-    image = jnp.zeros((1, 64, 64, 3))
-    shapes = jax.eval_shape(network.init, jax.random.key(0), image)
-    assert "params" in shapes
-    assert (classifier is not None) == (mode == "pretrain")
+    num_classes = len(configs.tasks_of(config))
+    assert num_classes == (1 if arg == "rain" or (mode == "transfer" and "5d" not in arg) else 5)
+    network, classifier = modules.build_modules(config, num_classes=num_classes)
+    backbones = [name for name in configs.BACKBONES if name in arg]
+    default = "restormer" if mode == "transfer" and arg else "nafnet"
+    assert network.architecture == (backbones or [default])[0]
+    assert (classifier is not None) == (mode in ("pretrain", "classify"))
+    if classifier is not None:
+        assert classifier.feature_dims == network.feature_dims
+        assert classifier.num_classes == num_classes
+        assert classifier.resize_features == (network.architecture == "swinir")
+
+
+def test_the_presets_are_the_papers_networks():
+    """What a preset states in full is what the network's own defaults are."""
+    for name in configs.BACKBONES:
+        network, _ = modules.build_modules(configs.restore(name), num_classes=5)
+        assert network == create_model(name)
+
+
+def test_the_papers_recipes_of_each_backbone():
+    found = {}
+    for name in configs.BACKBONES:
+        first, second = configs.pretrain(name), configs.restore(name)
+        for config in (first, second):
+            assert config.data.crop_size == 128
+            assert config.optimizer.decay_steps == 1_000_000
+            assert config.optimizer.min_learning_rate == 1e-6
+            assert (config.optimizer.b1, config.optimizer.b2) == (0.9, 0.999)
+            assert config.optimizer.weight_decay == 0
+        assert (first.num_steps, first.ema_decay, first.focal_gamma) == (100_000, 0, 2)
+        assert first.classifier_optimizer.weight_decay == 1e-4
+        assert first.optimizer.clip_norm == first.classifier_optimizer.clip_norm == 0
+        assert (second.num_steps, second.ema_decay) == (750_000, 0.999)
+        found[name] = (
+            (
+                first.batch_size,
+                first.optimizer.learning_rate,
+                first.classifier_optimizer.learning_rate,
+            ),
+            (second.batch_size, second.optimizer.learning_rate, second.optimizer.clip_norm),
+        )
+    assert found == {
+        "nafnet": ((32, 3e-4, 1e-4), (24, 3e-4, 0.01)),
+        "restormer": ((16, 2e-4, 5e-5), (24, 3e-4, 0.01)),
+        "promptir": ((16, 2e-4, 5e-5), (24, 3e-4, 0.01)),
+        "swinir": ((16, 2e-4, 5e-5), (16, 1.5e-4, 0.0)),
+    }
+
+
+def test_the_recipe_of_the_transfer():
+    config = configs.transfer("restormer,noise")
+    assert (config.model.attention, config.model.norm) == ("softmax", "with_bias")
+    assert (config.batch_size, config.num_steps, config.ema_decay) == (32, 100_000, 0.999)
+    assert (config.guidance, config.focal_gamma, config.tasks) == (1.0, 0.0, "noise")
+    assert (config.optimizer.clip_norm, config.optimizer.weight_decay) == (0.01, 1e-4)
+    rate = setup.make_optimizers(config)[0]["network"]
+    assert [float(rate(step)) for step in (0, 50_000, 100_000)] == [np.float32(3e-4)] * 3
+
+
+@pytest.mark.parametrize(
+    ("mode", "changes", "message"),
+    [
+        ("transfer", {}, r"transfer starts from a trained network: set --config\.init_from"),
+        ("classify", {}, r"classify starts from a trained network: set --config\.init_from"),
+        (
+            "transfer",
+            {"init_from": "W", "classifier_from": "scratch"},
+            r"config\.classifier_from: .*has to be trained.*--config\.guidance=0",
+        ),
+        ("transfer", {"init_from": "W", "guidance": -1.0}, "config.guidance is -1.0"),
+        ("pretrain", {"first_pass": "both"}, "first_pass is 'both'; known: clean, degraded"),
+        ("restore", {"accumulate_steps": 0}, "config.accumulate_steps is 0"),
+    ],
+)
+def test_what_a_mode_needs(mode, changes, message):
+    config = getattr(configs, mode)()
+    config.update(changes)
+    with pytest.raises(ConfigError, match=message):
+        configs.validate(config)
+
+
+def test_saving_memory_makes_no_other_run():
+    a, b = configs.pretrain(), configs.pretrain()
+    b.update(remat=True, accumulate_steps=4)
+    assert configs.differences(configs.to_json(a), configs.to_json(b)) == []
+
+
+def test_keys_that_an_older_version_did_not_have():
+    older = configs.to_json(configs.pretrain())
+    del older["first_pass"], older["remat"]
+    config = configs.pretrain()
+    defaults = configs.to_json(config)
+    assert configs.differences(older, configs.to_json(config), defaults=defaults) == []
+    config.first_pass = "degraded"
+    assert configs.differences(older, configs.to_json(config), defaults=defaults) == [
+        "config.first_pass: 'clean' -> 'degraded'"
+    ]
 
 
 def test_the_papers_recipes():
@@ -30,7 +128,7 @@ def test_the_papers_recipes():
     assert (config.optimizer.weight_decay, config.classifier_optimizer.weight_decay) == (0, 1e-4)
     assert config.optimizer.decay_steps == 1_000_000 and config.optimizer.min_learning_rate == 1e-6
     assert config.optimizer.clip_norm == 0 and config.focal_gamma == 2 and config.ema_decay == 0
-    network, _ = setup.build_modules(config, num_classes=5)
+    network, _ = modules.build_modules(config, num_classes=5)
     shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
     assert sum(x.size for x in jax.tree.leaves(shapes)) == 67_888_835
     config = configs.restore("nafnet,5d")
@@ -81,7 +179,7 @@ def test_a_keyword_that_the_backbone_does_not_know():
     config = configs.pretrain()
     config.model.depth = 3
     with pytest.raises(ConfigError, match=r"config.model.*depth.*width"):
-        setup.build_modules(config, num_classes=5)
+        modules.build_modules(config, num_classes=5)
 
 
 def test_differences_name_what_makes_another_run():

@@ -47,6 +47,10 @@ def main(*arguments):
             ["configs/nothing.py"],
         ),
         (["--config=configs/pretrain.py"], ["--workdir is missing"]),
+        (
+            ["--config=configs/transfer.py:restormer,rain", "--workdir=/x"],
+            ["transfer starts from a trained network", "--config.init_from"],
+        ),
         (["--config=configs/nothing.py", "--workdir=/x"], ["configs/nothing.py"]),
         (
             ["--config=configs/pretrain.py", "--workdir=/x", "--config.tasks=fog"],
@@ -128,3 +132,33 @@ def test_the_three_commands(tmp_path, photo_folder):
     assert done.returncode == 0, done.stderr
     assert "motion_blur" in done.stdout and "Classification accuracy" in done.stdout
     assert (third / "sheet.png").is_file() and (third / "evaluation.json").is_file()
+
+
+@pytest.mark.slow
+def test_the_commands_that_build_on_a_trained_network(tmp_path, photo_folder, pretrained):
+    """Learn to classify other classes, then be guided by that to another degradation."""
+    common = [
+        f"--config.init_from={pretrained}",
+        f"--config.data.root={photo_folder}",
+        "--config.data.crop_size=16",
+        "--config.data.num_workers=1",
+        "--config.batch_size=8",
+        "--config.num_steps=4",
+        "--config.log.every_steps=2",
+        "--config.accumulate_steps=2",
+        "--config.remat=True",
+    ]
+    first, second = tmp_path / "classify", tmp_path / "transfer"
+    done = main("--config=configs/classify.py:haze", f"--workdir={first}", *common)
+    assert done.returncode == 0, done.stderr
+    assert "its head resized from 5 to 1 classes; kept: haze; new: none" in done.stdout
+    assert "classify 4/4" in done.stdout
+    done = main(
+        "--config=configs/transfer.py:haze",
+        f"--workdir={second}",
+        f"--config.classifier_from={first}",
+        *common,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"classifier: taken over from {first}, frozen" in done.stdout
+    assert "transfer 4/4" in done.stdout

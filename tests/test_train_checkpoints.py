@@ -20,7 +20,7 @@ def make_state(step):
         {"network": {"layer": {"kernel": jnp.asarray(values)}}},
         OPTIMIZERS,
         rng=jax.random.PRNGKey(step),
-        with_ema=True,
+        averaged=("network",),
     )
     return state.replace(step=jnp.asarray(step, jnp.int32))
 
@@ -120,7 +120,7 @@ def test_a_state_of_another_shape_is_not_taken(tmp_path):
         {"network": {"layer": {"kernel": jnp.zeros((3, 3))}}},
         OPTIMIZERS,
         rng=jax.random.PRNGKey(0),
-        with_ema=True,
+        averaged=("network",),
     )
     with pytest.raises(ConfigError, match=r"another network or optimiser.*kernel.*\(64, 64\)"):
         restore(tmp_path, target)

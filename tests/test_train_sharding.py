@@ -19,3 +19,9 @@ def test_a_batch_arrives_whole():
     placed = sharding.put_batch(batch, mesh)["clean"]
     np.testing.assert_array_equal(placed, batch["clean"])
     assert placed.sharding.is_equivalent_to(sharding.split(mesh), 4)
+
+
+def test_parts_that_a_devices_share_cannot_be_cut_into(monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: [object()] * 4)
+    with pytest.raises(ValueError, match=r"accumulate_steps is 4, .*device, 6 .*=1 or 2 or 3 or 6"):
+        sharding.data_mesh(24, 4)

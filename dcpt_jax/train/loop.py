@@ -66,7 +66,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> Result:
     if result.finished and (last > first or weights.saved_steps(workdir) != last):
         description = run.describe(metrics=result.metrics, steps=last)
         folder = weights.save_weights(
-            workdir / weights.WEIGHTS, result.state.best_params(), description
+            workdir / weights.WEIGHTS, run.result(result.state), description
         )
         print(f"weights: {folder}", flush=True)
     return result
@@ -216,6 +216,6 @@ class StepLog:
             shown = ", ".join(f"{key} = {values[key]}" for key in bad)
             raise FloatingPointError(
                 f"step {self._step}: {shown}. Training stopped; the last checkpoint is kept. "
-                "Try a smaller --config.optimizer.learning_rate, or --config.optimizer.clip_norm"
+                "Try a smaller learning_rate, or clip_norm, of the optimizer in the config"
             )
         self._values.append(values)

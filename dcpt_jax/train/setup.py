@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,14 +14,16 @@ import optax
 from jax.sharding import Mesh
 
 from dcpt_jax import config as configs
-from dcpt_jax import models, weights
+from dcpt_jax import weights
 from dcpt_jax.config import ConfigError
 from dcpt_jax.data import pipeline, sources
 from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.evaluate import gallery
-from dcpt_jax.train import sharding, steps
+from dcpt_jax.train import modules, sharding, start, steps
 from dcpt_jax.train.checkpoints import Checkpoints
+from dcpt_jax.train.modules import LEARNING
 from dcpt_jax.train.optimizer import adamw, cosine_schedule
+from dcpt_jax.train.start import Start
 from dcpt_jax.train.state import Step, TrainState, create_state
 
 
@@ -39,8 +40,12 @@ class Run:
     schedules: Mapping[str, optax.Schedule]
     optimizers: Mapping[str, optax.GradientTransformation]
     step: Step  # jitted, donates the state
-    initial: weights.Params | None  # parameters to start from, of another run
-    origin: Mapping[str, Any]  # where they came from
+    start: Start  # parameters of other runs to start from, and where they came from
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the run's classes; a class's position is its label."""
+        return tuple(task.name for task in self.tasks)
 
     def create_state(self) -> TrainState:
         """The state before the first step, on all devices."""
@@ -66,17 +71,28 @@ class Run:
 
     def describe(self, **extra: Any) -> dict[str, Any]:
         """The content of `model.json`."""
-        names = tuple(task.name for task in self.tasks)
+        names = self.classes
         task_set = self.config.tasks if isinstance(self.config.tasks, str) else ",".join(names)
+        if self.config.mode == "transfer" and self.classifier is not None:
+            extra["guide"] = dict(
+                self.start.classifier
+            )  # needed to continue, no part of the result
         return weights.describe(
             self.network,
-            self.classifier,
+            self.classifier if "classifier" in LEARNING[self.config.mode] else None,
             task_set=task_set,
             classes=names,
             mode=self.config.mode,
             crop_size=self.config.data.crop_size,
-            source=dict(self.origin),
+            source=dict(self.start.origin),
             **extra,
+        )
+
+    def result(self, state: TrainState) -> weights.Params:
+        """The parameters that the run is done for; a classifier that only guided is left out."""
+        params = state.best_params()
+        return (
+            params if "classifier" in LEARNING[self.config.mode] else {"network": params["network"]}
         )
 
     def sheet(self, state: TrainState) -> np.ndarray:
@@ -105,47 +121,69 @@ def prepare(config: ml_collections.ConfigDict, *, begun: Mapping[str, Any] | Non
         raise ConfigError("config.require_accelerator is set, but JAX sees only the CPU")
     config = config.copy_and_resolve_references()
     tasks = configs.tasks_of(config)
-    mesh = sharding.data_mesh(config.batch_size)
+    mesh = sharding.data_mesh(config.batch_size, config.accumulate_steps)
     photos = open_photos(config, split="train")
-
-    initial, origin = None, {}
-    if config.init_from and begun is not None:
-        origin = begun.get("source") or {}
-        adopt_architecture(config, begun)
-    elif config.init_from:
-        initial, description = weights.load_weights(config.init_from)
-        origin = {
-            "init_from": str(config.init_from),
-            "mode": description.get("mode", "converted"),
-            "steps": description.get("steps"),
-        }
-        adopt_architecture(config, description)
-    network, classifier = build_modules(config, num_classes=len(tasks))
-    schedules = {"network": _schedule(config.optimizer, config.num_steps)}
-    if classifier is not None:
-        schedules["classifier"] = _schedule(config.classifier_optimizer, config.num_steps)
-    optimizers = {
-        name: _optimizer(config[key], schedules[name])
-        for name, key in (("network", "optimizer"), ("classifier", "classifier_optimizer"))
-        if name in schedules
-    }
-    if config.mode == "pretrain":
-        step = steps.make_pretrain_step(
-            network, classifier, optimizers, focal_gamma=config.focal_gamma
-        )
-    else:
-        step = steps.make_restore_step(network, optimizers, ema_decay=config.ema_decay)
+    origin = start.find_start(config, begun)
+    network, classifier = modules.build_modules(
+        config, num_classes=len(tasks), taken=origin.classifier
+    )
+    schedules, optimizers = make_optimizers(config)
     everywhere, split = sharding.replicated(mesh), sharding.split(mesh)
     step = jax.jit(
-        step,
+        make_step(config, tasks, network, classifier, optimizers, origin),
         in_shardings=(everywhere, split),
         out_shardings=everywhere,
         donate_argnums=0,
     )
     return Run(
-        config, tasks, photos, mesh, network, classifier, schedules, optimizers, step, initial,
-        origin,
-    )  # fmt: skip
+        config, tasks, photos, mesh, network, classifier, schedules, optimizers, step, origin
+    )
+
+
+def make_optimizers(
+    config: ml_collections.ConfigDict,
+) -> tuple[dict[str, optax.Schedule], dict[str, optax.GradientTransformation]]:
+    """Learning-rate schedules and optimisers of the parts that learn, by their names."""
+    keys = {"network": "optimizer", "classifier": "classifier_optimizer"}
+    settings = {name: config[keys[name]] for name in LEARNING[config.mode]}
+    schedules = {name: _schedule(s, config.num_steps) for name, s in settings.items()}
+    return schedules, {name: _optimizer(s, schedules[name]) for name, s in settings.items()}
+
+
+def make_step(
+    config: ml_collections.ConfigDict,
+    tasks: tuple[task_sets.Task, ...],
+    network: nn.Module,
+    classifier: nn.Module | None,
+    optimizers: Mapping[str, optax.GradientTransformation],
+    origin: Start,
+) -> Step:
+    """The step of the config's mode, not yet jitted.
+
+    Args:
+        config: of the run.
+        tasks: its classes.
+        network: see `modules.build_modules`.
+        classifier: see there.
+        optimizers: of the parts that learn.
+        origin: of the classifier that guides a transfer.
+
+    Raises:
+        ConfigError: if that classifier does not know all tasks.
+    """
+    options = {"ema_decay": config.ema_decay, "accumulate_steps": config.accumulate_steps}
+    if config.mode == "restore":
+        return steps.make_restore_step(network, optimizers, **options)
+    options["focal_gamma"] = config.focal_gamma
+    if config.mode == "classify":
+        return steps.make_classify_step(network, classifier, optimizers, **options)
+    if config.mode == "transfer":
+        if classifier is not None:
+            options["labels"] = start.guide_labels(tuple(origin.classifier["classes"]), tasks)
+        options["guidance"] = config.guidance
+        return steps.make_transfer_step(network, classifier, optimizers, **options)
+    options["first_pass"] = config.first_pass
+    return steps.make_pretrain_step(network, classifier, optimizers, **options)
 
 
 def resume(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
@@ -157,7 +195,8 @@ def resume(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
     """
     saved = checkpoints.config()
     if saved is not None and not run.config.checkpoint.allow_config_change:
-        drift = configs.differences(saved, configs.to_json(run.config))
+        defaults = configs.to_json(getattr(configs, run.config.mode)())
+        drift = configs.differences(saved, configs.to_json(run.config), defaults=defaults)
         if drift:
             raise ConfigError(
                 "this work directory holds a run of another config:\n  "
@@ -169,10 +208,10 @@ def resume(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
     restored = checkpoints.restore_latest(state)
     if restored is not None:
         state, started = restored.state, f"continuing from step {restored.step}"
-    elif run.config.init_from:
-        started = f"starting from {run.config.init_from}"
     else:
-        started = "starting from scratch"
+        started = f"starting from {run.config.init_from or 'scratch'}"
+        for line in start.report(run.start, run.config, run.classes):
+            print(line, flush=True)
     count = {name: sum(x.size for x in jax.tree.leaves(p)) for name, p in state.params.items()}
     print(
         f"{run.config.mode}, {started}: "
@@ -183,40 +222,6 @@ def resume(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
         flush=True,
     )
     return state, restored.batches if restored is not None else 0
-
-
-def build_modules(
-    config: ml_collections.ConfigDict, *, num_classes: int
-) -> tuple[nn.Module, nn.Module | None]:
-    """Network and, for pre-training, classifier of a config.
-
-    Raises:
-        ConfigError: if the keyword arguments in `config.model` do not fit the backbone.
-    """
-    arguments = {key: value for key, value in config.model.items() if key != "name"}
-    dtype = jnp.dtype(config.dtype)
-    try:
-        network = models.create_model(config.model.name, dtype=dtype, **arguments)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"config.model: {error}") from error
-    if config.mode != "pretrain":
-        return network, None
-    classifier = models.create_classifier(
-        feature_dims=network.feature_dims,
-        num_classes=num_classes,
-        num_blocks=config.classifier.num_blocks,
-        dtype=dtype,
-    )
-    return network, classifier
-
-
-def adopt_architecture(config: ml_collections.ConfigDict, description: Mapping[str, Any]) -> None:
-    """Sets `config.model` to that of the weights in `config.init_from`, saying so if it changes."""
-    model = {"name": description["architecture"], **description["arguments"]}
-    model = {k: tuple(v) if isinstance(v, list) else v for k, v in model.items()}
-    if any(config.model.get(key) != value for key, value in model.items()):
-        logging.warning("network: %s, as in %s (config.model is ignored)", model, config.init_from)
-    config.model = ml_collections.ConfigDict(model)
 
 
 def open_photos(config: ml_collections.ConfigDict, *, split: str) -> sources.PhotoSource:
@@ -236,25 +241,33 @@ def open_photos(config: ml_collections.ConfigDict, *, split: str) -> sources.Pho
 def _create_state(run: Run) -> TrainState:
     config = run.config
     network_rng, classifier_rng, step_rng = jax.random.split(jax.random.PRNGKey(config.seed), 3)
+    there = tuple(run.start.classifier.get("classes", ()))
 
-    def initialise(network: Any) -> TrainState:
+    def initialise(found: weights.Params) -> TrainState:
         size = config.data.crop_size
         image = jnp.zeros((1, size, size, 3))
-        params = {"network": network}
-        if network is None:
+        params = {"network": found.get("network")}
+        if params["network"] is None:
             params["network"] = run.network.init(network_rng, image)["params"]
-            if config.identity_start:
+            if config.get("identity_start"):
                 last = run.network.output_layer
                 params["network"][last] = jax.tree.map(jnp.zeros_like, params["network"][last])
         if run.classifier is not None:
             variables = {"params": params["network"]}
             features = run.network.apply(variables, image, method="features")
             params["classifier"] = run.classifier.init(classifier_rng, features)["params"]
-        return create_state(params, run.optimizers, rng=step_rng, with_ema=config.ema_decay > 0)
+            if config.mode == "transfer":
+                params["classifier"] = found.get("classifier", params["classifier"])
+            elif "classifier" in found:
+                columns = start.columns_of_classes(there, run.classes)
+                params["classifier"] = start.take_over_classifier(
+                    params["classifier"], found["classifier"], columns
+                )
+        averaged = run.optimizers if config.ema_decay else ()
+        return create_state(params, run.optimizers, rng=step_rng, averaged=averaged)
 
     everywhere = sharding.replicated(run.mesh)
-    start = run.initial["network"] if run.initial is not None else None
-    return jax.jit(initialise, out_shardings=everywhere)(start)
+    return jax.jit(initialise, out_shardings=everywhere)(run.start.params)
 
 
 def _schedule(optimizer: ml_collections.ConfigDict, num_steps: int) -> optax.Schedule:

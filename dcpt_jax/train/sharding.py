@@ -7,11 +7,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
-def data_mesh(batch_size: int) -> Mesh:
+def data_mesh(batch_size: int, accumulate_steps: int = 1) -> Mesh:
     """A one-dimensional mesh over all devices of all processes.
 
     Args:
         batch_size: global batch, to be divided among them.
+        accumulate_steps: equal parts that each device works its share through in.
 
     Returns:
         Mesh with the axis "data".
@@ -26,6 +27,14 @@ def data_mesh(batch_size: int) -> Mesh:
         raise ValueError(
             f"config.batch_size is {batch_size}, which {len(devices)} devices cannot share evenly; "
             f"use --config.batch_size={' or '.join(allowed)}, or fewer devices"
+        )
+    share = batch_size // len(devices)
+    if share % accumulate_steps:
+        divisors = [str(n) for n in range(1, share + 1) if share % n == 0]
+        raise ValueError(
+            f"config.accumulate_steps is {accumulate_steps}, but has to divide the batch of each "
+            f"device, {share} (config.batch_size {batch_size} on {len(devices)} devices); use "
+            f"--config.accumulate_steps={' or '.join(divisors)}"
         )
     return Mesh(np.array(devices), ("data",))
 

@@ -1,6 +1,6 @@
 """What a training run carries from step to step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import flax
@@ -15,8 +15,9 @@ class TrainState:
 
     Attributes:
         step: int32 scalar, optimisation steps done.
-        params: {"network": ..., "classifier": ...}; the classifier only where it is used.
-        optimizer: optimiser state of each of them, under the same names.
+        params: {"network": ..., "classifier": ...}; the classifier only where it is used. Parts
+            without an optimiser are frozen.
+        optimizer: optimiser state of each part that learns, under the same names.
         ema: exponential moving average of the parameters, under the same names; {} without EMA.
         rng: key that everything random inside a step is drawn from, folded with the step.
     """
@@ -37,14 +38,21 @@ def create_state(
     optimizers: dict[str, optax.GradientTransformation],
     *,
     rng: jax.Array,
-    with_ema: bool = False,
+    averaged: Iterable[str] = (),
 ) -> TrainState:
-    """Returns the state at step 0; the moving average starts as a copy of the network."""
+    """Returns the state at step 0.
+
+    Args:
+        params: parameters of every part; parts without an optimiser never change.
+        optimizers: of the parts that learn.
+        rng: see `TrainState`.
+        averaged: parts that get a moving average; it starts as a copy of them.
+    """
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         optimizer={name: optimizers[name].init(params[name]) for name in optimizers},
-        ema={"network": jax.tree.map(jnp.copy, params["network"])} if with_ema else {},
+        ema={name: jax.tree.map(jnp.copy, params[name]) for name in averaged},
         rng=rng,
     )
 

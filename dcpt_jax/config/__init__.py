@@ -1,0 +1,36 @@
+"""Configurations: the demo, the published recipes, and the checks before a run starts.
+
+A file in `configs/` states what differs from `base`; every key has a default here. The name after
+the colon of `--config=configs/pretrain.py:nafnet,5d` selects presets: a backbone, and a task set or
+a single class.
+"""
+
+from dcpt_jax.config.checks import MODES, ConfigError, differences, tasks_of, to_json, validate
+from dcpt_jax.config.modes import (
+    base,
+    classify,
+    evaluate,
+    parse_preset,
+    pretrain,
+    restore,
+    transfer,
+)
+from dcpt_jax.config.recipes import BACKBONES, DEMO_BACKBONE
+
+__all__ = [
+    "BACKBONES",
+    "DEMO_BACKBONE",
+    "MODES",
+    "ConfigError",
+    "base",
+    "classify",
+    "differences",
+    "evaluate",
+    "parse_preset",
+    "pretrain",
+    "restore",
+    "tasks_of",
+    "to_json",
+    "transfer",
+    "validate",
+]

@@ -1,0 +1,178 @@
+"""Checks of a config, and comparison with that of an earlier run."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from dcpt_jax.config.recipes import BACKBONES
+from dcpt_jax.data import tasks as task_sets
+
+MODES = ("pretrain", "restore", "transfer", "classify", "evaluate")
+_GROWN = ("transfer", "classify")  # modes that need a trained network
+SCRATCH = "scratch"  # config.classifier_from: no classifier is taken over
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot run; the message names the key and what is allowed."""
+
+
+def tasks_of(config: ml_collections.ConfigDict) -> tuple[task_sets.Task, ...]:
+    """The classes of a config, with its repeats.
+
+    Raises:
+        ConfigError: for unknown classes.
+    """
+    try:
+        tasks = task_sets.resolve_tasks(config.tasks)
+    except ValueError as error:
+        raise ConfigError(f"config.tasks: {error}") from error
+    repeats = config.get("repeats") or {}
+    return tuple(
+        dataclasses.replace(task, repeats=repeats.get(task.name) or task.repeats) for task in tasks
+    )
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Checks a config before any device work.
+
+    Raises:
+        ConfigError: naming the key, its value and what is allowed.
+    """
+    _known("mode", config.mode, MODES)
+    _known("dtype", config.dtype, ("float32", "bfloat16"))
+    _known("data.on_bad_file", config.data.on_bad_file, ("skip", "refuse"))
+    for name, count in (config.get("repeats") or {}).items():
+        _at_least(f"repeats.{name}", count, 0)
+    _at_least("batch_size", config.batch_size, 1)
+    _at_least("data.crop_size", config.data.crop_size, 16)  # what all classifiers can halve
+    _at_least("data.num_workers", config.data.num_workers, 0)
+    _at_least("data.cache_megabytes", config.data.cache_megabytes, 0)
+    if config.tasks or config.mode != "evaluate":
+        tasks_of(config)
+    if config.mode == "evaluate":
+        _at_least("data.crops_per_photo", config.data.crops_per_photo, 1)
+        if not config.init_from:
+            raise ConfigError("nothing to evaluate: set --config.init_from to a work directory")
+        return
+    if config.mode in _GROWN and not config.init_from:
+        raise ConfigError(
+            f"{config.mode} starts from a trained network: set --config.init_from to a work "
+            "directory or a weights folder"
+        )
+    _known("model.name", config.model.name, tuple(BACKBONES))
+    _at_least("num_steps", config.num_steps, 1)
+    _at_least("accumulate_steps", config.accumulate_steps, 1)
+    _at_least("log.every_steps", config.log.every_steps, 1)
+    _at_least("log.image_every_steps", config.log.image_every_steps, 0)
+    _at_least("checkpoint.every_steps", config.checkpoint.every_steps, 1)
+    _at_least("checkpoint.keep", config.checkpoint.keep, 1)
+    _at_least("classifier.num_blocks", config.classifier.num_blocks, 1)
+    if not 0 <= config.ema_decay < 1:
+        raise ConfigError(f"config.ema_decay is {config.ema_decay}; it has to be in [0, 1)")
+    for name in ("optimizer", "classifier_optimizer"):
+        if name in config:
+            _validate_optimizer(name, config[name])
+    for name in ("focal_gamma", "guidance"):
+        if name in config:
+            _at_least(name, config[name], 0)
+    if "first_pass" in config:
+        _known("first_pass", config.first_pass, ("clean", "degraded"))
+    if config.mode == "transfer" and config.guidance and config.classifier_from == SCRATCH:
+        raise ConfigError(
+            "config.classifier_from: a classifier that guides has to be trained; name a work "
+            "directory or weights folder that holds one, or set --config.guidance=0"
+        )
+
+
+def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The config as plain JSON values; tuples become lists."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping | ml_collections.ConfigDict):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+    return plain(config)
+
+
+# Keys that change how a run is watched, fed or fitted into memory, never what it computes (within
+# rounding).
+_OPERATIONAL = ("log.", "checkpoint.", "data.num_workers", "data.cache_megabytes",
+                "require_accelerator", "num_steps", "remat", "accumulate_steps")  # fmt: skip
+
+
+def differences(
+    saved: Mapping[str, Any],
+    current: Mapping[str, Any],
+    *,
+    defaults: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """Lines "key: saved -> current" for keys whose difference makes another training run.
+
+    The number of steps may grow where the learning rate does not depend on it, so it counts
+    through `decay_steps` of the optimizers, which is 0 where the schedule follows the number of
+    steps.
+
+    Args:
+        saved: config of the earlier run, as `to_json` gives it.
+        current: config of this run, likewise.
+        defaults: config of the mode without changes, for keys that the earlier run, of an older
+            version, did not have.
+    """
+    a, b = _flatten(saved), _flatten(current)
+    for key, value in _flatten(defaults or {}).items():
+        if key in b and not key.startswith("model."):
+            a.setdefault(key, value)
+    keys = [key for key in sorted({*a, *b}) if not key.startswith(_OPERATIONAL)]
+    if any(
+        not config[name].get("decay_steps")
+        for config in (saved, current)
+        for name in ("optimizer", "classifier_optimizer")
+        if name in config
+    ):
+        keys.append("num_steps")
+    missing = "(not set)"
+    return [
+        f"config.{key}: {a.get(key, missing)!r} -> {b.get(key, missing)!r}"
+        for key in keys
+        if a.get(key, missing) != b.get(key, missing)
+    ]
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _known(key: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError(f"config.{key} is {value!r}; known: {', '.join(known)}")
+
+
+def _at_least(key: str, value: float, low: float) -> None:
+    if value < low:
+        raise ConfigError(f"config.{key} is {value}; it has to be {low} or larger")
+
+
+def _validate_optimizer(name: str, config: ml_collections.ConfigDict) -> None:
+    if not config.learning_rate > 0:
+        raise ConfigError(
+            f"config.{name}.learning_rate is {config.learning_rate}; it has to be > 0"
+        )
+    if not 0 <= config.min_learning_rate <= config.learning_rate:
+        raise ConfigError(
+            f"config.{name}.min_learning_rate is {config.min_learning_rate}; "
+            f"it has to be in [0, learning_rate = {config.learning_rate}]"
+        )
+    for key in ("b1", "b2"):
+        if not 0 <= config[key] < 1:
+            raise ConfigError(f"config.{name}.{key} is {config[key]}; it has to be in [0, 1)")
+    for key in ("warmup_steps", "decay_steps", "weight_decay", "clip_norm"):
+        _at_least(f"{name}.{key}", config[key], 0)

@@ -1,0 +1,304 @@
+"""The config of each mode: its demo, and with a preset the published recipe."""
+
+from typing import Any
+
+import ml_collections
+
+from dcpt_jax.config.checks import ConfigError
+from dcpt_jax.config.recipes import (
+    BACKBONES,
+    DEMO_BACKBONE,
+    ORIGINAL_RESTORMER,
+    PRETRAINING,
+    RESTORATION,
+)
+from dcpt_jax.data import tasks as task_sets
+
+
+def base(mode: str) -> ml_collections.ConfigDict:
+    """Every key that the modes share, with its default; the values are those of the small demo.
+
+    Args:
+        mode: what the run does, one of `MODES`.
+
+    Returns:
+        The config that the functions below complete.
+    """
+    config = ml_collections.ConfigDict()
+    config.mode = mode
+    config.seed = 0
+    # Folder to start from: a work directory of an earlier run or a weights folder. "" = scratch.
+    config.init_from = ""
+    config.tasks = "5d"  # a task set, one class, or a tuple of classes and mixtures
+    # How often a class is drawn in relation to the others; 0 = as the task set says.
+    config.repeats = ml_collections.ConfigDict(dict.fromkeys(task_sets.class_names(), 0))
+    config.num_steps = 300
+    config.batch_size = 16  # over all devices together
+    # Parts that a batch is worked through in, to save memory; the result is that of the whole
+    # batch within rounding. They have to divide the batch of each device.
+    config.accumulate_steps = 1
+    # Compute the inside of each block again in the backward pass instead of keeping it: less
+    # memory, the same result within rounding.
+    config.remat = False
+    config.dtype = "float32"  # compute type: float32 or bfloat16; parameters stay float32
+    config.require_accelerator = False  # stop rather than train on the CPU by mistake
+    config.ema_decay = 0.0  # of the moving average of what is trained; 0 = none
+    # Start the output layer at zero, so that an untrained network puts out its input unchanged.
+    config.identity_start = True
+
+    config.model = ml_collections.ConfigDict({"name": "nafnet", **DEMO_BACKBONE})
+    config.classifier = ml_collections.ConfigDict({"num_blocks": 1})
+    config.optimizer = _optimizer()
+
+    config.data = ml_collections.ConfigDict()
+    config.data.root = ""  # folder of clean photos, searched recursively; "" = bundled photos
+    config.data.crop_size = 64  # pixels
+    config.data.num_workers = 1  # processes beside the training process; 0 = threads only
+    config.data.on_bad_file = "skip"  # skip: name, count, go on; refuse: stop at the first
+    config.data.cache_megabytes = 512  # decoded photos kept in memory, per process
+
+    config.log = ml_collections.ConfigDict()
+    config.log.every_steps = 20
+    config.log.image_every_steps = 200  # 0 = none
+
+    config.checkpoint = ml_collections.ConfigDict()
+    config.checkpoint.every_steps = 200
+    config.checkpoint.keep = 2
+    config.checkpoint.allow_config_change = False  # continue a work directory of another config
+    return config
+
+
+def pretrain(arg: str = "") -> ml_collections.ConfigDict:
+    """DCPT pre-training: the demo, or with `arg` the recipe of the paper.
+
+    The recipes draw all classes equally often: the paper's repeats balance data sets of different
+    sizes, and here all classes are synthesised from the same photos. `config.repeats` sets others.
+
+    Args:
+        arg: "" or "backbone", "set", "backbone,set".
+
+    Raises:
+        ConfigError: if `arg` holds an unknown name; the message lists the known ones.
+    """
+    config = base("pretrain")
+    # What the network is shown for its own loss: clean images, or degraded ones ("direct").
+    config.first_pass = "clean"
+    # Folder whose classifier is trained on. "" = that of init_from if it holds one; "scratch".
+    config.classifier_from = ""
+    config.focal_gamma = 2.0
+    config.optimizer.learning_rate = 1e-3
+    config.classifier_optimizer = _optimizer(learning_rate=1e-3, weight_decay=1e-4)
+    if arg:
+        recipe = PRETRAINING[_apply_preset(config, arg)]
+        config.num_steps = 100_000
+        config.batch_size = recipe["batch_size"]
+        config.optimizer.update(learning_rate=recipe["learning_rate"], decay_steps=1_000_000)
+        config.classifier_optimizer.update(
+            learning_rate=recipe["classifier_learning_rate"], decay_steps=1_000_000
+        )
+    return config
+
+
+def restore(arg: str = "") -> ml_collections.ConfigDict:
+    """Restoration fine-tuning: the demo, or with `arg` the recipe of the paper.
+
+    Args:
+        arg: as for `pretrain`.
+
+    Raises:
+        ConfigError: as for `pretrain`.
+    """
+    config = base("restore")
+    config.num_steps = 700
+    config.ema_decay = 0.99
+    # Blurred crops differ least from clean ones, so their share of the loss is the smallest: drawn
+    # equally often, blurred photos that the network takes for hazy or dark ones get worse.
+    config.repeats.motion_blur = 3
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.clip_norm = 1.0
+    if arg:
+        recipe = RESTORATION[_apply_preset(config, arg)]
+        config.num_steps = 750_000
+        config.batch_size = recipe["batch_size"]
+        config.ema_decay = 0.999
+        config.optimizer.update(
+            learning_rate=recipe["learning_rate"],
+            decay_steps=1_000_000,
+            clip_norm=recipe["clip_norm"],
+        )
+    return config
+
+
+def transfer(arg: str = "") -> ml_collections.ConfigDict:
+    """Classifier-guided transfer to another degradation: the demo, or with `arg` the recipe.
+
+    The network is that of `init_from`; the frozen classifier, which has to know the run's classes
+    by name, is that of `classifier_from`. The published recipe is of the original Restormer; other
+    backbones get the same figures.
+
+    Args:
+        arg: as for `pretrain`; without a set or class, the demo and the recipe transfer to rain.
+
+    Raises:
+        ConfigError: as for `pretrain`.
+    """
+    config = base("transfer")
+    del config.identity_start
+    config.tasks = "rain"
+    # Folder of the classifier that guides. "" = that of init_from.
+    config.classifier_from = ""
+    config.guidance = 1.0  # weight of the classification; 0 = none, plain restoration training
+    config.focal_gamma = 0.0  # of the classification; 0 = cross-entropy
+    config.ema_decay = 0.99
+    # The rate is constant: its minimum is the rate itself, however long the decay.
+    config.optimizer.update(
+        learning_rate=1e-3, min_learning_rate=1e-3, decay_steps=1, clip_norm=1.0
+    )
+    if arg:
+        backbone = _apply_preset(config, arg, default_backbone="restormer", default_tasks="rain")
+        if backbone == "restormer":
+            config.model.update(ORIGINAL_RESTORMER)
+        config.num_steps = 100_000
+        config.batch_size = 32
+        config.ema_decay = 0.999
+        config.optimizer.update(
+            learning_rate=3e-4, min_learning_rate=3e-4, weight_decay=1e-4, clip_norm=0.01
+        )
+    return config
+
+
+def classify(arg: str = "") -> ml_collections.ConfigDict:
+    """Classifier alone, on the features of the frozen network of `init_from`.
+
+    With `arg` the classifier's figures are those of the pre-training of that backbone, and its
+    moving average has the decay of the fine-tuning; no others are published.
+
+    Args:
+        arg: as for `pretrain`.
+
+    Raises:
+        ConfigError: as for `pretrain`.
+    """
+    config = base("classify")
+    del config.identity_start, config.optimizer
+    # Folder whose classifier is trained on. "" = that of init_from if it holds one; "scratch".
+    config.classifier_from = ""
+    config.focal_gamma = 2.0
+    config.ema_decay = 0.99
+    config.classifier_optimizer = _optimizer(learning_rate=1e-3, weight_decay=1e-4)
+    if arg:
+        recipe = PRETRAINING[_apply_preset(config, arg)]
+        config.num_steps = 100_000
+        config.batch_size = recipe["batch_size"]
+        config.ema_decay = 0.999
+        config.classifier_optimizer.update(
+            learning_rate=recipe["classifier_learning_rate"], decay_steps=1_000_000
+        )
+    return config
+
+
+def evaluate(arg: str = "") -> ml_collections.ConfigDict:
+    """Tables and picture sheet of the weights in `init_from`, on photos held out from training.
+
+    Args:
+        arg: "" or a task set or class to evaluate on; "" takes the set the weights were trained on.
+
+    Raises:
+        ConfigError: if `arg` is unknown.
+    """
+    config = base("evaluate")
+    backbone, tasks = parse_preset(arg)
+    if backbone:
+        raise ConfigError(
+            f"configs/evaluate.py:{arg}: the network comes from --config.init_from; "
+            "only a task set or a class can be named here"
+        )
+    for key in (
+        "model",
+        "classifier",
+        "optimizer",
+        "num_steps",
+        "accumulate_steps",
+        "remat",
+        "ema_decay",
+        "identity_start",
+        "checkpoint",
+        "log",
+    ):
+        del config[key]
+    config.tasks = tasks or ""  # "" = those of the weights
+    config.batch_size = 4
+    config.data.crop_size = 192
+    config.data.crops_per_photo = 6
+    # Folder whose classifier is measured. "" = that of init_from, or of what init_from grew from.
+    config.classifier_from = ""
+    config.local_pooling = True  # test-time local converter at the size of the training crops
+    return config
+
+
+def parse_preset(arg: str) -> tuple[str, str]:
+    """Splits the text after the config's colon into (backbone, tasks), "" where not named.
+
+    Raises:
+        ConfigError: for a name that is neither, or two of one kind; lists the known ones.
+    """
+    backbone = tasks = ""
+    for name in filter(None, (part.strip() for part in (arg or "").split(","))):
+        if name in BACKBONES and not backbone:
+            backbone = name
+        elif not tasks and _is_task(name):
+            tasks = name
+        else:
+            raise ConfigError(
+                f"unknown preset {name!r} in {arg!r}; "
+                f"backbones: {', '.join(BACKBONES)}; task sets: {', '.join(task_sets.TASK_SETS)}; "
+                f"classes: {', '.join(task_sets.class_names())}"
+            )
+    return backbone, tasks
+
+
+def _optimizer(**changes: Any) -> ml_collections.ConfigDict:
+    """AdamW with a cosine schedule; the values are those of the paper but for the rate."""
+    config = ml_collections.ConfigDict()
+    config.learning_rate = 3e-4
+    config.min_learning_rate = 1e-6
+    config.warmup_steps = 0
+    config.decay_steps = 0  # length of the cosine; 0 = config.num_steps
+    config.b1 = 0.9
+    config.b2 = 0.999
+    config.weight_decay = 0.0
+    config.clip_norm = 0.0  # global gradient norm; 0 = no clipping
+    config.update(changes)
+    return config
+
+
+def _apply_preset(
+    config: ml_collections.ConfigDict,
+    arg: str,
+    *,
+    default_backbone: str = "nafnet",
+    default_tasks: str = "5d",
+) -> str:
+    """Sets what the recipes of all modes share; returns the backbone's name."""
+    backbone, tasks = parse_preset(arg)
+    name = backbone or default_backbone
+    config.model = ml_collections.ConfigDict({"name": name, **BACKBONES[name]})
+    config.classifier.num_blocks = 2
+    if "identity_start" in config:
+        config.identity_start = False
+    config.repeats.motion_blur = 0
+    config.tasks = tasks or default_tasks
+    config.data.crop_size = 128
+    config.data.num_workers = 8
+    config.data.cache_megabytes = 2048
+    config.log.update(every_steps=100, image_every_steps=5000)
+    config.checkpoint.update(every_steps=5000, keep=3)
+    return name
+
+
+def _is_task(name: str) -> bool:
+    try:
+        task_sets.resolve_tasks(name)
+    except ValueError:
+        return False
+    return True

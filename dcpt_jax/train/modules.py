@@ -1,0 +1,76 @@
+"""Network and classifier of a run, and whether they fit each other."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import ml_collections
+
+from dcpt_jax import models, weights
+from dcpt_jax.config import ConfigError
+
+# Which parts of a run learn; what else it holds is frozen.
+LEARNING = {
+    "pretrain": ("network", "classifier"),
+    "restore": ("network",),
+    "transfer": ("network",),
+    "classify": ("classifier",),
+}
+
+
+def build_modules(
+    config: ml_collections.ConfigDict,
+    *,
+    num_classes: int,
+    taken: Mapping[str, Any] | None = None,
+) -> tuple[nn.Module, nn.Module | None]:
+    """Network of a config and, where the mode has one, classifier.
+
+    Args:
+        config: of the run.
+        num_classes: of the run.
+        taken: arguments and classes of the classifier that is taken over, see `start.Start`; the
+            one that guides a transfer is built as it was.
+
+    Raises:
+        ConfigError: if the keyword arguments in `config.model` do not fit the backbone, or the
+            network does not fit the classifier.
+    """
+    arguments = {key: value for key, value in config.model.items() if key != "name"}
+    dtype = jnp.dtype(config.dtype)
+    try:
+        network = models.create_model(
+            config.model.name, dtype=dtype, remat=config.remat, **arguments
+        )
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"config.model: {error}") from error
+    if "classifier" in LEARNING[config.mode]:
+        arguments = {
+            "feature_dims": network.feature_dims,
+            "num_classes": num_classes,
+            "num_blocks": config.classifier.num_blocks,
+            "resize_features": network.equal_feature_sizes,
+        }
+    elif taken:
+        arguments = taken["arguments"]
+    else:
+        return network, None
+    classifier = weights.classifier_of({"classifier": arguments}, dtype=dtype)
+    _check_fit(config.mode, network, taken)
+    return network, classifier
+
+
+def _check_fit(mode: str, network: nn.Module, taken: Mapping[str, Any] | None) -> None:
+    """Raises ConfigError if a classifier that is taken over is of another network's features."""
+    if not taken:
+        return
+    dims = tuple(taken["arguments"]["feature_dims"])
+    resize = taken["arguments"].get("resize_features", False)
+    if (dims, resize) != (network.feature_dims, network.equal_feature_sizes):
+        raise ConfigError(
+            f"the classifier that is taken over is for features of {dims} channels, but this "
+            f"{network.architecture} has {network.feature_dims}: take one that was trained with "
+            "this network (--config.classifier_from), or "
+            + ("--config.guidance=0" if mode == "transfer" else "--config.classifier_from=scratch")
+        )

@@ -1,0 +1,206 @@
+"""What a run starts from: the network and classifier of earlier runs, as far as they fit."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from dcpt_jax import weights
+from dcpt_jax.config import ConfigError
+from dcpt_jax.config.checks import SCRATCH
+from dcpt_jax.data import tasks as task_sets
+
+HEAD = "head"  # the classifier's last layer, whose last axis are the classes
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Where the parameters of a run come from.
+
+    Attributes:
+        params: host arrays by part, "network" and "classifier"; parts that start from scratch, or
+            come from the run's own checkpoint, are not in it.
+        origin: what `model.json` says about it.
+        classifier: arguments and classes of a classifier that is taken over, or {}.
+    """
+
+    params: weights.Params = dataclasses.field(default_factory=dict)
+    origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    classifier: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def find_start(config: ml_collections.ConfigDict, begun: Mapping[str, Any] | None) -> Start:
+    """Finds what a config starts from, and takes the architectures from there.
+
+    Args:
+        config: of the run; `model` and `classifier.num_blocks` become those of the weights.
+        begun: description in the newest checkpoint of the work directory, or None. What the run
+            once started from is not needed then.
+
+    Raises:
+        ConfigError: if there is no classifier where one is needed.
+        FileNotFoundError: if a folder holds no weights.
+    """
+    chosen = config.get("classifier_from", SCRATCH)  # modes without the key want no classifier
+    if begun is not None:
+        if config.init_from:
+            adopt_architecture(config, begun)
+        classifier = begun.get("guide") or {}
+        grown = config.init_from or chosen not in ("", SCRATCH)
+        if not classifier and grown and begun.get("classifier"):
+            classifier = _classifier_of(begun)
+        _adopt_classifier(config, classifier)
+        return Start(origin=begun.get("source") or {}, classifier=classifier)
+    params, description, origin = {}, {}, {}
+    if config.init_from:
+        found, description = weights.load_weights(config.init_from)
+        params["network"] = found["network"]
+        origin = {"init_from": str(config.init_from), **_run_of(description)}
+        adopt_architecture(config, description)
+    if chosen not in ("", SCRATCH) and _wants_classifier(config):
+        found, description = weights.load_weights(chosen)
+        origin["classifier_from"] = {"path": str(chosen), **_run_of(description)}
+        if not description["classifier"]:
+            raise ConfigError(
+                f"config.classifier_from: the weights in {chosen} hold no classifier; name the "
+                "work directory of a pre-training"
+            )
+    classifier = {}
+    if chosen != SCRATCH and _wants_classifier(config) and description.get("classifier"):
+        classifier = _classifier_of(description)
+        params["classifier"] = found["classifier"]
+        _adopt_classifier(config, classifier)
+    if config.mode == "transfer" and config.guidance and not classifier:
+        raise ConfigError(
+            f"there is no classifier in {config.init_from} to guide the transfer: name a work "
+            "directory of a pre-training with --config.classifier_from, or set --config.guidance=0"
+        )
+    return Start(params=params, origin=origin, classifier=classifier)
+
+
+def adopt_architecture(config: ml_collections.ConfigDict, description: Mapping[str, Any]) -> None:
+    """Sets `config.model` to that of the weights in `config.init_from`, saying so if it changes."""
+    model = {"name": description["architecture"], **description["arguments"]}
+    model = {k: tuple(v) if isinstance(v, list) else v for k, v in model.items()}
+    if any(config.model.get(key, value) != value for key, value in model.items()):
+        logging.warning("network: %s, as in %s (config.model is ignored)", model, config.init_from)
+    config.model = ml_collections.ConfigDict(model)
+
+
+def guide_labels(classes: tuple[str, ...], tasks: tuple[task_sets.Task, ...]) -> tuple[int, ...]:
+    """The label that a classifier of these classes has for each task of a run.
+
+    Raises:
+        ConfigError: if it does not know a task.
+    """
+    unknown = [task.name for task in tasks if task.name not in classes]
+    if unknown:
+        raise ConfigError(
+            f"the classifier that guides the transfer does not know {', '.join(unknown)}; its "
+            f"classes: {', '.join(classes)}. Choose --config.tasks among them, another "
+            "--config.classifier_from, or --config.guidance=0"
+        )
+    return tuple(classes.index(task.name) for task in tasks)
+
+
+def columns_of_classes(
+    there: tuple[str, ...], here: tuple[str, ...]
+) -> tuple[tuple[int, int], ...]:
+    """(position there, position here) of the classes that both know.
+
+    Weights from elsewhere may have no class names, only `class_0`, `class_1` and so on: those are
+    taken by position if there are as many.
+    """
+    unnamed = there == tuple(f"class_{i}" for i in range(len(there)))
+    if unnamed and len(there) == len(here):
+        return tuple((i, i) for i in range(len(here)))
+    return tuple((there.index(name), i) for i, name in enumerate(here) if name in there)
+
+
+def take_over_classifier(fresh: Any, found: Any, columns: tuple[tuple[int, int], ...]) -> Any:
+    """A classifier with the parameters of another: all but the columns of other classes.
+
+    Args:
+        fresh: newly initialised parameters, of this run's classes.
+        found: parameters taken over, alike but for the classes.
+        columns: see `columns_of_classes`.
+
+    Returns:
+        Parameters of the shapes of `fresh`.
+    """
+    kept = {name: value for name, value in found.items() if name != HEAD}
+    there, here = ([pair[side] for pair in columns] for side in (0, 1))
+    head = jax.tree.map(
+        lambda new, old: (
+            jnp.asarray(new)
+            .at[..., np.array(here, int)]
+            .set(jnp.asarray(old, new.dtype)[..., np.array(there, int)])
+        ),
+        fresh[HEAD],
+        found[HEAD],
+    )
+    return {**kept, HEAD: head}
+
+
+def report(start: Start, config: ml_collections.ConfigDict, classes: tuple[str, ...]) -> list[str]:
+    """Lines that say what was taken over, resized or left; none from scratch."""
+    lines = []
+    if "network" in start.params:
+        lines.append(f"network: taken over from {config.init_from}")
+    if "classifier" in start.params:
+        there = tuple(start.classifier["classes"])
+        source = config.classifier_from or config.init_from
+        shared = [classes[i] for _, i in columns_of_classes(there, classes)]
+        if config.mode == "transfer":
+            lines.append(f"classifier: taken over from {source}, frozen; it guides the network")
+        elif there == classes or len(shared) == len(there) == len(classes):
+            lines.append(f"classifier: taken over from {source}")
+        else:
+            new = [name for name in classes if name not in shared]
+            left = [name for name in there if name not in shared]
+            lines.append(
+                f"classifier: taken over from {source}, its head resized from {len(there)} to "
+                f"{len(classes)} classes; kept: {', '.join(shared) or 'none'}"
+                f"; new: {', '.join(new) or 'none'}; left: {', '.join(left) or 'none'}"
+            )
+    elif start.params and _wants_classifier(config):
+        lines.append("classifier: from scratch")
+    return lines
+
+
+def _wants_classifier(config: ml_collections.ConfigDict) -> bool:
+    return config.mode in ("pretrain", "classify") or bool(config.get("guidance"))
+
+
+def _adopt_classifier(config: ml_collections.ConfigDict, classifier: Mapping[str, Any]) -> None:
+    if classifier:
+        num_blocks = classifier["arguments"]["num_blocks"]
+        if num_blocks != config.classifier.num_blocks:
+            logging.warning(
+                "classifier: num_blocks %d, as in the weights (config.classifier is ignored)",
+                num_blocks,
+            )
+        config.classifier.num_blocks = num_blocks
+
+
+def _classifier_of(description: Mapping[str, Any]) -> dict[str, Any]:
+    if description["classifier"].get("image_input"):
+        raise ConfigError(
+            "the classifier of these weights sees the image besides the features; training uses "
+            "classifiers of features alone. Set --config.classifier_from to another, or to "
+            f"{SCRATCH} for a new one"
+        )
+    return {
+        "arguments": dict(description["classifier"]),
+        "classes": list(description["classes"]),
+    }
+
+
+def _run_of(description: Mapping[str, Any]) -> dict[str, Any]:
+    """What is noted of the run that wrote some weights."""
+    return {"mode": description.get("mode", "converted"), "steps": description.get("steps")}

@@ -1,0 +1,22 @@
+"""One optimisation step of each training mode, as a function of state and batch.
+
+A step builder takes what is static (modules, optimisers, constants) and returns a pure function
+`(state, batch) -> (state, metrics)`; the loop jits it with shardings and donates the state. A batch
+is `degraded` and `clean`, float [b, h, w, 3], and `task`, int [b].
+
+What all builders take: `optimizers`, for the parts that learn (other parts of the state stay as
+they are, and no gradient is computed for them); `ema_decay`, of the moving averages in the state;
+`accumulate_steps`, see `update.make_step`.
+"""
+
+from dcpt_jax.train.steps.classify import make_classify_step
+from dcpt_jax.train.steps.pretrain import make_pretrain_step
+from dcpt_jax.train.steps.restore import make_restore_step
+from dcpt_jax.train.steps.transfer import make_transfer_step
+
+__all__ = [
+    "make_classify_step",
+    "make_pretrain_step",
+    "make_restore_step",
+    "make_transfer_step",
+]

@@ -1,0 +1,73 @@
+"""Pre-training: the network learns to tell degradations apart."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import optax
+
+from dcpt_jax import losses
+from dcpt_jax.train.state import Metrics, Step
+from dcpt_jax.train.steps import terms
+from dcpt_jax.train.steps.update import Batch, make_step
+
+FIRST_PASSES = ("clean", "degraded")
+
+
+def make_pretrain_step(
+    network: nn.Module,
+    classifier: nn.Module,
+    optimizers: Mapping[str, optax.GradientTransformation],
+    *,
+    focal_gamma: float = 2.0,
+    first_pass: str = "clean",
+    ema_decay: float = 0.0,
+    accumulate_steps: int = 1,
+) -> Step:
+    """Degradation-classification pre-training (DCPT, section 3.2).
+
+    `L1(network(x), clean) + focal(classifier(features(degraded)), task)`. With x = clean, as in the
+    paper, the network keeps being able to put out a clean image while its features learn to tell
+    degradations apart. With x = degraded ("direct") it learns to restore at the same time; output
+    and features then come from one pass. The classifier sees features only, and its gradient flows
+    through them into the network.
+
+    Args:
+        network: restoration network with the methods `features` and `restored_and_features`.
+        classifier: module from a tuple of features to logits.
+        optimizers: under "network" and "classifier".
+        focal_gamma: exponent of the focal loss; 2 in the paper.
+        first_pass: x, "clean" or "degraded".
+        ema_decay: see the package.
+        accumulate_steps: see the package.
+
+    Returns:
+        A step whose metrics are loss, loss_pixel, loss_class, accuracy and both gradient norms.
+
+    Raises:
+        ValueError: for another `first_pass`.
+    """
+    if first_pass not in FIRST_PASSES:
+        raise ValueError(f"first_pass is {first_pass!r}; known: {', '.join(FIRST_PASSES)}")
+
+    def loss_fn(params: dict[str, Any], batch: Batch) -> tuple[jax.Array, Metrics]:
+        variables, degraded = {"params": params["network"]}, batch["degraded"]
+        if first_pass == "clean":
+            output = network.apply(variables, batch["clean"])
+            features = network.apply(variables, degraded, method="features")
+        else:
+            output, features = network.apply(variables, degraded, method="restored_and_features")
+        loss_pixel = losses.l1_loss(output, batch["clean"])
+        loss_class, accuracy = terms.classification(
+            classifier, params["classifier"], features, batch["task"], gamma=focal_gamma
+        )
+        loss = loss_pixel + loss_class
+        return loss, {
+            "loss": loss,
+            "loss_pixel": loss_pixel,
+            "loss_class": loss_class,
+            "accuracy": accuracy,
+        }
+
+    return make_step(loss_fn, optimizers, ema_decay=ema_decay, accumulate_steps=accumulate_steps)

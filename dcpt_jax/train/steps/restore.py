@@ -1,0 +1,47 @@
+"""Restoration training."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import optax
+
+from dcpt_jax import losses
+from dcpt_jax.train.state import Metrics, Step
+from dcpt_jax.train.steps import terms
+from dcpt_jax.train.steps.update import Batch, make_step
+
+
+def make_restore_step(
+    network: nn.Module,
+    optimizers: Mapping[str, optax.GradientTransformation],
+    *,
+    ema_decay: float = 0.0,
+    accumulate_steps: int = 1,
+) -> Step:
+    """Restoration training: `L1(network(degraded), clean)`, with a moving average of the network.
+
+    Args:
+        network: restoration network.
+        optimizers: under "network".
+        ema_decay: see the package.
+        accumulate_steps: see the package.
+
+    Returns:
+        A step whose metrics are loss, psnr (dB, of unrounded floats, over the whole batch) and the
+        gradient norm before clipping.
+    """
+
+    def loss_fn(params: dict[str, Any], batch: Batch) -> tuple[jax.Array, Metrics]:
+        restored = network.apply({"params": params["network"]}, batch["degraded"])
+        loss = losses.l1_loss(restored, batch["clean"])
+        return loss, {"loss": loss, "squared_error": terms.squared_error(restored, batch["clean"])}
+
+    return make_step(
+        loss_fn,
+        optimizers,
+        ema_decay=ema_decay,
+        accumulate_steps=accumulate_steps,
+        finish=terms.with_psnr,
+    )

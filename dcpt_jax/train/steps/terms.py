@@ -1,0 +1,47 @@
+"""Terms of the losses that several steps share."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dcpt_jax import losses
+from dcpt_jax.train.state import Metrics
+
+
+def classification(
+    classifier: nn.Module,
+    params: Any,
+    features: tuple[jax.Array, ...],
+    labels: jax.Array,
+    *,
+    gamma: float,
+) -> tuple[jax.Array, jax.Array]:
+    """Focal loss and accuracy of the classifier.
+
+    Args:
+        classifier: module from a tuple of features to logits.
+        params: its parameters.
+        features: of the degraded images, finest first.
+        labels: [b] integer.
+        gamma: exponent of the focal loss; 0 = cross-entropy.
+
+    Returns:
+        (loss, share of the batch that is classified right).
+    """
+    logits = classifier.apply({"params": params}, features)
+    loss = losses.focal_loss(logits, labels, gamma=gamma)
+    return loss, jnp.mean(jnp.argmax(logits, axis=-1) == labels, dtype=loss.dtype)
+
+
+def squared_error(restored: jax.Array, clean: jax.Array) -> jax.Array:
+    """Mean squared error of the restored images, clipped to [0, 1]."""
+    return jnp.mean(jnp.square(jnp.clip(restored, 0, 1) - clean))
+
+
+def with_psnr(metrics: Metrics) -> Metrics:
+    """Replaces `squared_error`, the mean over a batch, by its `psnr` in dB."""
+    metrics = dict(metrics)
+    error = jnp.maximum(metrics.pop("squared_error"), 1e-12)
+    return metrics | {"psnr": -10 * jnp.log10(error)}

@@ -1,0 +1,80 @@
+"""Cross-degradation transfer: restoration training that a frozen classifier guides."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from dcpt_jax import losses
+from dcpt_jax.train.state import Metrics, Step
+from dcpt_jax.train.steps import terms
+from dcpt_jax.train.steps.restore import make_restore_step
+from dcpt_jax.train.steps.update import Batch, make_step
+
+
+def make_transfer_step(
+    network: nn.Module,
+    classifier: nn.Module | None,
+    optimizers: Mapping[str, optax.GradientTransformation],
+    *,
+    labels: Sequence[int] | None = None,
+    guidance: float = 1.0,
+    focal_gamma: float = 0.0,
+    ema_decay: float = 0.0,
+    accumulate_steps: int = 1,
+) -> Step:
+    """Classifier-guided transfer to another degradation (DCPT; DCDist in the reference).
+
+    `L1(network(degraded), clean) + guidance * focal(classifier(features), label)`, with the
+    features of the same pass: the network learns to restore a new degradation while its features
+    come to look like those of the new class. The classifier stays as it is.
+
+    Args:
+        network: restoration network with the method `restored_and_features`.
+        classifier: module from a tuple of features to logits, with parameters under "classifier"
+            in the state; None without guidance.
+        optimizers: under "network".
+        labels: the classifier's label of each task of the run; None where they are the same.
+        guidance: weight of the classification; 0 = plain restoration training.
+        focal_gamma: exponent of the focal loss; 0, as in the paper, is cross-entropy.
+        ema_decay: see the package.
+        accumulate_steps: see the package.
+
+    Returns:
+        A step whose metrics are loss, loss_pixel, loss_class, accuracy (all but loss only with
+        guidance), psnr and the gradient norm before clipping.
+    """
+    if not guidance:
+        return make_restore_step(
+            network, optimizers, ema_decay=ema_decay, accumulate_steps=accumulate_steps
+        )
+
+    def loss_fn(params: dict[str, Any], batch: Batch) -> tuple[jax.Array, Metrics]:
+        variables = {"params": params["network"]}
+        restored, features = network.apply(
+            variables, batch["degraded"], method="restored_and_features"
+        )
+        loss_pixel = losses.l1_loss(restored, batch["clean"])
+        task = batch["task"] if labels is None else jnp.asarray(labels)[batch["task"]]
+        loss_class, accuracy = terms.classification(
+            classifier, params["classifier"], features, task, gamma=focal_gamma
+        )
+        loss = loss_pixel + guidance * loss_class
+        return loss, {
+            "loss": loss,
+            "loss_pixel": loss_pixel,
+            "loss_class": loss_class,
+            "accuracy": accuracy,
+            "squared_error": terms.squared_error(restored, batch["clean"]),
+        }
+
+    return make_step(
+        loss_fn,
+        optimizers,
+        ema_decay=ema_decay,
+        accumulate_steps=accumulate_steps,
+        finish=terms.with_psnr,
+    )

@@ -1,0 +1,189 @@
+"""What flows from one run to the next: networks, classifiers, across different classes."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from dcpt_jax import weights
+from dcpt_jax.config import ConfigError
+from dcpt_jax.data import tasks as task_sets
+from dcpt_jax.train import loop, setup, start
+from tests.conftest import tiny_config
+
+FIVE = ("rain", "noise", "haze", "low_light", "motion_blur")
+
+
+def grown_config(mode, photo_folder, pretrained, **changes):
+    """A config of two steps that starts from the pre-trained network and classifier."""
+    config = tiny_config(mode, photo_folder)
+    config.init_from = str(pretrained)
+    config.num_steps = 2
+    for key in ("optimizer", "classifier_optimizer"):
+        if key in config:
+            config[key].decay_steps = 100
+    config.update(changes)
+    return config
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "columns"),
+    [
+        (FIVE, FIVE, tuple((i, i) for i in range(5))),
+        (FIVE, ("haze", "jpeg", "rain"), ((2, 0), (0, 2))),
+        (("noise",), ("rain",), ()),
+        (("class_0", "class_1"), ("rain", "haze"), ((0, 0), (1, 1))),
+        (("class_0", "class_1"), ("rain",), ()),
+    ],
+)
+def test_classes_find_their_columns(there, here, columns):
+    assert start.columns_of_classes(there, here) == columns
+
+
+def test_a_head_keeps_the_columns_of_the_classes_that_stay():
+    rng = np.random.default_rng(0)
+
+    def parameters(classes):
+        head = {"kernel": rng.random((4, classes)), "bias": rng.random(classes)}
+        return {"down_0": {"kernel": rng.random((2, 2))}, "head": head}
+
+    fresh, found = (jax.tree.map(np.float32, parameters(n)) for n in (3, 5))
+    taken = start.take_over_classifier(fresh, found, ((2, 0), (0, 2)))
+    assert_equal(taken["down_0"], found["down_0"])
+    for name in ("kernel", "bias"):
+        there, new = found["head"][name], fresh["head"][name]
+        expected = np.stack([there[..., 2], new[..., 1], there[..., 0]], axis=-1)
+        np.testing.assert_array_equal(taken["head"][name], expected)
+
+
+def test_labels_of_the_guide():
+    tasks = task_sets.resolve_tasks("haze,rain")
+    assert start.guide_labels(FIVE, tasks) == (2, 0)
+    with pytest.raises(ConfigError, match=r"does not know haze; its classes: noise, rain.*tasks"):
+        start.guide_labels(("noise", "rain"), tasks)
+
+
+def test_pretraining_goes_on_with_network_and_classifier(photo_folder, pretrained, capsys):
+    run = setup.prepare(grown_config("pretrain", photo_folder, pretrained))
+    state = run.create_state()
+    assert_equal(state.params, weights.load_weights(pretrained)[0])
+    assert start.report(run.start, run.config, run.classes) == [
+        f"network: taken over from {pretrained}",
+        f"classifier: taken over from {pretrained}",
+    ]
+
+
+def test_a_new_classifier_on_request(photo_folder, pretrained):
+    config = grown_config("pretrain", photo_folder, pretrained, classifier_from="scratch")
+    run = setup.prepare(config)
+    params = weights.load_weights(pretrained)[0]
+    assert set(run.start.params) == {"network"}
+    state = run.create_state()
+    assert_equal(state.params["network"], params["network"])
+    assert (
+        state.params["classifier"]["head"]["kernel"] != params["classifier"]["head"]["kernel"]
+    ).any()
+    assert start.report(run.start, run.config, run.classes)[1] == "classifier: from scratch"
+
+
+@pytest.mark.slow
+def test_a_classifier_learns_other_classes_on_a_frozen_network(
+    tmp_path, photo_folder, pretrained, capsys
+):
+    begin = tmp_path / "begin"
+    shutil.copytree(pretrained / "weights", begin)
+    config = grown_config("classify", photo_folder, begin, tasks="haze,noise+rain")
+    result = loop.train(config, tmp_path / "run")
+    said = capsys.readouterr().out
+    assert (
+        f"classifier: taken over from {begin}, its head resized from 5 to 2 classes; kept: haze; "
+        "new: noise+rain; left: rain, noise, low_light, motion_blur"
+    ) in said
+    assert "classify 2/2" in said and 0 <= result.metrics["accuracy"] <= 1
+    before = weights.load_weights(begin)[0]
+    params, description = weights.load_weights(tmp_path / "run")
+    assert_equal(params["network"], before["network"])
+    assert_equal(params["classifier"], result.state.ema["classifier"])
+    assert set(result.state.optimizer) == set(result.state.ema) == {"classifier"}
+    assert description["classifier"]["num_classes"] == 2
+    assert description["classes"] == ["haze", "noise+rain"]
+    assert description["source"] == {"init_from": str(begin), "mode": "pretrain", "steps": 12}
+    shutil.rmtree(begin)  # a run that was begun needs it no more
+    config.num_steps = 3
+    assert int(loop.train(config, tmp_path / "run").state.step) == 3
+    assert "continuing from step 2" in capsys.readouterr().out
+
+
+def test_a_guided_transfer_leaves_a_network_and_can_be_continued(
+    tmp_path, photo_folder, pretrained, capsys
+):
+    begin = tmp_path / "begin"
+    shutil.copytree(pretrained / "weights", begin)
+    config = grown_config("transfer", photo_folder, begin, tasks="haze")
+    result = loop.train(config, tmp_path / "run")
+    said = capsys.readouterr().out
+    assert f"network: taken over from {begin}" in said
+    assert f"classifier: taken over from {begin}, frozen; it guides the network" in said
+    assert {"loss_pixel", "loss_class", "accuracy", "psnr"} <= set(result.metrics)
+    before = weights.load_weights(pretrained)[0]
+    assert_equal(result.state.params["classifier"], before["classifier"])
+    params, description = weights.load_weights(tmp_path / "run")
+    assert set(params) == {"network"} and description["classifier"] is None
+    assert_equal(params["network"], result.state.ema["network"])
+    assert description["guide"]["classes"] == list(FIVE)
+    with pytest.raises(ValueError, match="no classifier"):
+        weights.load_classifier(tmp_path / "run")
+    shutil.rmtree(begin)
+    config.num_steps = 3
+    result = loop.train(config, tmp_path / "run")
+    assert int(result.state.step) == 3
+    assert_equal(result.state.params["classifier"], before["classifier"])
+
+
+def test_without_guidance_there_is_no_classifier(photo_folder, pretrained):
+    config = grown_config("transfer", photo_folder, pretrained, guidance=0.0, tasks="haze+noise")
+    run = setup.prepare(config)
+    assert run.classifier is None and set(run.start.params) == {"network"}
+    assert "guide" not in run.describe()
+
+
+def without_classifier(pretrained, folder):
+    params, description = weights.load_weights(pretrained)
+    description = json.loads(json.dumps(description)) | {"classifier": None}
+    return weights.save_weights(folder, {"network": params["network"]}, description)
+
+
+def test_a_guide_that_is_missing_or_does_not_fit(tmp_path, photo_folder, pretrained):
+    network_only = without_classifier(pretrained, tmp_path / "network")
+    config = grown_config("transfer", photo_folder, network_only)
+    with pytest.raises(ConfigError, match=r"no classifier in .*--config\.classifier_from.*=0"):
+        setup.prepare(config)
+    config.classifier_from = str(network_only)
+    with pytest.raises(ConfigError, match=r"config\.classifier_from.*hold no classifier"):
+        setup.prepare(config)
+    config.classifier_from = str(pretrained)
+    assert set(setup.prepare(config).start.params) == {"network", "classifier"}
+    config.tasks = "haze+rain"
+    with pytest.raises(ConfigError, match=r"does not know haze\+rain; its classes: rain, noise"):
+        setup.prepare(config)
+
+
+def test_a_classifier_of_another_networks_features(tmp_path, photo_folder, pretrained):
+    params, description = weights.load_weights(pretrained)
+    description["classifier"] = {**description["classifier"], "feature_dims": [8]}
+    other = weights.save_weights(tmp_path / "other", params, description)
+    config = grown_config("classify", photo_folder, pretrained, classifier_from=str(other))
+    wrong = r"features of \(8,\) channels, but this nafnet has \(4,.*"
+    with pytest.raises(ConfigError, match=wrong + "classifier_from=scratch"):
+        setup.prepare(config)
+    config = grown_config(
+        "transfer", photo_folder, pretrained, tasks="haze", classifier_from=str(other)
+    )
+    with pytest.raises(ConfigError, match=wrong + "guidance=0"):
+        setup.prepare(config)

@@ -1,0 +1,174 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dcpt_jax import create_classifier, create_model
+from dcpt_jax.models import parameter_shapes
+from dcpt_jax.train import steps
+from dcpt_jax.train.optimizer import adamw
+from dcpt_jax.train.state import create_state
+from tests.conftest import TINY_BACKBONES
+from tests.golden import random_params, run
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _guided_step(*, remat=False, accumulate_steps=1):
+    """Metrics and state, as numpy, after two guided steps of a tiny network in float64."""
+    arguments = {**TINY_BACKBONES["nafnet"], "encoder_blocks": (2,)}
+    network = create_model("nafnet", **arguments, remat=remat, dtype=jnp.float64)
+    classifier = create_classifier(network.feature_dims, 3, num_blocks=1, dtype=jnp.float64)
+    params = {
+        "network": random_params(parameter_shapes(network)),
+        "classifier": random_params(parameter_shapes(classifier)),
+    }
+    optimizers = {"network": adamw(1e-3, clip_norm=0.1)}
+    step = jax.jit(
+        steps.make_transfer_step(
+            network,
+            classifier,
+            optimizers,
+            labels=(2, 0),
+            ema_decay=0.9,
+            accumulate_steps=accumulate_steps,
+        )
+    )
+    state = create_state(params, optimizers, rng=jax.random.PRNGKey(0), averaged=optimizers)
+    rng = np.random.default_rng(0)
+    for _ in range(2):
+        clean = rng.random((6, 8, 8, 3))
+        batch = {"clean": clean, "degraded": clean**2, "task": np.array([0, 1, 1, 0, 0, 1])}
+        state, metrics = step(state, batch)
+    return jax.device_get((metrics, state.params, state.ema))
+
+
+@pytest.fixture(scope="module")
+def plain():
+    with jax.enable_x64(True):
+        return _guided_step()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"remat": True}, {"accumulate_steps": 3}],
+    ids=["rematerialised", "accumulated"],
+)
+def test_saving_memory_changes_nothing(plain, options):
+    """Losses, PSNR, accuracy, gradient norm, parameters and moving average, in float64."""
+    with jax.enable_x64(True):
+        ours = _guided_step(**options)
+    assert set(ours[0]) == {
+        "loss", "loss_pixel", "loss_class", "accuracy", "psnr", "gradient_norm_network",
+    }  # fmt: skip
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), ours, plain)
+
+
+def test_a_batch_that_cannot_be_parted_is_refused():
+    network = create_model("nafnet", **TINY_BACKBONES["nafnet"])
+    params = {"network": random_params(parameter_shapes(network))}
+    optimizers = {"network": adamw(1e-3)}
+    step = steps.make_restore_step(network, optimizers, accumulate_steps=3)
+    state = create_state(params, optimizers, rng=jax.random.PRNGKey(0))
+    batch = {key: jnp.zeros((4, 8, 8, 3)) for key in ("degraded", "clean")}
+    with pytest.raises(ValueError, match="accumulate_steps = 3 does not divide 'clean', a batch"):
+        jax.eval_shape(step, state, batch)
+
+
+def test_guidance_reads_the_classifiers_label_of_each_task():
+    """A task's own number is not its label in the classifier."""
+    network = create_model("nafnet", **TINY_BACKBONES["nafnet"])
+    classifier = create_classifier(network.feature_dims, 3, num_blocks=1)
+    params = {
+        "network": random_params(parameter_shapes(network)),
+        "classifier": random_params(parameter_shapes(classifier)),
+    }
+    image = jax.random.uniform(jax.random.PRNGKey(1), (2, 8, 8, 3))
+    features = run(network, {"params": params["network"]}, image, method="features")
+    logits = run(classifier, {"params": params["classifier"]}, features)
+    expected = -jax.nn.log_softmax(logits)[jnp.arange(2), jnp.array([2, 1])].mean()
+    optimizers = {"network": adamw(1e-3)}
+    step = steps.make_transfer_step(network, classifier, optimizers, labels=(1, 2), guidance=0.5)
+    state = create_state(params, optimizers, rng=jax.random.PRNGKey(0))
+    batch = {"degraded": image, "clean": image, "task": jnp.array([1, 0])}
+    metrics = jax.jit(lambda s, b: step(s, b)[1])(state, batch)
+    np.testing.assert_allclose(metrics["loss_class"], expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        metrics["loss"], metrics["loss_pixel"] + 0.5 * metrics["loss_class"], rtol=1e-6
+    )
+
+
+def test_without_guidance_it_is_plain_restoration():
+    network = create_model("nafnet", **TINY_BACKBONES["nafnet"])
+    params = {"network": random_params(parameter_shapes(network))}
+    optimizers = {"network": adamw(1e-3)}
+    state = create_state(params, optimizers, rng=jax.random.PRNGKey(0))
+    image = jnp.full((2, 8, 8, 3), 0.5)
+    batch = {"degraded": image, "clean": image, "task": jnp.zeros(2, jnp.int32)}
+    step = steps.make_transfer_step(network, None, optimizers, guidance=0.0)
+    assert set(jax.eval_shape(step, state, batch)[1]) == {"loss", "psnr", "gradient_norm_network"}
+
+
+def test_an_unknown_first_pass():
+    with pytest.raises(ValueError, match="first_pass is 'both'; known: clean, degraded"):
+        steps.make_pretrain_step(None, None, {}, first_pass="both")
+
+
+_EIGHT = """
+import jax, jax.numpy as jnp, numpy as np
+from dcpt_jax.train import sharding
+from dcpt_jax.train.optimizer import adamw
+from dcpt_jax.train.state import create_state
+from dcpt_jax.train.steps.update import make_step
+
+def loss_fn(params, batch):
+    loss = jnp.mean(jnp.square(jnp.tanh(batch["x"] @ params["network"]["w"])))
+    return loss, {"loss": loss}
+
+optimizers = {"network": adamw(0.1)}
+rng = np.random.default_rng(0)
+params = {"network": {"w": jnp.asarray(rng.standard_normal((5, 3)), jnp.float32)}}
+state = create_state(params, optimizers, rng=jax.random.PRNGKey(0))
+batch = {"x": rng.standard_normal((32, 5)).astype(np.float32)}
+mesh = sharding.data_mesh(32, 4)
+assert len(mesh.devices) == 8
+everywhere, split = sharding.replicated(mesh), sharding.split(mesh)
+results = {}
+for parts in (1, 4):
+    step = jax.jit(
+        make_step(loss_fn, optimizers, accumulate_steps=parts),
+        in_shardings=(everywhere, split), out_shardings=everywhere,
+    )
+    compiled = step.lower(state, batch).compile()
+    moved = [name for name in ("all-to-all", "all-gather", "collective-permute")
+             if name in compiled.as_text()]
+    assert not moved, moved
+    results[parts] = jax.device_get(step(state, sharding.put_batch(batch, mesh)))
+plain = make_step(loss_fn, optimizers)(state, batch)
+for result in results.values():
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+                 result, jax.device_get(plain))
+print("equal")
+"""
+
+
+def test_parts_of_a_batch_stay_on_their_devices():
+    """Eight devices, four parts: the same result, and no part of the batch moves between them."""
+    done = subprocess.run(
+        [sys.executable, "-c", _EIGHT],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        },
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["equal"]
