@@ -9,8 +9,8 @@ _CACHE = Path(__file__).resolve().parents[1] / ".pytest_cache" / "compiled"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-# Tests compile long and compute little: without LLVM's optimisations they take a third less. What the
-# programs compute is the same; the slow tests can be run with XLA_FLAGS="" to see it optimised.
+# Tests compile long and compute little: without LLVM's optimisations they take a third less time.
+# What the programs compute is the same; XLA_FLAGS=" " runs the tests on optimised ones.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import numpy as np

@@ -14,7 +14,7 @@ from dcpt_jax.models import BACKBONES, create_model, parameter_shapes
 from tests.golden import TINY, random_params, run
 
 PARAMETERS = Path(__file__).parent / "parameters"
-# PromptIR is made of Restormer's parts, so what compiles for long is tried with Restormer by default.
+# PromptIR is made of Restormer's parts: what takes long to compile is tried with that by default.
 NETWORKS = ["nafnet", "restormer", pytest.param("promptir", marks=pytest.mark.slow), "swinir"]
 # Entries of the parameters behind the last feature.
 TAILS = {

@@ -290,7 +290,8 @@ def test_eight_devices_train_like_one(tmp_path, photo_folder, pretrained):
         env={
             **os.environ,
             "PYTHONPATH": str(ROOT),
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=8 "
+            "--xla_backend_optimization_level=0",
         },
         capture_output=True,
         text=True,

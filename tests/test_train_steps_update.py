@@ -164,7 +164,8 @@ def test_parts_of_a_batch_stay_on_their_devices():
         env={
             **os.environ,
             "PYTHONPATH": str(ROOT),
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=8 "
+            "--xla_backend_optimization_level=0",
         },
         capture_output=True,
         text=True,
