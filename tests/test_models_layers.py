@@ -5,6 +5,8 @@ import pytest
 
 from dcpt_jax.models.layers import (
     Conv,
+    DepthwiseConv,
+    Linear,
     check_images,
     compute_dtype,
     pad_to_multiple,
@@ -120,3 +122,19 @@ def test_counts():
     for unfit in ([], 3, "12", [1, 0], [1, True], [1.5]):
         with pytest.raises(ValueError, match="blocks"):
             positive_counts("blocks", unfit)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (Conv(6, size=3, dtype=jnp.bfloat16), (4, 64, 64, 3)),
+        (DepthwiseConv(dtype=jnp.bfloat16), (4, 64, 64, 6)),
+        (Linear(6, dtype=jnp.bfloat16), (4, 64, 64, 3)),
+    ],
+)
+def test_bfloat16_sums_gradients_over_pixels_in_float32(layer, shape):
+    x = jax.random.uniform(jax.random.key(0), shape)
+    params = layer.init(jax.random.key(1), x)["params"]
+    gradient = jax.jit(jax.grad(lambda p: layer.apply({"params": p}, x).astype(jnp.float32).sum()))
+    # Each of 16384 pixels adds one to a bias's gradient; a bfloat16 sum ends at 256.
+    np.testing.assert_allclose(gradient(params)["bias"], 16384, rtol=1e-3)

@@ -14,8 +14,15 @@ from dcpt_jax.models import BACKBONES, create_model, parameter_shapes
 from tests.golden import TINY, random_params, run
 
 PARAMETERS = Path(__file__).parent / "parameters"
+
+
+def slow(name):
+    return pytest.param(name, marks=pytest.mark.slow)
+
+
 # PromptIR is made of Restormer's parts: what takes long to compile is tried with that by default.
-NETWORKS = ["nafnet", "restormer", pytest.param("promptir", marks=pytest.mark.slow), "swinir"]
+NETWORKS = ["nafnet", "restormer", slow("promptir"), "swinir"]
+SHORT = ["nafnet", slow("restormer"), slow("promptir"), "swinir"]
 # Entries of the parameters behind the last feature.
 TAILS = {
     "nafnet": {"ending"},
@@ -69,7 +76,7 @@ def test_any_size_gives_an_output_of_the_same_size(name, size):
     assert [feature.shape for feature in features] == expected
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", SHORT)
 def test_a_batch_equals_its_images_one_by_one(name):
     model, variables = busy(name)
     images = jax.random.uniform(jax.random.key(1), (3, 16, 8, 3))
@@ -118,7 +125,7 @@ def test_gradients_of_zero_queries_are_finite(name):
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(gradients))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", SHORT)
 def test_rematerialisation_changes_nothing_but_rounding(name):
     model, variables = busy(name)
     again = model.clone(remat=True)
@@ -134,7 +141,7 @@ def test_rematerialisation_changes_nothing_but_rounding(name):
     jax.tree.map(compare, gradients, expected)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", SHORT)
 def test_bfloat16_stays_close_to_float32(name):
     exact, variables = busy(name)
     fast = exact.clone(dtype=jnp.dtype(jnp.bfloat16))
@@ -149,7 +156,23 @@ def test_bfloat16_stays_close_to_float32(name):
     assert 1e-5 < float(deviation) < 0.02
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [NETWORKS[0], *(slow(name) for name in TAILS if name != "nafnet")])
+def test_gradients_in_bfloat16_stay_close_to_float32(name):
+    exact, variables = busy(name, scale=0.2)
+    fast = exact.clone(dtype=jnp.dtype(jnp.bfloat16))
+    image = jax.random.uniform(jax.random.key(1), (2, 64, 64, 3))
+    expected, gradients = (
+        flatten_dict(loss_gradients(model, variables, image)[0]["params"], sep="/")
+        for model in (exact, fast)
+    )
+    largest = max(float(jnp.linalg.norm(value)) for value in expected.values())
+    for path, value in expected.items():
+        norm, error = (float(jnp.linalg.norm(x)) for x in (value, gradients[path] - value))
+        assert gradients[path].dtype == jnp.float32
+        assert error < 0.1 * norm + 1e-3 * largest, path
+
+
+@pytest.mark.parametrize("name", SHORT)
 def test_a_network_without_residual_keeps_the_image_in_full_precision(name):
     model, variables = busy(name, dtype=jnp.bfloat16)
     last = variables["params"][model.output_layer]
@@ -192,13 +215,14 @@ def test_rows_of_equal_blocks_are_drawn_differently():
             dict(dim=16),
             {"encoder_1/block_0/feed_forward/project_in/kernel": 0.02, "down_1/kernel": 0.02},
         ),
-        (
+        pytest.param(
             "promptir",
             dict(dim=16, prompt_dims=(16, 16, 16)),
             {
                 "encoder_1/block_0/attention/qkv/kernel": 1 / np.sqrt(3 * 16),
                 "prompt_1/prompts": 1 / np.sqrt(12),
             },
+            marks=pytest.mark.slow,
         ),
         (
             "swinir",

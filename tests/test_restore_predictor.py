@@ -10,8 +10,10 @@ import pytest
 
 import dcpt_jax
 from dcpt_jax.models import create_model, layers, parameter_shapes
-from dcpt_jax.restore import predictor
+from dcpt_jax.restore import predictor, tiling
 from dcpt_jax.restore.predictor import Predictor, bytes_per_pixel
+from tests.conftest import TINY_BACKBONES
+from tests.golden import random_params
 
 ARGUMENTS = dict(width=8, encoder_blocks=(1,), middle_blocks=1, decoder_blocks=(1,))
 
@@ -164,6 +166,42 @@ def test_something_else_than_an_image_is_refused(image, message):
         dcpt_jax.restore(model, params, image)
 
 
+@functools.cache
+def tiny_backbone(name):
+    """Each network a few thousand parameters large, all of which matter."""
+    model = create_model(name, **TINY_BACKBONES[name])
+    return model, random_params(parameter_shapes(model), scale=0.2)
+
+
+@pytest.mark.slow  # compiles a second shape of each network
+@pytest.mark.parametrize("name", TINY_BACKBONES)
+def test_every_network_restores_any_size_whole_in_tiles_and_by_ensemble(name):
+    model, params = tiny_backbone(name)
+    image = photo(21, 30)
+    expected = applied(model, params, image)
+    assert np.abs(expected - image).max() > 1e-2
+    whole = Predictor(model, params).raw(image)
+    np.testing.assert_allclose(whole, expected, rtol=0, atol=1e-5)
+    tile = 16
+    padded = predictor.padded_to_multiple(image, model.size_multiple)
+    overlap = tiling.default_overlap(tile, model.size_multiple)
+    rows, columns = (tiling.blended_spans(size, tile, overlap) for size in padded.shape[:2])
+    assert len(rows) > 1 and len(columns) > 1
+    by_hand = tiling.run_tiled(functools.partial(applied, model, params), padded, rows, columns)
+    tiled = Predictor(model, params, tile=tile).raw(image)
+    np.testing.assert_allclose(tiled, by_hand[:21, :30], rtol=0, atol=1e-5)
+    assert np.abs(tiled - whole).max() > 1e-5  # no network's tiling is exact
+    assert not model.exact_tiling
+    square = photo(16, 16)
+    turns = [np.rot90(applied(model, params, np.rot90(square, k).copy()), -k) for k in range(4)]
+    flips = [
+        np.rot90(applied(model, params, np.rot90(square[::-1], k).copy()), -k)[::-1]
+        for k in range(4)
+    ]
+    ensemble = Predictor(model, params, ensemble=True).raw(square)
+    np.testing.assert_allclose(ensemble, np.mean(turns + flips, axis=0), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("tile", [0, -8, 2.5, True, "64"])
 def test_a_tile_that_is_no_size_is_refused(tile):
     model, params = small_network()
@@ -203,6 +241,32 @@ def test_the_estimate_is_four_times_the_largest_array():
     assert bytes_per_pixel(model, params) == pytest.approx(4 * 2 * 8 * 4, rel=0.1)
     wide, wide_params = small_network(width=16)
     assert bytes_per_pixel(wide, wide_params) == pytest.approx(4 * 2 * 16 * 4, rel=0.1)
+    half = create_model("nafnet", dtype=jnp.bfloat16, **ARGUMENTS)  # computed in float32 on CPUs
+    assert bytes_per_pixel(half, params) == pytest.approx(4 * 2 * 8 * 4, rel=0.1)
+
+
+@pytest.mark.slow  # compiles, without running, wide networks
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("nafnet", dict(encoder_blocks=(1, 1), middle_blocks=1, decoder_blocks=(1, 1))),
+        ("restormer", dict(num_blocks=(1, 1, 1, 1), num_refinement_blocks=1)),
+        ("promptir", dict(num_blocks=(1, 1, 1, 1), num_refinement_blocks=1, ffn_expansion=1.0)),
+        ("swinir", dict(depths=(2,) * 6)),
+        ("swinir", dict(depths=(2,) * 6, mlp_ratio=4.0)),
+    ],
+)
+def test_the_estimate_is_no_less_than_what_xla_needs(name, arguments, dtype):
+    model = create_model(name, dtype=dtype, **arguments)
+    params = parameter_shapes(model)
+    image = jax.ShapeDtypeStruct((256, 256, 3), jnp.float32)
+    memory = predictor._compiled(model, image.shape).lower(params, image).compile()
+    needed = memory.memory_analysis().temp_size_in_bytes
+    if dtype == "bfloat16":  # copies of the weights, which are not counted
+        needed -= sum(4 * leaf.size for leaf in jax.tree.leaves(params))
+    estimate = bytes_per_pixel(model, params) * 256**2
+    assert 0.2 * estimate < needed <= estimate
 
 
 def test_images_above_the_memory_budget_run_in_the_largest_tiles_within_it(monkeypatch):

@@ -175,8 +175,8 @@ def test_a_restoration_starts_from_the_pretrained_network(tmp_path, photo_folder
         "mode": "pretrain",
         "steps": 12,
     }
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-10), params["network"],
+    jax.tree.map(  # equal but for the rounding of the moving average
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-10), params["network"],
         start["network"],
     )  # fmt: skip
 

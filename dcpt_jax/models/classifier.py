@@ -14,6 +14,7 @@ from dcpt_jax.models.layers import (
     check_dtype_is_enabled,
     check_images,
     compute_dtype,
+    multiply_wide,
     normal_by_fan_out,
     parameter_dtype,
     positive_count,
@@ -93,14 +94,16 @@ class DegradationClassifier(nn.Module):
         self._check_image(features[0], degraded)
         stored = parameter_dtype(self.dtype)
         numbers = self.param("mixing_weights", nn.initializers.ones, (len(features),), stored)
-        weights = nn.softmax(numbers).astype(self.dtype)
+        weights = nn.softmax(numbers)
         next_dims = (*self.feature_dims[1:], self.feature_dims[-1])
         x = 0
         if self.image_input:
             x = ImageEmbedding(self.feature_dims[0], self.dtype, name="embed")(degraded)
         for i, feature in enumerate(features):
             feature = feature.astype(self.dtype)
-            x = x + weights[i] * (subsample(feature, 2**i) if self.resize_features else feature)
+            if self.resize_features:
+                feature = subsample(feature, 2**i)
+            x = x + multiply_wide(feature, weights[i])
             x = Bottlenecks(self.num_blocks, self.dtype, name=f"level_{i}")(x)
             x = Conv(next_dims[i], use_bias=False, dtype=self.dtype, name=f"down_{i}")(x)
             x = nn.relu(halve_by_maximum(x))

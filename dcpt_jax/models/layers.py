@@ -147,6 +147,20 @@ def normal(deviation: float) -> nn.initializers.Initializer:
     return initialise
 
 
+def add_wide(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """`x + bias`, computed in the dtype of the bias and returned in that of x.
+
+    So the bias's gradient, a sum over all pixels, is summed in float32 also where x is bfloat16: a
+    bfloat16 sum of more than a few hundred numbers stalls.
+    """
+    return (x.astype(bias.dtype) + bias).astype(x.dtype)
+
+
+def multiply_wide(x: jax.Array, factor: jax.Array) -> jax.Array:
+    """`x * factor`, computed in the dtype of the factor; see `add_wide`."""
+    return (x.astype(factor.dtype) * factor).astype(x.dtype)
+
+
 class Conv(nn.Module):
     """Convolution [b, h, w, in] -> [b, h', w', features] with PyTorch's default initialisation.
 
@@ -180,7 +194,7 @@ class Conv(nn.Module):
             x = plain_conv(x, kernel, stride=self.stride, padding=self.size // 2)
         if self.use_bias:
             bias = self.param("bias", self.bias_init or by_fan_in, (self.features,), stored)
-            x = x + bias.astype(self.dtype)
+            x = add_wide(x, bias)
         return x
 
 
@@ -204,7 +218,7 @@ class DepthwiseConv(nn.Module):
         x = depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype))
         if self.use_bias:
             bias = self.param("bias", self.bias_init or by_fan_in, (channels,), stored)
-            x = x + bias.astype(self.dtype)
+            x = add_wide(x, bias)
         return x
 
 
@@ -230,5 +244,5 @@ class Linear(nn.Module):
         flat = x.astype(self.dtype).reshape(-1, x.shape[-1]) @ kernel.astype(self.dtype)
         if self.use_bias:
             bias = self.param("bias", self.bias_init or by_fan_in, (self.features,), stored)
-            flat = flat + bias.astype(self.dtype)
+            flat = add_wide(flat, bias)
         return flat.reshape(*x.shape[:-1], self.features)

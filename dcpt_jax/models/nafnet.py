@@ -18,6 +18,7 @@ from dcpt_jax.models.layers import (
     Conv,
     DepthwiseConv,
     compute_dtype,
+    multiply_wide,
     parameter_dtype,
     pixel_shuffle,
     positive_count,
@@ -101,7 +102,7 @@ class NAFNet(RestorationNetwork):
         return tuple(self.width * 2**level for level in range(len(self.encoder_blocks)))
 
     def arguments(self) -> dict[str, Any]:
-        """Keyword arguments that rebuild this network, JSON-able; without the compute type."""
+        """Keyword arguments that rebuild this network, JSON-able; without `dtype` and `remat`."""
         return {
             "width": self.width,
             "encoder_blocks": list(self.encoder_blocks),
@@ -171,24 +172,24 @@ class NAFBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[b, h, w, c] -> [b, h, w, c] in `dtype`."""
-        channels = x.shape[-1]
+        channels, stored = x.shape[-1], parameter_dtype(self.dtype)
 
         def residual_scale(name: str) -> jax.Array:
             zeros = nn.initializers.zeros
-            return self.param(name, zeros, (channels,), parameter_dtype(self.dtype)).astype(x.dtype)
+            return self.param(name, zeros, (channels,), stored)
 
         y = LayerNorm(dtype=self.dtype, name="norm_1")(x)
         y = Conv(2 * channels, dtype=self.dtype, name="conv_1")(y)
         y = gate(DepthwiseConv(dtype=self.dtype, name="conv_2")(y))
         attention = Conv(channels, dtype=self.dtype, name="attention")
-        y = y * pooled(y, attention, self.window)
+        y = multiply_wide(y, pooled(y, attention, self.window).astype(stored))
         y = Conv(channels, dtype=self.dtype, name="conv_3")(y)
-        x = x + y * residual_scale("beta")
+        x = x + multiply_wide(y, residual_scale("beta"))
 
         y = LayerNorm(dtype=self.dtype, name="norm_2")(x)
         y = gate(Conv(2 * channels, dtype=self.dtype, name="conv_4")(y))
         y = Conv(channels, dtype=self.dtype, name="conv_5")(y)
-        return x + y * residual_scale("gamma")
+        return x + multiply_wide(y, residual_scale("gamma"))
 
 
 def gate(x: jax.Array) -> jax.Array:

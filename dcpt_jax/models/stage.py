@@ -62,7 +62,8 @@ class Stage(nn.Module):
         for k, make in enumerate(self.kinds):
             block = make(parent=None)
             keys = jax.random.split(self.make_rng("params"), repeats)
-            drawn = jax.vmap(lambda key, block=block: block.init(key, x)["params"])(keys)
+            draw = jax.vmap(lambda key, x, block=block: block.init(key, x)["params"], (0, None))
+            drawn = jax.jit(draw)(keys, x)  # jitted, so that only the parameters are computed
             for i in range(repeats):
                 one = jax.tree.map(lambda leaf, i=i: leaf[i], drawn)
                 self.param(f"block_{i * len(self.kinds) + k}", lambda _, one=one: one)

@@ -230,22 +230,39 @@ class WindowAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[b, h, w, c] -> [b, h, w, c]."""
-        b, h, w, c = x.shape
-        size, per_head = self.window, c // self.heads
-        qkv = linear(3 * c, self.dtype, use_bias=self.qkv_bias, name="qkv")(x)
-        qkv = jnp.roll(qkv, (-self.shift, -self.shift), axis=(1, 2))
-        cells = qkv.reshape(b, h // size, size, w // size, size, 3, self.heads, per_head)
-        # -> [3, b, rows, columns, heads, pixels of a window, channels of a head]
-        cells = cells.transpose(5, 0, 1, 3, 6, 2, 4, 7)
-        query, key, value = cells.reshape(3, -1, size * size, per_head)
-        wide = parameter_dtype(self.dtype)
-        scores = jnp.einsum("tid,tjd->tij", query, key, preferred_element_type=wide)
-        weights = nn.softmax(scores * per_head**-0.5).astype(x.dtype)
-        y = jnp.einsum("tij,tjd->tid", weights, value)
-        y = y.reshape(b, h // size, w // size, self.heads, size, size, per_head)
-        y = y.transpose(0, 1, 4, 2, 5, 3, 6).reshape(b, h, w, c)
-        y = jnp.roll(y, (self.shift, self.shift), axis=(1, 2))
-        return linear(c, self.dtype, name="project_out")(y)
+        qkv = linear(3 * x.shape[-1], self.dtype, use_bias=self.qkv_bias, name="qkv")(x)
+        y = attend_in_windows(qkv, self.heads, self.window, self.shift, parameter_dtype(self.dtype))
+        return linear(x.shape[-1], self.dtype, name="project_out")(y)
+
+
+def attend_in_windows(
+    qkv: jax.Array, heads: int, window: int, shift: int, wide: jnp.dtype
+) -> jax.Array:
+    """Softmax attention between the pixels of each window.
+
+    Args:
+        qkv: [b, h, w, 3c]: queries, keys and values; h and w are multiples of the window.
+        heads: attention heads.
+        window: height and width of the windows in pixels.
+        shift: pixels by which the image is rolled up and to the left before it is cut.
+        wide: dtype of scores and softmax.
+
+    Returns:
+        [b, h, w, c] in the dtype of `qkv`.
+    """
+    b, h, w, channels = qkv.shape
+    per_head = channels // 3 // heads
+    rolled = jnp.roll(qkv, (-shift, -shift), axis=(1, 2))
+    cells = rolled.reshape(b, h // window, window, w // window, window, 3, heads, per_head)
+    # -> [3, b, rows, columns, heads, pixels of a window, channels of a head]
+    cells = cells.transpose(5, 0, 1, 3, 6, 2, 4, 7)
+    query, key, value = cells.reshape(3, -1, window**2, per_head)
+    scores = jnp.einsum("tid,tjd->tij", query, key, preferred_element_type=wide)
+    weights = nn.softmax(scores * per_head**-0.5).astype(qkv.dtype)
+    y = jnp.einsum("tij,tjd->tid", weights, value)
+    y = y.reshape(b, h // window, w // window, heads, window, window, per_head)
+    y = y.transpose(0, 1, 4, 2, 5, 3, 6).reshape(b, h, w, channels // 3)
+    return jnp.roll(y, (shift, shift), axis=(1, 2))
 
 
 class FeedForward(nn.Module):

@@ -1,12 +1,18 @@
 """Restoring one image of any size with a network: whole, or in tiles where it is large.
 
-Where tiles give what the whole image gives depends on how far the network sees. Convolutions see a
-limited neighbourhood, and wherever that lies inside the tile the outputs agree but for rounding.
-NAFNet also averages over the whole image: a tile has other averages, so its output differs by an
-amount that varies slowly from tile to tile, and blended seams hide the steps. With `tlc_size` the
-averages are local, and tiles much larger than it come close to the whole. Measured on a 512x512
-photo with the reference's test weights (width 8, three levels): tiles of 256 pixels differ from the
-whole by 7 % of the network's own change (root mean square), with a `tlc_size` of 32 by 0.6 %.
+Tiles do not give what the whole image gives, for none of the networks (`model.exact_tiling` is
+False). Convolutions see a limited neighbourhood, and wherever that lies inside the tile the outputs
+agree but for rounding. But NAFNet also averages over the whole image, and Restormer and PromptIR
+compare their channels over all of its pixels: a tile has other averages, so its output differs by
+an amount that varies slowly from tile to tile, and blended seams hide the steps. SwinIR sees no
+further than its windows reach, but its shifted windows wrap around: pixels near a border attend to
+those of the opposite border, for a tile as for the whole image, so tiles differ near theirs.
+
+Measured on a 512x512 photo with networks of the reference's test weights, which are random and
+stronger than trained ones: tiles of 256 pixels differ from the whole by 16 % of the network's own
+change (root mean square) for NAFNet, 66 % for Restormer, 25 % for PromptIR and 5 to 6 % for SwinIR
+(where more than half of the pixels agree but for rounding). With `tlc_size`, NAFNet's averages are
+local, and tiles much larger than it come close to the whole: 0.6 % with a `tlc_size` of 32.
 """
 
 import functools
@@ -29,9 +35,11 @@ from dcpt_jax.restore.tiling import blended_spans, default_overlap, round_up, ru
 MEMORY_BUDGET = 2 * 2**30  # bytes
 # Tiles are not halved below this when memory runs out: smaller ones see too little of the image.
 MIN_TILE = 128
-# XLA needs twice the largest array for NAFNet on CPUs (measured, widths 8 to 64, with and without
-# local converter); twice that again for other networks and devices.
-_ARRAYS_AT_ONCE = 4
+# Working memory in units of the largest array of the forward pass. XLA on CPUs needs, for the
+# networks of the paper at 256x256, 2.0 for NAFNet, 1.7 for Restormer and PromptIR (other sizes: up
+# to 3.0) and 4.7 for SwinIR (3.4 to 4.7), whose windows are cut out, turned and weighted. The rest
+# is a reserve for other devices.
+_ARRAYS_AT_ONCE = {"nafnet": 4, "restormer": 4, "promptir": 4, "swinir": 6}
 _LARGEST_VALUE = 10.0
 # Compiled programs that are kept: a folder of photos can have a different shape for each.
 _COMPILED_SHAPES = 16
@@ -48,7 +56,8 @@ def restore(
         image: [h, w, 3] floating-point array, RGB in [0, 1], of any size >= 1x1.
         tile: side of the tiles in pixels, rounded up to `model.size_multiple`; an image that is not
             larger runs whole. None: whole as long as the working memory is estimated to stay below
-            2 GiB (about 1 megapixel for NAFNet of width 64), else the largest tiles that do.
+            2 GiB (for the networks of the paper: about 1 megapixel for NAFNet, 0.25 for Restormer
+            and PromptIR, 0.16 for SwinIR), else the largest tiles that do.
         ensemble: mean over the eight flips and quarter turns of the image or of each tile; takes
             eight times as long.
 
@@ -240,7 +249,7 @@ def padded_to_multiple(image: np.ndarray, multiple: int) -> np.ndarray:
 def bytes_per_pixel(model: nn.Module, params: Any) -> int:
     """Estimated working memory of a network for each pixel of an image, without its weights.
 
-    Four times the largest array of the forward pass, which is traced and not run.
+    A multiple of the largest array of the forward pass, which is traced and not run.
     """
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
     leaves, structure = jax.tree.flatten(shapes)
@@ -253,15 +262,20 @@ def _bytes_per_pixel(model: nn.Module, structure: Any, leaves: tuple) -> int:
     image = jax.ShapeDtypeStruct((side, side, 3), jnp.float32)
     params = jax.tree.unflatten(structure, leaves)
     traced = jax.make_jaxpr(functools.partial(_forward, model))(params, image)
-    return math.ceil(_ARRAYS_AT_ONCE * _largest_array(traced.jaxpr) / side**2)
+    largest = _largest_array(traced.jaxpr)
+    at_once = _ARRAYS_AT_ONCE.get(model.architecture, max(_ARRAYS_AT_ONCE.values()))
+    return math.ceil(at_once * largest / side**2)
 
 
 def _largest_array(jaxpr: Any) -> int:
-    """Bytes of the largest array that a traced function makes, inner functions included."""
+    """Bytes of the largest array that a traced function makes, inner functions included.
+
+    Numbers count as four bytes at least: XLA on CPUs computes bfloat16 in float32.
+    """
     largest = 0
     for equation in jaxpr.eqns:
         for variable in equation.outvars:
-            largest = max(largest, variable.aval.size * variable.aval.dtype.itemsize)
+            largest = max(largest, variable.aval.size * max(variable.aval.dtype.itemsize, 4))
         for parameter in equation.params.values():
             inner = getattr(parameter, "jaxpr", parameter)
             if hasattr(inner, "eqns"):

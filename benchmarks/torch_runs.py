@@ -1,0 +1,135 @@
+"""The networks of `benchmarks.models` in PyTorch, ready to be timed.
+
+NAFNet and SwinIR are those of spandrel (which also needs torchvision), Restormer and PromptIR those
+of `benchmarks.torch_networks`. Imported only where PyTorch is to run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+Runners = dict[str, Callable[[], None]]
+
+SOURCES = {
+    "nafnet": "spandrel's NAFNet",
+    "restormer": "benchmarks.torch_networks",
+    "promptir": "benchmarks.torch_networks",
+    "swinir": (
+        "spandrel's SwinIR, the published network: it also adds a relative position bias in all "
+        "windows and a mask in shifted ones, which ours does not have"
+    ),
+}
+
+
+def network(architecture: str, arguments: dict[str, Any], size: int) -> torch.nn.Module:
+    """PyTorch's network for the `arguments()` of ours; ImportError without spandrel.
+
+    Args:
+        architecture: name of the network in `create_model`.
+        arguments: all its arguments.
+        size: height and width of the images.
+    """
+    if architecture == "nafnet":
+        from spandrel.architectures.NAFNet import NAFNet
+
+        return NAFNet(
+            width=arguments["width"],
+            enc_blk_nums=list(arguments["encoder_blocks"]),
+            middle_blk_num=arguments["middle_blocks"],
+            dec_blk_nums=list(arguments["decoder_blocks"]),
+        )
+    if architecture == "swinir":
+        from spandrel.architectures.SwinIR import SwinIR
+
+        return SwinIR(
+            img_size=size,  # for which it keeps the mask ready
+            embed_dim=arguments["embed_dim"],
+            depths=list(arguments["depths"]),
+            num_heads=list(arguments["num_heads"]),
+            window_size=arguments["window_size"],
+            mlp_ratio=arguments["mlp_ratio"],
+            drop_path_rate=0.0,
+        )
+    from benchmarks import torch_networks
+
+    networks = {"restormer": torch_networks.Restormer, "promptir": torch_networks.PromptIR}
+    return networks[architecture](**arguments)
+
+
+def runners(
+    model: torch.nn.Module,
+    images: tuple[np.ndarray, np.ndarray],
+    place: torch.device,
+    *,
+    dtype: str,
+    channels_last: bool = False,
+    compiled: bool = False,
+) -> tuple[Runners, dict[str, float]]:
+    """Functions that run a network once, and what they cost beside time.
+
+    Args:
+        model: on any device; it is moved and trained.
+        images: degraded and clean batch, float32 [b, h, w, 3].
+        place: device to run on.
+        dtype: "float32", or "bfloat16" for automatic mixed precision.
+        channels_last: memory layout of kernels and images.
+        compiled: whether by `torch.compile`.
+
+    Returns:
+        Functions for "forward" and "training step", which return when the device is done; and for
+        each the seconds of the first run if compiled, and the peak memory in MB on a GPU (which
+        includes all that PyTorch holds there).
+    """
+    memory = torch.channels_last if channels_last else torch.contiguous_format
+    model = model.to(place)
+    for parameter in model.parameters():
+        if parameter.dim() == 4:  # Module.to would trip over PromptIR's prompts, which have five
+            parameter.data = parameter.data.to(memory_format=memory)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=1e-4)
+    degraded, clean = (
+        torch.from_numpy(batch.transpose(0, 3, 1, 2).copy()).to(place, memory_format=memory)
+        for batch in images
+    )
+    apply = torch.compile(model) if compiled else model
+    half = dtype == "bfloat16"
+
+    def precision():
+        if half:
+            return torch.autocast(place.type, dtype=torch.bfloat16)
+        return contextlib.nullcontext()
+
+    def wait():
+        if place.type == "cuda":
+            torch.cuda.synchronize()
+
+    def run_forward():
+        with torch.no_grad(), precision():
+            apply(degraded)
+        wait()
+
+    def run_step():
+        optimizer.zero_grad()
+        with precision():
+            loss = (apply(degraded) - clean).abs().mean()
+        loss.backward()
+        optimizer.step()
+        wait()
+
+    run = {"forward": run_forward, "training step": run_step}
+    facts = {}
+    for what, function in run.items():
+        start = time.perf_counter()
+        function()
+        if compiled:
+            facts[f"{what}: first run s"] = time.perf_counter() - start
+        if place.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            function()
+            facts[f"{what}: peak MB"] = torch.cuda.max_memory_allocated() / 1e6
+    return run, facts

@@ -1,0 +1,88 @@
+import argparse
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import models as benchmarks
+from dcpt_jax.convert import to_torch
+from dcpt_jax.models import create_model, parameter_shapes
+from tests.conftest import TINY_BACKBONES
+from tests.golden import random_params, run
+
+OPTIONS = argparse.Namespace(
+    dtype="float32", remat=False, repetitions=1, threads=1, torch_compile=False
+)
+
+
+def tiny_case(name):
+    return benchmarks.Case("tiny", name, TINY_BACKBONES[name], batch=2, size=16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["nafnet", "promptir", "swinir"])  # Restormer is in PromptIR
+def test_all_figures_of_a_case_are_measured(name):
+    figures = benchmarks.measure(tiny_case(name), OPTIONS)
+    for what in benchmarks.WHAT:
+        for figure in ("trace s", "compile s", "temporary MB", "peak MB", "dcpt_jax ms"):
+            assert figures[f"{what}: {figure}"] > 0, (what, figure)
+    assert figures["initialise: trace, compile and run s"] > 0
+    if "torch" in figures:
+        ratio = figures["training step: dcpt_jax ms"] / figures["training step: torch ms"]
+        assert figures["training step: dcpt_jax / torch"] == pytest.approx(ratio)
+    assert "tiny, training step" in benchmarks.summary([figures])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("restormer", {}),
+        ("restormer", {"attention": "softmax", "norm": "with_bias", "bias": True}),
+        ("promptir", {}),
+        ("promptir", {"norm": "bias_free", "bias": True}),
+        ("nafnet", {}),
+    ],
+)
+def test_pytorch_networks_compute_what_ours_do(name, changes):
+    torch = pytest.importorskip("torch")
+    from benchmarks import torch_runs
+
+    model = create_model(name, **TINY_BACKBONES[name], **changes)
+    params = random_params(parameter_shapes(model))
+    try:
+        network = torch_runs.network(name, model.arguments(), size=24)
+    except ImportError as error:
+        pytest.skip(f"without spandrel: {error}")
+    body = False if name == "restormer" else None
+    state = to_torch(params, model, body=body)
+    if name == "nafnet":  # spandrel's keeps the stages of the decoder in a list
+        state = {key.replace("decoder", "decoders.", 1): value for key, value in state.items()}
+    network.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()})
+    image = np.random.default_rng(0).random((2, 16, 24, 3), np.float32)
+    with torch.no_grad():
+        theirs = network(torch.from_numpy(image.transpose(0, 3, 1, 2).copy())).numpy()
+    ours = np.asarray(run(model, {"params": params}, image))
+    scale = np.abs(ours - image).max()
+    assert scale > 1e-2
+    np.testing.assert_allclose(ours, theirs.transpose(0, 2, 3, 1), rtol=0, atol=2e-5 * scale)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [*benchmarks.SMALL, *benchmarks.FULL], ids=lambda case: case.name)
+def test_pytorch_networks_have_our_number_of_parameters(case):
+    pytest.importorskip("torch")
+    from benchmarks import torch_runs
+
+    model = create_model(case.architecture, **case.arguments)
+    try:
+        network = torch_runs.network(case.architecture, model.arguments(), case.size)
+    except ImportError as error:
+        pytest.skip(f"without spandrel: {error}")
+    theirs = {
+        name: value.numel()
+        for name, value in network.named_parameters()
+        if "relative_position" not in name  # the published SwinIR's, which ours does not have
+    }
+    ours = jax.tree.leaves(parameter_shapes(model))
+    assert sum(theirs.values()) == sum(leaf.size for leaf in ours)

@@ -1,0 +1,57 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dcpt_jax.models.nafnet import NAFBlock
+from dcpt_jax.models.stage import Stage, rematerialised
+from tests.golden import random_params
+
+
+@pytest.mark.parametrize("how", ["slices", "convolution"])
+def test_both_ways_to_rematerialise_give_the_plain_gradients(how):
+    rng = np.random.default_rng(0)
+    params = {"a": jnp.asarray(rng.standard_normal((4, 4)), jnp.float32)}
+    x = jnp.asarray(rng.standard_normal((3, 4)), jnp.float32)
+
+    def function(params, x):
+        return jnp.sin(x @ params["a"]) * x
+
+    def gradients(function):
+        return jax.jit(jax.grad(lambda p, x: jnp.cos(function(p, x)).sum(), (0, 1)))(params, x)
+
+    again = gradients(rematerialised(function, how=how))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), again, gradients(function)
+    )
+    nothing = jax.tree.map(lambda leaf: leaf * jnp.nan, params)
+    assert bool(jnp.isnan(rematerialised(function, how=how)(nothing, x)).all())
+
+
+def test_rematerialisation_saves_memory():
+    x = jax.ShapeDtypeStruct((1, 64, 64, 8), jnp.float32)
+    needed = []
+    for remat in (False, True):
+        stage = Stage(6, kinds=(functools.partial(NAFBlock, dtype=jnp.float32),), remat=remat)
+        params = jax.eval_shape(stage.init, jax.random.key(0), x)
+        step = jax.jit(jax.grad(lambda p, x, stage=stage: jnp.square(stage.apply(p, x)).sum()))
+        needed.append(step.lower(params, x).compile().memory_analysis().temp_size_in_bytes)
+    assert needed[1] < 0.5 * needed[0]
+
+
+def test_many_blocks_are_made_without_running_them():
+    stage = Stage(3, kinds=(functools.partial(NAFBlock, dtype=jnp.float32),))
+    x = jnp.zeros((1, 8, 8, 4))
+    params = stage.init(jax.random.key(0), x)["params"]
+    shapes = NAFBlock().init(jax.random.key(0), x)["params"]
+    for i in range(3):
+        same = jax.tree.map(lambda a, b: a.shape == b.shape, params[f"block_{i}"], shapes)
+        assert all(jax.tree.leaves(same))
+    busy = random_params(params)
+    one_by_one = x + 0.5
+    for i in range(3):
+        one_by_one = NAFBlock().apply({"params": busy[f"block_{i}"]}, one_by_one)
+    together = stage.apply({"params": busy}, x + 0.5)
+    np.testing.assert_allclose(together, one_by_one, rtol=1e-4, atol=1e-4)
