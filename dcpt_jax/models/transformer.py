@@ -135,20 +135,22 @@ def attend(mixed: jax.Array, temperature: jax.Array, attention: str) -> jax.Arra
     """
     b, h, w, channels = mixed.shape
     heads, wide = temperature.size, temperature.dtype
-    per_head = channels // 3 // heads
-    parts = mixed.reshape(b, h * w, 3, heads, per_head)
-    query, key, value = (parts[:, :, i] for i in range(3))
-    products = jnp.einsum("bnhi,bnhj->bhij", query, key, preferred_element_type=wide)
+
+    def per_head(x: jax.Array) -> jax.Array:  # [b, heads, pixels, channels of a head]
+        return x.reshape(b, h * w, heads, -1).transpose(0, 2, 1, 3)
+
+    query, key, value = map(per_head, jnp.split(mixed, 3, axis=-1))
+    products = jnp.einsum("bhni,bhnj->bhij", query, key, preferred_element_type=wide)
     products = products * _inverse_norm(query, wide)[..., :, None]
     products = products * _inverse_norm(key, wide)[..., None, :] * temperature[:, None, None]
     weights = nn.relu(products) if attention == "relu" else nn.softmax(products)
-    y = jnp.einsum("bhij,bnhj->bnhi", weights.astype(mixed.dtype), value)
-    return y.reshape(b, h, w, channels // 3)
+    y = jnp.einsum("bhij,bhnj->bhni", weights.astype(mixed.dtype), value)
+    return y.transpose(0, 2, 1, 3).reshape(b, h, w, channels // 3)
 
 
 def _inverse_norm(x: jax.Array, dtype: Any) -> jax.Array:
-    """1 / |x| over all pixels: [b, n, heads, c] -> [b, heads, c]; finite for zeros."""
-    squared = jnp.square(x.astype(dtype)).sum(axis=1)
+    """1 / |x| over all pixels: [b, heads, n, c] -> [b, heads, c]; finite for zeros."""
+    squared = jnp.square(x.astype(dtype)).sum(axis=2)
     return lax.rsqrt(jnp.maximum(squared, _SMALLEST_NORM**2))
 
 
