@@ -17,6 +17,10 @@ def test_every_preset_is_valid_and_builds(mode, arg):
     config = getattr(configs, mode)(arg)
     if mode in ("transfer", "classify"):
         config.init_from = "somewhere"
+    if mode in ("pretrain", "classify") and arg == "rain":
+        with pytest.raises(ConfigError, match=r"config\.tasks is 'rain', a single class"):
+            configs.validate(config)
+        return
     configs.validate(config)
     num_classes = len(configs.tasks_of(config))
     assert num_classes == (1 if arg == "rain" or (mode == "transfer" and "5d" not in arg) else 5)
@@ -24,6 +28,7 @@ def test_every_preset_is_valid_and_builds(mode, arg):
     backbones = [name for name in configs.BACKBONES if name in arg]
     default = "restormer" if mode == "transfer" and arg else "nafnet"
     assert network.architecture == (backbones or [default])[0]
+    assert config.recipe == (network.architecture if arg else "")
     assert (classifier is not None) == (mode in ("pretrain", "classify"))
     if classifier is not None:
         assert classifier.feature_dims == network.feature_dims
@@ -76,6 +81,44 @@ def test_the_recipe_of_the_transfer():
     assert (config.optimizer.clip_norm, config.optimizer.weight_decay) == (0.01, 1e-4)
     rate = setup.make_optimizers(config)[0]["network"]
     assert [float(rate(step)) for step in (0, 50_000, 100_000)] == [np.float32(3e-4)] * 3
+
+
+@pytest.mark.parametrize("learning_rate", [1e-7, 1e-2])  # below the minimum of a cosine, and above
+def test_the_rate_of_a_transfer_can_be_changed(learning_rate):
+    config = configs.transfer()
+    config.init_from = "somewhere"
+    config.optimizer.learning_rate = learning_rate
+    configs.validate(config)
+    rate = setup.make_optimizers(config)[0]["network"]
+    assert [float(rate(step)) for step in (0, 1, 999)] == [np.float32(learning_rate)] * 3
+
+
+def test_a_transfer_of_an_older_version_goes_on():
+    """Its rate was constant as a cosine of one step that ends where it starts."""
+    config = configs.transfer()
+    now = configs.to_json(config)
+    older = configs.to_json(config)
+    del older["recipe"], older["optimizer"]["schedule"]
+    older["optimizer"].update(min_learning_rate=1e-3, decay_steps=1)
+    assert configs.differences(older, now, defaults=now) == []
+    config.num_steps += 1  # as a constant rate does not depend on it
+    longer = configs.to_json(config)
+    assert configs.differences(older, longer, defaults=now) == []
+    config.optimizer.learning_rate = 2e-3
+    assert configs.differences(older, configs.to_json(config), defaults=now) == [
+        "config.optimizer.learning_rate: 0.001 -> 0.002"
+    ]
+    older["optimizer"].update(min_learning_rate=1e-6)  # then it was a cosine
+    assert "config.optimizer.schedule: 'cosine' -> 'constant'" in configs.differences(
+        older, now, defaults=now
+    )
+
+
+def test_a_recipe_of_an_older_version_goes_on():
+    now = configs.to_json(configs.restore("swinir"))
+    older = {key: value for key, value in now.items() if key != "recipe"}
+    defaults = configs.to_json(configs.restore())
+    assert configs.differences(older, now, defaults=defaults) == []
 
 
 @pytest.mark.parametrize(
@@ -154,6 +197,9 @@ def test_an_unknown_preset_lists_the_known_ones(arg):
         ("model.name", "resnet", "nafnet"),
         ("optimizer.learning_rate", 0.0, "optimizer.learning_rate"),
         ("optimizer.min_learning_rate", 1.0, "min_learning_rate"),
+        ("optimizer.schedule", "linear", "optimizer.schedule is 'linear'; known: cosine, constant"),
+        ("recipe", "resnet", "config.recipe is 'resnet'; known: \"\", nafnet"),
+        ("tasks", "noise+rain", "a single class; a classifier needs two or more"),
         ("optimizer.b2", 1.0, r"optimizer.b2 is 1.0; it has to be in \[0, 1\)"),
         ("focal_gamma", -1.0, "focal_gamma"),
         ("repeats.haze", -1, "config.repeats.haze is -1"),

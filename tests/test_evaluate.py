@@ -98,7 +98,7 @@ def test_numbers_belong_to_the_saved_weights(tmp_path, photo_folder, pretrained)
 
 
 def test_the_classifier_of_the_pretraining_is_found_from_the_fine_tuned_weights(
-    tmp_path, photo_folder, pretrained
+    tmp_path, photo_folder, pretrained, capsys
 ):
     from dcpt_jax.train import loop
 
@@ -109,6 +109,7 @@ def test_the_classifier_of_the_pretraining_is_found_from_the_fine_tuned_weights(
     config = tiny_config("evaluate", photo_folder)
     config.init_from = str(tmp_path / "restore")
     assert run.evaluate(config, tmp_path / "e").confusion is not None
+    assert f"classification: by the classifier in {pretrained}\n" in capsys.readouterr().out
     config.tasks = "haze"  # a subset: rows for it, columns for all classes that can be predicted
     evaluation = run.evaluate(config, tmp_path / "e")
     assert evaluation.confusion.shape == (1, 5)
@@ -148,3 +149,25 @@ def test_classes_that_the_classifier_does_not_know_are_named(
     config.tasks = "rain,low_light+haze"
     assert run.evaluate(config, tmp_path).confusion is None
     assert "but not low_light+haze" in caplog.text
+
+
+def test_the_nearest_classifier_among_what_the_weights_grew_from(monkeypatch):
+    """Of folders that were moved together to /new; the work directory c is its own weights."""
+    runs = {
+        "/new/d": {"init_from": "/old/c", "classifier_from": {"path": "/old/gone"}},
+        "/new/c": {"init_from": "/old/c"},  # itself, by its name
+        "/new/b": {"init_from": "/old/c", "classifier_from": {"path": "/old/a"}},
+    }
+
+    def load(place):
+        if str(place) == "/new/a":
+            return {"network": 1}, {"classifier": {}, "source": {}}
+        if str(place) not in runs:
+            raise FileNotFoundError(place)
+        return {}, {"classifier": None, "source": runs[str(place)]}
+
+    monkeypatch.setattr(run.weights, "load_weights", load)
+    assert run._nearest_classifier("/new/d", {"source": runs["/new/d"]}) is None
+    runs["/new/c"] = {"init_from": "b"}  # relative, to a folder beside it
+    place, params, _ = run._nearest_classifier("/new/d", {"source": runs["/new/d"]})
+    assert str(place) == "/new/a" and params == {"network": 1}

@@ -149,12 +149,14 @@ def test_the_commands_that_build_on_a_trained_network(tmp_path, photo_folder, pr
         "--config.remat=True",
     ]
     first, second = tmp_path / "classify", tmp_path / "transfer"
-    done = main("--config=configs/classify.py:haze", f"--workdir={first}", *common)
+    done = main(
+        "--config=configs/classify.py", f"--workdir={first}", *common, "--config.tasks=haze,noise"
+    )
     assert done.returncode == 0, done.stderr
-    assert "its head resized from 5 to 1 classes; kept: haze; new: none" in done.stdout
+    assert "its head resized from 5 to 2 classes; kept: haze, noise; new: none" in done.stdout
     assert "classify 4/4" in done.stdout
     done = main(
-        "--config=configs/transfer.py:haze",
+        "--config=configs/transfer.py:nafnet,haze",
         f"--workdir={second}",
         f"--config.classifier_from={first}",
         *common,

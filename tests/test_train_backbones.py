@@ -16,28 +16,14 @@ from dcpt_jax.train.start import Start
 from dcpt_jax.train.state import create_state
 from tests.conftest import TINY_BACKBONES, tiny_config
 
-# NAFNet stands for all in the default run; the others take a minute each.
-CHEAP = "nafnet"
-EACH = [
-    name if name == CHEAP else pytest.param(name, marks=pytest.mark.slow) for name in TINY_BACKBONES
-]
-
 
 def test_every_backbone_is_tested_here():
     assert set(TINY_BACKBONES) == set(configs.BACKBONES)
 
 
-# Tracing a full network takes up to fifteen seconds; SwinIR's stands for all in the default run.
-FULL = [
-    (mode, name)
-    if (mode, name) == ("pretrain", "swinir")
-    else pytest.param(mode, name, marks=pytest.mark.slow)
-    for mode in ("pretrain", "restore")
-    for name in TINY_BACKBONES
-]
-
-
-@pytest.mark.parametrize(("mode", "name"), FULL)
+@pytest.mark.slow  # tracing a full network takes up to fifteen seconds
+@pytest.mark.parametrize("mode", ["pretrain", "restore"])
+@pytest.mark.parametrize("name", TINY_BACKBONES)
 def test_the_papers_step_builds(mode, name):
     """Shapes only: the full network, the recipe's batch, one whole step."""
     config = getattr(configs, mode)(f"{name},5d")
@@ -166,7 +152,8 @@ def _losses(name, dtype, count=20):
     return found, state
 
 
-@pytest.mark.parametrize("name", EACH)
+@pytest.mark.slow  # half a minute for NAFNet, a minute for each of the others
+@pytest.mark.parametrize("name", TINY_BACKBONES)
 def test_bfloat16_trains_like_float32(name):
     single, _ = _losses(name, jnp.float32)
     half, state = _losses(name, jnp.bfloat16)

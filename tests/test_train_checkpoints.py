@@ -127,6 +127,32 @@ def test_a_state_of_another_shape_is_not_taken(tmp_path):
     assert_is_step(restore(tmp_path), 1)  # and it was not taken for damaged
 
 
+def test_a_state_whose_classifier_was_not_averaged_yet(tmp_path, caplog):
+    """As earlier versions wrote: the average of the classifier starts from its parameters."""
+    rng = np.random.default_rng(0)
+    params = {k: {"kernel": jnp.asarray(rng.random((4, 4)))} for k in ("network", "classifier")}
+    optimizers = {name: adamw(1e-3) for name in params}
+    state, target = (
+        create_state(params, optimizers, rng=jax.random.PRNGKey(0), averaged=averaged)
+        for averaged in (("network",), optimizers)
+    )
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state.replace(step=jnp.asarray(3)), batches=3, config={}, model={"format": 1})
+    checkpoints.close()
+    restored = restore(tmp_path, target.replace(ema=jax.tree.map(jnp.zeros_like, target.ema)))
+    assert restored.step == 3 and "no moving average of the classifier" in caplog.text
+    jax.tree.map(np.testing.assert_array_equal, restored.state.ema, params)
+    # Without any average it is of another config.
+    with pytest.raises(ConfigError, match="another network or optimiser"):
+        restore(tmp_path, state.replace(ema={}))
+
+
+def test_continuing_is_quiet(tmp_path, caplog):
+    write(tmp_path, 1)
+    assert_is_step(restore(tmp_path), 1)
+    assert not caplog.records
+
+
 def test_a_want_of_memory_is_no_damage(tmp_path, monkeypatch):
     write(tmp_path, 1)
 

@@ -6,7 +6,12 @@ import numpy as np
 import optax
 import pytest
 
-from dcpt_jax.train.optimizer import adamw, clip_by_global_norm, cosine_schedule
+from dcpt_jax.train.optimizer import (
+    adamw,
+    clip_by_global_norm,
+    constant_schedule,
+    cosine_schedule,
+)
 
 
 def test_schedule_equals_the_reference(shared):
@@ -39,6 +44,8 @@ def test_warmup_replaces_the_first_rates():
     schedule = cosine_schedule(1.0, decay_steps=10**9, warmup_steps=4)
     rates = [float(schedule(jnp.asarray(k))) for k in range(5)]
     np.testing.assert_allclose(rates, [0.25, 0.5, 0.75, 1.0, 1.0], rtol=1e-6)
+    constant = constant_schedule(1.0, warmup_steps=4)
+    assert [float(constant(jnp.asarray(k))) for k in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
 
 
 def test_clipping_bounds_the_norm_over_all_arrays():

@@ -7,10 +7,12 @@ import jax
 import numpy as np
 import pytest
 
+from dcpt_jax import config as configs
 from dcpt_jax import weights
 from dcpt_jax.config import ConfigError
 from dcpt_jax.data import tasks as task_sets
-from dcpt_jax.train import loop, setup, start
+from dcpt_jax.evaluate import run as evaluation
+from dcpt_jax.train import loop, modules, setup, start
 from tests.conftest import tiny_config
 
 FIVE = ("rain", "noise", "haze", "low_light", "motion_blur")
@@ -65,7 +67,8 @@ def test_a_head_keeps_the_columns_of_the_classes_that_stay():
 def test_labels_of_the_guide():
     tasks = task_sets.resolve_tasks("haze,rain")
     assert start.guide_labels(FIVE, tasks) == (2, 0)
-    with pytest.raises(ConfigError, match=r"does not know haze; its classes: noise, rain.*tasks"):
+    message = r"does not know haze; its classes: noise, rain.*tasks.*convert --classes"
+    with pytest.raises(ConfigError, match=message):
         start.guide_labels(("noise", "rain"), tasks)
 
 
@@ -139,6 +142,8 @@ def test_a_guided_transfer_leaves_a_network_and_can_be_continued(
     assert description["guide"]["classes"] == list(FIVE)
     with pytest.raises(ValueError, match="no classifier"):
         weights.load_classifier(tmp_path / "run")
+    place, _, found = evaluation._nearest_classifier(str(tmp_path / "run"), description)
+    assert place == begin and found["classes"] == list(FIVE)
     shutil.rmtree(begin)
     config.num_steps = 3
     result = loop.train(config, tmp_path / "run")
@@ -187,3 +192,78 @@ def test_a_classifier_of_another_networks_features(tmp_path, photo_folder, pretr
     )
     with pytest.raises(ConfigError, match=wrong + "guidance=0"):
         setup.prepare(config)
+
+
+def test_features_of_other_sizes_are_told_from_other_channels(photo_folder):
+    config = tiny_config("classify", photo_folder, "swinir")
+    dims = [8] * 3
+    taken = {"arguments": {"feature_dims": dims, "resize_features": False}, "classes": FIVE}
+    with pytest.raises(ConfigError, match=r"features that halve in size.*swinir has of one size"):
+        modules.build_modules(config, num_classes=5, taken=taken)
+
+
+@pytest.mark.parametrize(("mode", "way_out"), [("transfer", "guidance=0"), ("classify", "scratch")])
+def test_a_classifier_that_sees_the_image(tmp_path, photo_folder, pretrained, mode, way_out):
+    params, description = weights.load_weights(pretrained)
+    description["classifier"] = {**description["classifier"], "image_input": True}
+    other = weights.save_weights(tmp_path / "other", params, description)
+    config = grown_config(mode, photo_folder, pretrained, classifier_from=str(other))
+    with pytest.raises(ConfigError, match=f"sees the image.*another, or .*{way_out}"):
+        start.find_start(config, None)
+
+
+def test_a_guide_of_one_class_is_refused(tmp_path, photo_folder, pretrained):
+    params, description = weights.load_weights(pretrained)
+    description = {**description, "classes": ["rain"]}
+    other = weights.save_weights(tmp_path / "other", params, description)
+    config = grown_config("transfer", photo_folder, pretrained, classifier_from=str(other))
+    with pytest.raises(ConfigError, match=r"other knows only rain, .*always be right"):
+        start.find_start(config, None)
+    config.guidance = 0.0
+    assert start.find_start(config, None).classifier == {}
+
+
+def test_guidance_cannot_be_switched_on_on_the_way(photo_folder, pretrained):
+    description = weights.load_weights(pretrained)[1]
+    begun = {**description, "mode": "transfer", "classifier": None}
+    config = grown_config("transfer", photo_folder, pretrained)
+    with pytest.raises(ConfigError, match=r"begun without a classifier.*--config\.guidance=0"):
+        start.find_start(config, begun)
+    config.guidance = 0.0
+    assert start.find_start(config, begun).classifier == {}
+
+
+@pytest.mark.parametrize("key", ["init_from", "classifier_from"])
+def test_a_missing_folder_is_named_with_its_key(tmp_path, photo_folder, pretrained, key):
+    config = grown_config("classify", photo_folder, pretrained)
+    config[key] = str(tmp_path / "missing")
+    with pytest.raises(FileNotFoundError, match=rf"config\.{key}: no weights in .*missing"):
+        start.find_start(config, None)
+
+
+def test_the_figures_of_another_backbone_are_refused(photo_folder, pretrained):
+    config = configs.restore("swinir,rain")
+    config.init_from = str(pretrained)
+    with pytest.raises(ConfigError, match=r"--config=configs/restore\.py:nafnet,rain, or --conf"):
+        start.find_start(config, None)
+    config.tasks = "rain,haze"  # which no preset can name
+    with pytest.raises(ConfigError, match=r"--config=configs/restore\.py:nafnet, or --config\."):
+        start.find_start(config, None)
+    config.recipe = ""
+    start.find_start(config, None)
+    assert config.model.name == "nafnet"
+    config = configs.restore("nafnet")
+    config.init_from = str(pretrained)
+    start.find_start(config, None)
+    assert config.model.width == 4
+
+
+def test_what_a_run_starts_from_in_a_few_words(photo_folder, pretrained):
+    config = grown_config("pretrain", photo_folder, "", classifier_from=str(pretrained))
+    assert start.places(start.find_start(config, None), config) == (
+        f"scratch and the classifier of {pretrained}"
+    )
+    config.update(init_from=str(pretrained), classifier_from="")
+    assert start.places(start.find_start(config, None), config) == str(pretrained)
+    config.update(init_from="", classifier_from="scratch")
+    assert start.places(start.find_start(config, None), config) == "scratch"

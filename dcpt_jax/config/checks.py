@@ -11,6 +11,7 @@ from dcpt_jax.data import tasks as task_sets
 
 MODES = ("pretrain", "restore", "transfer", "classify", "evaluate")
 _GROWN = ("transfer", "classify")  # modes that need a trained network
+_CLASSIFYING = ("pretrain", "classify")  # modes that train a classifier
 SCRATCH = "scratch"  # config.classifier_from: no classifier is taken over
 
 
@@ -56,12 +57,14 @@ def validate(config: ml_collections.ConfigDict) -> None:
         if not config.init_from:
             raise ConfigError("nothing to evaluate: set --config.init_from to a work directory")
         return
+    _check_two_classes(config)
     if config.mode in _GROWN and not config.init_from:
         raise ConfigError(
             f"{config.mode} starts from a trained network: set --config.init_from to a work "
             "directory or a weights folder"
         )
     _known("model.name", config.model.name, tuple(BACKBONES))
+    _known("recipe", config.recipe, ("", *BACKBONES))
     _at_least("num_steps", config.num_steps, 1)
     _at_least("accumulate_steps", config.accumulate_steps, 1)
     _at_least("log.every_steps", config.log.every_steps, 1)
@@ -100,7 +103,8 @@ def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
 # Keys that change how a run is watched, fed or fitted into memory, never what it computes (within
 # rounding).
 _OPERATIONAL = ("log.", "checkpoint.", "data.num_workers", "data.cache_megabytes",
-                "require_accelerator", "num_steps", "remat", "accumulate_steps")  # fmt: skip
+                "require_accelerator", "num_steps", "remat", "accumulate_steps",
+                "recipe")  # fmt: skip
 
 
 def differences(
@@ -112,8 +116,7 @@ def differences(
     """Lines "key: saved -> current" for keys whose difference makes another training run.
 
     The number of steps may grow where the learning rate does not depend on it, so it counts
-    through `decay_steps` of the optimizers, which is 0 where the schedule follows the number of
-    steps.
+    through `decay_steps` of the optimizers, which is 0 where a cosine follows the number of steps.
 
     Args:
         saved: config of the earlier run, as `to_json` gives it.
@@ -121,13 +124,14 @@ def differences(
         defaults: config of the mode without changes, for keys that the earlier run, of an older
             version, did not have.
     """
+    saved, current = _comparable(saved), _comparable(current)
     a, b = _flatten(saved), _flatten(current)
-    for key, value in _flatten(defaults or {}).items():
+    for key, value in _flatten(_comparable(defaults or {})).items():
         if key in b and not key.startswith("model."):
             a.setdefault(key, value)
     keys = [key for key in sorted({*a, *b}) if not key.startswith(_OPERATIONAL)]
     if any(
-        not config[name].get("decay_steps")
+        config[name]["schedule"] == "cosine" and not config[name].get("decay_steps")
         for config in (saved, current)
         for name in ("optimizer", "classifier_optimizer")
         if name in config
@@ -139,6 +143,25 @@ def differences(
         for key in keys
         if a.get(key, missing) != b.get(key, missing)
     ]
+
+
+def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with what its learning rates do not depend on left out.
+
+    Before `schedule` was a key all were cosines, and a constant rate was one that ends where it
+    starts.
+    """
+    config = dict(config)
+    for name in ("optimizer", "classifier_optimizer"):
+        if name in config:
+            settings = {"schedule": "cosine", **config[name]}
+            rate = settings.get("learning_rate")
+            if settings["schedule"] == "constant" or settings.get("min_learning_rate") == rate:
+                settings["schedule"] = "constant"
+                settings.pop("min_learning_rate", None)
+                settings.pop("decay_steps", None)
+            config[name] = settings
+    return config
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -153,7 +176,8 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _known(key: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise ConfigError(f"config.{key} is {value!r}; known: {', '.join(known)}")
+        names = ", ".join(name or '""' for name in known)
+        raise ConfigError(f"config.{key} is {value!r}; known: {names}")
 
 
 def _at_least(key: str, value: float, low: float) -> None:
@@ -161,12 +185,22 @@ def _at_least(key: str, value: float, low: float) -> None:
         raise ConfigError(f"config.{key} is {value}; it has to be {low} or larger")
 
 
+def _check_two_classes(config: ml_collections.ConfigDict) -> None:
+    """Raises ConfigError if a classifier has nothing to tell apart: it would always be right."""
+    if config.mode in _CLASSIFYING and len(tasks_of(config)) < 2:
+        raise ConfigError(
+            f"config.tasks is {config.tasks!r}, a single class; a classifier needs two or more, "
+            "e.g. --config.tasks=5d or --config.tasks=haze,rain"
+        )
+
+
 def _validate_optimizer(name: str, config: ml_collections.ConfigDict) -> None:
     if not config.learning_rate > 0:
         raise ConfigError(
             f"config.{name}.learning_rate is {config.learning_rate}; it has to be > 0"
         )
-    if not 0 <= config.min_learning_rate <= config.learning_rate:
+    _known(f"{name}.schedule", config.schedule, ("cosine", "constant"))
+    if config.schedule == "cosine" and not 0 <= config.min_learning_rate <= config.learning_rate:
         raise ConfigError(
             f"config.{name}.min_learning_rate is {config.min_learning_rate}; "
             f"it has to be in [0, learning_rate = {config.learning_rate}]"

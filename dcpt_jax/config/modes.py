@@ -26,10 +26,13 @@ def base(mode: str) -> ml_collections.ConfigDict:
     """
     config = ml_collections.ConfigDict()
     config.mode = mode
+    # Backbone whose published figures these are; init_from has to hold such a network. "" = none.
+    config.recipe = ""
     config.seed = 0
     # Folder to start from: a work directory of an earlier run or a weights folder. "" = scratch.
     config.init_from = ""
-    config.tasks = "5d"  # a task set, one class, or a tuple of classes and mixtures
+    # A task set, one class or mixture, or several joined by commas: --config.tasks=haze,noise+rain.
+    config.tasks = "5d"
     # How often a class is drawn in relation to the others; 0 = as the task set says.
     config.repeats = ml_collections.ConfigDict(dict.fromkeys(task_sets.class_names(), 0))
     config.num_steps = 300
@@ -150,10 +153,7 @@ def transfer(arg: str = "") -> ml_collections.ConfigDict:
     config.guidance = 1.0  # weight of the classification; 0 = none, plain restoration training
     config.focal_gamma = 0.0  # of the classification; 0 = cross-entropy
     config.ema_decay = 0.99
-    # The rate is constant: its minimum is the rate itself, however long the decay.
-    config.optimizer.update(
-        learning_rate=1e-3, min_learning_rate=1e-3, decay_steps=1, clip_norm=1.0
-    )
+    config.optimizer.update(learning_rate=1e-3, schedule="constant", clip_norm=1.0)
     if arg:
         backbone = _apply_preset(config, arg, default_backbone="restormer", default_tasks="rain")
         if backbone == "restormer":
@@ -161,9 +161,7 @@ def transfer(arg: str = "") -> ml_collections.ConfigDict:
         config.num_steps = 100_000
         config.batch_size = 32
         config.ema_decay = 0.999
-        config.optimizer.update(
-            learning_rate=3e-4, min_learning_rate=3e-4, weight_decay=1e-4, clip_norm=0.01
-        )
+        config.optimizer.update(learning_rate=3e-4, weight_decay=1e-4, clip_norm=0.01)
     return config
 
 
@@ -214,6 +212,7 @@ def evaluate(arg: str = "") -> ml_collections.ConfigDict:
             "only a task set or a class can be named here"
         )
     for key in (
+        "recipe",
         "model",
         "classifier",
         "optimizer",
@@ -261,6 +260,8 @@ def _optimizer(**changes: Any) -> ml_collections.ConfigDict:
     """AdamW with a cosine schedule; the values are those of the paper but for the rate."""
     config = ml_collections.ConfigDict()
     config.learning_rate = 3e-4
+    # "cosine", or "constant": the rate alone, without regard to its minimum and decay.
+    config.schedule = "cosine"
     config.min_learning_rate = 1e-6
     config.warmup_steps = 0
     config.decay_steps = 0  # length of the cosine; 0 = config.num_steps
@@ -282,6 +283,7 @@ def _apply_preset(
     """Sets what the recipes of all modes share; returns the backbone's name."""
     backbone, tasks = parse_preset(arg)
     name = backbone or default_backbone
+    config.recipe = name
     config.model = ml_collections.ConfigDict({"name": name, **BACKBONES[name]})
     config.classifier.num_blocks = 2
     if "identity_start" in config:

@@ -81,33 +81,61 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> Evaluati
 def find_judge(
     config: ml_collections.ConfigDict, params: weights.Params, description: dict[str, Any]
 ) -> Judge | None:
-    """The classifier to measure: the one asked for, that of the weights, or of their origin."""
+    """The classifier to measure; says which it is.
+
+    It is the one asked for, that of the weights, or else the nearest among what they grew from: of
+    each run first the classifier that it took over, then the network that it started from.
+
+    Raises:
+        ConfigError: if the weights in `config.classifier_from` hold no classifier.
+        FileNotFoundError: if there are none.
+    """
+    place = config.classifier_from or config.init_from
     if config.classifier_from:
-        params, description = weights.load_weights(config.classifier_from)
+        params, description = weights.load_weights(place)
         if description["classifier"] is None:
             raise configs.ConfigError(
-                f"config.classifier_from: the weights in {config.classifier_from} hold no "
-                "classifier; name the work directory of a pre-training"
+                f"config.classifier_from: the weights in {place} hold no classifier; name the "
+                "work directory of a pre-training"
             )
     elif description["classifier"] is None:
-        origin = (description.get("source") or {}).get("init_from") or ""
-        # As it was given, or beside the weights where both were moved together.
-        places = [Path(origin), Path(config.init_from).absolute().parent / Path(origin).name]
-        for place in places if origin else []:
-            try:
-                params, description = weights.load_weights(place)
-                break
-            except FileNotFoundError:
-                continue
-    if description["classifier"] is None:
+        place, params, description = _nearest_classifier(place, description) or ("", {}, {})
+    if not description:
         logging.warning("no classifier is measured; name one with --config.classifier_from")
         return None
+    print(f"classification: by the classifier in {place}", flush=True)
     return Judge(
         weights.network_of(description, **_changes(config, description)),
         weights.classifier_of(description, dtype=config.dtype),
         params,
         tuple(description["classes"]),
     )
+
+
+def _nearest_classifier(
+    place: str, description: dict[str, Any]
+) -> tuple[Path, weights.Params, dict[str, Any]] | None:
+    """Folder, parameters and description of what holds a classifier that weights grew from."""
+    waiting, seen = [(Path(place).absolute(), description)], set()
+    while waiting:
+        folder, description = waiting.pop(0)
+        source = description.get("source") or {}
+        origins = [(source.get("classifier_from") or {}).get("path"), source.get("init_from")]
+        for origin in filter(None, origins):
+            # As it was given, or beside the weights where both were moved together.
+            for found in (Path(origin).absolute(), folder.parent / Path(origin).name):
+                if found in seen or found == folder:
+                    continue
+                seen.add(found)
+                try:
+                    params, description = weights.load_weights(found)
+                except FileNotFoundError:
+                    continue
+                if description["classifier"] is not None:
+                    return found, params, description
+                waiting.append((found, description))
+                break
+    return None
 
 
 def restore_each(

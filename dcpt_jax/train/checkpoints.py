@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -126,9 +127,9 @@ class Checkpoints:
             logging.warning("checkpoint %d was cut short by a crash and is not used", step)
         steps = self.steps()
         for step in steps:
-            self._check_structure(step, target)
+            unaveraged = self._check_structure(step, target)
             try:
-                restored = self._restore(step, target)
+                restored = self._restore(step, target, unaveraged)
             except Exception as error:
                 if _is_no_damage(error):
                     raise
@@ -146,21 +147,29 @@ class Checkpoints:
             )
         return None
 
-    def _check_structure(self, step: int, target: TrainState) -> None:
+    def _check_structure(self, step: int, target: TrainState) -> tuple[str, ...]:
         """Tells a state of another network or optimiser from a damaged one.
+
+        Returns:
+            The parts whose moving average the checkpoint lacks: earlier versions averaged only the
+            network.
 
         Raises:
             ConfigError: if the checkpoint's arrays have other names or shapes than the target's.
         """
         try:
-            metadata = ocp.PyTreeCheckpointer().metadata(self._folder / str(step) / "state")
-            metadata = metadata.item_metadata
+            # The handler, as the checkpointer warns of a file that a folder of items has not.
+            metadata = ocp.PyTreeCheckpointHandler().metadata(self._folder / str(step) / "state")
             found = _shapes(getattr(metadata, "tree", metadata))
         except Exception:
-            return  # unreadable: restoring it will say so
+            return ()  # unreadable: restoring it will say so
         expected = _shapes(_as_dict(target))
+        averaged = {name.split(".")[1] for name in found if name.startswith("ema.")}
+        unaveraged = tuple(sorted(set(target.ema) - averaged)) if averaged else ()
+        for part in unaveraged:
+            expected = {k: v for k, v in expected.items() if not k.startswith(f"ema.{part}.")}
         if not found or found == expected:
-            return
+            return unaveraged
         differing = sorted(
             name for name in {*found, *expected} if found.get(name) != expected.get(name)
         )
@@ -172,7 +181,9 @@ class Checkpoints:
             "--config.init_from set to this one to start from its network"
         )
 
-    def _restore(self, step: int, target: TrainState) -> Restored:
+    def _restore(self, step: int, target: TrainState, unaveraged: tuple[str, ...] = ()) -> Restored:
+        averages = {name: tree for name, tree in target.ema.items() if name not in unaveraged}
+        target = target.replace(ema=averages)
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), _as_dict(target)
         )
@@ -185,6 +196,15 @@ class Checkpoints:
         state = TrainState(**items["state"])
         if _checksum(state) != items["data"]["crc32"]:
             raise ValueError("its content is not what was saved: the checksum differs")
+        if unaveraged:
+            logging.warning(
+                "checkpoint %d has no moving average of the %s (it is of an earlier version): "
+                "averaging starts at this step",
+                step,
+                " and ".join(unaveraged),
+            )
+            fresh = {name: jax.tree.map(jnp.copy, state.params[name]) for name in unaveraged}
+            state = state.replace(ema={**state.ema, **fresh})
         return Restored(state=state, batches=int(items["data"]["batches"]), step=step)
 
     def _set_aside(self, step: int, error: Exception) -> None:

@@ -68,9 +68,15 @@ def _check_fit(mode: str, network: nn.Module, taken: Mapping[str, Any] | None) -
     dims = tuple(taken["arguments"]["feature_dims"])
     resize = taken["arguments"].get("resize_features", False)
     if (dims, resize) != (network.feature_dims, network.equal_feature_sizes):
+        theirs, ours = f"of {dims} channels", f"{network.feature_dims}"
+        if dims == network.feature_dims:  # then it is their sizes that differ
+            theirs, ours = (
+                "of one size" if equal else "that halve in size from level to level"
+                for equal in (resize, network.equal_feature_sizes)
+            )
         raise ConfigError(
-            f"the classifier that is taken over is for features of {dims} channels, but this "
-            f"{network.architecture} has {network.feature_dims}: take one that was trained with "
+            f"the classifier that is taken over is for features {theirs}, but this "
+            f"{network.architecture} has {ours}: take one that was trained with "
             "this network (--config.classifier_from), or "
             + ("--config.guidance=0" if mode == "transfer" else "--config.classifier_from=scratch")
         )

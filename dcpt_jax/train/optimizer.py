@@ -28,11 +28,28 @@ def cosine_schedule(
         # A Python float times the fraction keeps float64 where that is switched on.
         fraction = jnp.minimum(count, decay_steps) / decay_steps
         rate = minimum + (base - minimum) * 0.5 * (1 + jnp.cos(jnp.pi * fraction))
-        if warmup_steps:
-            rate = jnp.where(count + 1 < warmup_steps, base * (count + 1) / warmup_steps, rate)
-        return rate
+        return _warmed_up(rate, base, count, warmup_steps)
 
     return schedule
+
+
+def constant_schedule(base: float, *, warmup_steps: int = 0) -> optax.Schedule:
+    """The same rate in every step, but for the warm-up, which is that of `cosine_schedule`.
+
+    Args:
+        base: rate, > 0.
+        warmup_steps: 0 = no warm-up.
+
+    Returns:
+        Function from step to rate.
+    """
+    return lambda count: _warmed_up(jnp.asarray(base), base, count, warmup_steps)
+
+
+def _warmed_up(rate: jax.Array, base: float, count: jax.Array, warmup_steps: int) -> jax.Array:
+    if not warmup_steps:
+        return rate
+    return jnp.where(count + 1 < warmup_steps, base * (count + 1) / warmup_steps, rate)
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:

@@ -22,7 +22,7 @@ from dcpt_jax.evaluate import gallery
 from dcpt_jax.train import modules, sharding, start, steps
 from dcpt_jax.train.checkpoints import Checkpoints
 from dcpt_jax.train.modules import LEARNING
-from dcpt_jax.train.optimizer import adamw, cosine_schedule
+from dcpt_jax.train.optimizer import adamw, constant_schedule, cosine_schedule
 from dcpt_jax.train.start import Start
 from dcpt_jax.train.state import Step, TrainState, create_state
 
@@ -209,7 +209,7 @@ def resume(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
     if restored is not None:
         state, started = restored.state, f"continuing from step {restored.step}"
     else:
-        started = f"starting from {run.config.init_from or 'scratch'}"
+        started = f"starting from {start.places(run.start, run.config)}"
         for line in start.report(run.start, run.config, run.classes):
             print(line, flush=True)
     count = {name: sum(x.size for x in jax.tree.leaves(p)) for name, p in state.params.items()}
@@ -271,6 +271,8 @@ def _create_state(run: Run) -> TrainState:
 
 
 def _schedule(optimizer: ml_collections.ConfigDict, num_steps: int) -> optax.Schedule:
+    if optimizer.schedule == "constant":
+        return constant_schedule(optimizer.learning_rate, warmup_steps=optimizer.warmup_steps)
     return cosine_schedule(
         optimizer.learning_rate,
         decay_steps=optimizer.decay_steps or num_steps,

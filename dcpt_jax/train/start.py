@@ -43,7 +43,8 @@ def find_start(config: ml_collections.ConfigDict, begun: Mapping[str, Any] | Non
             once started from is not needed then.
 
     Raises:
-        ConfigError: if there is no classifier where one is needed.
+        ConfigError: if there is no classifier where one is needed, or the figures of the config
+            are those of another backbone than the weights'.
         FileNotFoundError: if a folder holds no weights.
     """
     chosen = config.get("classifier_from", SCRATCH)  # modes without the key want no classifier
@@ -51,19 +52,26 @@ def find_start(config: ml_collections.ConfigDict, begun: Mapping[str, Any] | Non
         if config.init_from:
             adopt_architecture(config, begun)
         classifier = begun.get("guide") or {}
+        if config.mode == "transfer" and config.guidance and not classifier:
+            raise ConfigError(
+                f"config.guidance is {config.guidance}, but this transfer was begun without a "
+                "classifier, which cannot be added on the way: set --config.guidance=0, or use "
+                "another --workdir with --config.init_from set to this one"
+            )
         grown = config.init_from or chosen not in ("", SCRATCH)
         if not classifier and grown and begun.get("classifier"):
-            classifier = _classifier_of(begun)
+            classifier = _classifier_of(begun, config.mode)
         _adopt_classifier(config, classifier)
         return Start(origin=begun.get("source") or {}, classifier=classifier)
     params, description, origin = {}, {}, {}
     if config.init_from:
-        found, description = weights.load_weights(config.init_from)
+        found, description = _load("init_from", config.init_from)
         params["network"] = found["network"]
         origin = {"init_from": str(config.init_from), **_run_of(description)}
+        _check_recipe(config, description["architecture"])
         adopt_architecture(config, description)
     if chosen not in ("", SCRATCH) and _wants_classifier(config):
-        found, description = weights.load_weights(chosen)
+        found, description = _load("classifier_from", chosen)
         origin["classifier_from"] = {"path": str(chosen), **_run_of(description)}
         if not description["classifier"]:
             raise ConfigError(
@@ -72,13 +80,19 @@ def find_start(config: ml_collections.ConfigDict, begun: Mapping[str, Any] | Non
             )
     classifier = {}
     if chosen != SCRATCH and _wants_classifier(config) and description.get("classifier"):
-        classifier = _classifier_of(description)
+        classifier = _classifier_of(description, config.mode)
         params["classifier"] = found["classifier"]
         _adopt_classifier(config, classifier)
     if config.mode == "transfer" and config.guidance and not classifier:
         raise ConfigError(
             f"there is no classifier in {config.init_from} to guide the transfer: name a work "
             "directory of a pre-training with --config.classifier_from, or set --config.guidance=0"
+        )
+    if config.mode == "transfer" and classifier and len(classifier["classes"]) < 2:
+        raise ConfigError(
+            f"the classifier in {config.classifier_from or config.init_from} knows only "
+            f"{classifier['classes'][0]}, so that it cannot guide: it would always be right. "
+            "Choose another --config.classifier_from, or set --config.guidance=0"
         )
     return Start(params=params, origin=origin, classifier=classifier)
 
@@ -103,7 +117,8 @@ def guide_labels(classes: tuple[str, ...], tasks: tuple[task_sets.Task, ...]) ->
         raise ConfigError(
             f"the classifier that guides the transfer does not know {', '.join(unknown)}; its "
             f"classes: {', '.join(classes)}. Choose --config.tasks among them, another "
-            "--config.classifier_from, or --config.guidance=0"
+            "--config.classifier_from, or --config.guidance=0. Classes of a converted classifier "
+            "are named by python -m dcpt_jax.convert --classes=..."
         )
     return tuple(classes.index(task.name) for task in tasks)
 
@@ -147,6 +162,14 @@ def take_over_classifier(fresh: Any, found: Any, columns: tuple[tuple[int, int],
     return {**kept, HEAD: head}
 
 
+def places(start: Start, config: ml_collections.ConfigDict) -> str:
+    """What a run starts from, in a few words."""
+    found = [config.init_from or "scratch"]
+    if "classifier" in start.params and config.classifier_from:
+        found.append(f"the classifier of {config.classifier_from}")
+    return " and ".join(found)
+
+
 def report(start: Start, config: ml_collections.ConfigDict, classes: tuple[str, ...]) -> list[str]:
     """Lines that say what was taken over, resized or left; none from scratch."""
     lines = []
@@ -188,12 +211,33 @@ def _adopt_classifier(config: ml_collections.ConfigDict, classifier: Mapping[str
         config.classifier.num_blocks = num_blocks
 
 
-def _classifier_of(description: Mapping[str, Any]) -> dict[str, Any]:
+def _load(key: str, path: str) -> tuple[weights.Params, dict[str, Any]]:
+    """The weights that a key of the config names."""
+    try:
+        return weights.load_weights(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"config.{key}: {error}") from error
+
+
+def _check_recipe(config: ml_collections.ConfigDict, architecture: str) -> None:
+    """Raises ConfigError if the config has the published figures of another backbone."""
+    if config.recipe in ("", architecture):
+        return
+    tasks = config.tasks if isinstance(config.tasks, str) and "," not in config.tasks else ""
+    preset = ",".join(filter(None, (architecture, tasks)))
+    raise ConfigError(
+        f"the network in {config.init_from} is of {architecture}, but this config has the figures "
+        f"published for {config.recipe}: use --config=configs/{config.mode}.py:{preset}, or "
+        "--config.recipe= to keep these figures"
+    )
+
+
+def _classifier_of(description: Mapping[str, Any], mode: str) -> dict[str, Any]:
     if description["classifier"].get("image_input"):
         raise ConfigError(
             "the classifier of these weights sees the image besides the features; training uses "
-            "classifiers of features alone. Set --config.classifier_from to another, or to "
-            f"{SCRATCH} for a new one"
+            "classifiers of features alone. Set --config.classifier_from to another, or "
+            + ("--config.guidance=0" if mode == "transfer" else f"to {SCRATCH} for a new one")
         )
     return {
         "arguments": dict(description["classifier"]),
