@@ -140,7 +140,9 @@ def test_the_published_networks_give_the_recorded_outputs(shared, name):
     assert list(restored.shape) == record["output"]["shape"]
     compare_samples(restored, record["output"], allowed)
     for feature, expected in zip(features, record["features"], strict=True):
-        compare_samples(feature, expected, allowed)
+        # The recorded error is the output's; SwinIR's features are far larger, and so is theirs.
+        scale = max(1, expected["std"] / record["output"]["std"])
+        compare_samples(feature, expected, scale * allowed)
 
     recorded = record["classifier"]
     classifier = create_classifier(
