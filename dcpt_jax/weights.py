@@ -5,6 +5,7 @@
 `orbax.checkpoint.StandardCheckpointer().restore(path)`.
 """
 
+import glob
 import json
 import logging
 import os
@@ -23,6 +24,11 @@ from dcpt_jax import models
 DESCRIPTION = "model.json"
 WEIGHTS = "weights"
 CHECKPOINTS = "checkpoints"
+# What is in a weights folder: the description, and Orbax's files, of whatever version.
+_WRITTEN = {
+    *(DESCRIPTION, "_METADATA", "_CHECKPOINT_METADATA", "_sharding", "array_metadatas"),
+    *("manifest.ocdbt", "d", "commit_success.txt"),
+}
 
 Params = dict[str, Any]
 
@@ -58,6 +64,8 @@ def describe(
 def save_weights(folder: Path | str, params: Params, description: Mapping[str, Any]) -> Path:
     """Writes a weights folder; an older one in its place is replaced only once this is whole.
 
+    Any other folder in its place is kept beside it, under a name that a warning says.
+
     Args:
         folder: where to; parents are made.
         params: {"network": ...[, "classifier": ...]}, arrays of any kind.
@@ -65,21 +73,60 @@ def save_weights(folder: Path | str, params: Params, description: Mapping[str, A
 
     Returns:
         The folder's absolute path.
+
+    Raises:
+        OSError: if it cannot be written; nothing has changed then.
     """
     folder = Path(folder).absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = folder.with_name(f"{folder.name}.new-{os.getpid()}")
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(fresh, jax.device_get(params), force=True)
-    (fresh / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-    if folder.exists():
-        old = folder.with_name(f"{folder.name}.old-{os.getpid()}")
-        folder.rename(old)
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(fresh, jax.device_get(params), force=True)
+        text = json.dumps(description, indent=2) + "\n"
+        (fresh / DESCRIPTION).write_text(text, encoding="utf-8")
+        _put_in_place(fresh, folder)
+    except BaseException as error:
+        for left in (
+            fresh,
+            *folder.parent.glob(f"{glob.escape(fresh.name)}.orbax-checkpoint-tmp*"),
+        ):
+            shutil.rmtree(left, ignore_errors=True)
+        if isinstance(error, Exception):  # the storage libraries raise many kinds
+            raise OSError(f"{folder} cannot be written: {_first(error)}") from error
+        raise
+    return folder
+
+
+def _put_in_place(fresh: Path, folder: Path) -> None:
+    """Renames a new folder to its name; an older weights folder of that name is removed."""
+    if not folder.exists():
         fresh.rename(folder)
+        return
+    replaceable = is_weights_folder(folder)
+    old = folder.with_name(f"{folder.name}.old-{os.getpid()}")
+    folder.rename(old)
+    try:
+        fresh.rename(folder)
+    except BaseException:
+        old.rename(folder)
+        raise
+    if replaceable:
         shutil.rmtree(old)
     else:
-        fresh.rename(folder)
-    return folder
+        logging.warning("%s was no weights folder, or held more; it is kept as %s", folder, old)
+
+
+def is_weights_folder(folder: Path | str) -> bool:
+    """Whether a folder is one that `save_weights` wrote, and holds nothing else."""
+    folder = Path(folder)
+    try:
+        description = _read_description(folder / DESCRIPTION)
+    except (OSError, ValueError):
+        return False
+    inside = {entry.name for entry in folder.iterdir()}
+    others = [name for name in inside - _WRITTEN if not name.startswith("ocdbt.process_")]
+    return "architecture" in description and "_METADATA" in inside and not others
 
 
 def load_weights(path: Path | str) -> tuple[Params, dict[str, Any]]:
@@ -215,8 +262,8 @@ def _description_in(checkpoint: Path) -> Path:
 def _load_checkpoint(folder: Path) -> tuple[Params, dict[str, Any]]:
     """Parameters and description of one training checkpoint, whatever devices it was written on."""
     description = _read_description(_description_in(folder))
-    checkpointer = ocp.PyTreeCheckpointer()
-    metadata = checkpointer.metadata(folder / "state").item_metadata
+    # The handler, as the checkpointer warns of a file that a folder of items has not.
+    metadata = ocp.PyTreeCheckpointHandler().metadata(folder / "state")
     tree = getattr(metadata, "tree", metadata)
     item = {
         name: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree[name])
@@ -224,7 +271,7 @@ def _load_checkpoint(folder: Path) -> tuple[Params, dict[str, Any]]:
         if tree.get(name)
     }
     to_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-    state = checkpointer.restore(
+    state = ocp.PyTreeCheckpointer().restore(
         folder / "state",
         args=ocp.args.PyTreeRestore(item=item, restore_args=to_host, partial_restore=True),
     )

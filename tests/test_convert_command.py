@@ -233,6 +233,72 @@ def test_an_existing_folder_is_not_overwritten(tmp_path, state, capsys):
     assert (tmp_path / "w" / "diary.txt").read_text() == "mine"
 
 
+def test_a_model_json_of_another_program_is_kept(tmp_path, state, capsys):
+    (tmp_path / "w").mkdir()  # as TensorFlow.js saves models
+    (tmp_path / "w" / "model.json").write_text('{"format": "layers-model", "modelTopology": {}}')
+    path = write_pth(tmp_path / "net.pth", state)
+    before = sorted(tmp_path.rglob("*"))
+    assert command.main([str(path), str(tmp_path / "w")]) == 1
+    assert "is no weights folder" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_source_inside_the_output_is_kept(tmp_path, weights_folder, state, capsys):
+    folder = tmp_path / "w"
+    shutil.copytree(weights_folder, folder)
+    path = write_pth(folder / "net.pth", state)
+    assert command.main([str(path), str(folder)]) == 1
+    assert "is inside OUT" in capsys.readouterr().err and path.exists()
+    other = write_pth(tmp_path / "net.pth", state)
+    assert command.main([str(other), str(folder)]) == 1
+    assert "holds other files too" in capsys.readouterr().err and path.exists()
+
+
+@pytest.mark.parametrize("part", ["downs.{}.weight", "middle_blks.{}.beta"])
+def test_names_of_a_huge_network_are_refused(tmp_path, capsys, part):
+    one = np.zeros(1, np.float32)
+    names = [part.format(2 * i) for i in range(40)]
+    state = {"intro.weight": np.zeros((8, 3, 3, 3), np.float32), "middle_blks.0.beta": one}
+    write_safetensors(tmp_path / "net.safetensors", {**state, **dict.fromkeys(names, one)})
+    assert command.main([str(tmp_path / "net.safetensors"), str(tmp_path / "w")]) == 1
+    assert "the names are of 79 " in capsys.readouterr().err
+
+
+def test_what_fails_unforeseen_is_no_traceback(tmp_path, state, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise OverflowError("too \x1b[2J large")
+
+    monkeypatch.setattr(command, "from_torch", fail)
+    path = write_pth(tmp_path / "net.pth", state)
+    assert command.main([str(path), str(tmp_path / "w")]) == 1
+    error = capsys.readouterr().err
+    assert "net.pth: makes no network (OverflowError: too \\x1b[2J large)" in error
+
+
+def test_numbers_too_large_for_float32_are_refused(tmp_path, state, capsys):
+    write_safetensors(tmp_path / "net.safetensors", {**state, "intro.bias": np.full(4, 1e300)})
+    assert command.main([str(tmp_path / "net.safetensors"), str(tmp_path / "w")]) == 1
+    assert "too large for float32: intro.bias" in capsys.readouterr().err
+
+
+def test_a_converted_nafnet_hints_at_its_local_converter(tmp_path, state, capsys):
+    path = write_pth(tmp_path / "net.pth", state)
+    assert command.main([str(path), str(tmp_path / "w")]) == 0
+    assert "--tlc SIZE" in capsys.readouterr().out
+
+
+def test_class_names_are_stripped_and_differ(tmp_path, network, state, capsys):
+    classifier = dcpt_jax.create_classifier(network.feature_dims, num_classes=2, num_blocks=1)
+    first = write_pth(tmp_path / "g.pth", state)
+    second = write_pth(tmp_path / "dc.pth", reference_state(classifier))
+    arguments = [str(first), str(tmp_path / "w"), "--classifier", str(second), "--classes"]
+    for wrong in ("rain,", "rain, rain"):
+        assert command.main([*arguments, wrong]) == 1
+        assert "has an empty name or one twice" in capsys.readouterr().err
+    assert command.main([*arguments, "rain, heavy noise"]) == 0
+    assert dcpt_jax.load_classifier(tmp_path / "w")[2] == ("rain", "heavy noise")
+
+
 def test_an_existing_file_is_not_overwritten(tmp_path, state, capsys):
     source = write_pth(tmp_path / "net.pth", state)
     target = tmp_path / "out.safetensors"
@@ -254,6 +320,7 @@ def test_an_existing_file_is_not_overwritten(tmp_path, state, capsys):
         ("w out.pth --attention relu", "--attention is for a file IN"),
         ("w out.pth --classifier c.pth", "hold no classifier"),
         ("w out.pth --classifier out.pth", "the same file as OUT"),
+        ("w out.pth --classifier folder.pth/../out.pth", "the same file as OUT"),
         ("w out.pth --classifier c.bin", "c.bin must end in one of .pth"),
         ("w out --classifier c.pth", "between two folders it comes along"),
         ("net.pth out.safetensors --classifier c.pth", "between two files"),

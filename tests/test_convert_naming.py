@@ -281,3 +281,22 @@ def test_a_module_without_rules_is_refused():
 
     with pytest.raises(ValueError, match="nafnet, restormer, promptir, swinir, classifier"):
         to_torch({}, Other())
+
+
+def test_nothing_shares_memory_with_what_was_given():
+    network = small_network()
+    state = {k: np.ones(s, np.float32) for k, s in reference_shapes(network).items()}
+    params = from_torch(state, network)
+    back = to_torch(params, network)
+    leaves = jax.tree.leaves(params)
+    for array in [*state.values(), *back.values()]:
+        assert not any(np.shares_memory(array, leaf) for leaf in leaves)
+    written = to_torch(jax.tree.map(jnp.asarray, params), network)
+    assert all(array.flags.writeable for array in written.values())
+
+
+def test_long_lists_of_names_are_cut_and_control_characters_escaped():
+    network = small_network()
+    with pytest.raises(ValueError, match=r"missing \(\d+\): .* and \d+ more\n") as error:
+        from_torch({"a\x1b[2J": np.ones(1)}, network)
+    assert "unexpected (1): a\\x1b[2J" in str(error.value)

@@ -2,11 +2,14 @@ import collections
 import io
 import os
 import pickle
+import time
 import zipfile
 
+import ml_dtypes
 import numpy as np
 import pytest
 
+from dcpt_jax.convert import pth, pth_pickle
 from dcpt_jax.convert.pth import PthError, read_pth
 
 
@@ -174,18 +177,139 @@ def test_tensors_that_lie_are_refused(tmp_path, value, message):
 @pytest.mark.parametrize(
     "data",
     [
-        b"\x80\x02}r\xff\xff\xff\x7f.",  # remembered as object 2 147 483 647: 32 GiB of numbers
-        b"\x80\x02}p2147483647\n.",
+        b"\x80\x02}p21474836470\n.",  # remembered as object 21 474 836 470
         b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b"abc.",  # a byte array of 1 TiB
+        b"\x80\x04" + b"]" * 1001 + b".",
+        b"\x80\x02" + b"X\x00\x00\x00\x02" + b"a" * 2**25 + b".",
+        b"\x80\x02" + b"\x8b\x00\x02\x00\x00" + b"\x7f" * 512 + b".",  # a number of 4096 bits
     ],
 )
-def test_pickles_that_would_take_all_memory_are_refused(tmp_path, data):
+def test_pickles_that_would_take_all_memory_are_refused(tmp_path, monkeypatch, data):
+    monkeypatch.setattr(pth_pickle, "MAX_INSTRUCTIONS", 1000)
     with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
         archive.writestr("archive/data.pkl", data)
     (tmp_path / "y.pth").write_bytes(data)
     for name in ("x.pth", "y.pth"):
         with pytest.raises(PthError, match=name):
             read_pth(tmp_path / name)
+
+
+def test_a_high_number_for_an_object_takes_no_memory(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02}r\xff\xff\xff\x7f.")
+    assert read_pth(tmp_path / "x.pth") == {}
+
+
+def raw(value):
+    """The instructions that push a value, without beginning and end of a pickle."""
+    return pickled(value)[2:-1]
+
+
+def build(target, state):
+    return raw(target) + raw(state) + pickle.BUILD
+
+
+BFLOAT16 = Global("torch", "BFloat16Storage")
+REBUILD = Global("torch._utils", "_rebuild_tensor_v2")
+STORAGE = Storage("FloatStorage", "0", 12)
+NESTED = b"]q\x63X\x01\x00\x00\x00aa0" + b"".join(  # 60 lists, each twice in the next
+    b"]q" + bytes([100 + i]) + b"(h" + bytes([99 + i]) + b"h" + bytes([99 + i]) + b"e0"
+    for i in range(60)
+)  # fmt: skip
+NESTED_TUPLES = b")q\x63" + b"".join(
+    b"0h" + bytes([99 + i]) + b"h" + bytes([99 + i]) + b"\x86q" + bytes([100 + i])
+    for i in range(60)
+)
+
+
+@pytest.mark.parametrize(
+    ("instructions", "message"),
+    [
+        (build(BFLOAT16, (3, ">", None, None, None, 1000, 1, 0)), "sets attributes"),
+        (build(REBUILD, (None, {"_budget": 1})), "sets attributes"),
+        (build(STORAGE, (1, (3,))), "sets attributes"),
+        (build(tensor("0", 12, (1,), (1,)), {"a": 1}), "sets attributes"),
+        (build({}, {"items": None}), "sets attributes"),
+        (raw(STORAGE) + b")R", "no function"),
+        (raw(Global("torch", "float32")) + b")R", "no function"),
+        (b"(" + raw("storage") + raw(BFLOAT16) + NESTED + b"h\x9f" + raw("cpu") + b"K\x01tQ",
+         "no storage"),
+        (b"}" + NESTED_TUPLES + b"NsN", "a key of type tuple"),
+        (b"}(" + b"".join(b"\x8a\x09" + (i * (2**61 - 1)).to_bytes(9, "little") + b"N"
+                         for i in range(1, 9)) + b"u", "a key of type int"),
+        (raw(Global("torch._tensor", "_rebuild_from_type_v2"))
+         + b"(" + NESTED_TUPLES + b"N)NtR", "built by something else"),
+        (raw(tensor("0", 12, (2**2000,) * 64, (0,) * 64)), "a size, stride or offset"),
+        (raw(tensor("0", 12, (1,) * 65, (0,) * 65)), "shape or strides"),
+        (raw(REBUILD(tensor("0", 12, (3, 4), (4, 1)), 2, (4, 3), (1, 4))), "without storage"),
+        (raw([Storage("FloatStorage", "0", 12), Storage("IntStorage", "0", 12)]), "two kinds"),
+        (raw(REBUILD(STORAGE, 0, (1,), (1,), False, None, {"neg": True})), "negated"),
+        (b"(cos\nsystem\nicos\nsystem\n", "names os.system"),
+        (b"(icollections\nOrderedDict\n", "the instruction INST"),
+        (b"ccollections\nOrderedDict\n)\x81", "the instruction NEWOBJ"),
+        (b"\x8f" * 10, "the instruction EMPTY_SET"),
+        (b"cos\x1b]0;x\x07\nsystem\n", r"names os\\x1b"),
+        (b"}S'a'\nI1\ns\x85R", "damaged"),
+        (b"tttttt", "damaged"),
+    ],
+)  # fmt: skip
+def test_crafted_instructions_are_refused_at_once(tmp_path, instructions, message):
+    with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02" + instructions + b".")
+        archive.writestr("archive/data/0", DATA.tobytes())
+    begin = time.monotonic()
+    with pytest.raises(PthError, match=message):
+        read_pth(tmp_path / "x.pth")
+    assert time.monotonic() - begin < 5
+    assert np.dtype(ml_dtypes.bfloat16).itemsize == 2
+
+
+def test_attributes_of_a_state_dict_change_nothing(tmp_path):
+    # PyTorch's `_metadata` comes so, and so could a method that shadows the dict's.
+    for state in ({"_metadata": collections.OrderedDict()}, {"items": None, "get": 1}):
+        with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
+            content = b"ccollections\nOrderedDict\n)R" + raw("a") + b"K\x01s" + raw(state) + b"b"
+            archive.writestr("archive/data.pkl", b"\x80\x02" + content + b".")
+        read = read_pth(tmp_path / "x.pth")
+        assert dict(read.items()) == {"a": 1} and vars(read) == {}
+
+
+def test_what_training_states_hold_beside_the_weights(tmp_path):
+    value = {
+        "parameter": Global("torch._utils", "_rebuild_parameter_with_state")(
+            tensor("0", 12, (2,), (1,)), True, collections.OrderedDict(), {"note": "x"}
+        ),
+        "buffer": Global("torch._tensor", "_rebuild_from_type_v2")(
+            REBUILD, Global("torch", "Tensor"),
+            (STORAGE, 0, (2,), (1,), False, collections.OrderedDict()), {"persistent": True},
+        ),
+        "milestones": Global("collections", "Counter")({3: 1}),
+        "set": Global("__builtin__", "set")([1, 2]),
+        "size": Global("torch", "Size")((2, 3)),
+        "device": Global("torch", "device")("cuda", 1),
+        "bytes": Global("_codecs", "encode")("x\xff", "latin1"),
+        "complex": Global("__builtin__", "complex")(1.0, 2.0),
+        "best": Global("numpy._core.multiarray", "scalar")(
+            Global("numpy", "dtype")("f8", False, True),
+            Global("_codecs", "encode")(np.float64(31.5).tobytes().decode("latin1"), "latin1"),
+        ),
+    }  # fmt: skip
+    read = read_pth(write_zip(tmp_path / "x.pth", value, {"0": DATA}))
+    np.testing.assert_array_equal(read.pop("parameter"), [0, 1])
+    np.testing.assert_array_equal(read.pop("buffer"), [0, 1])
+    assert read == {
+        "milestones": {3: 1}, "set": [1, 2], "size": (2, 3), "device": "cuda:1",
+        "bytes": b"x\xff", "complex": 1 + 2j, "best": 31.5,
+    }  # fmt: skip
+
+
+def test_a_directory_without_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(pth, "_MAX_DIRECTORY", 1000)
+    with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
+        for name in ("archive/data.pkl", *map(str, range(30))):
+            archive.writestr(name, b"\x80\x02}.")
+    with pytest.raises(PthError, match="a directory larger"):
+        read_pth(tmp_path / "x.pth")
 
 
 def test_every_truncation_is_refused(tmp_path, shared):

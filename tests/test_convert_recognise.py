@@ -205,7 +205,7 @@ def test_the_published_swinir_is_refused_with_the_reason():
 
 
 def test_unknown_names_are_shown():
-    with pytest.raises(ValueError, match=r"no known architecture .*\(head.weight, .*SwinIR"):
+    with pytest.raises(ValueError, match=r"no known architecture .*\(head.weight\); .*SwinIR"):
         recognise(state_of({"head.weight": (3, 3)}))
 
 

@@ -97,6 +97,34 @@ def test_saving_again_replaces_the_folder_and_leaves_nothing_beside_it(tmp_path,
         dcpt_jax.load_classifier(tmp_path / "w")
 
 
+def test_a_failed_write_leaves_the_old_folder_and_nothing_else(tmp_path, small, monkeypatch):
+    folder = save(tmp_path / "w", small)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(OSError, match=r"w cannot be written: .*JSON serializable"):
+        weights.save_weights(folder, {"network": small[2]["network"]}, {"bad": object()})
+    assert sorted(tmp_path.rglob("*")) == before
+
+    def fail(self, path, *_, **__):
+        path.with_name(path.name + ".orbax-checkpoint-tmp").mkdir()
+        raise RuntimeError("the disk\nis full")
+
+    monkeypatch.setattr(ocp.StandardCheckpointer, "save", fail)
+    with pytest.raises(OSError, match=r"w cannot be written: the disk$"):
+        save(folder, small)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_that_is_not_ours_is_kept(tmp_path, small, caplog):
+    folder = save(tmp_path / "w", small)
+    assert weights.is_weights_folder(folder)
+    (folder / "diary.txt").write_text("mine")
+    assert not weights.is_weights_folder(folder)
+    save(folder, small)
+    assert weights.is_weights_folder(folder) and "it is kept as" in caplog.text
+    (kept,) = tmp_path.glob("w.old-*")
+    assert (kept / "diary.txt").read_text() == "mine"
+
+
 def test_missing_and_damaged_weights_are_named(tmp_path, small):
     with pytest.raises(FileNotFoundError, match=r"no weights in .*nowhere"):
         dcpt_jax.load(tmp_path / "nowhere")

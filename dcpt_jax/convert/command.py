@@ -13,6 +13,7 @@ from flax import linen as nn
 
 from dcpt_jax import models, weights
 from dcpt_jax.convert import files
+from dcpt_jax.convert.messages import listed, printable
 from dcpt_jax.convert.naming import from_torch, to_torch
 from dcpt_jax.convert.options import check, parser, told
 from dcpt_jax.convert.recognise import recognise, state_dict_of
@@ -24,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         convert(options)
     except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        lines = (printable(line, 10_000) for line in str(error).splitlines())
+        print("error:", "\n".join(lines), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -57,6 +59,11 @@ def convert(options: argparse.Namespace) -> None:
         if reads_folder:
             to_torch(read.params["network"], read.network)  # only to find what does not fit
         print(f"wrote: {weights.save_weights(options.output, read.params, read.description)}")
+        if read.network.architecture == "nafnet" and not reads_folder:
+            print(
+                "hint: a NAFNet restores whole photos better with `dcpt_jax.restore --tlc SIZE`, "
+                "the size of its training crops, which its file does not say"
+            )
         return
     states = {options.output: to_torch(read.params["network"], read.network, body=options.body)}
     if options.classifier:
@@ -103,7 +110,9 @@ def _read_files(options: argparse.Namespace, writes_file: bool) -> _Weights:
             )
         classes = tuple(f"class_{i}" for i in range(classifier.num_classes))
     if options.classes is not None:
-        named = tuple(filter(None, options.classes.split(",")))
+        named = tuple(name.strip() for name in options.classes.split(","))
+        if "" in named or len(set(named)) < len(named):
+            raise ValueError(f"--classes {options.classes!r} has an empty name or one twice")
         if len(named) != len(classes):
             raise ValueError(
                 f"--classes names {len(named)} classes, the classifier has {len(classes)}"
@@ -138,8 +147,11 @@ def _read_file(
             module = models.create_model(found.architecture, **found.arguments)
         state, remarks = _as_float32(found.state)
         params = from_torch(state, module)
-    except ValueError as error:
-        message = str(error)
+    except OSError:
+        raise
+    except Exception as error:  # names and shapes of no sense fail in more places than one
+        known = isinstance(error, ValueError)
+        message = str(error) if known else f"makes no network ({type(error).__name__}: {error})"
         raise ValueError(message if str(path) in message else f"{path}: {message}") from error
     print(f"recognised in {path}: {_summary(module, params)}")
     for remark in (*found.remarks, *remarks):
@@ -153,11 +165,20 @@ def _as_float32(state: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], li
     numbers = {"float16", "bfloat16", "float32", "float64"}
     if stored - numbers:
         wrong = [f"{name} ({v.dtype})" for name, v in state.items() if str(v.dtype) not in numbers]
-        raise ValueError(f"these are no floating-point numbers: {', '.join(wrong[:5])}")
+        raise ValueError(f"these are no floating-point numbers: {listed(wrong, 5)}")
     # Half and bfloat16 storage only ever saved space: parameters are float32 here.
     others = sorted(stored - {"float32"})
     remarks = [f"stored as {' and '.join(others)}; converted to float32"] if others else []
-    return {name: np.asarray(value, np.float32) for name, value in state.items()}, remarks
+    with np.errstate(over="ignore"):
+        converted = {name: np.asarray(value, np.float32) for name, value in state.items()}
+    overflown = [
+        name
+        for name, value in state.items()
+        if value.dtype == np.float64 and (np.isinf(converted[name]) & np.isfinite(value)).any()
+    ]
+    if overflown:
+        raise ValueError(f"numbers too large for float32: {listed(overflown, 5)}")
+    return converted, remarks
 
 
 def _summary(module: nn.Module, params: dict[str, Any]) -> str:

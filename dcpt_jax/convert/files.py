@@ -51,7 +51,10 @@ def is_file_name(path: Path | str) -> bool:
 
 
 def write_checkpoints(states: Mapping[Path, Mapping[str, np.ndarray]]) -> None:
-    """Writes state dicts, in the formats that the suffixes of their files say: all or none.
+    """Writes state dicts, in the formats that the suffixes of their files say.
+
+    Nothing appears under their names before all are written whole beside them; only if renaming
+    fails then (the file system is gone), some may have been replaced and some not.
 
     Args:
         states: file, with a suffix out of `SUFFIXES` -> (name -> array).

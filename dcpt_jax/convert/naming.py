@@ -16,6 +16,7 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from dcpt_jax.convert.messages import listed
 from dcpt_jax.models import parameter_shapes
 
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]  # pattern and replacement of re.sub
@@ -104,10 +105,11 @@ def from_torch(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Any
         model: the network or classifier that the weights are for.
 
     Returns:
-        The nested dict that goes under "params", of NumPy arrays in the dtypes given.
+        The nested dict that goes under "params", of NumPy arrays in the dtypes given, which share
+        no memory with those given.
 
     Raises:
-        ValueError: listing every name that is missing, unexpected or of another shape; or if the
+        ValueError: listing the names that are missing, unexpected or of another shape; or if the
             architecture of `model` has no rules.
     """
     second = has_second_layout(state_dict, getattr(model, "architecture", ""))
@@ -133,10 +135,11 @@ def to_torch(
             for "relu", the original ones for "softmax".
 
     Returns:
-        Name in the reference -> NumPy array in the reference's layout, in the dtypes given.
+        Name in the reference -> NumPy array in the reference's layout, in the dtypes given; none
+        shares memory with the parameters.
 
     Raises:
-        ValueError: listing every name that is missing, unexpected or of another shape; or if the
+        ValueError: listing the names that are missing, unexpected or of another shape; or if the
             architecture of `model` has no rules, or no names with `body`.
     """
     rules, expected = _rules_for(model, second=_has_body(model, body)), _shapes(model)
@@ -225,14 +228,15 @@ def _reference_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 def _to_reference(path: str, array: np.ndarray) -> np.ndarray:
     order = [axis for axis in _axes(path, array.ndim) if axis is not None]
     shape = _reference_shape(path, array.shape)
-    return np.ascontiguousarray(array.transpose(order)).reshape(shape)
+    return np.array(array.transpose(order), order="C").reshape(shape)  # a copy in any case
 
 
 def _from_reference(path: str, array: np.ndarray) -> np.ndarray:
     axes = _axes(path, array.ndim)
     kept = [(size, axis) for size, axis in zip(array.shape, axes, strict=True) if axis is not None]
     order = np.argsort([axis for _, axis in kept])
-    return np.ascontiguousarray(array.reshape([size for size, _ in kept]).transpose(order))
+    squeezed = array.reshape([size for size, _ in kept])
+    return np.array(squeezed.transpose(order), order="C")  # a copy in any case
 
 
 def _as_numpy(value: Any) -> np.ndarray:
@@ -250,7 +254,7 @@ def _as_numpy(value: Any) -> np.ndarray:
 
 def _natural_order(path: str) -> list[tuple[bool, int, str]]:
     parts = re.split(r"(\d+)", path)
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
 def _compare(
@@ -270,7 +274,7 @@ def _compare(
     problems = {"missing": missing, "unexpected": unexpected, "of another shape": misshaped}
     if any(problems.values()):
         lists = "\n".join(
-            f"  {kind} ({len(names)}): {', '.join(sorted(names, key=_natural_order))}"
+            f"  {kind} ({len(names)}): {listed(sorted(names, key=_natural_order))}"
             for kind, names in problems.items()
             if names
         )

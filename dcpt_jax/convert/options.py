@@ -20,6 +20,7 @@ what is written
   If OUT ends in .pth or .safetensors: such a file, with the names of the PyTorch original, which
   loads it with strict=True. Otherwise a weights folder, which dcpt_jax.load and Orbax read. Names
   that are missing, unexpected or of another shape are listed, and then nothing is written.
+  A NAFNet's names are DCPT's (decoder0.), also where those read were its authors' (decoders.0.).
 
 examples
   python -m dcpt_jax.convert dcpt_nafnet_5d.pth weights/
@@ -88,8 +89,8 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--overwrite",
         action="store_true",
-        help="replace files that exist (a weights folder is replaced without it; any other "
-        "folder never)",
+        help="replace files that exist (a weights folder is replaced without it, if nothing else "
+        "is in it; any other folder never)",
     )
     return result
 
@@ -114,13 +115,19 @@ def check(options: argparse.Namespace, reads_folder: bool, writes_file: bool) ->
     if options.body is not None and not writes_file:
         raise ValueError("--body and --no-body are for a file OUT; a folder has names of its own")
     if not writes_file:
-        if output.exists() and not (output / weights.DESCRIPTION).is_file():
-            raise FileExistsError(f"{output} exists and is no weights folder; choose another")
         if output.exists() and reads_folder and output.samefile(options.input):
             raise ValueError(f"{output} is both IN and OUT")
+        for path in (options.input, *([classifier] if classifier else [])):
+            if path.resolve().is_relative_to(output.resolve()):
+                raise ValueError(f"{path} is inside OUT, {output}, which would be replaced")
+        if output.exists() and not weights.is_weights_folder(output):
+            raise FileExistsError(
+                f"{output} exists and is no weights folder, or holds other files too; choose "
+                "another"
+            )
         return
     written = [output, *([classifier] if classifier else [])]
-    if len({path.absolute() for path in written}) < len(written):
+    if len({path.resolve() for path in written}) < len(written):
         raise ValueError(f"--classifier {classifier} would be the same file as OUT")
     for path in written:
         if not files.is_file_name(path):

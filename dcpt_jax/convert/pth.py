@@ -1,44 +1,28 @@
 """Reads PyTorch's `.pth` files without PyTorch and without running anything in them.
 
 A `.pth` file is a pickle, and a pickle can call any function. Here it can name tensors and plain
-containers only; every other name is refused before it is looked up. Both layouts are read: the zip
-archive of PyTorch 1.6 and later, and the stream of pickles before that.
+data only; every other name is refused. Both layouts are read: the zip archive of PyTorch 1.6 and
+later, and the stream of pickles before that.
 """
 
-import collections
 import io
 import math
-import pickle
-import pickletools
 import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import ml_dtypes
 import numpy as np
 
-STORAGE_DTYPES = {
-    "DoubleStorage": np.float64,
-    "FloatStorage": np.float32,
-    "HalfStorage": np.float16,
-    "BFloat16Storage": ml_dtypes.bfloat16,
-    "LongStorage": np.int64,
-    "IntStorage": np.int32,
-    "ShortStorage": np.int16,
-    "CharStorage": np.int8,
-    "ByteStorage": np.uint8,
-    "BoolStorage": np.bool_,
-}
+from dcpt_jax.convert.messages import printable
+from dcpt_jax.convert.pth_pickle import MAX_BYTES, Name, PthError, unpickle
+from dcpt_jax.convert.pth_tensors import STORAGE_DTYPES, Storage, functions
+
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
-_MAX_PICKLE = 64 * 2**20  # bytes of structure; a state dict of thousands of names takes under one
+_MAX_DIRECTORY = 4 * 2**20  # bytes of a zip archive's directory; about 100 for each tensor
 _SLACK = 64 * 2**20
-
-
-class PthError(ValueError):
-    """A file that is no PyTorch checkpoint, is damaged, or holds more than tensors."""
 
 
 def read_pth(path: Path | str) -> Any:
@@ -46,7 +30,8 @@ def read_pth(path: Path | str) -> Any:
 
     Tensors become NumPy arrays of their own shape and dtype (bfloat16 as `ml_dtypes.bfloat16`), in
     C order and independent of each other, whatever views of common storage they were. Parameters
-    become plain arrays.
+    become plain arrays. Of what stands beside the weights in training states, counters and
+    defaultdicts become dicts, sets lists, sizes tuples, devices texts and dtypes inert names.
 
     Args:
         path: the file.
@@ -56,12 +41,12 @@ def read_pth(path: Path | str) -> Any:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        PthError: if the file is damaged, names anything but tensors and plain containers, or would
-            take more than four times its size (and 64 MiB) of memory.
+        PthError: if the file is damaged, names anything but tensors and plain data, or would take
+            more than four times its size (and some hundred MiB) of memory.
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
+        with _File(path) as file:
             if zipfile.is_zipfile(file):
                 return _read_zip(file, _Budget(path))
             file.seek(0)
@@ -73,7 +58,21 @@ def read_pth(path: Path | str) -> Any:
     except MemoryError as error:
         raise PthError(f"{path}: it asks for more memory than there is") from error
     except Exception as error:  # the standard modules raise many kinds for damaged data
-        raise PthError(f"{path}: damaged, or no PyTorch checkpoint ({error})") from error
+        reason = printable(str(error) or type(error).__name__)
+        raise PthError(f"{path}: damaged, or no PyTorch checkpoint ({reason})") from error
+
+
+class _File(io.BufferedReader):
+    """A file that can refuse to be read in large pieces."""
+
+    def __init__(self, path: Path):
+        super().__init__(io.FileIO(path))
+        self.largest = math.inf
+
+    def read(self, size: int | None = -1) -> bytes:
+        if (size or 0) > self.largest:
+            raise PthError("refused: a directory larger than any network needs")
+        return super().read(size)
 
 
 class _Budget:
@@ -88,112 +87,48 @@ class _Budget:
             raise PthError("refused: its tensors are far larger than the file")
 
 
-class _Tensor:
-    """Stands in for PyTorch's rebuild function; without attributes, so a pickle can change none."""
+class _Storages:
+    """The storages of a file by key; each is made at its first mention."""
 
-    __slots__ = ("_budget",)
+    def __init__(self, make: Callable[[str, np.dtype, int], np.ndarray], budget: _Budget):
+        self._make, self._budget = make, budget
+        self._made: dict[str, Storage] = {}
 
-    def __init__(self, budget: _Budget):
-        self._budget = budget
+    def __getitem__(self, key: str) -> np.ndarray:
+        if type(key) is not str:
+            raise PthError("damaged: the key of a storage is no text")
+        return self._made[key].array
 
-    def __call__(self, storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> np.ndarray:
-        if not isinstance(storage, np.ndarray):
-            raise PthError("damaged: a tensor without storage")
-        size, stride = tuple(map(int, size)), tuple(map(int, stride))
-        count = math.prod(size)
-        if len(size) != len(stride) or min((*size, *stride, offset)) < 0:
-            raise PthError(f"damaged: tensor of shape {size}, stride {stride}, offset {offset}")
-        steps = ((n - 1) * step for n, step in zip(size, stride, strict=True))
-        if count and offset + sum(steps) >= storage.size:
-            raise PthError(f"damaged: a tensor of shape {size} reaches past its storage")
-        self._budget.take(count * storage.itemsize)
-        if not count:
-            return np.zeros(size, storage.dtype)
-        byte_strides = [step * storage.itemsize for step in stride]
-        view = np.lib.stride_tricks.as_strided(storage[offset:], size, byte_strides)
-        return view.copy()
-
-
-class _Parameter:
-    """A parameter is its data."""
-
-    __slots__ = ()
-
-    def __call__(self, data: Any, *_: Any) -> Any:
-        return data
-
-
-class _NoTensor:
-    """Builds nothing, where a pickle is read only for what it refers to."""
-
-    __slots__ = ()
-
-    def __call__(self, *_: Any) -> None:
-        return None
+    def __call__(self, identity: Any) -> Storage:
+        """The storage of a persistent id: ("storage", type, key, device, number of elements)."""
+        # The types come first: a text of nested lists could take for ever.
+        if type(identity) is not tuple or not 5 <= len(identity) <= 6:
+            raise PthError("damaged: it refers to something that is no storage")
+        word, kind, key, _, count = identity[:5]
+        named = type(kind) is Name and kind.module == "torch" and kind.name in STORAGE_DTYPES
+        if (
+            not named
+            or (type(word), type(key), type(count)) != (str, str, int)
+            or word != "storage"
+            or not (key.isascii() and key.isdigit() and len(key) < 20)
+            or not 0 <= count < 2**63
+        ):
+            raise PthError("damaged: it refers to something that is no storage")
+        if len(identity) == 6 and identity[5] is not None:
+            raise PthError("refused: a storage that is a part of another, which PyTorch gave up")
+        dtype = np.dtype(STORAGE_DTYPES[kind.name])
+        if key not in self._made:
+            self._budget.take(count * dtype.itemsize)
+            self._made[key] = Storage(self._make(key, dtype, count))
+        if self._made[key].array.dtype != dtype:
+            raise PthError(f"refused: storage {key} in two kinds of numbers")
+        return self._made[key]
 
 
-class _Unpickler(pickle.Unpickler):
-    """Knows tensors and plain containers, nothing else."""
-
-    def __init__(
-        self, file: BinaryIO, build: Callable[..., Any], load: Callable[[Any], np.ndarray]
-    ):
-        super().__init__(file, encoding="utf-8")
-        self._load = load
-        self._names = {
-            ("collections", "OrderedDict"): collections.OrderedDict,
-            ("torch._utils", "_rebuild_tensor"): build,
-            ("torch._utils", "_rebuild_tensor_v2"): build,
-            ("torch._utils", "_rebuild_parameter"): _Parameter(),
-        }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in self._names:
-            return self._names[module, name]
-        if module == "torch" and name in STORAGE_DTYPES:
-            return np.dtype(STORAGE_DTYPES[name])
-        raise PthError(f"refused: it names {module}.{name}, which is no tensor or plain container")
-
-    def persistent_load(self, identity: Any) -> np.ndarray:
-        return self._load(identity)
-
-
-def _unpickle(file: BinaryIO, build: Callable[..., Any], load: Callable[[Any], np.ndarray]) -> Any:
-    """The next object in a stream of pickles."""
-    begin = file.tell()
-    _check_memory(file)
-    file.seek(begin)
-    return _Unpickler(file, build, load).load()
-
-
-def _check_memory(file: BinaryIO) -> None:
-    """Raises PthError for a pickle at which Python's unpickler takes memory without measure.
-
-    It makes room for all numbers up to the highest under which an object is remembered, however
-    few there are, and for byte arrays before it knows whether there are so many bytes.
-    """
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > count:
-            raise PthError(f"refused: object {argument:,} after {count:,} instructions")
-        if opcode.name == "BYTEARRAY8":
-            raise PthError("refused: a byte array, which is no tensor or plain container")
-
-
-def _storage_identity(identity: Any) -> tuple[np.dtype, str, int]:
-    """(dtype, key, number of elements) of a storage's persistent id."""
-    if (
-        not isinstance(identity, tuple)
-        or len(identity) < 5
-        or identity[0] != "storage"
-        or not isinstance(identity[1], np.dtype)
-        or not str(identity[2]).isdigit()
-    ):
-        raise PthError("damaged: it refers to something that is no storage")
-    return identity[1], str(identity[2]), int(identity[4])
-
-
-def _read_zip(file: BinaryIO, budget: _Budget) -> Any:
+def _read_zip(file: _File, budget: _Budget) -> Any:
+    file.largest = _MAX_DIRECTORY
     with zipfile.ZipFile(file) as archive:
+        file.largest = math.inf
         entries = {entry.filename: entry for entry in archive.infolist()}
         roots = [name for name in entries if name.endswith("data.pkl") and name.count("/") == 1]
         if len(roots) != 1:
@@ -204,58 +139,46 @@ def _read_zip(file: BinaryIO, budget: _Budget) -> Any:
 
         def read(name: str, limit: int) -> bytes:
             if name not in entries:
-                raise PthError(f"damaged: {name} is missing")
+                raise PthError(f"damaged: {printable(name)} is missing")
             if entries[name].file_size > limit:
-                raise PthError(f"refused: {name} is larger than expected")
+                raise PthError(f"refused: {printable(name)} is larger than expected")
             return archive.read(name)
 
         if root + "byteorder" in entries and read(root + "byteorder", 16) != b"little":
             raise PthError("refused: written on a big-endian machine")
-        storages: dict[str, np.ndarray] = {}
 
-        def load(identity: Any) -> np.ndarray:
-            dtype, key, count = _storage_identity(identity)
-            if key not in storages:
-                budget.take(count * dtype.itemsize)
-                data = read(f"{root}data/{key}", count * dtype.itemsize)
-                storages[key] = np.frombuffer(data, dtype, count)
-            return storages[key]
+        def make(key: str, dtype: np.dtype, count: int) -> np.ndarray:
+            data = read(f"{root}data/{key}", count * dtype.itemsize)
+            return np.frombuffer(data, dtype, count)
 
-        pickled = io.BytesIO(read(roots[0], _MAX_PICKLE))
-        return _unpickle(pickled, _Tensor(budget), load)
+        pickled = io.BytesIO(read(roots[0], MAX_BYTES))
+        return unpickle(pickled, functions(budget.take), _Storages(make, budget))
 
 
 def _read_legacy(file: BinaryIO, budget: _Budget) -> Any:
-    def refuse(identity: Any) -> np.ndarray:
+    def refuse(identity: Any) -> None:
         raise PthError("damaged: a storage where none belongs")
 
-    nothing = _NoTensor()
-    if _unpickle(file, nothing, refuse) != _LEGACY_MAGIC:
+    no_tensors = functions(budget.take, tensors=False)
+    if unpickle(file, no_tensors, refuse) != _LEGACY_MAGIC:
         raise PthError("no PyTorch checkpoint: neither a zip archive nor the older layout")
-    if _unpickle(file, nothing, refuse) != _LEGACY_PROTOCOL:
+    if unpickle(file, no_tensors, refuse) != _LEGACY_PROTOCOL:
         raise PthError("refused: an unknown version of the older layout")
-    system = _unpickle(file, nothing, refuse)
-    if not system.get("little_endian", True):
+    system = unpickle(file, no_tensors, refuse)
+    if type(system) is not dict or not system.get("little_endian", True):
         raise PthError("refused: written on a big-endian machine")
-    storages: dict[str, np.ndarray] = {}
 
-    def load(identity: Any) -> np.ndarray:
-        # The data stand behind the pickle: it is read once for the storages, which are filled
-        # then, and once more for the tensors.
-        dtype, key, count = _storage_identity(identity)
-        if key not in storages:
-            budget.take(count * dtype.itemsize)
-            storages[key] = np.zeros(count, dtype)
-        return storages[key]
-
+    # The data stand behind the pickle: it is read once for the storages, which are filled then,
+    # and once more for the tensors.
+    storages = _Storages(lambda key, dtype, count: np.zeros(count, dtype), budget)
     begin = file.tell()
-    _unpickle(file, nothing, load)
-    for key in _unpickle(file, nothing, refuse):
-        storage = storages[str(key)]
+    unpickle(file, no_tensors, storages)
+    for key in unpickle(file, no_tensors, refuse):
+        storage = storages[key]
         (count,) = struct.unpack("<q", file.read(8))
         data = file.read(storage.nbytes)
         if count != storage.size or len(data) != storage.nbytes:
             raise PthError("damaged: cut off, or a storage of another size than announced")
         storage[:] = np.frombuffer(data, storage.dtype)
     file.seek(begin)
-    return _unpickle(file, _Tensor(budget), load)
+    return unpickle(file, functions(budget.take), storages)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from dcpt_jax.convert.messages import listed, printable
 from dcpt_jax.convert.recognise_transformers import promptir, restormer, swinir
 from dcpt_jax.convert.state_shapes import StateDict, any_matches, count_numbered, size_of
 
@@ -35,16 +36,14 @@ def state_dict_of(content: Any, key: str | None = None) -> tuple[dict[str, np.nd
         raise ValueError(f"expected a dict of tensors, found {type(content).__name__}")
     if key is None:
         key = next((entry for entry in _ENTRIES if isinstance(content.get(entry), Mapping)), "")
-    known = ", ".join(str(k) for k, v in content.items() if isinstance(v, Mapping))
+    known = listed(k for k, v in content.items() if isinstance(v, Mapping))
     if key and not isinstance(content.get(key), Mapping):
         raise ValueError(f"there is no entry {key!r}; entries: {known or 'none'}")
     state = content[key] if key else content
     wrong = [str(name) for name, value in state.items() if not isinstance(value, np.ndarray)]
     if wrong:
         choice = f"; --params takes one of its entries: {known}" if known and not key else ""
-        raise ValueError(
-            f"no state dict: these entries are no tensors: {', '.join(wrong[:5])}{choice}"
-        )
+        raise ValueError(f"no state dict: these entries are no tensors: {listed(wrong, 5)}{choice}")
     if not state:
         raise ValueError("no state dict: it is empty")
     stripped = {_PREFIXES.sub("", str(name), count=1): value for name, value in state.items()}
@@ -96,7 +95,7 @@ def recognise(
     """
     empty = [name for name, value in state.items() if not value.size]
     if empty:
-        raise ValueError(f"empty tensors: {', '.join(empty[:5])}")
+        raise ValueError(f"empty tensors: {listed(empty, 5)}")
     architecture = _architecture(state)
     _refuse_relatives(state)
     options = {"attention": attention, "window_size": window_size, "num_heads": num_heads}
@@ -114,13 +113,38 @@ def recognise(
         for name in unused:
             del state[name]
         if unused:
-            remarks.append(f"left out, as PromptIR never uses them: {', '.join(unused)}")
+            remarks.append(f"left out, as PromptIR never uses them: {listed(unused)}")
         arguments = promptir(state)
     elif architecture == "swinir":
         arguments, remarks = swinir(state, window_size, num_heads)
     else:
         arguments = {"nafnet": _nafnet, "classifier": _classifier}[architecture](state)
+    _check_size(arguments, state)
     return Recognised(architecture, arguments, tuple(remarks), state)
+
+
+_MOST_LEVELS = 8
+_BLOCK_COUNTS = {
+    *("encoder_blocks", "middle_blocks", "decoder_blocks"),
+    *("num_blocks", "num_refinement_blocks", "depths"),
+}
+
+
+def _check_size(arguments: Mapping[str, Any], state: StateDict) -> None:
+    """Raises ValueError for a network far larger than its file, which would take for ever."""
+    counts = [value for name, value in arguments.items() if name in _BLOCK_COUNTS]
+    blocks = sum(sum(value) if isinstance(value, tuple) else value for value in counts)
+    # Every block has nine tensors or more; some may be lost.
+    if blocks > 16 + len(state) // 3:
+        raise ValueError(f"the names are of {blocks} blocks, but there are {len(state)} tensors")
+
+
+def _check_levels(levels: int) -> int:
+    if levels > _MOST_LEVELS:
+        raise ValueError(
+            f"the names are of {levels} levels; networks here have {_MOST_LEVELS} at most"
+        )
+    return levels
 
 
 # Convolutions that the published PromptIR defines and never runs.
@@ -140,9 +164,8 @@ def _architecture(state: StateDict) -> str:
     for architecture, pattern in _SIGNS.items():
         if any_matches(state, pattern):
             return architecture
-    shown = ", ".join(list(state)[:5])
     raise ValueError(
-        f"no known architecture has these names ({shown}, ...); known: NAFNet, Restormer, "
+        f"no known architecture has these names ({listed(state, 5)}); known: NAFNet, Restormer, "
         "PromptIR, DCPT's SwinIR, DCPT's classifier"
     )
 
@@ -171,7 +194,7 @@ def _refuse_relatives(state: StateDict) -> None:
     for pattern, reason in _RELATIVES:
         names = [name for name in state if re.match(pattern, name)]
         if names:
-            raise ValueError(f"refused because of {names[0]}: {reason}")
+            raise ValueError(f"refused because of {printable(names[0])}: {reason}")
     for name in ("intro.weight", "patch_embed.proj.weight", "conv_first.weight"):
         shape = state[name].shape if name in state else (0, 3, 3, 3)
         if len(shape) == 4 and shape[2:] == (3, 3) and shape[1] != 3:
@@ -185,7 +208,9 @@ def _nafnet(state: StateDict) -> dict[str, Any]:
     width = size_of(
         state, "width", ("intro.weight", 0), ("intro.bias", 0), ("ending.weight", 1)
     )  # fmt: skip
-    levels = max(count_numbered(state, rf"{part}\.(\d+)\.") for part in ("encoders", "downs"))
+    levels = _check_levels(
+        max(count_numbered(state, rf"{part}\.(\d+)\.") for part in ("encoders", "downs"))
+    )
     decoder = r"decoder(?:s\.)?"  # a list of stages in NAFNet's own code
 
     def blocks(stage: str) -> int:
@@ -200,9 +225,11 @@ def _nafnet(state: StateDict) -> dict[str, Any]:
 
 
 def _classifier(state: StateDict) -> dict[str, Any]:
-    levels = max(
-        count_numbered(state, rf"{part}\.(\d+)\.")
-        for part in ("downsample_layers", "bottleneck_layers")
+    levels = _check_levels(
+        max(
+            count_numbered(state, rf"{part}\.(\d+)\.")
+            for part in ("downsample_layers", "bottleneck_layers")
+        )
     )
     channels = (
         size_of(

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from dcpt_jax.convert.messages import printable
+
 StateDict = Mapping[str, np.ndarray]
 
 
@@ -27,7 +29,8 @@ def count_numbered(state: StateDict, pattern: str) -> int:
     count = max(found, default=-1) + 1
     if count > 2 * len(found):
         raise ValueError(
-            f"the number in {found[count - 1]!r} is too high: there are {len(found)} such parts"
+            f"the number in '{printable(found[count - 1])}' is too high: there are {len(found)} "
+            "such parts"
         )
     return count
 
@@ -64,7 +67,7 @@ def expansion_factor(pairs: Iterable[tuple[int, int]], default: float) -> float:
         pairs: (channels, hidden channels) of each layer; channels > 0.
         default: the factor of the published network.
     """
-    layers = Counter(pairs)
+    layers = dict(Counter(pairs).most_common(32))  # real networks have a handful of widths
     # If any factor with so many digits fits some layers, then also the smallest such factor, which
     # is hidden / channels of one of them, rounded up.
     candidates = {(0, float(default))} | {
