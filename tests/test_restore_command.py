@@ -348,6 +348,7 @@ def test_wrong_paths_end_with_status_2(tmp_path, monkeypatch, capsys, change, me
         (["x.png", "--output", "o", "--weights", "w", "--tile", "1.5"], "'1.5' is neither"),
         (["x.png", "--output", "o", "--weights", "w", "--format", "bmp"], "png"),
         (["x.png", "--output", "o", "--weights", "w", "--tlc", "maybe"], "auto"),
+        (["x.png", "--output", "o", "--weights", "w", "--tlc", "0"], "size in pixels"),
     ],
 )
 def test_wrong_arguments_end_with_status_2(arguments, message, capsys):
@@ -406,6 +407,9 @@ def test_without_a_crop_size_the_local_converter_is_off_or_an_error(weights_fold
     assert "do not say their crop_size" in remarks
     with pytest.raises(command.UsageError, match="does not say crop_size"):
         network(folder, "on")
+    model, remarks = network(folder, "30")
+    assert tuple(model.tlc_size) == (32, 32)
+    assert "on, for training crops of 32 pixels" in remarks
 
 
 def test_weights_of_the_pre_training_are_told(weights_folder, tmp_path):

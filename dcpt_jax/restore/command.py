@@ -43,8 +43,9 @@ local converter (--tlc)
   NAFNet averages over the whole image, and averages over a large photo differ from those over the
   crops it was trained on. The test-time local converter averages over windows of 1.5 times the
   training crop instead. auto: on if the weights say how large that was (crop_size in model.json)
-  and the network has it; it changes nothing for photos smaller than the window. Tiles agree with
-  the whole photo better with it than without.
+  and the network has it. SIZE: for training crops of so many pixels; converted weights do not say
+  it (128 in DCPT). It changes nothing for photos smaller than the window. Tiles agree with the
+  whole photo better with it than without.
 
 exit status
   0: all photos are restored or were finished before; 1: some failed, each is named with the
@@ -99,8 +100,9 @@ def parser() -> argparse.ArgumentParser:
     add("--overwrite", action="store_true", help="restore again what is already in DIR")
     add(
         "--tlc",
-        choices=("auto", "on", "off"),
+        type=_tlc,
         default="auto",
+        metavar="auto|on|off|SIZE",
         help="test-time local converter of NAFNet, see below (default: %(default)s)",
     )
     return result
@@ -237,13 +239,13 @@ def load_network(path: Path, tlc: str) -> tuple[Any, dict[str, Any], list[str]]:
 
     Args:
         path: weights folder or work directory.
-        tlc: "auto", "on" or "off", see --help.
+        tlc: "auto", "on", "off" or a size, see --help.
 
     Returns:
         (model, its parameters, what the user should know about them).
 
     Raises:
-        UsageError: if there are no usable weights, or "on" is not possible with them.
+        UsageError: if there are no usable weights, or `tlc` is not possible with them.
     """
     from dcpt_jax import weights
 
@@ -262,17 +264,23 @@ def load_network(path: Path, tlc: str) -> tuple[Any, dict[str, Any], list[str]]:
 def _local_converter(model: Any, crop: int | None, tlc: str) -> tuple[dict[str, Any], str]:
     """Keyword arguments to change for --tlc, and what to say about them."""
     if not hasattr(model, "tlc_size"):
-        if tlc == "on":
-            raise UsageError(f"--tlc on: {model.architecture} has no local converter; leave it out")
+        if tlc not in ("auto", "off"):
+            raise UsageError(
+                f"--tlc {tlc}: {model.architecture} has no local converter; leave it out"
+            )
         return {}, f"off ({model.architecture} has none)"
     if tlc == "off":
         return {"tlc_size": None}, "off"
-    if model.tlc_size is not None:
+    if tlc.isdigit():
+        crop = int(tlc)
+    elif model.tlc_size is not None:
         return {}, f"on, for training crops of {model.tlc_size[0]} pixels"
     if crop is None:
         if tlc == "on":
-            raise UsageError("--tlc on: model.json of these weights does not say crop_size")
-        return {}, "off (the weights do not say their crop_size)"
+            raise UsageError(
+                "--tlc on: model.json of these weights does not say crop_size; give it, --tlc SIZE"
+            )
+        return {}, "off (the weights do not say their crop_size; --tlc SIZE gives it)"
     from dcpt_jax import weights
 
     size = weights.local_converter_size(model, crop)
@@ -328,3 +336,11 @@ def _tile(text: str) -> int | None:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a number of pixels >= 1")
     return int(text)
+
+
+def _tlc(text: str) -> str:
+    """Value of --tlc."""
+    is_size = text.isascii() and text.isdigit() and int(text) > 0
+    if text not in ("auto", "on", "off") and not is_size:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither auto, on, off nor a size in pixels")
+    return text
