@@ -20,7 +20,7 @@ from jax import lax
 Formulation = Literal["slices", "convolution"]
 
 # From this many channels in and out on, matrix products beat XLA's gradient of a 3x3 kernel.
-_WIDE = 64
+_WIDE = 48
 
 
 def formulation() -> Formulation:

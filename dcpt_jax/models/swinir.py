@@ -257,12 +257,43 @@ def attend_in_windows(
     # -> [3, b, rows, columns, heads, pixels of a window, channels of a head]
     cells = cells.transpose(5, 0, 1, 3, 6, 2, 4, 7)
     query, key, value = cells.reshape(3, -1, window**2, per_head)
-    scores = jnp.einsum("tid,tjd->tij", query, key, preferred_element_type=wide)
-    weights = nn.softmax(scores * per_head**-0.5).astype(qkv.dtype)
-    y = jnp.einsum("tij,tjd->tid", weights, value)
+    y = softmax_attention(query * per_head**-0.5, key, value, wide)
     y = y.reshape(b, h // window, w // window, heads, window, window, per_head)
     y = y.transpose(0, 1, 4, 2, 5, 3, 6).reshape(b, h, w, channels // 3)
     return jnp.roll(y, (shift, shift), axis=(1, 2))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def softmax_attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, wide: jnp.dtype
+) -> jax.Array:
+    """softmax(query key^T) value for each of t windows: three [t, n, d] -> [t, n, d].
+
+    `wide` is the dtype of scores and softmax. The backward pass needs the sum of each row of
+    weights times their gradients; as in Dao et al., FlashAttention (2022, appendix B), it takes the
+    product of output and its gradient, which has d columns and not n: row sums are slow on CPUs.
+    """
+    return _attention_forward(query, key, value, wide)[0]
+
+
+def _attention_forward(query, key, value, wide):
+    scores = jnp.einsum("tid,tjd->tij", query, key, preferred_element_type=wide)
+    weights = nn.softmax(scores).astype(query.dtype)
+    y = jnp.einsum("tij,tjd->tid", weights, value)
+    return y, (query, key, value, weights, y)
+
+
+def _attention_backward(wide, saved, gradient):
+    query, key, value, weights, y = saved
+    to_value = jnp.einsum("tij,tid->tjd", weights, gradient)
+    to_weights = jnp.einsum("tid,tjd->tij", gradient, value, preferred_element_type=wide)
+    along = (gradient.astype(wide) * y.astype(wide)).sum(axis=-1, keepdims=True)
+    to_scores = (weights.astype(wide) * (to_weights - along)).astype(query.dtype)
+    to_query = jnp.einsum("tij,tjd->tid", to_scores, key)
+    return to_query, jnp.einsum("tij,tid->tjd", to_scores, query), to_value
+
+
+softmax_attention.defvjp(_attention_forward, _attention_backward)
 
 
 class FeedForward(nn.Module):

@@ -1,0 +1,37 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dcpt_jax.models.swinir import attend_in_windows, softmax_attention
+
+
+def test_attention_and_its_gradients_equal_plain_autodiff():
+    def plain(query, key, value):
+        weights = jax.nn.softmax(jnp.einsum("tid,tjd->tij", query, key))
+        return jnp.einsum("tij,tjd->tid", weights, value)
+
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        inputs = [jnp.asarray(rng.standard_normal((5, 4, 3))) for _ in range(3)]
+        direction = jnp.asarray(rng.standard_normal((5, 4, 3)))
+        y, pull = jax.vjp(lambda *a: softmax_attention(*a, jnp.dtype("float64")), *inputs)
+        expected, expected_pull = jax.vjp(plain, *inputs)
+        np.testing.assert_allclose(y, expected, rtol=1e-12)
+        for mine, wanted in zip(pull(direction), expected_pull(direction), strict=True):
+            np.testing.assert_allclose(mine, wanted, rtol=1e-11, atol=1e-13)
+
+
+def test_pixels_attend_within_their_window_and_shifted_ones_wrap_around():
+    qkv = jax.random.normal(jax.random.key(0), (1, 8, 12, 6))
+
+    def reached(shift):
+        """Which pixels the output at (0, 0) depends on."""
+        gradient = jax.grad(
+            lambda x: attend_in_windows(x, 1, 4, shift, jnp.dtype("float32"))[0, 0, 0].sum()
+        )(qkv)
+        return np.asarray(jnp.abs(gradient).sum(axis=(0, 3)) > 0)
+
+    expected = np.zeros((8, 12), bool)
+    expected[:4, :4] = True
+    np.testing.assert_array_equal(reached(0), expected)
+    np.testing.assert_array_equal(reached(2), np.roll(expected, (-2, -2), axis=(0, 1)))
