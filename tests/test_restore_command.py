@@ -407,7 +407,7 @@ def test_without_a_crop_size_the_local_converter_is_off_or_an_error(weights_fold
     assert "do not say their crop_size" in remarks
     with pytest.raises(command.UsageError, match="does not say crop_size"):
         network(folder, "on")
-    model, remarks = network(folder, "30")
+    model, remarks = network(folder, "31")  # rounded up to what the network takes
     assert tuple(model.tlc_size) == (32, 32)
     assert "on, for training crops of 32 pixels" in remarks
 
