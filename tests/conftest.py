@@ -1,11 +1,15 @@
 """Shared fixtures of the test-suite."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # Before JAX is imported: the CPU only, and one cache of compiled programs for all processes of a
 # test run, so that a network is compiled once and not once for each test.
-_CACHE = Path(__file__).resolve().parents[1] / ".pytest_cache" / "compiled"
+_CACHE = ROOT / ".pytest_cache" / "compiled"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
@@ -100,3 +104,15 @@ def pretrained(tmp_path_factory, photo_folder) -> Path:
     workdir = tmp_path_factory.mktemp("pretrained")
     loop.train(tiny_config("pretrain", photo_folder), workdir)
     return workdir
+
+
+def run_on_eight_devices(script: str) -> subprocess.CompletedProcess:
+    """Runs Python text in a process of its own, in which JAX sees eight CPU devices."""
+    devices = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": devices},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )

@@ -13,7 +13,7 @@ import pytest
 from dcpt_jax import weights
 from dcpt_jax.config import ConfigError
 from dcpt_jax.train import loop
-from tests.conftest import tiny_config
+from tests.conftest import run_on_eight_devices, tiny_config
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -285,18 +285,7 @@ def test_eight_devices_train_like_one(tmp_path, photo_folder, pretrained):
         "config.log.every_steps = 1\n"
         f"loop.train(config, {str(tmp_path / 'eight')!r})\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8 "
-            "--xla_backend_optimization_level=0",
-        },
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = run_on_eight_devices(script)
     assert done.returncode == 0, done.stderr
     assert "8 x cpu" in done.stdout
     config = tiny_config("pretrain", photo_folder)

@@ -1,8 +1,3 @@
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,10 +8,8 @@ from dcpt_jax.models import parameter_shapes
 from dcpt_jax.train import steps
 from dcpt_jax.train.optimizer import adamw
 from dcpt_jax.train.state import create_state
-from tests.conftest import TINY_BACKBONES
+from tests.conftest import TINY_BACKBONES, run_on_eight_devices
 from tests.golden import random_params, run
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def _guided_step(*, remat=False, accumulate_steps=1):
@@ -159,17 +152,6 @@ print("equal")
 
 def test_parts_of_a_batch_stay_on_their_devices():
     """Eight devices, four parts: the same result, and no part of the batch moves between them."""
-    done = subprocess.run(
-        [sys.executable, "-c", _EIGHT],
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8 "
-            "--xla_backend_optimization_level=0",
-        },
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    done = run_on_eight_devices(_EIGHT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["equal"]

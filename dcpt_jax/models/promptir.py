@@ -93,13 +93,7 @@ class PromptIR(Levels):
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments that rebuild this network, JSON-able; without `dtype` and `remat`."""
         return {
-            "dim": self.dim,
-            "num_blocks": list(self.num_blocks),
-            "num_refinement_blocks": self.num_refinement_blocks,
-            "heads": list(self.heads),
-            "ffn_expansion": self.ffn_expansion,
-            "bias": self.bias,
-            "norm": self.norm,
+            **super().arguments(),
             "prompt_dims": list(self.prompt_dims),
             "prompt_sizes": list(self.prompt_sizes),
             "prompt_len": self.prompt_len,

@@ -63,16 +63,7 @@ class Restormer(Levels):
 
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments that rebuild this network, JSON-able; without `dtype` and `remat`."""
-        return {
-            "dim": self.dim,
-            "num_blocks": list(self.num_blocks),
-            "num_refinement_blocks": self.num_refinement_blocks,
-            "heads": list(self.heads),
-            "ffn_expansion": self.ffn_expansion,
-            "bias": self.bias,
-            "norm": self.norm,
-            "attention": self.attention,
-        }
+        return {**super().arguments(), "attention": self.attention}
 
     def setup(self):
         """Names the parts; the parameters follow these names."""

@@ -184,6 +184,18 @@ class Levels(RestorationNetwork):
         """Heights and widths are padded to multiples of this: three times by half."""
         return 8
 
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments that both have, JSON-able; a subclass adds its own."""
+        return {
+            "dim": self.dim,
+            "num_blocks": list(self.num_blocks),
+            "num_refinement_blocks": self.num_refinement_blocks,
+            "heads": list(self.heads),
+            "ffn_expansion": self.ffn_expansion,
+            "bias": self.bias,
+            "norm": self.norm,
+        }
+
     def check_arguments(self) -> None:
         """Checks and normalises the common fields; raises ValueError."""
         self.dim = positive_count("dim", self.dim)
