@@ -24,19 +24,25 @@ def patches() -> list[np.ndarray]:
 
 
 def _mean_psnr(name: str, strength: float, patches: list[np.ndarray]) -> float:
-    """Over patches and seeds, of the degraded patch as it would be shown: clipped."""
+    """Over patches and draws, of the degraded patch as it would be shown: clipped."""
     psnrs = []
-    for seed in range(6):
-        for patch in patches:
-            degraded = degrade(patch, f"{name}:{strength}", seed=seed)
-            error = np.mean((np.clip(degraded, 0, 1) - patch) ** 2)
-            psnrs.append(-10 * np.log10(error))
+    for seed in range(6 * len(patches)):
+        patch = patches[seed % len(patches)]
+        degraded = degrade(patch, f"{name}:{strength}", seed=seed)
+        error = np.mean((np.clip(degraded, 0, 1) - patch) ** 2)
+        psnrs.append(-10 * np.log10(error))
     return float(np.mean(psnrs))
+
+
+def _range_or_all(name: str) -> tuple[float, float]:
+    """The range that training draws from, or from almost nothing where it is one strength."""
+    low, high = get(name).strength_range
+    return (low, high) if low < high else (high / 5, high)
 
 
 @pytest.mark.parametrize("name", names())
 def test_stronger_is_worse_and_range_is_damaging(name: str, patches: list[np.ndarray]) -> None:
-    low, high = get(name).strength_range
+    low, high = _range_or_all(name)
     strengths = [low + share * (high - low) for share in (0, 0.25, 0.5, 0.75, 1)]
     psnrs = [_mean_psnr(name, strength, patches) for strength in strengths]
     assert all(better > worse + 0.3 for better, worse in itertools.pairwise(psnrs)), psnrs
@@ -47,6 +53,12 @@ def test_stronger_is_worse_and_range_is_damaging(name: str, patches: list[np.nda
         "haze": (19, 8),
         "rain": (27, 15),
         "low_light": (16, 7),
+        "defocus_blur": (30, 17),
+        "jpeg": (33, 25),
+        "snow": (26, 13),
+        "mosaic": (46, 28),  # at a fifth of its one strength, and at that
+        "inpainting": (17, 7),
+        "poisson_noise": (33, 16),
     }[name]
     assert psnrs[0] < mildest and psnrs[-1] > strongest, psnrs
 
@@ -57,7 +69,7 @@ def test_strength_0_leaves_the_image(name: str, patches: list[np.ndarray]) -> No
     if name == "low_light":  # keeps the noise of a well exposed sensor
         assert _mean_psnr(name, 0, patches) > 35
     else:
-        np.testing.assert_allclose(degraded, patches[0], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(degraded, patches[0], rtol=0, atol=1e-5)
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)
@@ -79,7 +91,7 @@ def test_any_size_seed_and_strength(
     }[level]
     before = image.copy()
     for name in names():
-        low, high = get(name).strength_range
+        low, high = _range_or_all(name)
         degraded = degrade(image, f"{name}:{low + share * (high - low)}", seed=seed)
         assert degraded.shape == shape and degraded.dtype == np.float32
         assert np.isfinite(degraded).all()
@@ -87,6 +99,8 @@ def test_any_size_seed_and_strength(
         if get(name).clips:
             assert degraded.min() >= 0 and degraded.max() <= 1
         np.testing.assert_array_equal(image, before)
+        if min(shape[:2]) >= 16 and level == "random":
+            assert np.abs(degraded - image).max() > 0.01
 
 
 @settings(max_examples=10, deadline=None, derandomize=True)

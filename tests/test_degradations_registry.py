@@ -7,7 +7,11 @@ import pytest
 from dcpt_jax import degradations
 from dcpt_jax.degradations import apply_parts, degrade, get, names, parse
 
-NAMES = ("noise", "motion_blur", "haze", "rain", "low_light")
+NAMES = (
+    *("noise", "motion_blur", "haze", "rain", "low_light"),
+    *("defocus_blur", "jpeg", "snow", "mosaic", "inpainting"),
+    "poisson_noise",
+)
 
 
 @pytest.fixture
@@ -15,7 +19,7 @@ def image() -> np.ndarray:
     return np.random.default_rng(0).random((24, 31, 3), dtype=np.float32)
 
 
-def test_names_are_the_five_classes() -> None:
+def test_names_are_the_ten_classes_and_poisson_noise() -> None:
     assert names() == NAMES
     assert [get(name).name for name in names()] == list(NAMES)
 
@@ -24,9 +28,10 @@ def test_every_entry_is_complete() -> None:
     for name in names():
         entry = get(name)
         low, high = entry.strength_range
-        assert 0 < low < high <= entry.largest
+        assert 0 < low <= high <= entry.largest
         assert entry.summary.endswith(".") and entry.unit
         assert any(character.isdigit() for character in entry.source)  # a year: literature
+    assert [name for name in names() if len(set(get(name).strength_range)) == 1] == ["mosaic"]
     assert [name for name in names() if not get(name).clips] == ["noise"]
 
 
@@ -41,8 +46,8 @@ def test_sampled_strengths_fill_the_range() -> None:
     for name in names():
         low, high = get(name).strength_range
         draws = [get(name).sample_strength(rng) for _ in range(300)]
-        assert low <= min(draws) < low + 0.05 * (high - low)
-        assert high - 0.05 * (high - low) < max(draws) <= high
+        assert low <= min(draws) <= low + 0.05 * (high - low)
+        assert high - 0.05 * (high - low) <= max(draws) <= high
 
 
 def test_parse_keeps_order_and_strengths() -> None:
@@ -57,6 +62,29 @@ def test_parse_keeps_order_and_strengths() -> None:
 def test_parse_allows_strengths_outside_the_drawn_range() -> None:
     assert parse("noise:0.5+haze:7") == ((get("noise"), 0.5), (get("haze"), 7.0))
     assert parse("noise:0") == ((get("noise"), 0.0),)
+
+
+def test_parse_takes_a_range_to_draw_from() -> None:
+    ((noise, strength), (haze, _)) = parse("noise: 1 - 50.5 + haze:1e-1")
+    assert strength is None and noise.strength_range == (1.0, 50.5)
+    assert haze.strength_range == get("haze").strength_range  # 0.1, no range
+    rng = np.random.default_rng(0)
+    draws = [noise.sample_strength(rng) for _ in range(300)]
+    assert 1 <= min(draws) < 3 and 48 < max(draws) <= 50.5
+    ((fixed, _),) = parse("noise:25-25")
+    gray = np.full((64, 64, 3), 0.5, np.float32)
+    np.testing.assert_array_equal(fixed.sample_strength(rng), 25.0)
+    deviation = degrade(gray, "noise:200-201", seed=1).std()
+    np.testing.assert_allclose(deviation, 200.5 / 255, rtol=0.03)
+
+
+def test_parse_refuses_bad_ranges() -> None:
+    with pytest.raises(ValueError, match=r"strengths '50-1' of 'noise': .*'noise:1-50'"):
+        parse("noise:50-1")
+    with pytest.raises(ValueError, match=r"strength '5000' of 'noise' must be a number from 0"):
+        parse("noise:1-5000")
+    with pytest.raises(ValueError, match=r"strength '1-2-3' of 'noise' must be a number"):
+        parse("noise:1-2-3")
 
 
 @pytest.mark.parametrize("spec", ["", "  ", None, 25, "noise+", "+noise", "noise++haze", ":25"])
@@ -80,7 +108,7 @@ def test_parse_refuses_bad_strengths_with_the_range(name: str, strength: str) ->
         parse(f"{name}:{strength}")
     message = str(caught.value)
     assert f"from 0 to {entry.largest:g}" in message
-    assert f"from {low:g} to {high:g}" in message
+    assert (f"from {low:g} to {high:g}" if low < high else f"uses {high:g}:") in message
     assert repr(strength) in message
 
 
@@ -95,9 +123,10 @@ def test_degrade_with_an_integer_seed_is_repeatable(image: np.ndarray) -> None:
 def test_a_generator_moves_on(image: np.ndarray) -> None:
     for name in names():
         rng = np.random.default_rng(3)
-        first, second = degrade(image, name, seed=rng), degrade(image, name, seed=rng)
+        first, *others = (degrade(image, name, seed=rng) for _ in range(6))
         np.testing.assert_array_equal(first, degrade(image, name, seed=3))
-        assert np.abs(first - second).max() > 0.01
+        # One of the others, for a mosaic has four phases only.
+        assert np.abs(first - others).max() > 0.01
 
 
 def test_global_random_state_is_neither_used_nor_changed(image: np.ndarray) -> None:

@@ -2,8 +2,8 @@
 
 A spec names one or several degradations in the order in which they happen, each with an optional
 strength: `"noise:25"`, `"low_light+haze+rain"`, `"haze:0.5+rain"`. A strength that is left out is
-drawn from the class's range. A new class is one module with a `Degradation` constant and one entry
-in `_REGISTERED`.
+drawn from the class's range, and one that is a range, `"noise:1-50"`, from that. A new class is one
+module with a `Degradation` constant and one entry in `_REGISTERED`.
 
 NumPy and OpenCV only: worker processes of the data pipeline import this package and must hold no
 accelerator. Importing it changes no global setting, so OpenCV keeps its own thread pool, which
@@ -15,7 +15,17 @@ import numbers
 
 import numpy as np
 
-from dcpt_jax.degradations import blur, low_light, noise, weather
+from dcpt_jax.degradations import (
+    blur,
+    defocus,
+    inpainting,
+    jpeg,
+    low_light,
+    mosaic,
+    noise,
+    snow,
+    weather,
+)
 from dcpt_jax.degradations.base import Degradation
 
 __all__ = ["Degradation", "apply_parts", "degrade", "get", "names", "parse"]
@@ -26,6 +36,12 @@ _REGISTERED = (
     weather.HAZE,
     weather.RAIN,
     low_light.LOW_LIGHT,
+    defocus.DEFOCUS_BLUR,
+    jpeg.JPEG,
+    snow.SNOW,
+    mosaic.MOSAIC,
+    inpainting.INPAINTING,
+    noise.POISSON_NOISE,
 )
 _BY_NAME = {degradation.name: degradation for degradation in _REGISTERED}
 
@@ -47,10 +63,11 @@ def parse(spec: str) -> tuple[tuple[Degradation, float | None], ...]:
 
     Args:
         spec: names joined by `+` in the order of application, each with an optional `:strength`;
-            spaces around the parts do not matter.
+            or `:low-high`; spaces around the parts do not matter.
 
     Returns:
-        A pair per part: the degradation, and its strength or None (to be drawn).
+        A pair per part: the degradation, and its strength or None (to be drawn); with a range, a
+        degradation that draws from it.
 
     Raises:
         ValueError: empty spec or part, unknown name (lists the known ones), or a strength that is
@@ -70,7 +87,7 @@ def parse(spec: str) -> tuple[tuple[Degradation, float | None], ...]:
                 f"known: {', '.join(names())}"
             )
         degradation = get(name)
-        parts.append((degradation, degradation.check_strength(strength) if colon else None))
+        parts.append(degradation.with_strength(strength) if colon else (degradation, None))
     return tuple(parts)
 
 
@@ -109,7 +126,7 @@ def degrade(image: np.ndarray, spec: str, *, seed: int | np.random.Generator = 0
             moves on with every call.
 
     Returns:
-        float32 [h, w, 3]. In [0, 1] if the last degradation of the spec clips (noise does not).
+        float32 [h, w, 3]. In [0, 1] if the last degradation of the spec clips (all do but noise).
 
     Raises:
         ValueError: a bad spec (see `parse`), image or seed.

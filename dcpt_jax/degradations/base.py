@@ -2,9 +2,12 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable
 
 import numpy as np
+
+_RANGE = re.compile(r"([0-9.]+)\s*-\s*([0-9.]+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,8 +20,8 @@ class Degradation:
             beyond, behind a degradation that does not clip), any h and w >= 1, and is not
             modified; `degraded` is a new float32 array of that shape. All randomness comes from
             `rng`. Nothing is checked here: `degrade` checks, a training pipeline need not.
-        strength_range: (low, high), from which `sample_strength` draws. Larger is worse, on average
-            over draws, for every class.
+        strength_range: (low, high), from which `sample_strength` draws; equal for a class that has
+            one strength only. Larger is worse, on average over draws, for every class.
         largest: largest strength accepted when one is given by hand, >= `strength_range[1]`.
         unit: what the strength counts.
         clips: True when the result always lies in [0, 1]; False when it may leave that range.
@@ -40,6 +43,29 @@ class Degradation:
         low, high = self.strength_range
         return float(rng.uniform(low, high))
 
+    def with_strength(self, text: str) -> tuple["Degradation", float | None]:
+        """What a spec says behind the colon: one strength, or the range to draw from.
+
+        Args:
+            text: "25" or "1-50"; see `check_strength` for the numbers.
+
+        Returns:
+            (this, the strength), or (this with another `strength_range`, None).
+
+        Raises:
+            ValueError: for other texts, and for a range that ends below its start.
+        """
+        ends = _RANGE.fullmatch(text)
+        if ends is None:
+            return self, self.check_strength(text)
+        low, high = map(self.check_strength, ends.groups())
+        if low > high:
+            raise ValueError(
+                f"strengths {text!r} of {self.name!r}: a range ends where it starts or higher: "
+                f"'{self.name}:{high:g}-{low:g}'"
+            )
+        return dataclasses.replace(self, strength_range=(low, high)), None
+
     def check_strength(self, value: float | str) -> float:
         """Returns `value` as a float, or raises ValueError with the allowed range.
 
@@ -53,9 +79,10 @@ class Degradation:
             strength = math.nan
         if not 0.0 <= strength <= self.largest:  # also refuses NaN
             low, high = self.strength_range
+            drawn = f"draws from {low:g} to {high:g}" if low < high else f"uses {low:g}"
             raise ValueError(
                 f"strength {value!r} of {self.name!r} must be a number from 0 to {self.largest:g} "
-                f"({self.unit}); training draws from {low:g} to {high:g}: "
+                f"({self.unit}); training {drawn}: "
                 f"write for example '{self.name}:{(low + high) / 2:g}'"
             )
         return strength

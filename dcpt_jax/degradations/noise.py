@@ -1,8 +1,11 @@
-"""Sensor noise that does not depend on the image."""
+"""Noise of the sensor: of one size everywhere, or growing with the light."""
 
 import numpy as np
 
 from dcpt_jax.degradations.base import Degradation
+from dcpt_jax.degradations.low_light import linear_from_srgb, srgb_from_linear
+
+# --- Gaussian -----------------------------------------------------------------------------------
 
 
 def add_gaussian_noise(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
@@ -35,4 +38,55 @@ NOISE = Degradation(
     clips=False,
     summary="Additive white Gaussian noise, not clipped.",
     source="DCPT (2025) and the denoising literature since Zhang et al., DnCNN (2017).",
+)
+
+# --- Poisson-Gaussian ---------------------------------------------------------------------------
+
+
+def add_poisson_noise(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Adds the noise of a sensor at high sensitivity: shot noise and read noise.
+
+    In linear light: white is a number of electrons (the full well, the smaller the stronger), shot
+    noise is their Poisson distribution, and read noise of 1 to 3 electrons, drawn per image, is
+    added; the sensor clips, and the sRGB curve is put back. The counts are drawn from a continuous
+    distribution with the first three moments of the Poisson distribution, several times as fast.
+
+    Args:
+        image: float32 [h, w, 3], RGB, [0, 1]; values beyond are clipped first.
+        strength: standard deviation of white's shot noise in linear light, in units of 1/255; the
+            full well is (255 / strength)^2 electrons.
+        rng: source of the noise and of the size of the read noise.
+
+    Returns:
+        float32 [h, w, 3] in [0, 1].
+
+    References:
+        Foi et al., Practical Poissonian-Gaussian Noise Modeling and Fitting (2008).
+    """
+    light = linear_from_srgb(np.clip(image, 0.0, 1.0))
+    electron = np.float32((strength / 255.0) ** 2)  # share of the full well
+    read_variance = np.float32(rng.uniform(1.0, 3.0) ** 2) * electron**2
+    noise = rng.standard_normal(image.shape, dtype=np.float32)
+    variance = light * electron
+    skew = variance * electron
+    variance += read_variance + np.float32(1e-20)  # the last for strength 0
+    # z + s (z^2 - 1) has the third moment 6 s + 8 s^3; only shot noise is skewed.
+    skew /= 6.0 * variance
+    light -= skew
+    light += noise * np.sqrt(variance)
+    noise *= noise
+    skew *= noise
+    light += skew
+    return srgb_from_linear(np.clip(light, 0.0, 1.0, out=light))
+
+
+POISSON_NOISE = Degradation(
+    name="poisson_noise",
+    apply=add_poisson_noise,
+    strength_range=(12.0, 40.0),
+    largest=255.0,
+    unit="standard deviation of white in 1/255 of linear light",
+    clips=True,
+    summary="Shot noise, which grows with the light, and read noise of a sensor.",
+    source="Foi et al. (2008).",
 )

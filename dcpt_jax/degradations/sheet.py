@@ -1,6 +1,6 @@
 """Draws a picture sheet of every degradation at three strengths.
 
-`python -m dcpt_jax.degradations.sheet --output sheet.png [--photo PHOTO] [--crop 64]`
+`python -m dcpt_jax.degradations.sheet --output sheet.png [--photo PHOTO] [--crop 64] [--only snow]`
 """
 
 import argparse
@@ -14,44 +14,81 @@ import numpy as np
 from dcpt_jax import degradations
 
 _CAPTION_HEIGHT = 20  # pixels
+_FRAME = 4  # pixels of white between pictures
+_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 def three_strengths(degradation: degradations.Degradation) -> tuple[float, float, float]:
-    """The low end, the middle and the high end of the range that training draws from."""
+    """The low end, the middle and the high end of the range that training draws from.
+
+    Thirds of the strength for a class that has one strength only.
+    """
     low, high = degradation.strength_range
+    if low == high:
+        return high / 3, 2 * high / 3, high
     return low, (low + high) / 2, high
 
 
-def draw_sheet(photo: np.ndarray, *, cell: int = 256, crop: int = 0, seed: int = 0) -> np.ndarray:
+def draw_sheet(
+    photo: np.ndarray,
+    *,
+    cell: int = 256,
+    crop: int = 0,
+    seed: int = 0,
+    draws: int = 0,
+    only: Sequence[str] = (),
+) -> np.ndarray:
     """Lays out clean, mild, medium and strong side by side, one row per degradation.
 
     Args:
         photo: float32 [h, w, 3], RGB, [0, 1].
-        cell: side of each picture on the sheet, in pixels.
+        cell: side of each picture on the sheet with its frame of 4, in pixels.
         crop: degrade the middle [crop, crop] pixels of the photo, shown with square pixels as a
             network sees them in training; 0 degrades the middle square of the photo at cell size.
-        seed: of the draws; every picture of a row uses the same draws.
+        seed: of the draws; mild, medium and strong of a row use the same draws.
+        draws: number of further pictures per row, strong again with other draws.
+        only: names of the degradations to draw; all if empty.
 
     Returns:
         uint8 [rows, columns, 3], RGB.
+
+    Raises:
+        ValueError: for an unknown name; lists the known ones.
     """
     clean = _middle_square(photo, crop or min(photo.shape[:2]))
     if not crop:
-        clean = cv2.resize(clean, (cell, cell), interpolation=cv2.INTER_AREA)
+        clean = cv2.resize(clean, (cell - _FRAME, cell - _FRAME), interpolation=cv2.INTER_AREA)
     rows = []
-    for name in degradations.names():
+    for name in only or degradations.names():
+        strengths = three_strengths(degradations.get(name))
+        shown = [*zip(("mild", "medium", "strong"), strengths, [seed] * 3, strict=True)]
+        shown += [("strong", strengths[-1], seed + 1 + draw) for draw in range(draws)]
         cells = [_captioned(clean, cell, f"{name}: clean")]
-        for word, strength in zip(
-            ("mild", "medium", "strong"),
-            three_strengths(degradations.get(name)),
-            strict=True,
-        ):
-            degraded = degradations.degrade(clean, f"{name}:{strength}", seed=seed)
+        for word, strength, its_seed in shown:
+            degraded = degradations.degrade(clean, f"{name}:{strength}", seed=its_seed)
             error = np.mean((np.clip(degraded, 0, 1) - clean) ** 2)
-            caption = f"{word} {strength:g}   {-10 * np.log10(max(error, 1e-10)):.1f} dB"
+            caption = f"{word} {strength:.3g}   {-10 * np.log10(max(error, 1e-10)):.1f} dB"
             cells.append(_captioned(degraded, cell, caption))
         rows.append(np.hstack(cells))
     return np.vstack(rows)
+
+
+def table() -> str:
+    """Markdown table of all degradations, as it stands in docs/degradations.md."""
+    lines = [
+        "| name | what | strength | drawn from | up to | result in [0, 1] | source |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in degradations.names():
+        entry = degradations.get(name)
+        low, high = entry.strength_range
+        drawn = f"{low:g} to {high:g}" if low < high else f"{high:g}"
+        clips = "yes" if entry.clips else "no"
+        lines.append(
+            f"| `{name}` | {entry.summary} | {entry.unit} | {drawn} | {entry.largest:g} | {clips} "
+            f"| {entry.source} |"
+        )
+    return "\n".join(lines)
 
 
 def _middle_square(photo: np.ndarray, side: int) -> np.ndarray:
@@ -64,8 +101,9 @@ def _captioned(image: np.ndarray, cell: int, caption: str) -> np.ndarray:
     """uint8 [caption + cell, cell, 3] with a thin frame of white at the right and bottom."""
     pixels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
     picture = np.full((_CAPTION_HEIGHT + cell, cell, 3), 255, np.uint8)
-    inner = cv2.resize(pixels, (cell - 4, cell - 4), interpolation=cv2.INTER_NEAREST)
-    picture[_CAPTION_HEIGHT:-4, :-4] = inner
+    side = cell - _FRAME
+    inner = cv2.resize(pixels, (side, side), interpolation=cv2.INTER_NEAREST)
+    picture[_CAPTION_HEIGHT:-_FRAME, :-_FRAME] = inner
     cv2.putText(
         picture, caption, (2, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA
     )
@@ -95,25 +133,46 @@ def _read_photo(path: Path | None) -> np.ndarray:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True, help="PNG file to write")
+    parser.add_argument("--output", type=Path, help="PNG or JPEG file to write")
+    parser.add_argument("--table", action="store_true", help="print the table of all classes")
     parser.add_argument("--photo", type=Path, help="photo to degrade; default: one of scikit-image")
     parser.add_argument("--cell", type=int, default=256, help="side of each picture (pixels)")
     parser.add_argument("--crop", type=int, default=0, help="degrade only this many middle pixels")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
+    parser.add_argument("--draws", type=int, default=0, help="further draws of the strongest")
+    parser.add_argument("--only", default="", help="names of degradations, separated by commas")
     options = parser.parse_args(arguments)
+    if options.table:
+        print(table())
+        if options.output is None:
+            return 0
     try:
-        if options.cell < 16 or options.crop < 0 or options.seed < 0:
-            raise ValueError("--cell must be at least 16, --crop and --seed at least 0")
-        if options.output.suffix.lower() != ".png":
-            raise ValueError(f"--output {options.output}: must end in .png")
+        if options.output is None:
+            raise ValueError("--output FILE.png or --table is needed")
+        if options.cell < 16 or min(options.crop, options.seed, options.draws) < 0:
+            raise ValueError("--cell must be at least 16, --crop, --seed and --draws at least 0")
+        suffix = options.output.suffix.lower()
+        if suffix not in _SUFFIXES:
+            raise ValueError(f"--output {options.output}: must end in {', '.join(_SUFFIXES)}")
         sheet = draw_sheet(
-            _read_photo(options.photo), cell=options.cell, crop=options.crop, seed=options.seed
+            _read_photo(options.photo),
+            cell=options.cell,
+            crop=options.crop,
+            seed=options.seed,
+            draws=options.draws,
+            only=[name.strip() for name in options.only.split(",") if name.strip()],
         )
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    encoded = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1]
+    bgr = cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR)
+    # Full colour resolution, or the sheet itself would blur the mosaic's colours.
+    full_colour = [
+        *(cv2.IMWRITE_JPEG_QUALITY, 90),
+        *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
+    ]
+    encoded = cv2.imencode(suffix, bgr, [] if suffix == ".png" else full_colour)[1]
     options.output.write_bytes(encoded.tobytes())
     print(f"wrote {options.output}")
     return 0
