@@ -182,23 +182,22 @@ def _depthwise_backward(saved, gradient):
 def _depthwise_kernel_gradient(padded: jax.Array, gradient: jax.Array) -> jax.Array:
     """Sums `padded` (shifted) times `gradient` over images and pixels, for each of nine shifts.
 
-    Row by row into nine [b, w, c] accumulators that stay in cache, as one reduction over all
-    pixels is about eight times slower. The batch axis is kept until the end, so that a batch that
-    is spread over devices is summed across them once and not once a row.
+    Row by row into [b, 3, w, c] accumulators that stay in cache, one for each shift along the row;
+    one reduction over all pixels is about eight times slower. The batch axis is kept until the
+    end, so that a batch that is spread over devices is summed across them once and not once a row.
     """
     b, h, w, c = gradient.shape
     accumulator = jnp.promote_types(gradient.dtype, jnp.float32)
 
-    def add_row(row, sums):
-        lines = lax.dynamic_slice_in_dim(padded, row, 3, axis=1).astype(accumulator)
-        factor = lax.dynamic_index_in_dim(gradient, row, axis=1, keepdims=False)
-        factor = factor.astype(accumulator)
-        return tuple(
-            sums[3 * i + j] + lines[:, i, j : j + w] * factor for i in range(3) for j in range(3)
-        )
+    def sum_of_shift(j):
+        def add_row(row, sums):
+            lines = lax.dynamic_slice(padded, (0, row, j, 0), (b, 3, w, c)).astype(accumulator)
+            factor = lax.dynamic_slice_in_dim(gradient, row, 1, axis=1).astype(accumulator)
+            return sums + lines * factor
 
-    sums = lax.fori_loop(0, h, add_row, tuple(jnp.zeros((b, w, c), accumulator) for _ in range(9)))
-    return jnp.stack([part.sum(axis=(0, 1)) for part in sums]).reshape(3, 3, 1, c)
+        return lax.fori_loop(0, h, add_row, jnp.zeros((b, 3, w, c), accumulator)).sum(axis=(0, 2))
+
+    return jnp.stack([sum_of_shift(j) for j in range(3)], axis=1).reshape(3, 3, 1, c)
 
 
 _depthwise_by_slices.defvjp(_depthwise_forward, _depthwise_backward)
