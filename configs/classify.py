@@ -7,6 +7,9 @@ average. If `init_from` holds a classifier, it is trained on (`--config.classifi
 starts a new one, a folder takes another). The printed report says which parts were taken over,
 resized to this run's classes, or left. `weights` then holds network and classifier.
 
+`--config.label=multi_hot` learns the single degradations in mixtures in place of classes. What was
+learned of a class goes on as the degradation of that name, and the reverse.
+
 `configs/classify.py:restormer,5d`: crops of 128, batch and rates of that backbone's pre-training.
 """
 

@@ -2,8 +2,11 @@
 
     python -m dcpt_jax.main --config=configs/evaluate.py --workdir=W3 --config.init_from=W2
 
-Photos: those bundled ones that training never sees, or `--config.data.root=FOLDER`. Writes
-`evaluation.md`, `evaluation.json` and `sheet.png` to the work directory.
+Photos: those bundled ones that training never sees, or `--config.data.root=FOLDER`; with
+`--config.data.datasets=FOLDER` the test pairs of public data sets (docs/data.md).
+`--config.data.crop_size=0` takes whole images in place of crops. Writes `evaluation.md`,
+`evaluation.json` and `sheet.png` to the work directory. The classes are those of the weights, or
+others: `configs/evaluate.py:cdd11`, `--config.tasks=low_light+rain,haze`.
 """
 
 from dcpt_jax import config as configs

@@ -9,7 +9,14 @@ images.
 
 `configs/pretrain.py:nafnet,5d` is the recipe of the paper, `:restormer`, `:promptir` and `:swinir`
 those of the other backbones, for accelerators: crops of 128, 100,000 steps, global batch 32 for
-NAFNet and 16 for the others. Its data here are your clean photos with synthetic degradations.
+NAFNet and 16 for the others. `config.data` names the data: clean photos with synthetic
+degradations, or pairs.
+
+`:nafnet,10d` learns ten degradations and `:nafnet,cdd11` the eleven mixtures of low light, haze,
+rain and snow, with the same figures (no others are published). A mixture is a class of its own, as
+in the paper; with `--config.label=multi_hot` the classifier tells the degradations in it one by
+one. Other mixtures: `--config.tasks=low_light,haze,low_light+haze`.
+
 Where memory is short: `--config.dtype=bfloat16`, `--config.remat=True`,
 `--config.accumulate_steps=N`.
 """

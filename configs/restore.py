@@ -5,7 +5,14 @@
 The architecture is that of the weights in `init_from`. `configs/restore.py:nafnet,5d` is the
 recipe of the paper, `:restormer`, `:promptir` and `:swinir` those of the other backbones: crops of
 128, 750,000 steps, EMA 0.999; global batch 24 and gradient norm clipped to 0.01, but for SwinIR
-batch 16 and no clipping. Where memory is short: `--config.dtype=bfloat16`, `--config.remat=True`,
+batch 16 and no clipping.
+
+`:nafnet,10d` is the recipe for ten degradations: batch 128, a rate of 2.5e-4 falling to 1e-5 over
+500,000 steps. `:nafnet,cdd11` is that for the mixtures of CDD-11: batch 32, 3e-4 falling to 1e-6
+over 750,000 steps. Mixtures need nothing else here; how the classifier of the pre-training named
+them does not matter.
+
+Where memory is short: `--config.dtype=bfloat16`, `--config.remat=True`,
 `--config.accumulate_steps=N`.
 """
 

@@ -5,7 +5,8 @@
 
 The network of `init_from`, trained for other degradations, learns to restore this one; besides the
 L1 loss, the classifier of `classifier_from` (by default that of `init_from`) has to recognise the
-new class in its features. The class is rain, or another by `--config.tasks=haze`.
+new class in its features. The class is rain, or another by `--config.tasks=haze`; a classifier with
+multi-hot labels also guides to any mixture of what it knows, `--config.tasks=low_light+rain`.
 `--config.guidance=0` leaves the classifier out. Without a preset: minutes on two CPU cores.
 `weights` then holds the network; the classifier stays where it was.
 

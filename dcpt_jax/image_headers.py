@@ -50,6 +50,12 @@ class ImageHeader:
     orientation: int = 1
     data_start: int = 0
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the upright picture; the orientation of PNG and JPEG is known here."""
+        stored = (self.height, self.width)
+        return stored[::-1] if self.orientation >= 5 else stored
+
 
 def image_error(path: Path, reason: str) -> ImageError:
     """An `ImageError` that names the file."""
@@ -163,7 +169,7 @@ def require_jpeg_end(path: Path, data: bytes, start: int) -> None:
     Inside a scan the byte FF is always followed by 00 or a restart mark, so the first end mark
     after its start is real. A cut off file has none; that of a thumbnail comes before the scan.
     """
-    if data.find(JPEG_END, start) < 0:
+    if data.rfind(JPEG_END, start) < 0:  # from the end, where it mostly is
         raise image_error(path, "cut off: the JPEG data end too early")
 
 

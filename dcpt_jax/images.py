@@ -15,6 +15,7 @@ NumPy, OpenCV and Pillow only; worker processes import this module, so it must s
 """
 
 import io
+import logging
 import os
 import uuid
 import zlib
@@ -44,9 +45,11 @@ __all__ = [
     "MAX_PIXELS",
     "ImageError",
     "check_image",
+    "decode_pixels",
     "list_images",
     "read_image",
     "read_pixels",
+    "scan_images",
     "to_float",
     "to_uint8",
     "write_image",
@@ -69,6 +72,8 @@ _WRITE_OPTIONS = {
 WRITABLE_SUFFIXES = frozenset(_WRITE_OPTIONS)
 SUFFIXES_OF_16_BITS = frozenset({".png", ".tif", ".tiff"})
 
+_logger = logging.getLogger(__name__)
+
 
 def list_images(root: Path | str) -> list[Path]:
     """Lists the image files below a folder, in the order of their names.
@@ -81,27 +86,59 @@ def list_images(root: Path | str) -> list[Path]:
         FileNotFoundError: if there is no such folder.
         NotADirectoryError: if `root` is a file.
     """
+    return [Path(root, name) for name in scan_images(root)[0]]
+
+
+def scan_images(root: Path | str) -> tuple[list[str], dict[str, int]]:
+    """Names of the image files below a folder, relative to it; see `list_images`.
+
+    Returns:
+        The names in order, and the modification time of every folder looked into, in nanoseconds,
+        by its path relative to `root` ("" is `root` itself).
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        NotADirectoryError: if `root` is a file.
+    """
     root = Path(root)
     if not root.exists():
         raise FileNotFoundError(f"no such folder: {root}")
     if not root.is_dir():
         raise NotADirectoryError(f"not a folder: {root}")
-    found = []
-    visited = set()
-    for folder, folder_names, file_names in os.walk(root, followlinks=True):
-        identity = os.stat(folder)
-        if (identity.st_dev, identity.st_ino) in visited:  # a link back up would never end
-            folder_names.clear()
+    names: list[str] = []
+    times: dict[str, int] = {}
+    visited: set[tuple[int, int]] = set()
+    # Files and folders still to come, the next one last; a folder's name ends with a slash.
+    waiting = [""]
+    while waiting:
+        name = waiting.pop()
+        if name and not name.endswith("/"):
+            names.append(name)
             continue
-        visited.add((identity.st_dev, identity.st_ino))
-        folder_names[:] = sorted(name for name in folder_names if not name.startswith("."))
-        for name in file_names:
-            suffix = os.path.splitext(name)[1].lower()
-            if suffix in IMAGE_SUFFIXES and not name.startswith("."):
-                path = Path(folder, name)
-                if path.is_file():
-                    found.append(path)
-    return sorted(found, key=lambda path: path.relative_to(root).parts)
+        try:
+            status = os.stat(root / name)
+            if (status.st_dev, status.st_ino) in visited:  # a link back up would never end
+                continue
+            visited.add((status.st_dev, status.st_ino))
+            times[name] = status.st_mtime_ns
+            with os.scandir(root / name) as entries:
+                found = sorted(filter(None, map(_image_or_folder, entries)), reverse=True)
+        except OSError as error:
+            if not name:
+                raise
+            _logger.warning("folder passed by: %s", error)
+            continue
+        waiting += [name + entry + slash for entry, slash in found]
+    return names, times
+
+
+def _image_or_folder(entry: os.DirEntry) -> tuple[str, str] | None:
+    """(name, "/" for a folder or "" for an image file); None for what is passed by."""
+    if entry.name.startswith("."):
+        return None
+    if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and entry.is_file():
+        return entry.name, ""
+    return (entry.name, "/") if entry.is_dir() else None
 
 
 def check_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
@@ -145,6 +182,16 @@ def read_pixels(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray
         header = read_header(path, file, max_pixels)
         file.seek(0)
         data = file.read()
+    return _decode(path, header, data)
+
+
+def decode_pixels(data: bytes, name: Path | str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """As `read_pixels`, of the content of a file; `name` stands in messages for the file."""
+    path = Path(name)
+    return _decode(path, read_header(path, io.BytesIO(data), max_pixels), data)
+
+
+def _decode(path: Path, header: ImageHeader, data: bytes) -> np.ndarray:
     if header.kind == "PNG":
         for kind, start, length in png_chunks(path, io.BytesIO(data)):
             stored = data[start + length : start + length + 4]

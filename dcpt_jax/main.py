@@ -11,6 +11,9 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from dcpt_jax import config as configs
+from dcpt_jax.host_memory import keep_freed_memory
+
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "File in configs/, e.g. configs/pretrain.py[:preset].", lock_config=True
 )
@@ -30,6 +33,7 @@ def main(argv: Sequence[str]) -> None:
                 f"--{name} is missing, e.g. --config=configs/pretrain.py --workdir=runs/pretrain"
             )
     _set_up_logging()
+    keep_freed_memory()
     try:
         run(_CONFIG.value, _WORKDIR.value)
     except (ValueError, OSError, FloatingPointError, RuntimeError, ImportError) as error:
@@ -59,8 +63,13 @@ def run(config, workdir: str) -> None:
 
 def parse_flags(argv: Sequence[str]) -> Sequence[str]:
     """Parses the command line; an unknown config key or preset lists the known ones and ends."""
+    argv, of_classes = configs.take_class_flags(argv)
+    sys.argv = argv  # the config's flag looks there for what it overrides
     try:
-        return flags.FLAGS(argv)
+        others = flags.FLAGS(argv)
+        if of_classes and _CONFIG.value is not None:
+            configs.set_class_flags(_CONFIG.value, of_classes)
+        return others
     except (flags.Error, AttributeError, KeyError, ValueError, OSError) as error:
         message = _explain(argv) or str(error)
     print(f"error: {message}", file=sys.stderr)

@@ -24,6 +24,7 @@ from dcpt_jax import models
 DESCRIPTION = "model.json"
 WEIGHTS = "weights"
 CHECKPOINTS = "checkpoints"
+FLAT, MULTI_HOT = "flat", "multi_hot"  # kinds of labels, see `outputs_of`
 # What is in a weights folder: the description, and Orbax's files, of whatever version.
 _WRITTEN = {
     *(DESCRIPTION, "_METADATA", "_CHECKPOINT_METADATA", "_sharding", "array_metadatas"),
@@ -39,6 +40,7 @@ def describe(
     *,
     task_set: str,
     classes: tuple[str, ...],
+    components: tuple[str, ...] = (),
     **extra: Any,
 ) -> dict[str, Any]:
     """What `model.json` says: enough to rebuild the modules, and where the weights came from.
@@ -48,6 +50,8 @@ def describe(
         classifier: degradation classifier, or None.
         task_set: name of the task set, or the classes joined by commas.
         classes: class names in index order.
+        components: what the logits of a multi-hot classifier stand for; () for a flat one, whose
+            logits are those of the classes.
         **extra: further JSON values, e.g. `metrics`, `source`, `crop_size`.
     """
     return {
@@ -57,8 +61,29 @@ def describe(
         "classifier": classifier.arguments() if classifier is not None else None,
         "task_set": task_set,
         "classes": list(classes),
+        **({} if classifier is None else _label(components)),
         **extra,
     }
+
+
+def _label(components: tuple[str, ...]) -> dict[str, Any]:
+    return {"label": MULTI_HOT, "components": list(components)} if components else {"label": FLAT}
+
+
+def outputs_of(description: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """What the logits of a classifier say.
+
+    Args:
+        description: content of `model.json`, or of the part of it that a run keeps; where it has no
+            label, it was written before there was another than `FLAT`.
+
+    Returns:
+        (`FLAT`, class names): the softmax over all logits tells the class, or (`MULTI_HOT`, names
+        of components): the sigmoid of each logit tells whether the component is there.
+    """
+    if description.get("label", FLAT) == MULTI_HOT:
+        return MULTI_HOT, tuple(description["components"])
+    return FLAT, tuple(description["classes"])
 
 
 def save_weights(folder: Path | str, params: Params, description: Mapping[str, Any]) -> Path:
@@ -188,13 +213,17 @@ def load(path: Path | str) -> tuple[nn.Module, Params]:
 
 
 def load_classifier(path: Path | str) -> tuple[nn.Module, Params, tuple[str, ...]]:
-    """Degradation classifier, its parameters and class names.
+    """Degradation classifier, its parameters, and what each of its logits stands for.
+
+    A softmax over the logits is meant where "label" in `model.json` is "flat" or missing, the
+    sigmoid of each where it is "multi_hot".
 
     Args:
         path: see `load_weights`.
 
     Returns:
-        (classifier, params, class names in index order).
+        (classifier, params, class names in index order; of a multi-hot classifier the names of its
+        components).
 
     Raises:
         FileNotFoundError: see `load_weights`.
@@ -206,7 +235,7 @@ def load_classifier(path: Path | str) -> tuple[nn.Module, Params, tuple[str, ...
             f"the weights in {path} hold no classifier (they were fine-tuned for restoration); "
             "take those of the pre-training"
         )
-    return classifier_of(description), params["classifier"], tuple(description["classes"])
+    return classifier_of(description), params["classifier"], outputs_of(description)[1]
 
 
 def network_of(description: Mapping[str, Any], **changes: Any) -> nn.Module:

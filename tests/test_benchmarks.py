@@ -1,11 +1,15 @@
 import argparse
+import json
 
 import jax
 import numpy as np
 import pytest
 
+from benchmarks import input_pipeline
 from benchmarks import models as benchmarks
+from dcpt_jax import degradations, images
 from dcpt_jax.convert import to_torch
+from dcpt_jax.data.sources import TRAIN_PHOTOS
 from dcpt_jax.models import create_model, parameter_shapes
 from tests.conftest import TINY_BACKBONES
 from tests.golden import random_params, run
@@ -86,3 +90,52 @@ def test_pytorch_networks_have_our_number_of_parameters(case):
     }
     ours = jax.tree.leaves(parameter_shapes(model))
     assert sum(theirs.values()) == sum(leaf.size for leaf in ours)
+
+
+# --- the input pipeline --------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_figures_of_the_input_pipeline(photo_folder, tmp_path, capsys):
+    output = tmp_path / "figures.json"
+    command = f"--photos {photo_folder} --classes noise,haze --crop 16 --batch 2 --seconds 0.02"
+    figures = input_pipeline.main(
+        [*command.split(), "--workers", "0", "1", "--repetitions", "1", "--output", str(output)]
+    )
+    assert json.loads(output.read_text()) == figures
+    for workers in ("0", "1"):
+        streams = figures["streams"][workers]
+        assert {"packed", "folder PNG", "folder JPEG", "folder PNG, cached"} <= set(streams)
+        assert all(value > 0 for rounds in streams.values() for value in rounds[0].values())
+        for name, ratio in figures["ratios per core"][workers].items():
+            rates = [streams[x][0]["patches/core s"] for x in name.split(" / ")]
+            assert ratio == pytest.approx(rates[0] / rates[1])
+    for parts in figures["shares"].values():
+        assert list(parts) == figures["parts"] and parts["degradation"] > 0
+    assert set(figures["classes"]) == set(figures["degradation ms"]) == set(degradations.names())
+    text = capsys.readouterr().out
+    assert "ms per patch and core" in text and "motion_blur" in text
+
+
+def test_photos_to_measure_with():
+    photos = input_pipeline.photographs(None)
+    assert len(photos) == len(TRAIN_PHOTOS)
+    for pixels in photos:
+        assert pixels.shape == (input_pipeline.HEIGHT, input_pipeline.WIDTH, 3)
+
+
+def test_pytorch_samples_are_like_ours(tmp_path):
+    torch = pytest.importorskip("torch")
+    from benchmarks import torch_loader
+
+    y, x = np.mgrid[:30, :40]
+    images.write_image(tmp_path / "a.png", np.stack([x, y, np.full_like(x, 9)], axis=-1) / 255)
+    paths = [tmp_path / "a.png"]
+    options = {"crop": 16, "batch_size": 4, "num_workers": 0}
+    batch = next(torch_loader.batches(paths, ["noise:5", "haze"], **options))
+    assert batch["clean"].shape == batch["degraded"].shape == (4, 3, 16, 16)
+    assert batch["clean"].dtype == torch.float32
+    levels = np.rint(batch["clean"].numpy() * 255)
+    assert (levels[:, 2] == 9).all()  # RGB
+    assert set(batch["task"].tolist()) <= {0, 1}
+    assert (batch["clean"] != batch["degraded"]).any()

@@ -2,11 +2,14 @@
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -14,9 +17,10 @@ import numpy as np
 import pytest
 
 from dcpt_jax import degradations, images
-from dcpt_jax.data import pipeline
-from dcpt_jax.data.pipeline import evaluation_samples, held_out_crops, make_batches
-from dcpt_jax.data.sources import PhotoSource
+from dcpt_jax.data import pipeline, sources
+from dcpt_jax.data.classes import TrainingClass, synthetic_classes
+from dcpt_jax.data.pipeline import make_batches
+from dcpt_jax.data.sources import Pair, PhotoSource
 from dcpt_jax.data.tasks import Task, resolve_tasks
 
 FIVE = resolve_tasks("5d")
@@ -40,7 +44,8 @@ def photos(paths):
 
 
 def stream(photos, *, tasks=FIVE, batch_size=4, crop=16, seed=0, **options):
-    return make_batches(tasks, photos, batch_size=batch_size, crop=crop, seed=seed, **options)
+    classes = synthetic_classes(tasks, photos)
+    return make_batches(classes, batch_size=batch_size, crop=crop, seed=seed, **options)
 
 
 def take(count, photos, **options):
@@ -104,7 +109,7 @@ def test_every_class_is_degraded(photos, task):
     (batch,) = take(1, photos, tasks=[task])
     differences = np.abs(batch["degraded"] - batch["clean"]).mean(axis=(1, 2, 3))
     assert (differences > 1e-4).all()
-    if degradations.get(task.degradation).clips:
+    if degradations.parse(task.degradation)[-1][0].clips:
         assert batch["degraded"].min() >= 0
         assert batch["degraded"].max() <= 1
 
@@ -133,7 +138,7 @@ def test_16_bit_photos(tmp_path):
 @pytest.mark.parametrize("size", [(1, 1), (1, 30), (5, 3), (15, 16), (40, 2)])
 def test_small_photos_are_reflected(size):
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-    found = pipeline._crop_at(pixels, 0, 0, 16)
+    found = pipeline.crop_at(pixels, 0, 0, 16)
     missing = [(0, max(16 - length, 0)) for length in size]
     np.testing.assert_array_equal(found, np.pad(pixels[:16, :16], [*missing, (0, 0)], "reflect"))
 
@@ -149,50 +154,137 @@ def test_stream_of_small_photos(tmp_path):
     assert found == {0, 1, 2, 3}
 
 
-# --- how classes and photos are mixed ------------------------------------------------------------
-
-
-def test_classes_are_exact_in_every_block(photos):
-    tasks = [Task("a", "noise", 3), Task("b", "haze", 7)]
-    batches = take(12, photos, tasks=tasks, batch_size=10)
-    for batch in batches:
-        assert Counter(batch["task"].tolist()) == {0: 3, 1: 7}
-    orders = {tuple(batch["task"].tolist()) for batch in batches}
-    assert len(orders) > 6  # drawn anew, not one pattern over and over
-
-
-def test_common_divisor_of_repeats_makes_no_larger_blocks(photos):
-    tasks = [Task("a", "noise", 30), Task("b", "haze", 70)]
-    for batch in take(5, photos, tasks=tasks, batch_size=10):
-        assert Counter(batch["task"].tolist()) == {0: 3, 1: 7}
-
-
-def test_no_run_of_samples_is_far_from_the_shares(photos):
-    labels = np.concatenate([batch["task"] for batch in take(50, photos, batch_size=8)])
-    for length in (8, 16, 33):
-        for start in range(0, len(labels) - length):
-            counts = np.bincount(labels[start : start + length], minlength=5)
-            assert np.abs(counts - length / 5).max() < 2
-
-
-def test_every_class_uses_every_photo_once_per_round(photos):
-    rounds = 6
-    batches = take(7 * rounds, photos, batch_size=5)
-    labels = np.concatenate([batch["task"] for batch in batches])
-    used = np.concatenate([photo_of(batch["clean"]) for batch in batches])
-    orders = set()
-    for label in range(5):
-        of_class = used[labels == label].reshape(rounds, 7)
-        assert (np.sort(of_class) == np.arange(7)).all()
-        orders.update(map(tuple, of_class.tolist()))
-    assert len(orders) > 25  # neither the same every round nor the same for every class
-
-
 def test_each_round_draws_anew(paths):
     batches = take(10, PhotoSource(paths[:1]), tasks=resolve_tasks("noise"), batch_size=1, crop=30)
     clean = {batch["clean"].tobytes() for batch in batches}
     noise = {(batch["degraded"] - batch["clean"]).tobytes() for batch in batches}
     assert len(clean) == len(noise) == 10
+
+
+# --- pairs, and classes of different sources -----------------------------------------------------
+
+
+class Pairs(Sequence):
+    """Pairs in memory, as a source of them gives."""
+
+    on_bad_file = "skip"
+
+    def __init__(self, pairs):
+        self.pairs = pairs
+
+    def __len__(self):
+        return len(self.pairs)
+
+    def __getitem__(self, index):
+        return self.pairs[index]
+
+    def describe(self, index):
+        return f"pair {index}"
+
+
+def pair(number, size=(30, 44), kinds=(np.uint8, np.uint8)):
+    """Two photos of which one is the other with red and green exchanged."""
+    y, x = np.mgrid[: size[0], : size[1]]
+    clean = np.stack([x, y, np.full_like(x, number)], axis=-1)
+    return Pair(clean[..., (1, 0, 2)].astype(kinds[0]), clean.astype(kinds[1]))
+
+
+def of_pairs(pairs, name="rain", repeats=1):
+    return TrainingClass(Task(name, "rain", repeats), Pairs(pairs), "pairs", is_synthetic=False)
+
+
+def take_of(classes, count, *, batch_size=8, crop=16, seed=0, **options):
+    with make_batches(classes, batch_size=batch_size, crop=crop, seed=seed, **options) as batches:
+        return [next(batches) for _ in range(count)]
+
+
+def mixed(paths):
+    """A class of photos, one of pairs, and one of few pairs, some smaller than the crop."""
+    return (
+        *synthetic_classes([Task("noise", "noise:20", 2)], PhotoSource(paths)),
+        of_pairs([pair(i) for i in range(5)], repeats=3),
+        of_pairs([pair(9, (12, 40)), pair(8, (3, 3))], "haze", repeats=4),
+    )
+
+
+@pytest.mark.parametrize("size", [(30, 44), (16, 16), (9, 40), (5, 3)])
+def test_both_photos_of_a_pair_are_cut_alike(size):
+    seen = set()
+    for batch in take_of([of_pairs([pair(3, size), pair(7, size)])], 8):
+        assert batch["degraded"].dtype == batch["clean"].dtype == np.float32
+        np.testing.assert_array_equal(batch["degraded"][..., (1, 0, 2)], batch["clean"])
+        seen.update(crop.tobytes() for crop in batch["clean"])
+    assert len(seen) >= 16  # at least all turns of both
+
+
+@pytest.mark.parametrize(
+    "kinds", [(np.uint16, np.uint16), (np.uint8, np.uint16), (np.uint16, np.uint8)]
+)
+def test_pairs_of_16_bits(kinds):
+    (batch,) = take_of([of_pairs([pair(3, kinds=kinds)])], 1)
+    for key, kind in zip(("degraded", "clean"), kinds, strict=True):
+        levels = batch[key] * np.float32(np.iinfo(kind).max)
+        np.testing.assert_allclose(levels[..., 2], 3, rtol=1e-5)
+
+
+def test_stream_of_classes_of_different_sources(paths):
+    classes = mixed(paths)
+    labels, names = [], set()
+    for batch in take_of(classes, 37, batch_size=1):  # 7 * 2 + 5 * 3 + 2 * 4: one pass
+        (label,) = batch["task"].tolist()
+        labels.append(label)
+        names.add((label, *photo_of(batch["clean"])))
+        is_swapped = (batch["degraded"][..., (1, 0, 2)] == batch["clean"]).all()
+        assert is_swapped == (label > 0)
+    assert Counter(labels) == {0: 14, 1: 15, 2: 8}
+    expected = {(0, i) for i in range(7)} | {(1, i) for i in range(5)} | {(2, 8), (2, 9)}
+    assert names == expected
+
+
+def test_mixed_stream_continues_and_is_the_same_for_any_shards(paths):
+    whole = take_of(mixed(paths), 8, batch_size=6)
+    assert_same(whole[5:], take_of(mixed(paths), 3, batch_size=6, start=5))
+    for count in (2, 3):
+        for i in range(count):
+            ours = take_of(mixed(paths), 8, batch_size=6 // count, shard=(i, count))
+            assert_same(ours, [{key: b[key][i::count] for key in b} for b in whole])
+
+
+@pytest.mark.slow
+def test_mixed_stream_is_the_same_for_any_number_of_workers(paths):
+    whole = take_of(mixed(paths), 20)
+    for num_workers in (1, 4):
+        assert_same(whole, take_of(mixed(paths), 20, num_workers=num_workers))
+        assert_same(whole[7:], take_of(mixed(paths), 13, num_workers=num_workers, start=7))
+
+
+@pytest.mark.slow
+def test_memory_stays_bounded(tmp_path):
+    psutil = pytest.importorskip("psutil")
+    for i in range(12):  # 2 MB each; the caches keep two
+        pixels = np.random.default_rng(i).integers(0, 256, (600 + 50 * i, 800, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / f"{i}.jpg"), pixels)
+    source = PhotoSource(sorted(tmp_path.iterdir()), cache_megabytes=5)
+    before = {p.pid for p in children(os.getpid())}
+    sizes = []
+    with stream(source, batch_size=4, crop=64, num_workers=2) as batches:
+        for step in range(200):
+            next(batches)
+            if step in (60, 199):
+                workers = [p for p in children(os.getpid()) if p.pid not in before]
+                sizes.append([psutil.Process().memory_info().rss, *rss(workers)])
+    assert len(sizes[0]) == len(sizes[1]) == 3
+    for early, late in zip(*sizes, strict=True):
+        assert late - early < 30e6
+
+
+def rss(processes):
+    return sorted(process.memory_info().rss for process in processes)
+
+
+def test_class_without_items_is_refused():
+    with pytest.raises(ValueError, match="class 'rain' needs at least one item"):
+        take_of([of_pairs([])], 1)
 
 
 # --- the same stream again -----------------------------------------------------------------------
@@ -311,6 +403,12 @@ def test_failing_degradation_is_named(photos, monkeypatch):
         next(batches)
 
 
+def test_pair_that_makes_no_sample_is_named():
+    broken = pair(0)._replace(degraded=np.zeros((30, 44, 3), np.float64))
+    with pytest.raises(pipeline.DataError, match=r"class 'rain' from pair 1: TypeError: pixels"):
+        take_of([of_pairs([pair(0), broken])], 4)
+
+
 @pytest.mark.slow
 def test_error_in_a_worker_comes_through(tmp_path):
     images.write_image(tmp_path / "only.png", np.zeros((20, 20, 3)))
@@ -357,14 +455,42 @@ def test_workers_outlive_ctrl_c_and_stop_when_closed(photos):
     assert not [worker for worker in workers if worker.is_running()]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0, 0.05, 0.3])
+def test_workers_survive_signals_while_they_start(photos, delay):
+    before = {p.pid for p in children(os.getpid())}
+    shot = []
+
+    def shoot():
+        while True:
+            for process in children(os.getpid()):
+                if process.pid not in before and process.pid not in shot:
+                    time.sleep(delay)
+                    process.send_signal(signal.SIGINT)
+                    process.send_signal(signal.SIGTERM)
+                    shot.append(process.pid)
+                    if len(shot) == 2:
+                        return
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=shoot, daemon=True)
+    thread.start()
+    with stream(photos, num_workers=2) as batches:
+        for _ in range(8):
+            next(batches)
+        assert len(shot) == 2
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
 PROGRAM = """
 import os, signal, sys
-from dcpt_jax.data import pipeline, sources, tasks
+from dcpt_jax.data import classes, pipeline, sources, tasks
 
 def main():
+    photos = sources.PhotoSource(sys.argv[1:])
     batches = pipeline.make_batches(
-        tasks.resolve_tasks("5d"), sources.PhotoSource(sys.argv[1:]),
+        classes.synthetic_classes(tasks.resolve_tasks("5d"), photos),
         batch_size=2, crop=16, seed=0, num_workers=2,
     )
     next(batches)
@@ -372,6 +498,34 @@ def main():
     signal.pause()
 
 """
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told so")
+def test_workers_keep_the_memory_of_batches():
+    program = """
+import resource, sys
+import numpy as np
+from dcpt_jax.data import pipeline, sources
+
+if sys.argv[1] == "keep":
+    pipeline._keep_memory()
+samples = [np.zeros((128, 128, 3), np.float32)] * 32
+
+def make_batches(count):
+    for _ in range(count):
+        batch = np.stack(samples), np.stack(samples)
+
+make_batches(4)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+make_batches(20)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    faults = {}
+    for what in ("keep", "return"):
+        command = [sys.executable, "-c", program, what]
+        done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=True)
+        faults[what] = int(done.stdout)
+    assert faults["keep"] < 100 < 1000 < faults["return"]  # pages got from the system
 
 
 @pytest.mark.slow
@@ -412,7 +566,7 @@ def test_program_without_main_guard_is_told_so(paths, tmp_path):
         ({"crop": 0}, "crop must be at least 1, not 0"),
         ({"start": -1}, "start must be at least 0, not -1"),
         ({"num_workers": -1}, "num_workers must be at least 0, not -1"),
-        ({"tasks": ()}, "number of tasks must be at least 1, not 0"),
+        ({"tasks": ()}, "number of classes must be at least 1, not 0"),
     ],
 )
 def test_bad_arguments(photos, options, message):
@@ -430,96 +584,29 @@ def test_closing_twice_is_fine(photos):
         next(batches)
 
 
-# --- evaluation ----------------------------------------------------------------------------------
+def test_table_of_classes(photos):
+    classes = synthetic_classes([Task("a", "noise", 1), Task("bee", "haze:0.5", 3)], photos)
+    assert pipeline.describe(classes).splitlines() == [
+        "2 classes, 28 samples in a pass over all:",
+        "  class  items  repeats  share  from",
+        "  a          7      x 1  25.0%  synthetic noise on 7 photos",
+        "  bee        7      x 3  75.0%  synthetic haze:0.5 on 7 photos",
+    ]
 
 
-def corner(crop):
-    return tuple(np.rint(crop.image[0, 0] * 255).astype(int).tolist())
-
-
-def test_one_crop_per_photo_is_its_centre(photos):
-    crops = held_out_crops(photos, size=16, per_photo=1, seed=5)
-    assert [crop.name for crop in crops] == [str(i) for i in range(7)]
-    assert [corner(crop) for crop in crops] == [(20, 12, i) for i in range(7)]
-    assert crops[0].image.dtype == np.float32
-
-
-@pytest.mark.parametrize("per_photo", [2, 3, 4, 5, 12])
-def test_crops_are_spread_and_always_the_same(photos, per_photo):
-    crops = held_out_crops(photos, size=8, per_photo=per_photo, seed=1)
-    assert len(crops) == len({crop.name for crop in crops}) == 7 * per_photo
-    assert len({corner(crop) for crop in crops}) == 7 * per_photo
-    again = held_out_crops(photos, size=8, per_photo=per_photo, seed=1)
-    assert [corner(crop) for crop in crops] == [corner(crop) for crop in again]
-    if per_photo == 12:  # 3 rows of 4 on photos of 40x56: none overlap
-        found = np.array([corner(crop)[:2] for crop in crops[:12]])
-        gaps = np.abs(found[:, None] - found[None]).max(axis=-1)
-        assert gaps[~np.eye(12, dtype=bool)].min() >= 8
-
-
-def test_seed_chooses_the_cells_that_are_left_empty(photos):
-    found = {
-        tuple(map(corner, held_out_crops(photos, size=8, per_photo=5, seed=seed)))
-        for seed in range(4)
-    }
-    assert len(found) > 1
-
-
-def test_held_out_crops_of_small_photos(tmp_path):
-    images.write_image(tmp_path / "a.png", np.full((3, 5, 3), 0.2))
-    crops = held_out_crops(PhotoSource([tmp_path / "a.png"]), size=16, per_photo=2)
-    assert [crop.image.shape for crop in crops] == [(16, 16, 3)] * 2
-
-
-def test_bad_photo_is_never_evaluated_under_another_name(tmp_path):
+def test_table_says_what_was_left_out(tmp_path, monkeypatch):
     for i in range(3):
-        images.write_image(tmp_path / f"{i}.png", np.full((20, 20, 3), i / 255))
-    spoil(tmp_path / "1.png")
-    paths = sorted(tmp_path.iterdir())
-    crops = held_out_crops(PhotoSource(paths), size=8, per_photo=1)
-    assert [(crop.name, corner(crop)[2]) for crop in crops] == [("0", 0), ("2", 2)]
-    with pytest.raises(images.ImageError, match=r"1\.png"):
-        held_out_crops(PhotoSource(paths, on_bad_file="refuse"), size=8, per_photo=1)
-    with pytest.raises(images.ImageError, match="none of 1 photos"):
-        held_out_crops(PhotoSource(paths[1:2]), size=8, per_photo=1)
-
-
-@pytest.mark.parametrize("options", [{"size": 0, "per_photo": 1}, {"size": 8, "per_photo": 0}])
-def test_bad_arguments_of_held_out_crops(photos, options):
-    with pytest.raises(ValueError, match="must be at least 1"):
-        held_out_crops(photos, **options)
-
-
-def test_evaluation_samples_depend_on_names_only(photos):
-    crops = held_out_crops(photos, size=16, per_photo=2)
-    before = [crop.image.copy() for crop in crops]
-    samples = list(evaluation_samples(FIVE, crops, seed=2))
-    assert len(samples) == len(crops) * 5
-    assert [sample.task for sample in samples[:5]] == [0, 1, 2, 3, 4]
-    assert [sample.name for sample in samples[:6]] == [crops[0].name] * 5 + [crops[1].name]
-    for crop, image in zip(crops, before, strict=True):
-        np.testing.assert_array_equal(crop.image, image)
-    by_name = {(s.name, FIVE[s.task].name): s for s in samples}
-    fewer = FIVE[::-2]
-    for sample in evaluation_samples(fewer, crops[::-3], seed=2):
-        expected = by_name[sample.name, fewer[sample.task].name]
-        np.testing.assert_array_equal(sample.degraded, expected.degraded)
-        np.testing.assert_array_equal(sample.clean, expected.clean)
-
-
-def test_evaluation_samples_draw_for_each_seed_crop_and_class(tmp_path):
-    images.write_image(tmp_path / "a.png", np.full((40, 40, 3), 0.5))
-    crops = held_out_crops(PhotoSource([tmp_path / "a.png"]), size=16, per_photo=4)
-    tasks = (Task("a", "noise:25"), Task("b", "noise:25"))
-    found = {
-        sample.degraded.tobytes()
-        for seed in (0, 1)
-        for sample in evaluation_samples(tasks, crops, seed=seed)
-    }
-    assert len(found) == 2 * 4 * 2
-
-
-def test_description_counts_photos_and_shares(photos):
-    tasks = [Task("a", "noise", 1), Task("b", "haze", 3)]
-    text = pipeline.describe(tasks, photos)
-    assert text == "7 photos; photos x repeats per class: a 7 x 1 (25.0%), b 7 x 3 (75.0%)"
+        images.write_image(tmp_path / f"{i}.png", np.zeros((20, 20, 3)))
+    (tmp_path / "1.png").write_bytes(b"none")
+    source = PhotoSource(sorted(tmp_path.iterdir()))
+    lines = pipeline.describe(synthetic_classes(FIVE, source)).splitlines()
+    assert lines[0] == "5 classes, 10 samples in a pass over all:"
+    assert lines[-1] == "  all classes: 2 photos (1 of 3 files left out as unreadable)"
+    rain = TrainingClass(Task("rain", "rain"), source, "here", is_synthetic=True)
+    other = PhotoSource([tmp_path / "0.png"])
+    lines = pipeline.describe((rain, *synthetic_classes(FIVE[1:], other))).splitlines()
+    assert lines[-1].startswith("  rain: 2 photos (1 of 3")
+    monkeypatch.setattr(sources, "CHECK_LIMIT", 1)
+    source = PhotoSource([tmp_path / "0.png", tmp_path / "2.png"])
+    line = pipeline.describe(synthetic_classes(FIVE, source)).splitlines()[-1]
+    assert line == "  all classes: 2 photos (too many to check each before the run)"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dcpt_jax import images
-from dcpt_jax.data import sources
+from dcpt_jax.data import decoded, sources
 from dcpt_jax.data.sources import PhotoSource
 
 
@@ -100,7 +100,7 @@ def test_many_bad_files_are_counted_and_not_all_named(tmp_path, caplog):
         (tmp_path / f"bad{i:02}.png").write_bytes(b"")
     source = PhotoSource(sources.folder_photos(tmp_path))
     assert len(source.report.skipped) == 30
-    assert len(caplog.records) == sources._NAMED_LIMIT + 1
+    assert len(caplog.records) == decoded.NAMED_LIMIT + 1
     assert "10 more" in caplog.messages[-1]
 
 
@@ -179,7 +179,7 @@ def test_cache_is_bounded_and_drops_the_oldest(folder, monkeypatch):
     source = PhotoSource(sources.folder_photos(folder), cache_megabytes=2.5 * size / 1e6)
     for i in (0, 1, 0, 2, 0, 1):
         assert int(source[i].mean()) == 40 * i
-        assert source._cached_bytes <= 2.5 * size
+        assert source._cache.bytes <= 2.5 * size
     assert decoded == ["0", "1", "2", "1"]
     without = PhotoSource(sources.folder_photos(folder), cache_megabytes=0)
     decoded.clear()
@@ -207,7 +207,7 @@ def test_pickled_source_leaves_the_cache_behind(folder):
     before = len(pickle.dumps(source))
     expected = values(source)
     copy = pickle.loads(pickle.dumps(source))
-    assert copy._cache == {}
+    assert len(copy._cache) == 0
     assert values(copy) == expected
     assert len(pickle.dumps(source)) < before + 300  # only the reason for 1.png is added
 

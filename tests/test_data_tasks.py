@@ -1,5 +1,6 @@
-"""Task sets: order, names and errors."""
+"""Task sets: order, names, published data, components and errors."""
 
+import numpy as np
 import pytest
 
 from dcpt_jax import degradations
@@ -11,16 +12,71 @@ def names(found):
     return [task.name for task in found]
 
 
-def test_order_of_the_paper_is_the_class_index():
-    # Weights carry the classes as numbers: this order must never change.
-    assert names(resolve_tasks("5d")) == ["rain", "noise", "haze", "low_light", "motion_blur"]
+# Weights carry the classes as numbers: these orders must never change.
+ORDER = {
+    "5d": ["rain", "noise", "haze", "low_light", "motion_blur"],
+    "10d": [
+        *("noise", "motion_blur", "defocus_blur", "jpeg", "haze"),
+        *("rain", "snow", "mosaic", "low_light", "inpainting"),
+    ],
+    "cdd11": [
+        *("low_light", "haze", "rain", "snow"),
+        *("low_light+haze", "low_light+rain", "low_light+snow", "rain+haze", "snow+haze"),
+        *("low_light+rain+haze", "low_light+snow+haze"),
+    ],
+}
+
+
+def test_order_of_the_papers_is_the_class_index():
+    assert {name: names(resolve_tasks(name)) for name in tasks.TASK_SETS} == ORDER
+
+
+def test_published_repeats():
+    found = {
+        name: {task.name: task.pair_repeats for task in found if task.pair_repeats != (1, 1)}
+        for name, found in tasks.TASK_SETS.items()
+    }
+    assert found == {
+        "5d": {"rain": (1, 300), "noise": (1, 8), "low_light": (10, 160), "motion_blur": (1, 5)},
+        "10d": {
+            "motion_blur": (4, 4),
+            "defocus_blur": (9, 9),
+            "rain": (5, 20),
+            "low_light": (50, 50),
+        },
+        "cdd11": {},
+    }
+    assert all(task.repeats == 1 for found in tasks.TASK_SETS.values() for task in found)
+
+
+def test_published_data_of_the_stages():
+    rain = tasks.TASK_SETS["5d"][0]
+    assert rain.published("pretrain") == (("rain13k",), 1)
+    assert rain.published("restore") == (("rain200h", "rain200l"), 300)
+    assert tasks.TASK_SETS["10d"][5].published("restore") == (("rain200h", "rain200l"), 20)
+    haze = tasks.TASK_SETS["5d"][2]
+    assert haze.published("pretrain") == haze.published("restore") == (("reside_ots",), 1)
+    assert Task("a", "rain").published("restore") == ((), 1)
+    assert all(task.datasets for found in tasks.TASK_SETS.values() for task in found)
+
+
+def test_short_names_are_those_of_cdd11_in_its_order():
+    short = ("l", "h", "r", "s", "l+h", "l+r", "l+s", "h+r", "h+s", "l+h+r", "l+h+s")
+    assert tuple(tasks.SHORT_NAMES) == short
+    assert names(resolve_tasks(short)) == ORDER["cdd11"]
+    with pytest.raises(ValueError, match="unknown task set or class 'h\\+l'"):
+        resolve_tasks("h+l")
+    assert resolve_tasks("l+h+r") == tasks.TASK_SETS["cdd11"][9:10]
+    for task in tasks.TASK_SETS["cdd11"]:  # low light, then rain or snow, then haze
+        places = {"low_light": 0, "rain": 1, "snow": 1, "haze": 2}
+        found = [places[part] for part in task.degradation.split("+")]
+        assert found == sorted(set(found))
 
 
 def test_every_task_of_every_set_has_a_known_degradation():
     for found in tasks.TASK_SETS.values():
         for task in found:
             assert degradations.parse(task.degradation)
-            assert task.repeats >= 1
 
 
 @pytest.mark.parametrize(
@@ -33,6 +89,7 @@ def test_every_task_of_every_set_has_a_known_degradation():
         (" low_light + rain ", ["low_light+rain"]),
         (("5d", "low_light+haze"), [*names(tasks.TASK_SETS["5d"]), "low_light+haze"]),
         (Task("mine", "rain:1", 3), ["mine"]),
+        ("h, l+r", ["haze", "low_light+rain"]),
     ],
 )
 def test_what_can_be_asked_for(given, expected):
@@ -42,7 +99,55 @@ def test_what_can_be_asked_for(given, expected):
 def test_resolving_the_names_of_tasks_gives_the_tasks():
     found = resolve_tasks(("low_light+rain", "noise:25", "haze"))
     assert resolve_tasks(tuple(names(found))) == found
-    assert found[1] == Task("noise:25", "noise:25", 1)
+    assert found[1] == Task("noise:25", "noise:25")
+
+
+def test_a_class_brings_its_data_from_the_first_set_that_has_it():
+    assert resolve_tasks("haze,rain") == (tasks.TASK_SETS["5d"][2], tasks.TASK_SETS["5d"][0])
+    assert resolve_tasks("snow") == (tasks.TASK_SETS["10d"][6],)
+    assert resolve_tasks("low_light+haze")[0].datasets == ("cdd11",)
+    assert resolve_tasks("haze+low_light")[0].datasets == ()  # another order, other images
+
+
+def test_tasks_of_weights_are_those_of_their_set():
+    ten = tasks.TASK_SETS["10d"]
+    assert tasks.resolve_trained("10d", names(ten)) == ten
+    assert tasks.resolve_trained("gone", ["haze", "l"]) == resolve_tasks("haze,low_light")
+    assert tasks.resolve_trained("10d", ["haze"]) == resolve_tasks("haze")  # its classes were named
+    with pytest.raises(ValueError, match="class_0"):
+        tasks.resolve_trained("class_0,class_1", ["class_0", "class_1"])
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("haze", "haze"),
+        (" low_light + rain", "low_light+rain"),
+        ("l+h+s", "low_light+snow+haze"),
+        ("noise:25", "noise:25"),
+        *((name, None) for name in ("5d", "haze,rain", "fog", "", "haze+", "noise:much")),
+    ],
+)
+def test_the_class_that_a_text_means(given, expected):
+    assert tasks.class_named(given) == expected
+
+
+def test_components_in_order_of_first_appearance():
+    found, table = tasks.components(resolve_tasks("noise:25,low_light+noise,haze+low_light:1"))
+    assert found == ("noise", "low_light", "haze")
+    np.testing.assert_array_equal(table, [[1, 0, 0], [1, 1, 0], [0, 1, 1]])
+    assert table.dtype == np.uint8
+
+
+def test_components_of_the_sets():
+    found, table = tasks.components(tasks.TASK_SETS["cdd11"])
+    assert found == ("low_light", "haze", "rain", "snow")
+    assert table.tolist()[-2:] == [[1, 1, 1, 0], [1, 1, 0, 1]]
+    assert len({tuple(row) for row in table}) == 11
+    for name in ("5d", "10d"):
+        found, table = tasks.components(tasks.TASK_SETS[name])
+        assert list(found) == ORDER[name]
+        np.testing.assert_array_equal(table, np.eye(len(found)))
 
 
 def test_ready_tasks_are_kept():
@@ -52,13 +157,14 @@ def test_ready_tasks_are_kept():
 
 @pytest.mark.parametrize("given", ["fog", "5D", ("haze", "fog"), "haze+fog", "noise:much"])
 def test_unknown_names_list_the_known_ones(given):
-    with pytest.raises(ValueError, match=r"unknown task set or class .*task sets: 5d; classes: "):
+    message = r"unknown task set or class .*task sets: 5d, 10d, cdd11; classes: "
+    with pytest.raises(ValueError, match=message):
         resolve_tasks(given)
 
 
 @pytest.mark.parametrize("given", [(), "", ",", ("",)])
 def test_no_class_is_refused(given):
-    with pytest.raises(ValueError, match=r"task sets: 5d; classes: .*haze"):
+    with pytest.raises(ValueError, match=r"task sets: 5d, 10d, cdd11; classes: .*haze"):
         resolve_tasks(given)
 
 

@@ -78,6 +78,17 @@ def test_parse_takes_a_range_to_draw_from() -> None:
     np.testing.assert_allclose(deviation, 200.5 / 255, rtol=0.03)
 
 
+def test_a_choice_of_strengths_is_drawn_from_equally() -> None:
+    ((noise, strength),) = parse("noise: 15/25/50")
+    assert strength is None and noise.strength_range == (15, 50)
+    rng = np.random.default_rng(0)
+    draws = [noise.sample_strength(rng) for _ in range(600)]
+    counts = [draws.count(strength) for strength in (15.0, 25.0, 50.0)]
+    assert sum(counts) == 600 and min(counts) > 150
+    with pytest.raises(ValueError, match=r"strength '5000' of 'noise' must be a number from 0"):
+        parse("noise:15/5000")
+
+
 def test_parse_refuses_bad_ranges() -> None:
     with pytest.raises(ValueError, match=r"strengths '50-1' of 'noise': .*'noise:1-50'"):
         parse("noise:50-1")

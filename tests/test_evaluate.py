@@ -1,9 +1,12 @@
+import dataclasses
 import json
 
+import flax.linen as nn
 import numpy as np
 import pytest
 
 from dcpt_jax import images
+from dcpt_jax.data import held_out, tasks
 from dcpt_jax.evaluate import gallery, run
 from dcpt_jax.evaluate.tables import ClassResult, Evaluation
 from tests.conftest import tiny_config
@@ -41,6 +44,132 @@ def test_tables_show_the_gain_the_convention_and_the_confusion(evaluation):
     lines = evaluation.to_text().splitlines()
     widths = {len(line) for line in lines if line.startswith("  ")}
     assert len(widths) == 2  # two tables, each with columns in line
+
+
+def many_classes(predicted):
+    names = [task.name for task in tasks.TASK_SETS["cdd11"]]
+    results = tuple(ClassResult(name, 4, 20.0, 25.0, 0.5, 0.75) for name in names)
+    confusion = 3 * np.eye(11, dtype=int) + np.eye(11, k=1, dtype=int)
+    return Evaluation(results, "RGB", confusion[:, : len(predicted)], predicted)
+
+
+def test_many_long_names_are_numbered_columns():
+    evaluation = many_classes(tuple(task.name for task in tasks.TASK_SETS["cdd11"]))
+    text = evaluation.to_markdown()
+    assert "| | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9 | 10 | 11 | accuracy |" in text
+    assert "| 5 low_light+haze | 0 | 0 | 0 | 0 | 3 | 1 | 0 | 0 | 0 | 0 | 0 | 75% |" in text
+    assert "| low_light+snow+haze | 4 | 20.00" in text and "by their numbers.\n" in text
+    assert max(map(len, evaluation.to_text().splitlines())) < 100
+    some = dataclasses.replace(
+        evaluation, classes=evaluation.classes[9:], confusion=evaluation.confusion[9:]
+    )
+    text = some.to_markdown()
+    assert "(1 low_light, 2 haze, 3 rain, 4 snow, 5 low_light+haze" in text
+    assert "10 low_light+rain+haze," not in text and "| 10 low_light+rain+haze | 0 |" in text
+
+
+def test_a_classifier_of_components_by_hand():
+    evaluation = Evaluation(
+        classes=(
+            ClassResult("low_light", 4, 20.0, 25.0, 0.5, 0.75),
+            ClassResult("low_light+haze", 4, 22.0, 21.0, 0.75, 0.5),
+        ),
+        convention="RGB",
+        confusion=np.array([[4, 1, 0], [2, 3, 1]]),
+        predicted=("low_light", "haze", "snow"),
+        truth=np.array([[1, 0, 0], [1, 1, 0]], np.uint8),
+        exact=np.array([3, 1]),
+    )
+    assert (evaluation.class_accuracy(0), evaluation.class_accuracy(1)) == (0.75, 0.25)
+    assert evaluation.accuracy() == 0.5
+    # right: 4 + 2, (4 - 1) + 3 and (4 - 0) + (4 - 1) of 8
+    assert [evaluation.component_accuracy(i) for i in range(3)] == [6 / 8, 6 / 8, 7 / 8]
+    text = evaluation.to_markdown()
+    assert "all components right in 50.0% of the samples" in text
+    assert "| | low_light | haze | snow | all right |" in text
+    assert "| low_light | 4/4 | 1 | 0 | 75% |" in text
+    assert "| low_light+haze | 2/4 | 3/4 | 1 | 25% |" in text
+    assert "| accuracy | 75% | 75% | 88% | 50% |" in text
+    saved = json.loads(json.dumps(evaluation.to_json()))
+    assert saved["confusion"] is None and saved["accuracy"] == 0.5
+    assert saved["components"]["names"] == ["low_light", "haze", "snow"]
+    assert saved["components"]["accuracy"] == [0.75, 0.75, 0.875]
+    assert saved["components"]["found"] == [[4, 1, 0], [2, 3, 1]]
+
+
+class Says(nn.Module):
+    """A network and a classifier in one: the features are the image, the logits its first pixel."""
+
+    def features(self, images):
+        return (images,)
+
+    def __call__(self, features):
+        return features[0][:, 0, 0]
+
+
+def test_what_judges_say_and_should_say(caplog):
+    params = {"network": {}, "classifier": {}}
+    image = np.zeros((2, 1, 1, 3), np.float32)
+    image[:, 0, 0] = [[1, -1, 2], [-1, 3, -1]]
+    flat = run.Judge(Says(), Says(), params, "flat", ("haze", "rain", "low_light+haze"))
+    assert flat.predict(image).tolist() == [[0, 0, 1], [0, 1, 0]]
+    asked = tasks.resolve_tasks("rain,low_light+haze")
+    assert flat.truth(asked).tolist() == [[0, 1, 0], [0, 0, 1]]
+    assert flat.truth(tasks.resolve_tasks("snow,haze")) is None
+    assert "but not snow" in caplog.text
+    components = run.Judge(Says(), Says(), params, "multi_hot", ("haze", "rain", "low_light"))
+    assert components.predict(image).tolist() == [[1, 0, 1], [0, 1, 0]]
+    asked = tasks.resolve_tasks("rain,low_light+rain+haze")  # a mixture that it never saw
+    assert components.truth(asked).tolist() == [[0, 1, 0], [1, 1, 1]]
+    assert components.truth(tasks.resolve_tasks("haze,rain+snow")) is None
+
+
+def test_scores_of_a_judge_of_components():
+    found = tasks.resolve_tasks("rain,low_light+rain")
+    judge = run.Judge(
+        *(Says(), Says(), {"network": {}, "classifier": {}}),
+        *("multi_hot", ("haze", "rain", "low_light")),
+    )
+
+    def restored():
+        for task, pixel in ((0, [-1, 1, -1]), (0, [-1, 1, 1]), (1, [-1, 1, 1]), (1, [1, -1, 1])):
+            image = np.full((12, 12, 3), 0.5, np.float32)
+            image[0, 0] = pixel
+            yield held_out.Sample(task, image, np.full_like(image, 0.5), "photo"), image
+
+    evaluation = run.score(found, restored(), judge, run.PictureSheet(["a", "b"], [2, 2], 12))
+    assert evaluation.predicted == ("haze", "rain", "low_light")
+    assert evaluation.confusion.tolist() == [[0, 2, 1], [1, 1, 2]]
+    assert evaluation.exact.tolist() == [1, 1] and evaluation.accuracy() == 0.5
+
+
+def test_the_sheet_of_eleven_mixtures_can_be_looked_at():
+    names = [task.name for task in tasks.TASK_SETS["cdd11"]]
+    for size, shown in ((192, 192), (512, 170)):
+        pictures = run.PictureSheet(names, [2] * 11, size)
+        for task in range(11):
+            for _ in range(2):
+                image = np.full((size, size, 3), 0.5, np.float32)
+                pictures.offer(held_out.Sample(task, image, image, "p"), image, 20.0, 21.0)
+        sheet = pictures.draw()
+        assert sheet.shape[0] < 2800 and 6 * shown < sheet.shape[1] < 6 * shown + 60
+        assert (sheet == 128).all(-1).sum() >= 11 * 6 * shown**2
+
+
+def test_a_caption_stays_above_its_image():
+    rows = [[np.ones((8, 120, 3))] * 2]
+    captions = [["low_light+snow+haze, 12.3 dB", ""]]
+    sheet = gallery.sheet(rows, headings=["", ""], captions=captions)
+    dark = (sheet < 128).all(-1).any(0)
+    assert dark[:126].any() and not dark[126:].any()
+
+
+def test_shrinking_takes_means():
+    image = np.arange(4 * 5 * 3, dtype=np.float32).reshape(4, 5, 3)
+    small = gallery.shrink(image, 2)
+    assert small.shape == (2, 2, 3)
+    np.testing.assert_allclose(small[1, 0], image[2:4, 0:2].mean((0, 1)))
+    np.testing.assert_array_equal(gallery.shrink(image, 1), image)
 
 
 def test_grid_puts_images_where_they_belong():
@@ -171,3 +300,43 @@ def test_the_nearest_classifier_among_what_the_weights_grew_from(monkeypatch):
     runs["/new/c"] = {"init_from": "b"}  # relative, to a folder beside it
     place, params, _ = run._nearest_classifier("/new/d", {"source": runs["/new/d"]})
     assert str(place) == "/new/a" and params == {"network": 1}
+
+
+def test_pairs_are_measured_whole(tmp_path, photo_folder, pretrained, capsys):
+    """PSNR of test pairs, as published tables mean it: of whole images, of any sizes."""
+    import jax
+
+    from dcpt_jax import metrics, weights
+
+    params, description = weights.load_weights(pretrained)
+    params["network"]["ending"] = jax.tree.map(np.zeros_like, params["network"]["ending"])
+    description.update(classifier=None, source={})
+    weights.save_weights(tmp_path / "identity", {"network": params["network"]}, description)
+    rng = np.random.default_rng(0)
+    expected = []
+    for i, shape in enumerate(((24, 40), (40, 24))):
+        clean = rng.uniform(0.2, 0.8, (*shape, 3))
+        degraded = clean + rng.normal(0, 0.02 + 0.1 * i, clean.shape)
+        for side, image in (("rain", degraded), ("norain", clean)):
+            images.write_image(tmp_path / f"Rain100L/{side}/{side}-{i}.png", image)
+        found = (
+            images.read_image(tmp_path / f"Rain100L/{s}/{s}-{i}.png") for s in ("rain", "norain")
+        )
+        expected.append(metrics.psnr(*found))
+    config = tiny_config("evaluate", photo_folder)
+    config.init_from = str(tmp_path / "identity")
+    config.tasks = "rain"
+    config.data.crop_size = 0
+    config.data.sources.rain = f"rain100l:{tmp_path}/Rain100L"
+    evaluation = run.evaluate(config, tmp_path / "e")
+    (rain,) = evaluation.classes
+    assert rain.samples == 2
+    assert rain.psnr_degraded == pytest.approx(np.mean(expected))
+    assert rain.psnr_restored == pytest.approx(np.mean(expected), abs=1e-3)
+    assert "whole images" in evaluation.convention
+    assert evaluation.data == (f"pairs of rain100l in {tmp_path}/Rain100L",)
+    out = capsys.readouterr().out
+    assert f"rain: 2 of pairs of rain100l in {tmp_path}/Rain100L" in out
+    saved = json.loads((tmp_path / "e/evaluation.json").read_text())
+    assert saved["data"] == {"rain": evaluation.data[0]}
+    assert images.read_image(tmp_path / "e/sheet.png").shape[0] > 256

@@ -3,6 +3,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from dcpt_jax import losses
@@ -60,6 +61,59 @@ def test_focal_loss_refuses_what_does_not_fit():
         losses.focal_loss(jnp.zeros((2, 3)), jnp.zeros(2, int), gamma=-1.0)
     with pytest.raises(ValueError, match=r"\(2, 3\)"):
         losses.focal_loss(jnp.zeros((2, 3)), jnp.zeros(4, int), gamma=0.0)
+
+
+def test_sigmoid_focal_loss_by_hand():
+    # Logits log 3 and -log 3: the sigmoid is 3/4 and 1/4.
+    logits = jnp.array([[np.log(3.0), -np.log(3.0)]])
+    value = losses.sigmoid_focal_loss(logits, jnp.array([[1, 1]]), gamma=2.0)
+    expected = ((1 / 4) ** 2 * np.log(4 / 3) + (3 / 4) ** 2 * np.log(4)) / 2
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    value = losses.sigmoid_focal_loss(logits, jnp.array([[0, 1]]), gamma=1.0)
+    np.testing.assert_allclose(value, 3 / 4 * np.log(4), rtol=1e-6)  # both wrong
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_sigmoid_focal_loss_and_gradient_in_float64(gamma):
+    """Against the formula, and its derivative worked out by hand."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 4, (6, 4))
+    labels = rng.integers(0, 2, (6, 4))
+    p = 1 / (1 + np.exp(-np.where(labels, logits, -logits)))
+    expected = np.mean((1 - p) ** gamma * -np.log(p))
+    # d/dx of (1 - p)^g * -log p with dp/dx = p (1 - p), where x is the logit of the right answer.
+    slope = gamma * (1 - p) ** gamma * p * np.log(p) - (1 - p) ** (gamma + 1)
+    slope = np.where(labels, slope, -slope) / logits.size
+    with jax.enable_x64(True):
+        value, gradient = jax.value_and_grad(losses.sigmoid_focal_loss)(
+            jnp.asarray(logits), jnp.asarray(labels), gamma=gamma
+        )
+        assert value.dtype == jnp.float64
+        np.testing.assert_allclose(value, expected, rtol=1e-12)
+        np.testing.assert_allclose(gradient, slope, rtol=1e-10, atol=1e-16)
+
+
+def test_sigmoid_focal_loss_without_focus_is_binary_cross_entropy():
+    logits = jnp.array([[2.0, -1.0, 0.5], [-3.0, 0.0, 4.0]])
+    labels = jnp.array([[1, 0, 1], [1, 1, 0]])
+    expected = optax.sigmoid_binary_cross_entropy(logits, labels).mean()
+    value = losses.sigmoid_focal_loss(logits, labels, gamma=0.0)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_sigmoid_focal_loss_and_gradient_are_finite_at_extremes(gamma):
+    logits, labels = jnp.array([[1e4, -1e4, 1e4, -1e4]]), jnp.array([[1, 1, 0, 0]])
+    value, gradient = jax.value_and_grad(losses.sigmoid_focal_loss)(logits, labels, gamma=gamma)
+    np.testing.assert_allclose(value, 5e3, rtol=1e-6)  # two of four are wrong by 1e4
+    np.testing.assert_allclose(gradient, [[0, -0.25, 0.25, 0]], atol=1e-6)
+
+
+def test_sigmoid_focal_loss_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match="gamma is -1"):
+        losses.sigmoid_focal_loss(jnp.zeros((2, 3)), jnp.zeros((2, 3)), gamma=-1.0)
+    with pytest.raises(ValueError, match=r"logits \(2, 3\) and labels \(2,\)"):
+        losses.sigmoid_focal_loss(jnp.zeros((2, 3)), jnp.zeros(2), gamma=0.0)
 
 
 def test_l1_loss():

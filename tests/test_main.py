@@ -1,8 +1,11 @@
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,6 +58,10 @@ def main(*arguments):
         (
             ["--config=configs/pretrain.py", "--workdir=/x", "--config.tasks=fog"],
             ["config.tasks", "fog", "haze"],
+        ),
+        (
+            ["--config=configs/pretrain.py", "--workdir=/x", "--config.repeats.fog+haze=2"],
+            ["unknown key --config.repeats.fog+haze", "low_light", "mixtures"],
         ),
         (
             ["--config=configs/pretrain.py", "--workdir=/x", "--config.num_steps=many"],
@@ -164,3 +171,63 @@ def test_the_commands_that_build_on_a_trained_network(tmp_path, photo_folder, pr
     assert done.returncode == 0, done.stderr
     assert f"classifier: taken over from {first}, frozen" in done.stdout
     assert "transfer 4/4" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("label", ["flat", "multi_hot"])
+def test_mixtures_from_pretraining_to_tables(tmp_path, photo_folder, label):
+    """The eleven mixtures of CDD-11 with each kind of label; then a guide to another mixture."""
+    small = [
+        "--config.model.width=4",
+        "--config.model.encoder_blocks=(1,)",
+        "--config.model.decoder_blocks=(1,)",
+        "--config.classifier.num_blocks=1",
+    ]
+    common = [
+        f"--config.data.root={photo_folder}",
+        "--config.data.crop_size=16",
+        "--config.data.num_workers=1",
+        "--config.batch_size=8",
+    ]
+    steps = ["--config.num_steps=4", "--config.log.every_steps=2"]
+    names = ("pretrain", "restore", "evaluate", "classify", "transfer")
+    folders = {name: tmp_path / name for name in names}
+
+    def run(name, *arguments):
+        config, workdir = f"--config=configs/{name}.py", f"--workdir={folders[name]}"
+        done = main(config, workdir, *common, *arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    labels = f"--config.label={label}"
+    said = run("pretrain", *small, *steps, "--config.tasks=cdd11", labels, "--config.repeats.l+h=2")
+    assert "pretrain 4/4" in said
+    assert re.search(r"low_light\+haze +6 +x 2 +16\.7%", said), said
+    description = json.loads((folders["pretrain"] / "weights" / "model.json").read_text())
+    assert len(description["classes"]) == 11 and description["label"] == label
+    multi_hot = label == "multi_hot"
+    assert description["classifier"]["num_classes"] == (4 if multi_hot else 11)
+    before = f"--config.init_from={folders['pretrain']}"
+    said = run("restore", *small, *steps, "--config.tasks=cdd11", before)
+    assert "restore 4/4" in said
+    said = run("evaluate", f"--config.init_from={folders['restore']}")
+    assert "low_light+snow+haze" in said
+    saved = json.loads((folders["evaluate"] / "evaluation.json").read_text())
+    assert len(saved["classes"]) == 11 and 0 <= saved["accuracy"] <= 1
+    if multi_hot:
+        assert "all components right in" in said
+        assert saved["components"]["names"] == ["low_light", "haze", "rain", "snow"]
+    else:
+        assert np.sum(saved["confusion"]) == sum(c["samples"] for c in saved["classes"].values())
+    said = run("classify", *steps, before, labels, "--config.tasks=low_light+haze,haze,rain")
+    assert "classify 4/4" in said
+    kept = "to 3 components; kept: low_light, haze, rain; new: none; left: snow"
+    assert (kept if multi_hot else "resized from 11 to 3 classes; kept: low_light+haze") in said
+    # A classifier of components guides to a mixture that it was never shown.
+    guide = f"--config.classifier_from={folders['classify']}"
+    mixture = "low_light+rain" if multi_hot else "low_light+haze"
+    said = run("transfer", *steps, before, guide, f"--config.tasks={mixture}")
+    assert "frozen; it guides the network" in said and "transfer 4/4" in said
+    longer = ["--config.num_steps=6", "--config.log.every_steps=2"]
+    said = run("transfer", *longer, before, guide, f"--config.tasks={mixture}")
+    assert "continuing from step 4" in said and "transfer 6/6" in said

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dcpt_jax.models.swinir import attend_in_windows, softmax_attention
+from dcpt_jax.models.swinir import attend_in_windows, cut_windows, join_windows, softmax_attention
 
 
 def test_attention_and_its_gradients_equal_plain_autodiff():
@@ -22,16 +22,27 @@ def test_attention_and_its_gradients_equal_plain_autodiff():
 
 
 def test_pixels_attend_within_their_window_and_shifted_ones_wrap_around():
-    qkv = jax.random.normal(jax.random.key(0), (1, 8, 12, 6))
+    image = jax.random.normal(jax.random.key(0), (1, 8, 12, 6))
 
     def reached(shift):
         """Which pixels the output at (0, 0) depends on."""
-        gradient = jax.grad(
-            lambda x: attend_in_windows(x, 1, 4, shift, jnp.dtype("float32"))[0, 0, 0].sum()
-        )(qkv)
-        return np.asarray(jnp.abs(gradient).sum(axis=(0, 3)) > 0)
+
+        def corner(x):
+            windows = attend_in_windows(cut_windows(x, 4, shift), 1, jnp.dtype("float32"))
+            return join_windows(windows, 4, shift)[0, 0, 0].sum()
+
+        return np.asarray(jnp.abs(jax.grad(corner)(image)).sum(axis=(0, 3)) > 0)
 
     expected = np.zeros((8, 12), bool)
     expected[:4, :4] = True
     np.testing.assert_array_equal(reached(0), expected)
     np.testing.assert_array_equal(reached(2), np.roll(expected, (-2, -2), axis=(0, 1)))
+
+
+def test_attention_in_parts_equals_attention_at_once():
+    qkv = jax.random.normal(jax.random.key(0), (2, 4, 3, 16, 24))
+    at_once, in_parts = (
+        attend_in_windows(qkv, 2, jnp.dtype("float32"), how=how)
+        for how in ("convolution", "slices")
+    )
+    np.testing.assert_allclose(in_parts, at_once, rtol=1e-6, atol=1e-6)

@@ -72,6 +72,70 @@ def test_labels_of_the_guide():
         start.guide_labels(("noise", "rain"), tasks)
 
 
+def test_what_labels_say_about_the_logits():
+    assert weights.outputs_of({"classes": ["rain", "haze"]}) == ("flat", ("rain", "haze"))
+    description = {"classes": ["a+b", "a"], "label": "multi_hot", "components": ["a", "b"]}
+    assert weights.outputs_of(description) == ("multi_hot", ("a", "b"))
+
+
+MIXED = {
+    "classes": ["haze", "low_light+haze", "rain"],
+    "label": "multi_hot",
+    "components": ["haze", "low_light", "rain"],
+}
+
+
+@pytest.mark.parametrize(
+    ("there", "outputs", "label", "columns"),
+    [
+        (MIXED, ("rain", "haze", "snow"), "multi_hot", ((2, 0), (0, 1))),
+        # A class and a component of one name; a mixture has no component of its own.
+        (MIXED, ("rain", "low_light+haze", "haze"), "flat", ((2, 0), (0, 2))),
+        ({"classes": ["rain", "low_light+haze"]}, ("low_light", "rain"), "multi_hot", ((0, 1),)),
+        # Numbered classes of a converted classifier are no components, even if as many.
+        ({"classes": ["class_0", "class_1"]}, ("rain", "haze"), "flat", ((0, 0), (1, 1))),
+        ({"classes": ["class_0", "class_1"]}, ("rain", "haze"), "multi_hot", ()),
+    ],
+)
+def test_columns_across_kinds_of_labels(there, outputs, label, columns):
+    assert start.shared_columns(there, outputs, label) == columns
+
+
+def test_a_guide_of_components_guides_to_mixtures_that_it_never_saw():
+    options = start.guide_options(MIXED, task_sets.resolve_tasks("low_light+rain+haze,rain"))
+    assert set(options) == {"label_rows"}
+    assert options["label_rows"].tolist() == [[1, 1, 1], [0, 0, 1]]
+    flat = {"classes": ["haze", "low_light+haze"]}
+    asked = task_sets.resolve_tasks("low_light+haze")
+    assert start.guide_options(flat, asked) == {"labels": (1,)}
+    with pytest.raises(ConfigError, match=r"does not know snow; its components: haze, low_light"):
+        start.guide_options(MIXED, task_sets.resolve_tasks("rain+snow"))
+
+
+def test_a_classifier_of_classes_goes_on_with_components(photo_folder, pretrained):
+    """All of the single classes, none of the mixtures, and the report says so."""
+    config = grown_config("classify", photo_folder, pretrained, label="multi_hot")
+    config.tasks = "low_light+haze,rain,snow"
+    run = setup.prepare(config)
+    assert run.outputs == ("low_light", "haze", "rain", "snow")
+    assert run.classifier.num_classes == 4
+    assert start.report(run.start, run.config, run.outputs)[1] == (
+        f"classifier: taken over from {pretrained} (flat, from now on multi_hot), its head resized "
+        "from 5 to 4 components; kept: low_light, haze, rain; new: snow; left: noise, motion_blur"
+    )
+    there = weights.load_weights(pretrained)[0]["classifier"]["head"]["bias"]
+    bias = run.create_state().params["classifier"]["head"]["bias"]
+    np.testing.assert_array_equal(bias[:3], there[np.array([3, 2, 0])])
+    description = run.describe()
+    assert description["label"] == "multi_hot" and description["classes"] == [*run.classes]
+    assert description["components"] == ["low_light", "haze", "rain", "snow"]
+    config.tasks = "5d"
+    run = setup.prepare(config)
+    assert start.report(run.start, run.config, run.outputs)[1] == (
+        f"classifier: taken over from {pretrained} (flat, from now on multi_hot)"
+    )
+
+
 def test_pretraining_goes_on_with_network_and_classifier(photo_folder, pretrained, capsys):
     run = setup.prepare(grown_config("pretrain", photo_folder, pretrained))
     state = run.create_state()

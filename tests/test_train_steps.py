@@ -241,6 +241,26 @@ def test_pretraining_learns_one_fixed_batch(small):
     assert int(state.step) == 161
 
 
+def test_pretraining_with_multi_hot_labels(small):
+    """Its loss and accuracy by hand from the logits, and that it learns."""
+    network, classifier, params, batch = small
+    rows = np.array([[1, 0, 0], [0, 1, 1], [1, 1, 0]], np.uint8)
+    optimizers = {key: adamw(3e-3) for key in params}
+    step = jax.jit(steps.make_pretrain_step(network, classifier, optimizers, label_rows=rows))
+    state = create_state(params, optimizers, rng=jax.random.PRNGKey(0))
+    features = network.apply({"params": params["network"]}, batch["degraded"], method="features")
+    logits = classifier.apply({"params": params["classifier"]}, features)
+    right = rows[np.asarray(batch["task"])].astype(bool)
+    p = 1 / (1 + np.exp(-np.where(right, logits, -logits)))
+    state, first = step(state, batch)
+    np.testing.assert_allclose(first["loss_class"], np.mean((1 - p) ** 2 * -np.log(p)), rtol=1e-5)
+    np.testing.assert_allclose(first["accuracy"], (p > 0.5).all(-1).mean())
+    np.testing.assert_allclose(first["loss"], first["loss_pixel"] + first["loss_class"], rtol=1e-6)
+    for _ in range(40):
+        state, last = step(state, batch)
+    assert last["loss_class"] < 0.7 * first["loss_class"]
+
+
 def test_restoration_learns_and_leaves_no_classifier(small):
     network, _, params, batch = small
     optimizers = {"network": adamw(3e-3, clip_norm=1.0)}

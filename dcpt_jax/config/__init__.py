@@ -5,7 +5,17 @@ the colon of `--config=configs/pretrain.py:nafnet,5d` selects presets: a backbon
 a single class.
 """
 
-from dcpt_jax.config.checks import MODES, ConfigError, differences, tasks_of, to_json, validate
+from dcpt_jax.config.checks import (
+    MODES,
+    ConfigError,
+    differences,
+    outputs_of,
+    repeats_of,
+    tasks_of,
+    to_json,
+    validate,
+)
+from dcpt_jax.config.class_flags import set_class_flags, take_class_flags
 from dcpt_jax.config.modes import (
     base,
     classify,
@@ -26,9 +36,13 @@ __all__ = [
     "classify",
     "differences",
     "evaluate",
+    "outputs_of",
     "parse_preset",
     "pretrain",
+    "repeats_of",
     "restore",
+    "set_class_flags",
+    "take_class_flags",
     "tasks_of",
     "to_json",
     "transfer",

@@ -1,18 +1,22 @@
 """Checks of a config, and comparison with that of an earlier run."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_collections
 
-from dcpt_jax.config.recipes import BACKBONES
+from dcpt_jax.config.recipes import BACKBONES, pair_repeats
+from dcpt_jax.data import opening
 from dcpt_jax.data import tasks as task_sets
 
 MODES = ("pretrain", "restore", "transfer", "classify", "evaluate")
 _GROWN = ("transfer", "classify")  # modes that need a trained network
 _CLASSIFYING = ("pretrain", "classify")  # modes that train a classifier
 SCRATCH = "scratch"  # config.classifier_from: no classifier is taken over
+LABELS = ("flat", "multi_hot")
+# Parts of a config whose keys are class names, and what their values are; 0 and "" say nothing.
+CLASS_SECTIONS: dict[str, type] = {"repeats": int, "data.sources": str}
 
 
 class ConfigError(ValueError):
@@ -20,7 +24,7 @@ class ConfigError(ValueError):
 
 
 def tasks_of(config: ml_collections.ConfigDict) -> tuple[task_sets.Task, ...]:
-    """The classes of a config, with its repeats.
+    """The classes of a config, with its repeats, and those published for its recipe.
 
     Raises:
         ConfigError: for unknown classes.
@@ -29,10 +33,35 @@ def tasks_of(config: ml_collections.ConfigDict) -> tuple[task_sets.Task, ...]:
         tasks = task_sets.resolve_tasks(config.tasks)
     except ValueError as error:
         raise ConfigError(f"config.tasks: {error}") from error
-    repeats = config.get("repeats") or {}
+    repeats = repeats_of(config)
     return tuple(
-        dataclasses.replace(task, repeats=repeats.get(task.name) or task.repeats) for task in tasks
+        dataclasses.replace(
+            task,
+            repeats=repeats.get(task.name, task.repeats),
+            pair_repeats=pair_repeats(task, config.get("recipe", "")),
+        )
+        for task in tasks
     )
+
+
+def repeats_of(config: ml_collections.ConfigDict) -> dict[str, int]:
+    """The repeats that a config sets, by class name; classes that it leaves open are not in it."""
+    return {name: count for name, count in (config.get("repeats") or {}).items() if count}
+
+
+def outputs_of(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """What the logits of a classifier of these classes stand for.
+
+    Returns:
+        The class names, or with `config.label = "multi_hot"` the components of all classes.
+
+    Raises:
+        ConfigError: for unknown classes.
+    """
+    tasks = tasks_of(config)
+    if config.get("label") == "multi_hot":
+        return task_sets.components(tasks)[0]
+    return tuple(task.name for task in tasks)
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -44,10 +73,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _known("mode", config.mode, MODES)
     _known("dtype", config.dtype, ("float32", "bfloat16"))
     _known("data.on_bad_file", config.data.on_bad_file, ("skip", "refuse"))
-    for name, count in (config.get("repeats") or {}).items():
-        _at_least(f"repeats.{name}", count, 0)
+    _check_class_sections(config)
     _at_least("batch_size", config.batch_size, 1)
-    _at_least("data.crop_size", config.data.crop_size, 16)  # what all classifiers can halve
+    if config.data.crop_size or config.mode != "evaluate":  # which takes 0 for whole images
+        _at_least("data.crop_size", config.data.crop_size, 16)  # what all classifiers can halve
+    _check_sources(config)
     _at_least("data.num_workers", config.data.num_workers, 0)
     _at_least("data.cache_megabytes", config.data.cache_megabytes, 0)
     if config.tasks or config.mode != "evaluate":
@@ -57,6 +87,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
         if not config.init_from:
             raise ConfigError("nothing to evaluate: set --config.init_from to a work directory")
         return
+    if "label" in config:
+        _known("label", config.label, LABELS)
     _check_two_classes(config)
     if config.mode in _GROWN and not config.init_from:
         raise ConfigError(
@@ -124,10 +156,12 @@ def differences(
         defaults: config of the mode without changes, for keys that the earlier run, of an older
             version, did not have.
     """
+    # What a class is not named for is not set, and has no default.
+    by_class = tuple(f"{section}." for section, _ in _class_sections(saved))
     saved, current = _comparable(saved), _comparable(current)
     a, b = _flatten(saved), _flatten(current)
     for key, value in _flatten(_comparable(defaults or {})).items():
-        if key in b and not key.startswith("model."):
+        if key in b and not key.startswith(("model.", *by_class)):
             a.setdefault(key, value)
     keys = [key for key in sorted({*a, *b}) if not key.startswith(_OPERATIONAL)]
     if any(
@@ -146,12 +180,18 @@ def differences(
 
 
 def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config with what its learning rates do not depend on left out.
+    """A config with what its learning rates do not depend on left out, and classes not set.
 
     Before `schedule` was a key all were cosines, and a constant rate was one that ends where it
     starts.
     """
     config = dict(config)
+    for section, entries in list(_class_sections(config)):
+        *above, last = section.split(".")
+        parent = config
+        for part in above:
+            parent[part] = parent = dict(parent[part])
+        parent[last] = {name: value for name, value in entries.items() if value}
     for name in ("optimizer", "classifier_optimizer"):
         if name in config:
             settings = {"schedule": "cosine", **config[name]}
@@ -192,6 +232,46 @@ def _check_two_classes(config: ml_collections.ConfigDict) -> None:
             f"config.tasks is {config.tasks!r}, a single class; a classifier needs two or more, "
             "e.g. --config.tasks=5d or --config.tasks=haze,rain"
         )
+    if config.get("label") == "multi_hot" and len(outputs_of(config)) < 2:
+        raise ConfigError(
+            f"config.tasks is {config.tasks!r}, all of one component, "
+            f"{outputs_of(config)[0]}; multi-hot labels need two or more, e.g. "
+            "--config.tasks=low_light,haze,low_light+haze, or --config.label=flat"
+        )
+
+
+def _check_class_sections(config: ml_collections.ConfigDict) -> None:
+    """Raises ConfigError if a key that has to be a class is none, or repeats are negative."""
+    for section, entries in _class_sections(config):
+        for name, value in entries.items():
+            if task_sets.class_named(name) != name:
+                raise ConfigError(
+                    f"config.{section}.{name}: {name!r} is no class; classes: "
+                    f"{', '.join(task_sets.class_names())}, and mixtures of them such as "
+                    "low_light+haze"
+                )
+            if CLASS_SECTIONS[section] is int:
+                _at_least(f"{section}.{name}", value, 0)
+
+
+def _check_sources(config: ml_collections.ConfigDict) -> None:
+    """Raises ConfigError for a source of data that nothing can be read from."""
+    for name, text in (config.data.get("sources") or {}).items():
+        if text:
+            try:
+                opening.parse_sources(text)
+            except ValueError as error:
+                raise ConfigError(f"config.data.sources.{name}: {error}") from error
+
+
+def _class_sections(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(name, content) of those `CLASS_SECTIONS` that a config has."""
+    for section in CLASS_SECTIONS:
+        entries = config
+        for part in section.split("."):
+            entries = entries.get(part) if entries else None
+        if entries is not None:
+            yield section, entries
 
 
 def _validate_optimizer(name: str, config: ml_collections.ConfigDict) -> None:

@@ -10,7 +10,7 @@ from dcpt_jax.config.recipes import (
     DEMO_BACKBONE,
     ORIGINAL_RESTORMER,
     PRETRAINING,
-    RESTORATION,
+    restoration,
 )
 from dcpt_jax.data import tasks as task_sets
 
@@ -33,8 +33,9 @@ def base(mode: str) -> ml_collections.ConfigDict:
     config.init_from = ""
     # A task set, one class or mixture, or several joined by commas: --config.tasks=haze,noise+rain.
     config.tasks = "5d"
-    # How often a class is drawn in relation to the others; 0 = as the task set says.
-    config.repeats = ml_collections.ConfigDict(dict.fromkeys(task_sets.class_names(), 0))
+    # How often a class is drawn in relation to the others; 0 = as the task set says. Other classes
+    # can be named too: --config.repeats.low_light+haze=3.
+    config.repeats = _by_class(0)
     config.num_steps = 300
     config.batch_size = 16  # over all devices together
     # Parts that a batch is worked through in, to save memory; the result is that of the whole
@@ -55,6 +56,15 @@ def base(mode: str) -> ml_collections.ConfigDict:
 
     config.data = ml_collections.ConfigDict()
     config.data.root = ""  # folder of clean photos, searched recursively; "" = bundled photos
+    # Folder that holds public data sets in the trees of docs/data.md; "" = none.
+    config.data.datasets = ""
+    # A class whose data set is not there: True = its synthetic degradation of the clean photos
+    # stands in; False = stop, naming what is missing.
+    config.data.stand_ins = True
+    # What a class is made of; "" = decided by the keys above. Several are joined by ";":
+    # photos:DIR  pairs:DEGRADED_DIR,CLEAN_DIR[,RULE]  list:FILE  tfds:NAME[/CONFIG][:SPLIT]
+    # packed:FILE_OR_DIR  DATASET:DIR, e.g. --config.data.sources.rain=rain100l:/data/Rain100L
+    config.data.sources = _by_class("")
     config.data.crop_size = 64  # pixels
     config.data.num_workers = 1  # processes beside the training process; 0 = threads only
     config.data.on_bad_file = "skip"  # skip: name, count, go on; refuse: stop at the first
@@ -74,8 +84,10 @@ def base(mode: str) -> ml_collections.ConfigDict:
 def pretrain(arg: str = "") -> ml_collections.ConfigDict:
     """DCPT pre-training: the demo, or with `arg` the recipe of the paper.
 
-    The recipes draw all classes equally often: the paper's repeats balance data sets of different
-    sizes, and here all classes are synthesised from the same photos. `config.repeats` sets others.
+    The figures are those published for 5d; no others are for 10d, cdd11 and single classes, which
+    get the same. Classes that are all synthesised from the same photos are drawn equally often, as
+    the paper's repeats balance data sets of different sizes; its own pairs get those repeats.
+    `config.repeats` sets others.
 
     Args:
         arg: "" or "backbone", "set", "backbone,set".
@@ -86,6 +98,10 @@ def pretrain(arg: str = "") -> ml_collections.ConfigDict:
     config = base("pretrain")
     # What the network is shown for its own loss: clean images, or degraded ones ("direct").
     config.first_pass = "clean"
+    # What the classifier learns: "flat", which of the classes it is, where a mixture is a class of
+    # its own (softmax); "multi_hot", which single degradations there are, whatever the mixture
+    # (a sigmoid for each).
+    config.label = "flat"
     # Folder whose classifier is trained on. "" = that of init_from if it holds one; "scratch".
     config.classifier_from = ""
     config.focal_gamma = 2.0
@@ -105,6 +121,12 @@ def pretrain(arg: str = "") -> ml_collections.ConfigDict:
 def restore(arg: str = "") -> ml_collections.ConfigDict:
     """Restoration fine-tuning: the demo, or with `arg` the recipe of the paper.
 
+    Published are the figures of all four backbones for 5d, of NAFNet for 10d (global batch 128, a
+    rate of 2.5e-4 falling to 1e-5 over 500,000 steps), and without naming a backbone for mixtures
+    (CDD-11: batch 32, 3e-4 falling to 1e-6 over 750,000 steps, from MaskDCPT), which all backbones
+    get here. Where nothing is published, for 10d with other backbones and for single classes, the
+    backbone's figures for 5d are taken. Clipping and moving average are everywhere those of 5d.
+
     Args:
         arg: as for `pretrain`.
 
@@ -120,15 +142,11 @@ def restore(arg: str = "") -> ml_collections.ConfigDict:
     config.optimizer.learning_rate = 2e-3
     config.optimizer.clip_norm = 1.0
     if arg:
-        recipe = RESTORATION[_apply_preset(config, arg)]
-        config.num_steps = 750_000
-        config.batch_size = recipe["batch_size"]
+        recipe = restoration(_apply_preset(config, arg), config.tasks)
+        config.num_steps = recipe.pop("num_steps")
+        config.batch_size = recipe.pop("batch_size")
         config.ema_decay = 0.999
-        config.optimizer.update(
-            learning_rate=recipe["learning_rate"],
-            decay_steps=1_000_000,
-            clip_norm=recipe["clip_norm"],
-        )
+        config.optimizer.update(recipe)
     return config
 
 
@@ -181,6 +199,7 @@ def classify(arg: str = "") -> ml_collections.ConfigDict:
     del config.identity_start, config.optimizer
     # Folder whose classifier is trained on. "" = that of init_from if it holds one; "scratch".
     config.classifier_from = ""
+    config.label = "flat"  # what the classifier learns, see `pretrain`
     config.focal_gamma = 2.0
     config.ema_decay = 0.99
     config.classifier_optimizer = _optimizer(learning_rate=1e-3, weight_decay=1e-4)
@@ -227,6 +246,7 @@ def evaluate(arg: str = "") -> ml_collections.ConfigDict:
         del config[key]
     config.tasks = tasks or ""  # "" = those of the weights
     config.batch_size = 4
+    # Pixels; 0 = whole images, one at a time, as in published tables.
     config.data.crop_size = 192
     config.data.crops_per_photo = 6
     # Folder whose classifier is measured. "" = that of init_from, or of what init_from grew from.
@@ -254,6 +274,12 @@ def parse_preset(arg: str) -> tuple[str, str]:
                 f"classes: {', '.join(task_sets.class_names())}"
             )
     return backbone, tasks
+
+
+def _by_class(default: Any) -> ml_collections.ConfigDict:
+    """A value for each single class; others, "noise:12.5" too, can be added."""
+    classes = dict.fromkeys(task_sets.class_names(), default)
+    return ml_collections.ConfigDict(classes, allow_dotted_keys=True)
 
 
 def _optimizer(**changes: Any) -> ml_collections.ConfigDict:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from dcpt_jax.data.tasks import TASK_SETS, Task
+
 # The paper's networks (DCPT, appendix; MaskDCPT, table of architectures).
 _LEVELS: dict[str, Any] = {
     "dim": 48,
@@ -66,3 +68,57 @@ RESTORATION: dict[str, dict[str, Any]] = {
     "promptir": _CLIPPED,
     "swinir": {"batch_size": 16, "learning_rate": 1.5e-4, "clip_norm": 0.0},
 }
+
+# What the settings of other task sets change of it: CDD-11 as MaskDCPT (2025) states it for all
+# backbones; ten degradations as DCPT does for NAFNet alone.
+_TEN = {
+    "batch_size": 128,
+    "num_steps": 500_000,
+    "learning_rate": 2.5e-4,
+    "min_learning_rate": 1e-5,
+    "decay_steps": 500_000,
+}
+_CDD11 = {
+    "batch_size": 32,
+    "num_steps": 750_000,
+    "learning_rate": 3e-4,
+    "min_learning_rate": 1e-6,
+    "decay_steps": 750_000,
+}
+_FIVE = {"num_steps": 750_000, "min_learning_rate": 1e-6, "decay_steps": 1_000_000}
+
+
+def restoration(backbone: str, tasks: str) -> dict[str, Any]:
+    """Figures of the fine-tuning of a backbone on a task set.
+
+    Args:
+        backbone: its name.
+        tasks: task set or class; without published figures of its own, those of 5d are taken.
+
+    Returns:
+        Global batch, steps, learning rate, where its cosine ends and after how many steps, and the
+        bound on the gradient norm (0 = none).
+    """
+    changes: dict[str, Any] = {}
+    if tasks == "cdd11":
+        changes = _CDD11
+    elif (backbone, tasks) == ("nafnet", "10d"):
+        changes = _TEN
+    return {**_FIVE, **RESTORATION[backbone], **changes}
+
+
+# Repeats in the pre-training on 5d's pairs, by class: those of NAFNet stand in the task set.
+_MORE_PAIRS = {"low_light": 50, "motion_blur": 5}
+
+
+def pair_repeats(task: Task, recipe: str) -> tuple[int, int]:
+    """Published repeats of a class's pairs in (pre-training, restoration) of a backbone.
+
+    Args:
+        task: the class; only classes of 5d differ between backbones.
+        recipe: the backbone, or "" for NAFNet.
+    """
+    before, after = task.pair_repeats
+    if recipe not in ("", "nafnet") and task in TASK_SETS["5d"]:
+        before = _MORE_PAIRS.get(task.name, before)
+    return before, after

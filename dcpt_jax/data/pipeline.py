@@ -1,31 +1,28 @@
-"""Batches for training, and samples for evaluation: photo -> crop -> degradation -> batch.
+"""Batches for training: photo or pair -> crop -> degradation -> batch.
 
-The training stream is a pure function of (tasks, photos, crop, seed): sample number n is the same
-for any number of worker processes, and a stream started at a later batch continues exactly. What is
-saved in a checkpoint is therefore one number, the position.
+The training stream is a pure function of (classes, crop, seed): sample number n is the same for any
+number of worker processes, and a stream started at a later batch continues exactly. What is saved
+in a checkpoint is therefore one number, the position.
 
-How classes are mixed: the stream is cut into blocks of sum(repeats) samples. Each block holds every
-class exactly `repeats` times (common divisors taken out), in an order drawn anew for each block, so
-classes are spread evenly over the stream and over shards; in any run of consecutive samples a class
-is less than 2 * repeats away from its exact share. Within a class every photo is used once per
-round, in a new order each round, with a new crop, turn and degradation each time.
+`data.mixing` says in which order classes and their items come. Each time an item is used it gets a
+new crop and turn, and where it is a clean photo a new degradation.
 """
 
-import math
+import contextlib
+import ctypes
 import os
 import signal
 import sys
 import threading
-import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
 
 from dcpt_jax import degradations, images
-from dcpt_jax.data.sources import PhotoSource
-from dcpt_jax.data.tasks import Task
+from dcpt_jax.data.classes import TrainingClass
+from dcpt_jax.data.mixing import Order, Stream, hashed
 
 Batch = dict[str, np.ndarray]
 
@@ -33,33 +30,13 @@ Batch = dict[str, np.ndarray]
 _BATCHES_AHEAD = 4
 _THREADS_WITHOUT_WORKERS = 2
 _SECONDS_AFTER_SIGTERM = 20
+_SIGNALS_OF_THE_GROUP = (signal.SIGINT, signal.SIGTERM)  # that a whole process group gets
+# By so many quarter turns against the clock.
+_TURNS = (None, cv2.ROTATE_90_COUNTERCLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_CLOCKWISE)
 
 
 class DataError(RuntimeError):
     """The data pipeline cannot go on; the message names the cause."""
-
-
-class Crop(NamedTuple):
-    """A clean crop for evaluation: name, and float32 [size, size, 3] in [0, 1]."""
-
-    name: str
-    image: np.ndarray
-
-
-class Sample(NamedTuple):
-    """A degraded crop for evaluation.
-
-    Attributes:
-        task: class index.
-        degraded: float32 [h, w, 3]; in [0, 1] only if the degradation clips.
-        clean: float32 [h, w, 3], in [0, 1].
-        name: of the crop.
-    """
-
-    task: int
-    degraded: np.ndarray
-    clean: np.ndarray
-    name: str
 
 
 class BatchIterator:
@@ -73,6 +50,7 @@ class BatchIterator:
         """Wraps an iterator that begins with the batch number `start`."""
         self.position = start
         self._iterator: Iterator[Batch] | None = iterator
+        self._is_new = True
 
     def __iter__(self) -> "BatchIterator":
         """Itself."""
@@ -88,7 +66,12 @@ class BatchIterator:
         if self._iterator is None:
             raise ValueError("this stream of batches is closed")
         try:
-            batch = next(self._iterator)
+            if self._is_new:  # worker processes are started now
+                self._is_new = False
+                with _signals_kept_from_new_processes():
+                    batch = next(self._iterator)
+            else:
+                batch = next(self._iterator)
         except StopIteration:
             raise
         except Exception as error:
@@ -126,8 +109,7 @@ class BatchIterator:
 
 
 def make_batches(
-    tasks: Sequence[Task],
-    photos: PhotoSource,
+    classes: Sequence[TrainingClass],
     *,
     batch_size: int,
     crop: int,
@@ -138,9 +120,9 @@ def make_batches(
 ) -> BatchIterator:
     """An endless stream of degraded and clean crops.
 
-    Random, all from Grain's generator of the element: the order of photos; position of the crop;
-    one of the eight flips and quarter turns; the degradation and its strength. Photos smaller than
-    the crop are extended by reflection.
+    Random, all from Grain's generator of the element: position of the crop; one of the eight flips
+    and quarter turns; and, of clean photos, the degradation and its strength. The two images of a
+    pair get the same crop and turn. Images smaller than the crop are extended by reflection.
 
     With `num_workers` the calling program has to be importable (`if __name__ == "__main__":`),
     since worker processes are started afresh and import it. OpenCV's own threads are switched off
@@ -148,8 +130,7 @@ def make_batches(
     parallel over batches.
 
     Args:
-        tasks: the classes; the index is the label.
-        photos: clean photos.
+        classes: the classes with their items; the index is the label.
         batch_size: samples per batch, of this shard.
         crop: height and width of the samples, in pixels.
         seed: any integer; another seed gives another stream.
@@ -174,12 +155,12 @@ def make_batches(
         ("crop", crop, 1),
         ("start", start, 0),
         ("num_workers", num_workers, 0),
-        ("number of tasks", len(tasks), 1),
+        ("number of classes", len(classes), 1),
     ):
         if value < least:
             raise ValueError(f"{name} must be at least {least}, not {value}")
-    make_sample = _MakeSample(tasks, photos, crop, _Order(tasks, len(photos), seed))
-    dataset = grain.MapDataset.range(sys.maxsize).seed(_hash(seed)).random_map(make_sample)
+    make_sample = _MakeSample(classes, crop, seed)
+    dataset = grain.MapDataset.range(sys.maxsize).seed(hashed(seed)).random_map(make_sample)
     dataset = dataset[index::count].batch(batch_size, drop_remainder=True)[start:]
     if not num_workers:
         cv2.setNumThreads(0)
@@ -194,141 +175,86 @@ def make_batches(
     return BatchIterator(iter(batches), start=start)
 
 
-def held_out_crops(photos: PhotoSource, *, size: int, per_photo: int, seed: int = 0) -> list[Crop]:
-    """Clean crops for evaluation, spread over each photo; the same at every call.
-
-    Args:
-        photos: photos never trained on. A bad file is left out or refused as the source says.
-        size: height and width, in pixels; smaller photos are extended by reflection.
-        per_photo: crops of each photo, from the cells of a regular grid; one lies in the centre.
-        seed: chooses the cells where the grid has more than `per_photo`.
-
-    Raises:
-        ImageError: if no photo can be read, or for the first bad one where the source refuses.
-        ValueError: if `size` or `per_photo` is below 1.
-    """
-    if size < 1 or per_photo < 1:
-        raise ValueError(f"size and per_photo must be at least 1, not {size} and {per_photo}")
-    crops = []
-    for index, name in enumerate(photos.names):
-        try:
-            pixels = photos.read(index)
-        except images.ImageError:  # the source has logged it
-            if photos.on_bad_file == "refuse":
-                raise
-            continue
-        h, w = pixels.shape[:2]
-        rows = min(per_photo, max(1, round(math.sqrt(per_photo * h / w))))
-        columns = math.ceil(per_photo / rows)
-        rng = np.random.default_rng(_hash(seed, name))
-        cells = np.sort(rng.choice(rows * columns, per_photo, replace=False))
-        for number, (row, column) in enumerate(zip(*divmod(cells, columns), strict=True)):
-            top = round(max(h - size, 0) * (row + 0.5) / rows)
-            left = round(max(w - size, 0) * (column + 0.5) / columns)
-            image = images.to_float(_crop_at(pixels, top, left, size))
-            crops.append(Crop(name if per_photo == 1 else f"{name}-{number + 1}", image))
-    if not crops:
-        raise images.ImageError(f"none of {len(photos)} photos can be read")
-    return crops
+def describe(classes: Sequence[TrainingClass]) -> str:
+    """A table for the start of a run: items, repeats, share and origin of each class."""
+    order = _order_of(classes, seed=0)
+    header = ("class", "items", "repeats", "share", "from")
+    rows = [header]
+    for one, count in zip(classes, order.counts, strict=True):
+        numbers = (f"{len(one.source):,}", f"x {one.task.repeats}")
+        rows.append((one.name, *numbers, f"{count / order.block_length:.1%}", one.origin))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [
+        f"  {name:{widths[0]}}"
+        + "".join(f"  {text:>{width}}" for text, width in zip(numbers, widths[1:], strict=True))
+        + f"  {origin}"
+        for name, *numbers, origin in rows
+    ]
+    lines.insert(0, f"{len(classes)} classes, {order.pass_length:,} samples in a pass over all:")
+    for names, source in _by_source(classes):
+        if source.report.skipped or not source.report.checked:
+            lines.append(f"  {names}: {source.report.summary()}")
+    return "\n".join(lines)
 
 
-def evaluation_samples(
-    tasks: Sequence[Task], crops: Sequence[Crop], seed: int = 0
-) -> Iterator[Sample]:
-    """Every crop degraded by every class, crop by crop.
-
-    Each draw depends only on the seed and the names of crop and class, so tables of runs with other
-    crops or classes beside these compare.
-    """
-    parts = [degradations.parse(task.degradation) for task in tasks]
-    for crop in crops:
-        for label, task in enumerate(tasks):
-            rng = np.random.default_rng(_hash(seed, crop.name, task.name))
-            degraded = degradations.apply_parts(crop.image, parts[label], rng)
-            yield Sample(label, degraded, crop.image, crop.name)
+def _by_source(classes: Sequence[TrainingClass]) -> list[tuple[str, Any]]:
+    """Every source once, with the names of the classes that use it."""
+    users: dict[int, list[TrainingClass]] = {}
+    for one in classes:
+        users.setdefault(id(one.source), []).append(one)
+    everyone = len(users) == 1
+    return [
+        ("all classes" if everyone else ", ".join(one.name for one in found), found[0].source)
+        for found in users.values()
+    ]
 
 
-def describe(tasks: Sequence[Task], photos: PhotoSource) -> str:
-    """One line for the start of a run: photos, and the share of each class."""
-    total = sum(task.repeats for task in tasks)
-    classes = (
-        f"{task.name} {len(photos)} x {task.repeats} ({task.repeats / total:.1%})" for task in tasks
-    )
-    return f"{photos.report.summary()}; photos x repeats per class: {', '.join(classes)}"
+def _order_of(classes: Sequence[TrainingClass], seed: int) -> Order:
+    return Order([Stream(one.name, len(one.source), one.task.repeats) for one in classes], seed)
 
 
 class _MakeSample:
     """Makes sample number n of the stream (Grain's random_map)."""
 
-    def __init__(self, tasks: Sequence[Task], photos: PhotoSource, crop: int, order: "_Order"):
-        self._tasks = tuple(tasks)
-        self._parts = [degradations.parse(task.degradation) for task in tasks]
-        self._photos = photos
+    def __init__(self, classes: Sequence[TrainingClass], crop: int, seed: int):
+        self._classes = tuple(classes)
+        self._parts = [degradations.parse(one.task.degradation) for one in classes]
         self._crop = crop
-        self._order = order
+        self._order = _order_of(classes, seed)
 
     def __call__(self, n: int, rng: np.random.Generator) -> dict[str, Any]:
-        label, photo = self._order(n)
-        pixels = self._photos[photo]
+        label, index = self._order(n)
+        source = self._classes[label].source
+        item = source[index]
         try:
-            clean = images.to_float(_turn(_random_crop(pixels, self._crop, rng), rng.integers(8)))
-            degraded = degradations.apply_parts(clean, self._parts[label], rng)
+            degraded, clean = self._sample(item, label, rng)
         except Exception as error:
             # Text only: exceptions of some libraries do not survive the way between processes.
             raise DataError(
-                f"cannot make a sample of class {self._tasks[label].name!r} from "
-                f"{self._photos.paths[photo]}: {type(error).__name__}: {error}"
+                f"cannot make a sample of class {self._classes[label].name!r} from "
+                f"{source.describe(index)}: {type(error).__name__}: {error}"
             ) from error
         return {"degraded": degraded, "clean": clean, "task": np.int32(label)}
 
-
-class _Order:
-    """Class and photo of sample number n, by the rules at the top of this module.
-
-    Grain's own operations are not used for this: its mixing goes round the classes in a fixed order
-    (with as many shards as classes each shard would see one class only) and rounds ratios such as
-    3 to 7, and its shuffling takes 1.6 ms per sample in a list of eleven photos, four times as long
-    as making the sample.
-    """
-
-    def __init__(self, tasks: Sequence[Task], num_photos: int, seed: int):
-        divisor = math.gcd(*(task.repeats for task in tasks))
-        self._repeats = [task.repeats // divisor for task in tasks]
-        self._slots = [(label, k) for label, n in enumerate(self._repeats) for k in range(n)]
-        self._num_photos = num_photos
-        # Classes of one seed would go through the photos in step.
-        self._seeds = [_hash(seed, "photos", task.name) for task in tasks]
-        self._block_seed = _hash(seed, "classes")
-        self._last: dict[int, tuple[int, np.ndarray]] = {}
-
-    def __call__(self, n: int) -> tuple[int, int]:
-        block, place = divmod(n, len(self._slots))
-        label, k = self._slots[self._shuffled(self._block_seed, block, len(self._slots))[place]]
-        k += block * self._repeats[label]
-        round_, place = divmod(k, self._num_photos)
-        return label, int(self._shuffled(self._seeds[label], round_, self._num_photos)[place])
-
-    def _shuffled(self, seed: int, round_: int, length: int) -> np.ndarray:
-        """The order of one round; the last one of each seed is kept, as most calls ask for it."""
-        last, order = self._last.get(seed, (None, None))
-        if last != round_:
-            order = np.random.default_rng([seed, round_]).permutation(length)
-            self._last[seed] = (round_, order)  # one assignment, so threads need no lock
-        return order
+    def _sample(
+        self, item: Any, label: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Degraded and clean crop, float32 [crop, crop, 3], of a photo or a pair."""
+        is_pair = not isinstance(item, np.ndarray)
+        *degraded, clean = item if is_pair else (item,)
+        top = rng.integers(max(clean.shape[0] - self._crop, 0) + 1)
+        left = rng.integers(max(clean.shape[1] - self._crop, 0) + 1)
+        turn = rng.integers(8)
+        *degraded, clean = (
+            images.to_float(_turn(crop_at(pixels, top, left, self._crop), turn))
+            for pixels in (*degraded, clean)
+        )
+        if is_pair:
+            return degraded[0], clean
+        return degradations.apply_parts(clean, self._parts[label], rng), clean
 
 
-def _hash(*parts: int | str) -> int:
-    """A seed in [0, 2^32) from numbers and names, the same in every process and on any machine."""
-    return zlib.crc32("/".join(map(str, parts)).encode())
-
-
-def _random_crop(pixels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    top = rng.integers(max(pixels.shape[0] - size, 0) + 1)
-    left = rng.integers(max(pixels.shape[1] - size, 0) + 1)
-    return _crop_at(pixels, top, left, size)
-
-
-def _crop_at(pixels: np.ndarray, top: int, left: int, size: int) -> np.ndarray:
+def crop_at(pixels: np.ndarray, top: int, left: int, size: int) -> np.ndarray:
     """[size, size, 3] from that corner; what is missing at the bottom or right is reflected."""
     pixels = pixels[top : top + size, left : left + size]
     for axis in (0, 1):
@@ -341,9 +267,14 @@ def _crop_at(pixels: np.ndarray, top: int, left: int, size: int) -> np.ndarray:
 
 
 def _turn(pixels: np.ndarray, which: int) -> np.ndarray:
-    """One of the eight flips and quarter turns of a square [h, h, 3]."""
-    pixels = np.rot90(pixels, which % 4)
-    return np.ascontiguousarray(pixels[:, ::-1] if which >= 4 else pixels)
+    """One of the eight flips and quarter turns of a square [h, h, 3]; a copy."""
+    # NumPy copies turned pixels five times as slowly.
+    turn = _TURNS[which % 4]
+    if turn is not None:
+        pixels = cv2.rotate(pixels, turn)
+    if which >= 4:
+        return cv2.flip(pixels, 1)
+    return pixels if turn is not None else pixels.copy()
 
 
 def _mark_flags_parsed() -> None:
@@ -358,12 +289,46 @@ def _start_worker(index: int, count: int) -> None:
     """Sets a worker process up; runs in it before its first sample."""
     del index, count
     cv2.setNumThreads(0)
+    _keep_memory()
     # Ctrl-C and a scheduler's SIGTERM reach the whole group; the main process still wants its
-    # current batch, saves, and then stops the workers itself. (A worker that gets SIGTERM
-    # before this point, while it starts, does die.)
+    # current batch, saves, and then stops the workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave_soon)
+    if hasattr(signal, "pthread_sigmask"):  # from here on they may come
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS_OF_THE_GROUP)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _signals_kept_from_new_processes() -> Iterator[None]:
+    """Blocks what `_start_worker` handles, in this thread and in processes that it starts.
+
+    A process inherits this, so a signal that comes while it starts waits for `_start_worker`. Other
+    threads of this process still get their signals.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS_OF_THE_GROUP)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _keep_memory() -> None:
+    """Lets the C library keep freed memory for the next arrays, where it is glibc.
+
+    It would return each array of this size to the system and get it back page by page, which takes
+    a third of the time of a sample. Only up to 64 MB are kept so.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(mmap_threshold, 32 << 20)
+    mallopt(trim_threshold, 64 << 20)
 
 
 def _leave_soon(*_: object) -> None:

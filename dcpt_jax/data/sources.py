@@ -1,30 +1,28 @@
 """Where clean photos come from: a folder, or those inside installed packages.
 
-A `PhotoSource` is a sequence of decoded photos, as Grain takes it (`__len__`, `__getitem__`). The
-rules for files that cannot be read:
+A source is a sequence of items, as Grain takes it (`__len__`, `__getitem__`): clean photos, or
+pairs of a degraded and a clean photo (`data.pairs`). The rules for files that cannot be read:
 
 * At the start every file is checked without decoding it (`images.check_image`), in folders of up to
   `CHECK_LIMIT` files. What fails is left out, or stops the run, as `on_bad_file` says.
-* What shows only in decoding (a wrong checksum) is found while the stream runs. There the next
-  photo in the list takes the bad one's place. That depends on the files alone, so the stream stays
-  the same for any number of worker processes and after a restart.
-
-Every file that is not used is named in the log, once per process, and counted.
+* What shows only in decoding (a wrong checksum) is found while the stream runs; see `data.decoded`.
 """
 
+import bisect
 import collections
 import dataclasses
 import functools
 import importlib.util
-import logging
-import threading
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dcpt_jax import images
+from dcpt_jax.data import decoded, listing
+from dcpt_jax.data.decoded import DecodedCache, DecodedSource
 
 # Photos that come inside installed packages, as "package/file". None is in both lists.
 TRAIN_PHOTOS = (
@@ -49,9 +47,13 @@ _SPLITS = {"train": TRAIN_PHOTOS, "held_out": HELD_OUT_PHOTOS}
 _DISTRIBUTIONS = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
 
 CHECK_LIMIT = 5000  # files; checking them takes seconds on a slow disk
-_NAMED_LIMIT = 20  # bad files named one by one at the start
 
-_logger = logging.getLogger(__name__)
+
+class Pair(NamedTuple):
+    """A degraded photo and the clean one it was made of: uint8 or uint16 [h, w, 3] RGB each."""
+
+    degraded: np.ndarray
+    clean: np.ndarray
 
 
 def bundled_photos(split: str) -> list[Path]:
@@ -86,14 +88,14 @@ def bundled_photos(split: str) -> list[Path]:
     return paths
 
 
-def folder_photos(root: Path | str) -> list[Path]:
+def folder_photos(root: Path | str) -> listing.FileList:
     """Paths of the images below a folder; see `images.list_images` for which and in which order.
 
     Raises:
         FileNotFoundError: if there is no such folder or no image in it.
     """
     try:
-        paths = images.list_images(root)
+        paths = listing.list_files(root)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(
             f"{error}; --config.data.root takes an existing folder of photos"
@@ -118,7 +120,7 @@ class PhotoReport:
     """
 
     found: int
-    used: tuple[Path, ...]
+    used: Sequence[Path]
     skipped: tuple[tuple[Path, str], ...]
     checked: bool
 
@@ -144,37 +146,32 @@ def inspect_photos(
         ImageError: for the first bad file where `on_bad_file` is "refuse", or if all are bad.
         ValueError: for another `on_bad_file`, or no paths.
     """
-    if on_bad_file not in ("skip", "refuse"):
-        raise ValueError(f"on_bad_file must be 'skip' or 'refuse', not {on_bad_file!r}")
+    decoded.check_bad_file_rule(on_bad_file)
     if not paths:
         raise ValueError("a source of photos needs at least one file")
-    files = tuple(Path(path) for path in paths)
-    if len(files) > CHECK_LIMIT:
-        return PhotoReport(len(files), files, (), checked=False)
+    if len(paths) > CHECK_LIMIT:
+        if not isinstance(paths, listing.FileList):
+            paths = tuple(Path(path) for path in paths)
+        return PhotoReport(len(paths), paths, (), checked=False)
+    files = [Path(path) for path in paths]
     used, skipped = [], []
     for path in files:
         try:
             images.check_image(path, max_pixels=max_pixels)
         except images.ImageError as error:
             if on_bad_file == "refuse":
-                raise _refused(error) from error
+                raise decoded.refused(error) from error
             skipped.append((path, str(error)))
         else:
             used.append(path)
-    for _, reason in skipped[:_NAMED_LIMIT]:
-        _logger.warning("photo left out: %s", reason)
-    if len(skipped) > _NAMED_LIMIT:
-        _logger.warning("... and %d more photos left out", len(skipped) - _NAMED_LIMIT)
+    decoded.warn_of_each([reason for _, reason in skipped], "photo")
     if not used:
         raise images.ImageError(f"none of {len(files)} photos can be read; first: {skipped[0][1]}")
     return PhotoReport(len(files), tuple(used), tuple(skipped), checked=True)
 
 
-class PhotoSource(Sequence):
-    """Photos by index, decoded when asked for and kept in a bounded cache.
-
-    Decoding a whole photo for one crop is what starves training, so the photos used last stay in
-    memory. Worker processes get a copy with an empty cache of the same limit.
+class PhotoSource(DecodedSource):
+    """Clean photos by index: uint8 or uint16 [h, w, 3], RGB, read-only.
 
     Attributes:
         report: what became of the files at the start.
@@ -188,7 +185,7 @@ class PhotoSource(Sequence):
         paths: Sequence[Path | str],
         *,
         on_bad_file: str = "skip",
-        cache_megabytes: float = 512,
+        cache_megabytes: DecodedCache | float = 512,
         max_pixels: int = images.MAX_PIXELS,
     ):
         """Checks the files; see `inspect_photos` for arguments and errors.
@@ -197,105 +194,136 @@ class PhotoSource(Sequence):
             paths: image files.
             on_bad_file: what to do with files that cannot be read.
             cache_megabytes: limit of the decoded photos kept in memory, in each process; 0 = none.
+                Or a cache that several sources share.
             max_pixels: larger images count as bad.
         """
-        if cache_megabytes < 0:
-            raise ValueError(f"cache_megabytes must be 0 or larger, not {cache_megabytes}")
+        super().__init__(on_bad_file=on_bad_file, cache=cache_megabytes, max_pixels=max_pixels)
         self.report = inspect_photos(paths, on_bad_file, max_pixels=max_pixels)
         self.paths = self.report.used
-        self.on_bad_file = on_bad_file
-        self.unreadable: dict[int, str] = {}
-        self._max_pixels = max_pixels
-        self._cache_bytes = int(cache_megabytes * 1e6)
-        self._start_cache()
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
         """A name of each photo: its stem, or as much of its path as makes it unique."""
-        candidates = ([p.stem for p in self.paths], [p.name for p in self.paths], self.paths)
-        counts = [collections.Counter(column) for column in candidates]
-        return tuple(
-            next((str(n) for n, c in zip(row, counts, strict=True) if c[n] == 1), str(row[-1]))
-            for row in zip(*candidates, strict=True)
-        )
+        return unique_names(self.paths)
 
     def __len__(self) -> int:
         """Number of files in use."""
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> np.ndarray:
-        """A photo, uint8 or uint16 [h, w, 3], RGB, read-only; the next one in place of a bad one.
+    def describe(self, index: int) -> str:
+        """The file of a photo."""
+        return str(self.paths[index])
+
+    def check(self, index: int) -> tuple[int, int]:
+        """Height and width of a photo by its header; ImageError if it cannot be an image."""
+        return images.check_image(self.paths[index], max_pixels=self._max_pixels).size
+
+    def _decode(self, index: int) -> np.ndarray:
+        return images.read_pixels(self.paths[index], max_pixels=self._max_pixels)
+
+
+class Concatenated(Sequence):
+    """Several sources of the same kind one after the other, as one.
+
+    Attributes:
+        parts: the sources.
+    """
+
+    def __init__(self, parts: Sequence[Any]):
+        """Joins sources.
 
         Raises:
-            ImageError: for a bad file where `on_bad_file` is "refuse", or if all are bad.
-            IndexError: if the index is out of range.
+            ValueError: if there are none.
         """
+        if not parts:
+            raise ValueError("nothing to join")
+        self.parts = tuple(parts)
+        self._ends = tuple(itertools.accumulate(len(part) for part in self.parts))
+
+    @property
+    def on_bad_file(self) -> str:
+        """What the sources do with bad files."""
+        return self.parts[0].on_bad_file
+
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names of all items; where a name occurs twice, with the number of its source."""
+        names = [name for part in self.parts for name in part.names]
+        counts = collections.Counter(names)
+        numbers = (i + 1 for i, part in enumerate(self.parts) for _ in range(len(part)))
+        return tuple(
+            name if counts[name] == 1 else f"{number}/{name}"
+            for name, number in zip(names, numbers, strict=True)
+        )
+
+    @property
+    def report(self) -> "JoinedReport":
+        """What became of the files at the start."""
+        return JoinedReport(tuple(part.report for part in self.parts))
+
+    def __len__(self) -> int:
+        """Number of items."""
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Any:
+        """An item of one of the sources; in place of a bad one the next of the same source."""
+        part, index = self._find(index)
+        return part[index]
+
+    def read(self, index: int) -> Any:
+        """The item with this index, and no other in its place."""
+        part, index = self._find(index)
+        return part.read(index)
+
+    def describe(self, index: int) -> str:
+        """The file or files of an item."""
+        part, index = self._find(index)
+        return part.describe(index)
+
+    def _find(self, index: int) -> tuple[Any, int]:
         if not -len(self) <= index < len(self):
-            raise IndexError(f"photo {index} of {len(self)}")
-        for step in range(len(self)):
-            try:
-                return self.read((index + step) % len(self))
-            except images.ImageError as error:
-                if self.on_bad_file == "refuse":
-                    raise _refused(error) from error
-        raise images.ImageError(f"none of {len(self)} photos can be read")
-
-    def read(self, index: int) -> np.ndarray:
-        """The photo with this index, and no other in its place.
-
-        Raises:
-            ImageError: if it cannot be read.
-        """
-        with self._lock:
-            if index in self.unreadable:
-                raise images.ImageError(self.unreadable[index])
-            if index in self._cache:
-                self._cache.move_to_end(index)
-                return self._cache[index]
-        try:
-            pixels = images.read_pixels(self.paths[index], max_pixels=self._max_pixels)
-        except images.ImageError as error:
-            with self._lock:  # two threads may have met the same file
-                is_new = index not in self.unreadable
-                self.unreadable[index] = str(error)
-                count = len(self.unreadable)
-            if is_new and self.on_bad_file == "skip":
-                _logger.warning("photo skipped (%d so far): %s", count, error)
-            raise
-        pixels.setflags(write=False)  # it is shared by all crops made of it
-        with self._lock:
-            self._keep(index, pixels)
-        return pixels
-
-    def _keep(self, index: int, pixels: np.ndarray) -> None:
-        if pixels.nbytes > self._cache_bytes or index in self._cache:
-            return
-        self._cache[index] = pixels
-        self._cached_bytes += pixels.nbytes
-        while self._cached_bytes > self._cache_bytes:
-            self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
-
-    def _start_cache(self) -> None:
-        self._cache: collections.OrderedDict[int, np.ndarray] = collections.OrderedDict()
-        self._cached_bytes = 0
-        self._lock = threading.Lock()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Everything but the cache and its lock."""
-        left_out = ("_cache", "_cached_bytes", "_lock")
-        return {key: value for key, value in vars(self).items() if key not in left_out}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restores the settings, with an empty cache."""
-        vars(self).update(state)
-        self._start_cache()
+            raise IndexError(f"item {index} of {len(self)}")
+        index %= len(self)
+        which = bisect.bisect_right(self._ends, index)
+        return self.parts[which], index - (self._ends[which - 1] if which else 0)
 
     def __repr__(self) -> str:
         """Short, since Grain shows it in its messages."""
-        return f"PhotoSource({len(self)} photos)"
+        return f"Concatenated({', '.join(map(repr, self.parts))})"
 
 
-def _refused(error: images.ImageError) -> images.ImageError:
-    return images.ImageError(
-        f"{error} (--config.data.on_bad_file=skip leaves such files out and goes on)"
+@dataclasses.dataclass(frozen=True)
+class JoinedReport:
+    """The reports of several sources as one."""
+
+    parts: tuple[Any, ...]
+
+    @property
+    def found(self) -> int:
+        """Number of items found."""
+        return sum(part.found for part in self.parts)
+
+    @property
+    def skipped(self) -> tuple[tuple[Any, str], ...]:
+        """(file, reason) of all that was left out."""
+        return tuple(skipped for part in self.parts for skipped in part.skipped)
+
+    @property
+    def checked(self) -> bool:
+        """False where one of the sources was too large to check."""
+        return all(part.checked for part in self.parts)
+
+    def summary(self) -> str:
+        """The summaries of all parts."""
+        return "; ".join(part.summary() for part in self.parts)
+
+
+def unique_names(paths: Sequence[Path]) -> tuple[str, ...]:
+    """A name of each file: its stem, or as much of its path as makes it unique."""
+    paths = list(paths)
+    candidates = ([p.stem for p in paths], [p.name for p in paths], paths)
+    counts = [collections.Counter(column) for column in candidates]
+    return tuple(
+        next((str(n) for n, c in zip(row, counts, strict=True) if c[n] == 1), str(row[-1]))
+        for row in zip(*candidates, strict=True)
     )

@@ -1,12 +1,23 @@
 """Task sets: which degradations a run trains on, as data.
 
 The position of a task in its set is the class label, so an order once published never changes.
+
+A mixture's name is its spec: the single degradations joined by "+", in the order in which they
+happen to a photo. The classes of CDD-11 follow "low light, then rain or snow, then haze" (the
+scene is dark, drops and flakes fly through it, haze lies before all of it), so that the class its
+paper calls `l+h+r` is "low_light+rain+haze". The paper's short names can be asked for, and are
+turned into these.
 """
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
 
 from dcpt_jax import degradations
+
+Stage = Literal["pretrain", "restore"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,26 +26,89 @@ class Task:
 
     Attributes:
         name: class name, unique within a set.
-        degradation: spec of the synthetic degradation that stands in for the class's data, as
-            `degradations.parse` takes it: "rain", "noise:25", "low_light+haze".
-        repeats: how often the class is drawn in relation to the others, >= 1.
+        degradation: spec of the synthetic degradation that stands in where there are no real pairs,
+            as `degradations.parse` takes it: "rain", "noise:1-50", "low_light+haze".
+        repeats: how often each item (photo or pair) of the class is used per pass over all classes,
+            >= 1, where all classes are synthesised from the same photos.
+        datasets: names in `data.datasets.DATASETS` that together are the class's published training
+            data; () where it has none.
+        pair_repeats: published repeats of these data's items, in (pre-training, restoration).
+        pretrain_datasets: those of pre-training where they are others; () where they are not.
     """
 
     name: str
     degradation: str
     repeats: int = 1
+    datasets: tuple[str, ...] = ()
+    pair_repeats: tuple[int, int] = (1, 1)
+    pretrain_datasets: tuple[str, ...] = ()
+
+    def published(self, stage: Stage) -> tuple[tuple[str, ...], int]:
+        """Names and repeats of the published training data of a stage; ((), 1) without."""
+        if stage == "pretrain":
+            return self.pretrain_datasets or self.datasets, self.pair_repeats[0]
+        return self.datasets, self.pair_repeats[1]
 
 
+# RainTrainHL is the union of the training halves of Rain200H and Rain200L.
+_RAIN = {"datasets": ("rain200h", "rain200l"), "pretrain_datasets": ("rain13k",)}
+_LOW_LIGHT = {"datasets": ("lol",), "pretrain_datasets": ("lol_synthetic",)}
+
+# Training data and repeats: DCPT (ICLR 2025), its released options; CDD-11: OneRestore (ECCV 2024).
+# Repeats count the publication's items: DFWB, GoPro and DPDD cut into sub-images (85,443, 16,824
+# and 7,000), all others whole. The pre-training repeats of 5d are those of NAFNet; `config.recipes`
+# has what other backbones change.
 TASK_SETS: dict[str, tuple[Task, ...]] = {
     # The class order of DCPT's five-degradation setting.
     "5d": (
-        Task("rain", "rain"),
-        Task("noise", "noise"),
-        Task("haze", "haze"),
-        Task("low_light", "low_light"),
-        Task("motion_blur", "motion_blur"),
+        Task("rain", "rain", pair_repeats=(1, 300), **_RAIN),
+        Task("noise", "noise:15/25/50", datasets=("dfwb",), pair_repeats=(1, 8)),
+        Task("haze", "haze", datasets=("reside_ots",)),
+        Task("low_light", "low_light", pair_repeats=(10, 160), **_LOW_LIGHT),
+        Task("motion_blur", "motion_blur", datasets=("gopro",), pair_repeats=(1, 5)),
+    ),
+    # That of its ten-degradation setting.
+    "10d": (
+        Task("noise", "noise:1-50", datasets=("dfwb",)),
+        Task("motion_blur", "motion_blur", datasets=("gopro",), pair_repeats=(4, 4)),
+        Task("defocus_blur", "defocus_blur", datasets=("dpdd",), pair_repeats=(9, 9)),
+        Task("jpeg", "jpeg:50/60/70/80/90", datasets=("dfwb",)),
+        # Published: 30 times each of 2,061 clean photos, each time with one of its hazy versions.
+        # An item here is one of all 72,135 pairs: once comes nearest to these 61,830.
+        Task("haze", "haze", datasets=("reside_ots",)),
+        Task("rain", "rain", pair_repeats=(5, 20), **_RAIN),
+        Task("snow", "snow", datasets=("snow100k",)),
+        Task("mosaic", "mosaic", datasets=("dfwb",)),
+        Task("low_light", "low_light", datasets=("lol_synthetic",), pair_repeats=(50, 50)),
+        Task("inpainting", "inpainting", datasets=("dfwb",)),
+    ),
+    # That of the mixed setting, l, h, r, s, l+h, l+r, l+s, h+r, h+s, l+h+r, l+h+s.
+    "cdd11": tuple(
+        Task(name, name, datasets=("cdd11",))
+        for name in (
+            "low_light",
+            "haze",
+            "rain",
+            "snow",
+            "low_light+haze",
+            "low_light+rain",
+            "low_light+snow",
+            "rain+haze",
+            "snow+haze",
+            "low_light+rain+haze",
+            "low_light+snow+haze",
+        )
     ),
 }
+
+# What the CDD-11 paper calls its classes.
+SHORT_NAMES: dict[str, str] = dict(
+    zip(
+        ("l", "h", "r", "s", "l+h", "l+r", "l+s", "h+r", "h+s", "l+h+r", "l+h+s"),
+        (task.name for task in TASK_SETS["cdd11"]),
+        strict=True,
+    )
+)
 
 
 def class_names() -> tuple[str, ...]:
@@ -47,8 +121,10 @@ def resolve_tasks(names: str | Task | Sequence[str | Task]) -> tuple[Task, ...]:
 
     Args:
         names: a task set ("5d"), a class ("haze"), a mixture or fixed strength ("low_light+rain",
-            "noise:25"), a ready `Task`, or several of these as a sequence or separated by commas.
-            A mixture is a class of its own, named as it is written.
+            "noise:25"), a short name of CDD-11 ("l+r"), a ready `Task`, or several of these as a
+            sequence or separated by commas. A mixture is a class of its own, named as it is
+            written. A class that stands in a set, the first of `TASK_SETS` if in several, brings
+            its data and repeats from there, and has its degradation's own range of strengths.
 
     Raises:
         ValueError: for unknown names (the message lists the known sets and classes), for none, for
@@ -73,15 +149,66 @@ def resolve_tasks(names: str | Task | Sequence[str | Task]) -> tuple[Task, ...]:
     return tuple(tasks)
 
 
+def class_named(name: str) -> str | None:
+    """The class name that some text means, a short name too; None if it means no single class."""
+    if not name.strip() or "," in name:
+        return None
+    try:
+        tasks = _tasks_named(name)
+    except ValueError:
+        return None
+    return tasks[0].name if len(tasks) == 1 else None
+
+
+def resolve_trained(task_set: str, classes: Sequence[str]) -> tuple[Task, ...]:
+    """The tasks that weights were trained on, from what `model.json` says.
+
+    Args:
+        task_set: what the run was asked for. As classes of one name can come from different data in
+            different sets, it decides where it still means these classes.
+        classes: class names in index order.
+
+    Raises:
+        ValueError: if these are no classes, such as the numbered ones of converted weights.
+    """
+    try:
+        tasks = resolve_tasks(task_set)
+    except ValueError:
+        tasks = ()
+    if [task.name for task in tasks] == list(classes):
+        return tasks
+    return resolve_tasks(tuple(classes))
+
+
+def components(tasks: Sequence[Task]) -> tuple[tuple[str, ...], np.ndarray]:
+    """The single degradations that classes consist of: the multi-hot labels.
+
+    Args:
+        tasks: the classes. Strengths do not count: "noise:25" consists of "noise".
+
+    Returns:
+        (names in order of first appearance, uint8 [classes, names]: 1 where the class holds it).
+
+    Raises:
+        ValueError: for a degradation that is unknown.
+    """
+    parts = [[part.name for part, _ in degradations.parse(task.degradation)] for task in tasks]
+    names = tuple(dict.fromkeys(name for found in parts for name in found))
+    table = np.array([[name in found for name in names] for found in parts], np.uint8)
+    return names, table.reshape(len(parts), len(names))
+
+
 def _tasks_named(name: str) -> tuple[Task, ...]:
     spec = "".join(name.split())
     if spec in TASK_SETS:
         return TASK_SETS[spec]
+    spec = SHORT_NAMES.get(spec, spec)
     try:
         degradations.parse(spec)
     except ValueError as error:
         raise ValueError(f"unknown task set or class {name!r} ({error}); {_known()}") from error
-    return (Task(spec, spec),)
+    published = (task for tasks in TASK_SETS.values() for task in tasks if task.name == spec)
+    return (dataclasses.replace(next(published, Task(spec, spec)), degradation=spec),)
 
 
 def _known() -> str:

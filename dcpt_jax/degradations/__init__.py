@@ -2,8 +2,8 @@
 
 A spec names one or several degradations in the order in which they happen, each with an optional
 strength: `"noise:25"`, `"low_light+haze+rain"`, `"haze:0.5+rain"`. A strength that is left out is
-drawn from the class's range, and one that is a range, `"noise:1-50"`, from that. A new class is one
-module with a `Degradation` constant and one entry in `_REGISTERED`.
+drawn from the class's range; one that is a range, `"noise:1-50"`, or a choice, `"noise:15/25/50"`,
+from that. A new class is one module with a `Degradation` constant and one entry in `_REGISTERED`.
 
 NumPy and OpenCV only: worker processes of the data pipeline import this package and must hold no
 accelerator. Importing it changes no global setting, so OpenCV keeps its own thread pool, which
@@ -62,12 +62,12 @@ def parse(spec: str) -> tuple[tuple[Degradation, float | None], ...]:
     """Reads a spec such as `"haze:0.5+rain"`.
 
     Args:
-        spec: names joined by `+` in the order of application, each with an optional `:strength`;
-            or `:low-high`; spaces around the parts do not matter.
+        spec: names joined by `+` in the order of application, each with an optional `:strength`,
+            `:low-high` or `:a/b/c`; spaces around the parts do not matter.
 
     Returns:
-        A pair per part: the degradation, and its strength or None (to be drawn); with a range, a
-        degradation that draws from it.
+        A pair per part: the degradation, and its strength or None (to be drawn); with a range
+        or a choice, a degradation that draws from it.
 
     Raises:
         ValueError: empty spec or part, unknown name (lists the known ones), or a strength that is

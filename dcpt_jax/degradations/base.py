@@ -27,6 +27,7 @@ class Degradation:
         clips: True when the result always lies in [0, 1]; False when it may leave that range.
         summary: one sentence for a person.
         source: the literature the synthesis follows.
+        strengths: the only strengths to draw from, equally often; () = all of `strength_range`.
     """
 
     name: str
@@ -37,24 +38,32 @@ class Degradation:
     clips: bool
     summary: str
     source: str
+    strengths: tuple[float, ...] = ()
 
     def sample_strength(self, rng: np.random.Generator) -> float:
-        """Draws a strength uniformly from `strength_range`."""
+        """Draws a strength uniformly from `strengths`, or else from `strength_range`."""
+        if self.strengths:
+            return self.strengths[rng.integers(len(self.strengths))]
         low, high = self.strength_range
         return float(rng.uniform(low, high))
 
     def with_strength(self, text: str) -> tuple["Degradation", float | None]:
-        """What a spec says behind the colon: one strength, or the range to draw from.
+        """What a spec says behind the colon: one strength, or what to draw from.
 
         Args:
-            text: "25" or "1-50"; see `check_strength` for the numbers.
+            text: "25", the range "1-50" or the choice "15/25/50"; see `check_strength` for the
+                numbers.
 
         Returns:
-            (this, the strength), or (this with another `strength_range`, None).
+            (this, the strength), or (this with another range or choice, None).
 
         Raises:
             ValueError: for other texts, and for a range that ends below its start.
         """
+        if "/" in text:
+            strengths = tuple(map(self.check_strength, text.split("/")))
+            ends = (min(strengths), max(strengths))
+            return dataclasses.replace(self, strength_range=ends, strengths=strengths), None
         ends = _RANGE.fullmatch(text)
         if ends is None:
             return self, self.check_strength(text)
@@ -64,7 +73,7 @@ class Degradation:
                 f"strengths {text!r} of {self.name!r}: a range ends where it starts or higher: "
                 f"'{self.name}:{high:g}-{low:g}'"
             )
-        return dataclasses.replace(self, strength_range=(low, high)), None
+        return dataclasses.replace(self, strength_range=(low, high), strengths=()), None
 
     def check_strength(self, value: float | str) -> float:
         """Returns `value` as a float, or raises ValueError with the allowed range.

@@ -1,12 +1,14 @@
 """Picture sheets: rows of images with a heading per column and a caption per row."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 _GAP = 6  # pixels between images
 _TEXT_HEIGHT = 22
 _BACKGROUND = 1.0
+_LARGEST_FONT, _SMALLEST_FONT = 14, 10  # of captions
 
 
 def grid(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
@@ -32,6 +34,13 @@ def grid(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     return sheet
 
 
+def shrink(image: np.ndarray, factor: int) -> np.ndarray:
+    """Means over squares of `factor` pixels: [h, w, 3] -> [h // factor, w // factor, 3]."""
+    h, w = (side // factor for side in image.shape[:2])
+    whole = image[: h * factor, : w * factor]
+    return whole.reshape(h, factor, w, factor, 3).mean((1, 3))
+
+
 def sheet(
     rows: Sequence[Sequence[np.ndarray]],
     *,
@@ -43,7 +52,8 @@ def sheet(
     Args:
         rows: as for `grid`.
         headings: one text per column.
-        captions: one text per image, in the shape of `rows`; "" leaves a place empty.
+        captions: one text per image, in the shape of `rows`; "" leaves a place empty. Text that
+            is wider than its image is set smaller, and cut where that does not suffice.
 
     Returns:
         uint8 [h, w, 3].
@@ -56,13 +66,27 @@ def sheet(
     size = (len(headings) * pitch_x + _GAP, top + len(rows) * pitch_y)
     canvas = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(canvas)
-    heading_font, caption_font = ImageFont.load_default(18), ImageFont.load_default(14)
+    heading_font = ImageFont.load_default(18)
     for j, heading in enumerate(headings):
         draw.text((_GAP + j * pitch_x, _GAP), heading, fill="black", font=heading_font)
     for i, row in enumerate(rows):
         for j, image in enumerate(row):
             x, y = _GAP + j * pitch_x, top + i * pitch_y
-            draw.text((x, y + 2), captions[i][j], fill=(70, 70, 70), font=caption_font)
+            text, font = _fitting(captions[i][j], width)
+            draw.text((x, y + 2), text, fill=(70, 70, 70), font=font)
             pixels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
             canvas.paste(Image.fromarray(pixels), (x, y + _TEXT_HEIGHT))
     return np.asarray(canvas)
+
+
+def _fitting(text: str, width: int) -> tuple[str, Any]:
+    """The text and the largest font in which it is not wider than `width` pixels."""
+    from PIL import ImageFont
+
+    for size in range(_LARGEST_FONT, _SMALLEST_FONT - 1, -1):
+        font = ImageFont.load_default(size)
+        if font.getlength(text) <= width:
+            return text, font
+    while text and font.getlength(f"{text}...") > width:
+        text = text[:-1]
+    return f"{text}...", font

@@ -5,6 +5,7 @@ import functools
 import itertools
 import json
 import logging
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,26 +17,63 @@ import numpy as np
 
 from dcpt_jax import config as configs
 from dcpt_jax import images, metrics, weights
-from dcpt_jax.data import pipeline, sources
+from dcpt_jax.data import held_out, opening
 from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.evaluate import gallery
 from dcpt_jax.evaluate.tables import ClassResult, Evaluation
+from dcpt_jax.restore import predictor
 
+SHEET_HEIGHT = 2400  # pixels of all pictures of the sheet above one another, at most
+SHOWN_SIDE = 256  # of whole images, the middle is shown
+JUDGED_SIDE = 512  # and classified: classifiers learn from crops smaller than this
+WHOLE = "whole images"
 PSNR_LIMIT = 100.0  # dB; a sample that is restored perfectly would make every mean infinite
 
 
 @dataclasses.dataclass(frozen=True)
 class Judge:
-    """A classifier with the network whose features it was trained on."""
+    """A classifier with the network whose features it was trained on.
+
+    Attributes:
+        network: whose features it takes.
+        classifier: of classes or of components.
+        params: of both.
+        label: `weights.FLAT` or `weights.MULTI_HOT`.
+        outputs: what its logits stand for, see `weights.outputs_of`.
+    """
 
     network: nn.Module
     classifier: nn.Module
     params: weights.Params
-    classes: tuple[str, ...]
+    label: str
+    outputs: tuple[str, ...]
 
     def predict(self, degraded: np.ndarray) -> np.ndarray:
-        """Class indices, int [b], of images [b, h, w, 3]."""
-        return np.asarray(_classify(self.network, self.classifier, self.params, degraded))
+        """What it says to images [b, h, w, 3]: 0/1 [b, outputs], one 1 for a judge of classes."""
+        logits = _classify(self.network, self.classifier, self.params, degraded)
+        if self.label == weights.MULTI_HOT:
+            return np.asarray(logits > 0, np.uint8)
+        return np.eye(len(self.outputs), dtype=np.uint8)[np.asarray(logits.argmax(-1))]
+
+    def truth(self, tasks: Sequence[task_sets.Task]) -> np.ndarray | None:
+        """What it should say to each task: 0/1 [tasks, outputs]; None if it does not know them all.
+
+        A judge of components need not know a mixture as a whole.
+        """
+        names, rows = tuple(task.name for task in tasks), np.eye(len(tasks), dtype=np.uint8)
+        if self.label == weights.MULTI_HOT:
+            names, rows = task_sets.components(tasks)
+        unknown = [name for name in names if name not in self.outputs]
+        if unknown:
+            logging.warning(
+                "classification is not measured: the classifier knows %s, but not %s",
+                ", ".join(self.outputs),
+                ", ".join(unknown),
+            )
+            return None
+        truth = np.zeros((len(tasks), len(self.outputs)), np.uint8)
+        truth[:, [self.outputs.index(name) for name in names]] = rows
+        return truth
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> Evaluation:
@@ -54,26 +92,34 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> Evaluati
     """
     configs.validate(config)
     params, description = weights.load_weights(config.init_from)
-    tasks = task_sets.resolve_tasks(config.tasks or tuple(description["classes"]))
+    if config.tasks:
+        tasks = task_sets.resolve_tasks(config.tasks)
+    else:
+        tasks = task_sets.resolve_trained(description["task_set"], description["classes"])
     network = weights.network_of(description, **_changes(config, description))
     judge = find_judge(config, params, description)
     data = config.data
-    paths = sources.folder_photos(data.root) if data.root else sources.bundled_photos("held_out")
-    photos = sources.PhotoSource(
-        paths, on_bad_file=data.on_bad_file, cache_megabytes=data.cache_megabytes
-    )
-    crops = pipeline.held_out_crops(
-        photos, size=data.crop_size, per_photo=data.crops_per_photo, seed=config.seed
-    )
-    print(
-        f"evaluate {config.init_from}: {len(crops) * len(tasks)} samples of "
-        f"{data.crop_size}x{data.crop_size} from {len(photos)} photos, {len(tasks)} classes",
-        flush=True,
-    )
-    samples = pipeline.evaluation_samples(tasks, crops, seed=config.seed)
-    restored = restore_each(network, params["network"], samples, config.batch_size)
-    pictures = PictureSheet([task.name for task in tasks], len(crops))
+    classes = opening.open_classes(tasks, split="held_out", **opening.arguments(data))
+    places = {"size": data.crop_size, "per_photo": data.crops_per_photo}
+    counts = [held_out.count(one, **places) for one in classes]
+    whole = f"crops of {data.crop_size}x{data.crop_size} pixels" if data.crop_size else WHOLE
+    print(f"evaluate {config.init_from}: {sum(counts)} samples, {whole}", flush=True)
+    for one, count in zip(classes, counts, strict=True):
+        print(f"  {one.name}: {count} of {one.origin}", flush=True)
+    # A class of published test photos may have a fixed strength of its own.
+    tasks = tuple(one.task for one in classes)
+    samples = held_out.samples(classes, **places, seed=config.seed)
+    if data.crop_size:
+        restored = restore_each(network, params["network"], samples, config.batch_size)
+    else:
+        restored = restore_whole(network, params["network"], samples)
+    pictures = PictureSheet([task.name for task in tasks], counts, data.crop_size)
     evaluation = score(tasks, restored, judge, pictures)
+    evaluation = dataclasses.replace(
+        evaluation,
+        convention=f"{evaluation.convention}, {whole}",
+        data=tuple(one.origin for one in classes),
+    )
     _write(Path(workdir), config, description, evaluation, pictures)
     return evaluation
 
@@ -108,7 +154,7 @@ def find_judge(
         weights.network_of(description, **_changes(config, description)),
         weights.classifier_of(description, dtype=config.dtype),
         params,
-        tuple(description["classes"]),
+        *weights.outputs_of(description),
     )
 
 
@@ -139,8 +185,8 @@ def _nearest_classifier(
 
 
 def restore_each(
-    network: nn.Module, params: Any, samples: Iterable[pipeline.Sample], batch_size: int
-) -> Iterator[tuple[pipeline.Sample, np.ndarray]]:
+    network: nn.Module, params: Any, samples: Iterable[held_out.Sample], batch_size: int
+) -> Iterator[tuple[held_out.Sample, np.ndarray]]:
     """Each sample with its restored image, clipped to [0, 1]; one batch is in memory at a time."""
     samples = iter(samples)
     while batch := list(itertools.islice(samples, batch_size)):
@@ -151,75 +197,101 @@ def restore_each(
         yield from zip(batch, restored, strict=False)
 
 
+def restore_whole(
+    network: nn.Module, params: Any, samples: Iterable[held_out.Sample]
+) -> Iterator[tuple[held_out.Sample, np.ndarray]]:
+    """Each sample with its restored image, clipped to [0, 1], as `dcpt_jax.restore` restores it.
+
+    Images of any size, one at a time; those too large for the memory in tiles.
+    """
+    restore = predictor.Predictor(network, params)
+    for sample in samples:
+        yield sample, restore(sample.degraded)
+
+
 def score(
     tasks: Sequence[task_sets.Task],
-    restored: Iterable[tuple[pipeline.Sample, np.ndarray]],
+    restored: Iterable[tuple[held_out.Sample, np.ndarray]],
     judge: Judge | None,
     pictures: "PictureSheet",
 ) -> Evaluation:
-    """Means per class, and the confusion table where the classifier knows all classes."""
+    """Means per class, and what the classifier said where it knows all classes."""
     names = [task.name for task in tasks]
-    unknown = [name for name in names if judge is not None and name not in judge.classes]
-    if unknown:
-        logging.warning(
-            "classification is not measured: the classifier knows %s, but not %s",
-            ", ".join(judge.classes),
-            ", ".join(unknown),
-        )
-        judge = None
     scores: dict[int, list[tuple[float, ...]]] = {i: [] for i in range(len(tasks))}
-    confusion = np.zeros((len(tasks), len(judge.classes)), int) if judge is not None else None
+    truth = judge.truth(tasks) if judge is not None else None
+    said, exact = (
+        np.zeros_like(truth, int) if truth is not None else None,
+        np.zeros(len(tasks), int),
+    )
     for sample, image in restored:
         degraded = np.clip(sample.degraded, 0, 1)
         pairs = ((degraded, sample.clean), (image, sample.clean))
         psnr = [min(metrics.psnr(*pair), PSNR_LIMIT) for pair in pairs]
         scores[sample.task].append((*psnr, *(metrics.ssim(*pair) for pair in pairs)))
         pictures.offer(sample, image, *psnr)
-        if judge is not None:
-            confusion[sample.task, judge.predict(sample.degraded[None])[0]] += 1
+        if truth is not None:
+            seen = _middle(sample.degraded, JUDGED_SIDE)
+            answer = judge.predict(np.ascontiguousarray(seen)[None])[0]
+            said[sample.task] += answer
+            exact[sample.task] += (answer == truth[sample.task]).all()
     classes = tuple(
         ClassResult(name, len(scores[i]), *np.mean(scores[i], axis=0).tolist())
         for i, name in enumerate(names)
     )
     convention = f"{metrics.convention()}, at most {PSNR_LIMIT:.0f} dB a sample"
-    return Evaluation(classes, convention, confusion, judge.classes if judge is not None else ())
+    if truth is None:
+        return Evaluation(classes, convention, None, ())
+    if judge.label == weights.FLAT:
+        return Evaluation(classes, convention, said, judge.outputs)
+    return Evaluation(classes, convention, said, judge.outputs, truth, exact)
 
 
 class PictureSheet:
-    """Two samples of each class, of different crops: degraded | restored | clean."""
+    """Two samples of each class, of different crops: degraded | restored | clean.
 
-    def __init__(self, names: Sequence[str], crops: int):
-        """Decides which crops to show: not the same in every row.
+    Pictures are shown smaller, by a whole factor, where the sheet would get too high to look at.
+    """
+
+    def __init__(self, names: Sequence[str], counts: Sequence[int], side: int):
+        """Decides which samples to show: not of the same crop in every row.
 
         Args:
             names: of the classes.
-            crops: how many samples each class has.
+            counts: how many samples each class has, at most.
+            side: of the samples, in pixels; 0 = they have any size.
         """
         self._names = names
+        self._side = side or SHOWN_SIDE
         self._chosen = {
-            task: {task % crops, (task + crops // 2) % crops} for task in range(len(names))
+            task: {task % count, (task + count // 2) % count} for task, count in enumerate(counts)
         }
         self._seen = dict.fromkeys(self._chosen, 0)
         self._rows: dict[int, list[np.ndarray]] = {task: [] for task in self._chosen}
         self._captions: dict[int, list[str]] = {task: [] for task in self._chosen}
 
     def offer(
-        self, sample: pipeline.Sample, restored: np.ndarray, before: float, after: float
+        self, sample: held_out.Sample, restored: np.ndarray, before: float, after: float
     ) -> None:
         """Keeps a sample that is to be shown; `before` and `after` are its PSNR in dB."""
         task = sample.task
         if self._seen[task] in self._chosen[task]:
-            self._rows[task] += [sample.degraded, restored, sample.clean]
+            shown = (sample.degraded, restored, sample.clean)
+            self._rows[task] += [_padded(_middle(image, self._side), self._side) for image in shown]
             name = f"{self._names[task]}, {before:.1f} dB"
             self._captions[task] += [name, f"{after:.1f} dB", sample.name]
         self._seen[task] += 1
 
     def draw(self) -> np.ndarray:
         """The sheet, uint8 [h, w, 3]."""
-        headings = ["degraded", "restored", "clean"] * (len(self._rows[0]) // 3)
-        return gallery.sheet(
-            list(self._rows.values()), headings=headings, captions=list(self._captions.values())
-        )
+        rows, captions = list(self._rows.values()), list(self._captions.values())
+        columns = max(map(len, rows))
+        for row, texts in zip(rows, captions, strict=True):  # of photos that cannot be read
+            row += [np.ones((self._side, self._side, 3))] * (columns - len(row))
+            texts += [""] * (columns - len(texts))
+        headings = ["degraded", "restored", "clean"] * (columns // 3)
+        factor = math.ceil(len(rows) * rows[0][0].shape[0] / SHEET_HEIGHT)
+        rows = [[gallery.shrink(image, factor) for image in row] for row in rows]
+        return gallery.sheet(rows, headings=headings, captions=captions)
 
 
 def _write(
@@ -251,8 +323,21 @@ def _changes(config: ml_collections.ConfigDict, description: dict[str, Any]) -> 
     crop = description.get("crop_size")
     if config.local_pooling and crop and "tlc_size" in description["arguments"]:
         size = weights.local_converter_size(weights.network_of(description), crop)
-        changes["tlc_size"] = size if size < config.data.crop_size else None
+        crop_size = config.data.crop_size
+        changes["tlc_size"] = size if not crop_size or size < crop_size else None
     return changes
+
+
+def _middle(image: np.ndarray, side: int) -> np.ndarray:
+    """The middle of an image, at most `side` pixels high and wide."""
+    top, left = (max(length - side, 0) // 2 for length in image.shape[:2])
+    return image[top : top + side, left : left + side]
+
+
+def _padded(image: np.ndarray, side: int) -> np.ndarray:
+    """An image made `side` pixels high and wide by white at the bottom and right."""
+    h, w = image.shape[:2]
+    return np.pad(image, ((0, side - h), (0, side - w), (0, 0)), constant_values=1.0)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -263,4 +348,4 @@ def _restore(network: nn.Module, params: Any, degraded: jax.Array) -> jax.Array:
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _classify(network: nn.Module, classifier: nn.Module, params: Any, degraded: jax.Array):
     features = network.apply({"params": params["network"]}, degraded, method="features")
-    return classifier.apply({"params": params["classifier"]}, features).argmax(-1)
+    return classifier.apply({"params": params["classifier"]}, features)

@@ -5,6 +5,10 @@ from typing import Any
 
 import numpy as np
 
+# Letters of all column headings together, beyond which a table has numbers in their place: more
+# than this does not fit a terminal or a page.
+_WIDEST_HEADINGS = 60
+
 
 @dataclasses.dataclass(frozen=True)
 class ClassResult:
@@ -25,14 +29,23 @@ class Evaluation:
     Attributes:
         classes: one result per class.
         convention: how PSNR and SSIM were computed.
-        confusion: int [classes, predicted classes], row = true class; None without a classifier.
+        confusion: int [classes, predicted classes], row = true class; with a classifier of
+            components [classes, components], in how many samples each was found. None without a
+            classifier.
         predicted: names of its columns.
+        truth: of a classifier of components: 0/1 [classes, components], which of them each class
+            consists of. None for a classifier of classes.
+        exact: with it: int [classes], samples in which the classifier was right in all components.
+        data: what the samples of each class are, in words; () to say nothing.
     """
 
     classes: tuple[ClassResult, ...]
     convention: str
     confusion: np.ndarray | None
     predicted: tuple[str, ...]
+    truth: np.ndarray | None = None
+    exact: np.ndarray | None = None
+    data: tuple[str, ...] = ()
 
     def mean(self) -> ClassResult:
         """Plain mean over the classes."""
@@ -41,26 +54,47 @@ class Evaluation:
         return ClassResult("mean", sum(c.samples for c in self.classes), **means)
 
     def class_accuracy(self, index: int) -> float:
-        """Share of the samples of a class that the classifier named rightly."""
+        """Share of the samples of a class that the classifier named rightly, in all components."""
+        if self.truth is not None:
+            return float(self.exact[index] / self.classes[index].samples)
         row = self.confusion[index]
         return float(row[self.predicted.index(self.classes[index].name)] / row.sum())
 
     def accuracy(self) -> float:
-        """Share of all samples that the classifier named rightly."""
+        """Share of all samples that the classifier named rightly, in all components."""
+        if self.truth is not None:
+            return float(self.exact.sum() / self.mean().samples)
         right = sum(
             self.confusion[i, self.predicted.index(c.name)] for i, c in enumerate(self.classes)
         )
         return float(right / self.confusion.sum())
 
+    def component_accuracy(self, index: int) -> float:
+        """Share of all samples in which the classifier was right about one component."""
+        samples = np.array([c.samples for c in self.classes])
+        found = self.confusion[:, index]
+        right = np.where(self.truth[:, index], found, samples - found)
+        return float(right.sum() / samples.sum())
+
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values."""
+        measured, multi_hot = self.confusion is not None, self.truth is not None
+        components = {
+            "names": list(self.predicted),
+            "accuracy": [self.component_accuracy(i) for i in range(len(self.predicted))],
+            "found": self.confusion.tolist(),
+            "truth": self.truth.tolist(),
+            "exact": self.exact.tolist(),
+        } if multi_hot else None  # fmt: skip
         return {
             "convention": self.convention,
             "classes": {c.name: _values(c) for c in self.classes},
             "mean": _values(self.mean()),
-            "accuracy": self.accuracy() if self.confusion is not None else None,
-            "confusion": self.confusion.tolist() if self.confusion is not None else None,
-            "predicted_classes": list(self.predicted),
+            "data": dict(zip((c.name for c in self.classes), self.data, strict=False)),
+            "accuracy": self.accuracy() if measured else None,
+            "confusion": self.confusion.tolist() if measured and not multi_hot else None,
+            "predicted_classes": [] if multi_hot else list(self.predicted),
+            "components": components,
         }
 
     def to_markdown(self) -> str:
@@ -78,19 +112,52 @@ class Evaluation:
                 f"| {c.psnr_restored - c.psnr_degraded:+.2f} | {c.ssim_degraded:.3f} "
                 f"| {c.ssim_restored:.3f} |"
             )
-        if self.confusion is not None:
-            lines += [
-                "",
-                f"Classification accuracy {self.accuracy():.1%} (chance "
-                f"{1 / len(self.predicted):.0%}). Rows: true class, columns: predicted.",
-                "",
-                "| | " + " | ".join(self.predicted) + " | accuracy |",
-                "|---|" + "--:|" * (len(self.predicted) + 1),
-            ]
-            for i, c in enumerate(self.classes):
-                counts = " | ".join(str(n) for n in self.confusion[i])
-                lines.append(f"| {c.name} | {counts} | {self.class_accuracy(i):.0%} |")
+        if self.data:
+            named = zip(self.classes, self.data, strict=True)
+            lines += ["", *(f"- {c.name}: {text}" for c, text in named)]
+        if self.truth is not None:
+            lines += ["", *self._component_lines()]
+        elif self.confusion is not None:
+            lines += ["", *self._confusion_lines()]
         return "\n".join(lines) + "\n"
+
+    def _confusion_lines(self) -> list[str]:
+        """The table of a classifier of classes."""
+        heading = (
+            f"Classification accuracy {self.accuracy():.1%} (chance "
+            f"{1 / len(self.predicted):.0%}). Rows: true class, columns: predicted"
+        )
+        names, columns = [c.name for c in self.classes], self.predicted
+        if sum(map(len, columns)) > _WIDEST_HEADINGS:
+            number = {name: str(i + 1) for i, name in enumerate(columns)}
+            columns = tuple(number.values())
+            names = [f"{number[name]} {name}" for name in names]
+            others = [f"{number[n]} {n}" for n in number if f"{number[n]} {n}" not in names]
+            heading += ", by their numbers" + (f" ({', '.join(others)})" if others else "")
+        rows = [
+            [name, *map(str, self.confusion[i]), f"{self.class_accuracy(i):.0%}"]
+            for i, name in enumerate(names)
+        ]
+        return [f"{heading}.", "", *_markdown(["", *columns, "accuracy"], rows)]
+
+    def _component_lines(self) -> list[str]:
+        """The table of a classifier of components."""
+        rows = []
+        for i, c in enumerate(self.classes):
+            cells = [
+                f"{found}/{c.samples}" if there else str(found)
+                for found, there in zip(self.confusion[i], self.truth[i], strict=True)
+            ]
+            rows.append([c.name, *cells, f"{self.class_accuracy(i):.0%}"])
+        shares = [f"{self.component_accuracy(i):.0%}" for i in range(len(self.predicted))]
+        rows.append(["accuracy", *shares, f"{self.accuracy():.0%}"])
+        return [
+            f"Classification: all components right in {self.accuracy():.1%} of the samples. Rows: "
+            "true class; columns: in how many samples the component was found, of how many where "
+            "it is there.",
+            "",
+            *_markdown(["", *self.predicted, "all right"], rows),
+        ]
 
     def to_text(self) -> str:
         """The Markdown tables with aligned columns, for a terminal."""
@@ -108,6 +175,13 @@ class Evaluation:
 
 def _values(result: ClassResult) -> dict[str, Any]:
     return {k: v for k, v in dataclasses.asdict(result).items() if k != "name"}
+
+
+def _markdown(headings: list[str], rows: list[list[str]]) -> list[str]:
+    """A Markdown table; all columns but the first are flush right."""
+    first = "| " + " | ".join(headings).lstrip() + " |"
+    rule = "|---|" + "--:|" * (len(headings) - 1)
+    return [first, rule, *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def _align(rows: list[list[str]]) -> list[str]:

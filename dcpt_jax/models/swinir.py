@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import numbers
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from dcpt_jax.models.convolutions import Formulation, formulation
 from dcpt_jax.models.layers import (
     Conv,
     Linear,
@@ -230,37 +232,63 @@ class WindowAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[b, h, w, c] -> [b, h, w, c]."""
-        qkv = linear(3 * x.shape[-1], self.dtype, use_bias=self.qkv_bias, name="qkv")(x)
-        y = attend_in_windows(qkv, self.heads, self.window, self.shift, parameter_dtype(self.dtype))
-        return linear(x.shape[-1], self.dtype, name="project_out")(y)
+        channels = x.shape[-1]
+        windows = cut_windows(x, self.window, self.shift)
+        qkv = linear(3 * channels, self.dtype, use_bias=self.qkv_bias, name="qkv")(windows)
+        y = attend_in_windows(qkv, self.heads, parameter_dtype(self.dtype))
+        y = linear(channels, self.dtype, name="project_out")(y)
+        return join_windows(y, self.window, self.shift)
+
+
+def cut_windows(x: jax.Array, window: int, shift: int) -> jax.Array:
+    """Rolls the image by `shift` up and to the left, and cuts it.
+
+    Returns:
+        [b, h, w, c] -> [b, h / window, w / window, window * window, c].
+    """
+    b, h, w, c = x.shape
+    cells = jnp.roll(x, (-shift, -shift), axis=(1, 2))
+    cells = cells.reshape(b, h // window, window, w // window, window, c).swapaxes(2, 3)
+    return cells.reshape(b, h // window, w // window, window * window, c)
+
+
+def join_windows(windows: jax.Array, window: int, shift: int) -> jax.Array:
+    """The inverse of `cut_windows`."""
+    b, rows, columns, _, c = windows.shape
+    cells = windows.reshape(b, rows, columns, window, window, c).swapaxes(2, 3)
+    image = cells.reshape(b, rows * window, columns * window, c)
+    return jnp.roll(image, (shift, shift), axis=(1, 2))
 
 
 def attend_in_windows(
-    qkv: jax.Array, heads: int, window: int, shift: int, wide: jnp.dtype
+    qkv: jax.Array, heads: int, wide: jnp.dtype, *, how: Formulation | None = None
 ) -> jax.Array:
     """Softmax attention between the pixels of each window.
 
     Args:
-        qkv: [b, h, w, 3c]: queries, keys and values; h and w are multiples of the window.
+        qkv: [b, rows, columns, pixels of a window, 3c]: queries, keys and values of all windows.
         heads: attention heads.
-        window: height and width of the windows in pixels.
-        shift: pixels by which the image is rolled up and to the left before it is cut.
         wide: dtype of scores and softmax.
+        how: formulation, see `convolutions`. "slices" goes through the rows of windows in up to
+            eight parts: XLA works on the many small products of a part on one core only, but on
+            several parts at a time.
 
     Returns:
-        [b, h, w, c] in the dtype of `qkv`.
+        [b, rows, columns, pixels of a window, c] in the dtype of `qkv`.
     """
-    b, h, w, channels = qkv.shape
-    per_head = channels // 3 // heads
-    rolled = jnp.roll(qkv, (-shift, -shift), axis=(1, 2))
-    cells = rolled.reshape(b, h // window, window, w // window, window, 3, heads, per_head)
-    # -> [3, b, rows, columns, heads, pixels of a window, channels of a head]
-    cells = cells.transpose(5, 0, 1, 3, 6, 2, 4, 7)
-    query, key, value = cells.reshape(3, -1, window**2, per_head)
-    y = softmax_attention(query * per_head**-0.5, key, value, wide)
-    y = y.reshape(b, h // window, w // window, heads, window, window, per_head)
-    y = y.transpose(0, 1, 4, 2, 5, 3, 6).reshape(b, h, w, channels // 3)
-    return jnp.roll(y, (shift, shift), axis=(1, 2))
+    rows = qkv.shape[1]
+    parts = 1 if (how or formulation()) == "convolution" else math.gcd(rows, 8)
+
+    def attend(part: jax.Array) -> jax.Array:
+        shape = part.shape[:-1]
+        cells = part.reshape(-1, shape[-1], 3, heads, part.shape[-1] // 3 // heads)
+        # -> [3, windows and heads, pixels of a window, channels of a head]
+        cells = cells.transpose(2, 0, 3, 1, 4)
+        query, key, value = cells.reshape(3, -1, *cells.shape[-2:])
+        y = softmax_attention(query * cells.shape[-1] ** -0.5, key, value, wide)
+        return y.reshape(cells.shape[1:]).swapaxes(1, 2).reshape(*shape, -1)
+
+    return jnp.concatenate([attend(part) for part in jnp.split(qkv, parts, axis=1)], axis=1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

@@ -16,8 +16,9 @@ from jax.sharding import Mesh
 from dcpt_jax import config as configs
 from dcpt_jax import weights
 from dcpt_jax.config import ConfigError
-from dcpt_jax.data import pipeline, sources
+from dcpt_jax.data import held_out, opening, pipeline
 from dcpt_jax.data import tasks as task_sets
+from dcpt_jax.data.classes import TrainingClass
 from dcpt_jax.evaluate import gallery
 from dcpt_jax.train import modules, sharding, start, steps
 from dcpt_jax.train.checkpoints import Checkpoints
@@ -33,7 +34,7 @@ class Run:
 
     config: ml_collections.ConfigDict
     tasks: tuple[task_sets.Task, ...]
-    photos: sources.PhotoSource
+    training_classes: tuple[TrainingClass, ...]  # the tasks with their photos or pairs
     mesh: Mesh
     network: nn.Module
     classifier: nn.Module | None
@@ -47,6 +48,11 @@ class Run:
         """Names of the run's classes; a class's position is its label."""
         return tuple(task.name for task in self.tasks)
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What the logits of a classifier stand for: the classes, or their components."""
+        return configs.outputs_of(self.config)
+
     def create_state(self) -> TrainState:
         """The state before the first step, on all devices."""
         return _create_state(self)
@@ -55,8 +61,7 @@ class Run:
         """The stream of this process's batches, from the batch with number `start` on."""
         data = self.config.data
         return pipeline.make_batches(
-            self.tasks,
-            self.photos,
+            self.training_classes,
             batch_size=self.config.batch_size // jax.process_count(),
             crop=data.crop_size,
             seed=self.config.seed,
@@ -77,11 +82,13 @@ class Run:
             extra["guide"] = dict(
                 self.start.classifier
             )  # needed to continue, no part of the result
+        multi_hot = self.config.get("label") == weights.MULTI_HOT
         return weights.describe(
             self.network,
             self.classifier if "classifier" in LEARNING[self.config.mode] else None,
             task_set=task_set,
             classes=names,
+            components=self.outputs if multi_hot else (),
             mode=self.config.mode,
             crop_size=self.config.data.crop_size,
             source=dict(self.start.origin),
@@ -96,11 +103,25 @@ class Run:
         )
 
     def sheet(self, state: TrainState) -> np.ndarray:
-        """Degraded, restored and clean crop of every class on a held-out photo: [h, w, 3]."""
-        degraded, clean = _sample_crops(self.tasks, self.config.data.crop_size)
+        """Degraded, restored and clean crop of every class on a held-out photo: [h, w, 3].
+
+        Of classes of pairs without test data the first pair that is trained on is shown.
+        """
+        degraded, clean = self._sample_crops
         params = state.best_params()["network"]
         restored = np.asarray(_restore_crops(self.network, params, degraded))
         return gallery.grid([[*row] for row in zip(degraded, restored, clean, strict=True)])
+
+    @functools.cached_property
+    def _sample_crops(self) -> tuple[np.ndarray, np.ndarray]:
+        """Degraded and clean crop of each class, [classes, h, w, 3] each."""
+        data = self.config.data
+        classes = opening.classes_to_show(self.training_classes, **opening.arguments(data))
+        samples = [
+            next(held_out.samples_of(label, one, size=data.crop_size, per_photo=1, seed=0))
+            for label, one in enumerate(classes)
+        ]
+        return np.stack([s.degraded for s in samples]), np.stack([s.clean for s in samples])
 
 
 def prepare(config: ml_collections.ConfigDict, *, begun: Mapping[str, Any] | None = None) -> Run:
@@ -122,10 +143,15 @@ def prepare(config: ml_collections.ConfigDict, *, begun: Mapping[str, Any] | Non
     config = config.copy_and_resolve_references()
     tasks = configs.tasks_of(config)
     mesh = sharding.data_mesh(config.batch_size, config.accumulate_steps)
-    photos = open_photos(config, split="train")
+    training_classes = opening.open_classes(
+        tasks,
+        stage=opening.stage_of(config.mode),
+        repeats=configs.repeats_of(config),
+        **opening.arguments(config.data),
+    )
     origin = start.find_start(config, begun)
     network, classifier = modules.build_modules(
-        config, num_classes=len(tasks), taken=origin.classifier
+        config, num_classes=len(configs.outputs_of(config)), taken=origin.classifier
     )
     schedules, optimizers = make_optimizers(config)
     everywhere, split = sharding.replicated(mesh), sharding.split(mesh)
@@ -136,7 +162,16 @@ def prepare(config: ml_collections.ConfigDict, *, begun: Mapping[str, Any] | Non
         donate_argnums=0,
     )
     return Run(
-        config, tasks, photos, mesh, network, classifier, schedules, optimizers, step, origin
+        config,
+        tasks,
+        training_classes,
+        mesh,
+        network,
+        classifier,
+        schedules,
+        optimizers,
+        step,
+        origin,
     )
 
 
@@ -175,11 +210,13 @@ def make_step(
     if config.mode == "restore":
         return steps.make_restore_step(network, optimizers, **options)
     options["focal_gamma"] = config.focal_gamma
+    if config.get("label") == weights.MULTI_HOT:
+        options["label_rows"] = task_sets.components(tasks)[1]
     if config.mode == "classify":
         return steps.make_classify_step(network, classifier, optimizers, **options)
     if config.mode == "transfer":
         if classifier is not None:
-            options["labels"] = start.guide_labels(tuple(origin.classifier["classes"]), tasks)
+            options |= start.guide_options(origin.classifier, tasks)
         options["guidance"] = config.guidance
         return steps.make_transfer_step(network, classifier, optimizers, **options)
     options["first_pass"] = config.first_pass
@@ -210,7 +247,7 @@ def resume(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
         state, started = restored.state, f"continuing from step {restored.step}"
     else:
         started = f"starting from {start.places(run.start, run.config)}"
-        for line in start.report(run.start, run.config, run.classes):
+        for line in start.report(run.start, run.config, run.outputs):
             print(line, flush=True)
     count = {name: sum(x.size for x in jax.tree.leaves(p)) for name, p in state.params.items()}
     print(
@@ -218,30 +255,15 @@ def resume(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
         + ", ".join(f"{name} {size:,} parameters" for name, size in count.items())
         + f"; {len(run.mesh.devices)} x {jax.devices()[0].device_kind}, "
         f"batch {run.config.batch_size} of {run.config.data.crop_size}x{run.config.data.crop_size}"
-        f"; {pipeline.describe(run.tasks, run.photos)}",
+        f"\n{pipeline.describe(run.training_classes)}",
         flush=True,
     )
     return state, restored.batches if restored is not None else 0
 
 
-def open_photos(config: ml_collections.ConfigDict, *, split: str) -> sources.PhotoSource:
-    """The clean photos of a config: its folder, or those bundled with installed packages.
-
-    Raises:
-        FileNotFoundError: if there is no photo.
-        ImageError: for an unreadable photo where `config.data.on_bad_file` is "refuse".
-    """
-    data = config.data
-    paths = sources.folder_photos(data.root) if data.root else sources.bundled_photos(split)
-    return sources.PhotoSource(
-        paths, on_bad_file=data.on_bad_file, cache_megabytes=data.cache_megabytes
-    )
-
-
 def _create_state(run: Run) -> TrainState:
     config = run.config
     network_rng, classifier_rng, step_rng = jax.random.split(jax.random.PRNGKey(config.seed), 3)
-    there = tuple(run.start.classifier.get("classes", ()))
 
     def initialise(found: weights.Params) -> TrainState:
         size = config.data.crop_size
@@ -259,7 +281,8 @@ def _create_state(run: Run) -> TrainState:
             if config.mode == "transfer":
                 params["classifier"] = found.get("classifier", params["classifier"])
             elif "classifier" in found:
-                columns = start.columns_of_classes(there, run.classes)
+                label = config.get("label", weights.FLAT)
+                columns = start.shared_columns(run.start.classifier, run.outputs, label)
                 params["classifier"] = start.take_over_classifier(
                     params["classifier"], found["classifier"], columns
                 )
@@ -291,15 +314,6 @@ def _optimizer(
         weight_decay=optimizer.weight_decay,
         clip_norm=optimizer.clip_norm,
     )
-
-
-@functools.lru_cache(maxsize=2)
-def _sample_crops(tasks: tuple[task_sets.Task, ...], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Degraded and clean crop of each class from one held-out photo, [classes, h, w, 3] each."""
-    photos = sources.PhotoSource(sources.bundled_photos("held_out")[:1])
-    crops = pipeline.held_out_crops(photos, size=size, per_photo=1, seed=0)
-    samples = list(pipeline.evaluation_samples(tasks, crops, seed=0))
-    return np.stack([s.degraded for s in samples]), np.stack([s.clean for s in samples])
 
 
 @functools.partial(jax.jit, static_argnums=0)

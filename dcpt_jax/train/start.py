@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from dcpt_jax.config import ConfigError
 from dcpt_jax.config.checks import SCRATCH
 from dcpt_jax.data import tasks as task_sets
 
-HEAD = "head"  # the classifier's last layer, whose last axis are the classes
+HEAD = "head"  # the classifier's last layer, whose last axis are the classes or components
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Start:
         params: host arrays by part, "network" and "classifier"; parts that start from scratch, or
             come from the run's own checkpoint, are not in it.
         origin: what `model.json` says about it.
-        classifier: arguments and classes of a classifier that is taken over, or {}.
+        classifier: arguments, classes and kind of label of a classifier that is taken over, as
+            `weights.outputs_of` reads them, or {}.
     """
 
     params: weights.Params = dataclasses.field(default_factory=dict)
@@ -88,10 +89,10 @@ def find_start(config: ml_collections.ConfigDict, begun: Mapping[str, Any] | Non
             f"there is no classifier in {config.init_from} to guide the transfer: name a work "
             "directory of a pre-training with --config.classifier_from, or set --config.guidance=0"
         )
-    if config.mode == "transfer" and classifier and len(classifier["classes"]) < 2:
+    if config.mode == "transfer" and classifier and len(outputs := _outputs(classifier)) < 2:
         raise ConfigError(
             f"the classifier in {config.classifier_from or config.init_from} knows only "
-            f"{classifier['classes'][0]}, so that it cannot guide: it would always be right. "
+            f"{outputs[0]}, so that it cannot guide: it would always be right. "
             "Choose another --config.classifier_from, or set --config.guidance=0"
         )
     return Start(params=params, origin=origin, classifier=classifier)
@@ -106,21 +107,57 @@ def adopt_architecture(config: ml_collections.ConfigDict, description: Mapping[s
     config.model = ml_collections.ConfigDict(model)
 
 
-def guide_labels(classes: tuple[str, ...], tasks: tuple[task_sets.Task, ...]) -> tuple[int, ...]:
-    """The label that a classifier of these classes has for each task of a run.
+def guide_options(
+    classifier: Mapping[str, Any], tasks: tuple[task_sets.Task, ...]
+) -> dict[str, Any]:
+    """How a transfer's step gets the labels that its guide has for the tasks of the run.
+
+    Args:
+        classifier: see `Start`.
+        tasks: of the run. A guide of components need not know a mixture as a whole.
+
+    Returns:
+        `labels` or `label_rows` of `steps.make_transfer_step`.
 
     Raises:
-        ConfigError: if it does not know a task.
+        ConfigError: if the classifier does not know a task.
     """
-    unknown = [task.name for task in tasks if task.name not in classes]
+    label, outputs = weights.outputs_of(classifier)
+    if label == weights.FLAT:
+        return {"labels": guide_labels(outputs, tasks)}
+    names, rows = task_sets.components(tasks)
+    labels = guide_labels(outputs, names, kind="components")
+    table = np.zeros((len(tasks), len(outputs)), np.uint8)
+    table[:, labels] = rows
+    return {"label_rows": table}
+
+
+def guide_labels(
+    outputs: tuple[str, ...],
+    wanted: Sequence[str | task_sets.Task],
+    *,
+    kind: str = "classes",
+) -> tuple[int, ...]:
+    """The positions of classes or components in what a classifier knows.
+
+    Args:
+        outputs: what it knows, in order.
+        wanted: tasks, or names.
+        kind: of both, "classes" or "components", for the message.
+
+    Raises:
+        ConfigError: if it does not know one.
+    """
+    names = [getattr(task, "name", task) for task in wanted]
+    unknown = [name for name in names if name not in outputs]
     if unknown:
         raise ConfigError(
             f"the classifier that guides the transfer does not know {', '.join(unknown)}; its "
-            f"classes: {', '.join(classes)}. Choose --config.tasks among them, another "
+            f"{kind}: {', '.join(outputs)}. Choose --config.tasks among them, another "
             "--config.classifier_from, or --config.guidance=0. Classes of a converted classifier "
             "are named by python -m dcpt_jax.convert --classes=..."
         )
-    return tuple(classes.index(task.name) for task in tasks)
+    return tuple(outputs.index(name) for name in names)
 
 
 def columns_of_classes(
@@ -135,6 +172,26 @@ def columns_of_classes(
     if unnamed and len(there) == len(here):
         return tuple((i, i) for i in range(len(here)))
     return tuple((there.index(name), i) for i, name in enumerate(here) if name in there)
+
+
+def shared_columns(
+    classifier: Mapping[str, Any], outputs: tuple[str, ...], label: str
+) -> tuple[tuple[int, int], ...]:
+    """(position there, position here) of what a classifier taken over and that of a run both know.
+
+    By names: the class "rain" of a flat classifier goes on as the component "rain" of a multi-hot
+    one and the reverse, and mixtures of the one, which the other has no logit for, are left. Only
+    classifiers of the same kind of label are ever matched by position.
+
+    Args:
+        classifier: see `Start`.
+        outputs: classes or components of the run.
+        label: kind of the run's labels.
+    """
+    kind, there = weights.outputs_of(classifier)
+    if kind == label:
+        return columns_of_classes(there, outputs)
+    return tuple((there.index(name), i) for i, name in enumerate(outputs) if name in there)
 
 
 def take_over_classifier(fresh: Any, found: Any, columns: tuple[tuple[int, int], ...]) -> Any:
@@ -170,25 +227,34 @@ def places(start: Start, config: ml_collections.ConfigDict) -> str:
     return " and ".join(found)
 
 
-def report(start: Start, config: ml_collections.ConfigDict, classes: tuple[str, ...]) -> list[str]:
-    """Lines that say what was taken over, resized or left; none from scratch."""
+def report(start: Start, config: ml_collections.ConfigDict, outputs: tuple[str, ...]) -> list[str]:
+    """Lines that say what was taken over, resized or left; none from scratch.
+
+    Args:
+        start: what the run starts from.
+        config: of the run.
+        outputs: what the logits of its classifier stand for, classes or components.
+    """
     lines = []
     if "network" in start.params:
         lines.append(f"network: taken over from {config.init_from}")
     if "classifier" in start.params:
-        there = tuple(start.classifier["classes"])
+        label = config.get("label", weights.FLAT)
+        kind, there = weights.outputs_of(start.classifier)
         source = config.classifier_from or config.init_from
-        shared = [classes[i] for _, i in columns_of_classes(there, classes)]
+        shared = [outputs[i] for _, i in shared_columns(start.classifier, outputs, label)]
+        change = "" if kind == label else f" ({kind}, from now on {label})"
         if config.mode == "transfer":
             lines.append(f"classifier: taken over from {source}, frozen; it guides the network")
-        elif there == classes or len(shared) == len(there) == len(classes):
-            lines.append(f"classifier: taken over from {source}")
+        elif there == outputs or len(shared) == len(there) == len(outputs):
+            lines.append(f"classifier: taken over from {source}{change}")
         else:
-            new = [name for name in classes if name not in shared]
+            new = [name for name in outputs if name not in shared]
             left = [name for name in there if name not in shared]
+            what = "classes" if label == weights.FLAT else "components"
             lines.append(
-                f"classifier: taken over from {source}, its head resized from {len(there)} to "
-                f"{len(classes)} classes; kept: {', '.join(shared) or 'none'}"
+                f"classifier: taken over from {source}{change}, its head resized from "
+                f"{len(there)} to {len(outputs)} {what}; kept: {', '.join(shared) or 'none'}"
                 f"; new: {', '.join(new) or 'none'}; left: {', '.join(left) or 'none'}"
             )
     elif start.params and _wants_classifier(config):
@@ -239,10 +305,16 @@ def _classifier_of(description: Mapping[str, Any], mode: str) -> dict[str, Any]:
             "classifiers of features alone. Set --config.classifier_from to another, or "
             + ("--config.guidance=0" if mode == "transfer" else f"to {SCRATCH} for a new one")
         )
+    label, outputs = weights.outputs_of(description)
     return {
         "arguments": dict(description["classifier"]),
         "classes": list(description["classes"]),
+        **({"label": label, "components": list(outputs)} if label != weights.FLAT else {}),
     }
+
+
+def _outputs(classifier: Mapping[str, Any]) -> tuple[str, ...]:
+    return weights.outputs_of(classifier)[1]
 
 
 def _run_of(description: Mapping[str, Any]) -> dict[str, Any]:

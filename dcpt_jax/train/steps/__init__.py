@@ -6,7 +6,9 @@ is `degraded` and `clean`, float [b, h, w, 3], and `task`, int [b].
 
 What all builders take: `optimizers`, for the parts that learn (other parts of the state stay as
 they are, and no gradient is computed for them); `ema_decay`, of the moving averages in the state;
-`accumulate_steps`, see `update.make_step`.
+`accumulate_steps`, see `update.make_step`. Those that classify take `label_rows`: None where the
+classifier has a logit per class (softmax), or 0/1 [classes, components] where it has one per
+component of the mixtures (sigmoid), the multi-hot label of each class.
 """
 
 from dcpt_jax.train.steps.classify import make_classify_step

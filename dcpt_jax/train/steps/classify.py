@@ -5,6 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 import optax
 
 from dcpt_jax.train.state import Metrics, Step
@@ -18,6 +19,7 @@ def make_classify_step(
     optimizers: Mapping[str, optax.GradientTransformation],
     *,
     focal_gamma: float = 2.0,
+    label_rows: np.ndarray | None = None,
     ema_decay: float = 0.0,
     accumulate_steps: int = 1,
 ) -> Step:
@@ -28,6 +30,7 @@ def make_classify_step(
         classifier: module from a tuple of features to logits.
         optimizers: under "classifier".
         focal_gamma: exponent of the focal loss.
+        label_rows: multi-hot labels of the classes, see the package.
         ema_decay: see the package; the average is of the classifier here.
         accumulate_steps: see the package.
 
@@ -44,6 +47,7 @@ def make_classify_step(
             jax.lax.stop_gradient(features),
             batch["task"],
             gamma=focal_gamma,
+            label_rows=label_rows,
         )
         return loss, {"loss": loss, "accuracy": accuracy}
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 import optax
 
 from dcpt_jax import losses
@@ -21,6 +22,7 @@ def make_pretrain_step(
     optimizers: Mapping[str, optax.GradientTransformation],
     *,
     focal_gamma: float = 2.0,
+    label_rows: np.ndarray | None = None,
     first_pass: str = "clean",
     ema_decay: float = 0.0,
     accumulate_steps: int = 1,
@@ -38,6 +40,7 @@ def make_pretrain_step(
         classifier: module from a tuple of features to logits.
         optimizers: under "network" and "classifier".
         focal_gamma: exponent of the focal loss; 2 in the paper.
+        label_rows: multi-hot labels of the classes, see the package.
         first_pass: x, "clean" or "degraded".
         ema_decay: see the package.
         accumulate_steps: see the package.
@@ -60,7 +63,12 @@ def make_pretrain_step(
             output, features = network.apply(variables, degraded, method="restored_and_features")
         loss_pixel = losses.l1_loss(output, batch["clean"])
         loss_class, accuracy = terms.classification(
-            classifier, params["classifier"], features, batch["task"], gamma=focal_gamma
+            classifier,
+            params["classifier"],
+            features,
+            batch["task"],
+            gamma=focal_gamma,
+            label_rows=label_rows,
         )
         loss = loss_pixel + loss_class
         return loss, {

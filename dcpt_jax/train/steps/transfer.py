@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from dcpt_jax import losses
@@ -21,6 +22,7 @@ def make_transfer_step(
     optimizers: Mapping[str, optax.GradientTransformation],
     *,
     labels: Sequence[int] | None = None,
+    label_rows: np.ndarray | None = None,
     guidance: float = 1.0,
     focal_gamma: float = 0.0,
     ema_decay: float = 0.0,
@@ -38,6 +40,8 @@ def make_transfer_step(
             in the state; None without guidance.
         optimizers: under "network".
         labels: the classifier's label of each task of the run; None where they are the same.
+        label_rows: for a classifier of components, the multi-hot label of each task of the run, see
+            the package; `labels` is None then.
         guidance: weight of the classification; 0 = plain restoration training.
         focal_gamma: exponent of the focal loss; 0, as in the paper, is cross-entropy.
         ema_decay: see the package.
@@ -60,7 +64,12 @@ def make_transfer_step(
         loss_pixel = losses.l1_loss(restored, batch["clean"])
         task = batch["task"] if labels is None else jnp.asarray(labels)[batch["task"]]
         loss_class, accuracy = terms.classification(
-            classifier, params["classifier"], features, task, gamma=focal_gamma
+            classifier,
+            params["classifier"],
+            features,
+            task,
+            gamma=focal_gamma,
+            label_rows=label_rows,
         )
         loss = loss_pixel + guidance * loss_class
         return loss, {

@@ -1,0 +1,93 @@
+"""Flags that set something of one class: `--config.repeats.low_light+haze=3`.
+
+A name like "low_light+haze" cannot stand in a flag of ml_collections, which reads flags as Python
+expressions, and its key is not there before the flag that chooses the classes has been read. So
+these flags are taken out of the command line, and set once the config is there.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+import ml_collections
+
+from dcpt_jax.config.checks import CLASS_SECTIONS, ConfigError
+from dcpt_jax.data import tasks as task_sets
+
+_FLAG = re.compile(
+    rf"--?config\.({'|'.join(map(re.escape, CLASS_SECTIONS))})\.([^\[=][^=]*)(?:=(.*))?", re.DOTALL
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassFlag:
+    """One of these flags.
+
+    Attributes:
+        section: where it belongs, "repeats" or "data.sources".
+        name: of the class, as written.
+        value: as written.
+    """
+
+    section: str
+    name: str
+    value: str
+
+
+def take_class_flags(argv: Sequence[str]) -> tuple[list[str], list[ClassFlag]]:
+    """Splits a command line into what absl can read and the flags of single classes.
+
+    Args:
+        argv: the command line; values may stand behind "=" or as the next argument.
+
+    Returns:
+        (the other arguments, the flags in their order).
+    """
+    others, found = [], []
+    rest = iter(argv)
+    for argument in rest:
+        match = _FLAG.fullmatch(argument)
+        if match is None:
+            others.append(argument)
+            continue
+        section, name, value = match.groups()
+        found.append(ClassFlag(section, name, next(rest, "") if value is None else value))
+    return others, found
+
+
+def set_class_flags(config: ml_collections.ConfigDict, found: Sequence[ClassFlag]) -> None:
+    """Sets what such flags say; a class that no key is there for yet gets one.
+
+    Args:
+        config: changed in place, locked or not.
+        found: of the command line; a later one wins.
+
+    Raises:
+        ConfigError: for what is no class, a section that the config has not, or a value of the
+            wrong type.
+    """
+    for flag in found:
+        try:
+            section = config
+            for part in flag.section.split("."):
+                section = section[part]
+        except KeyError:
+            raise ConfigError(
+                f"unknown key --config.{flag.section}.{flag.name}: {config.mode} has no "
+                f"config.{flag.section}"
+            ) from None
+        name = task_sets.class_named(flag.name)
+        if name is None:
+            raise ConfigError(
+                f"unknown key --config.{flag.section}.{flag.name}; known in "
+                f"config.{flag.section}: {', '.join(sorted(section))}, and mixtures of them such "
+                "as low_light+haze"
+            )
+        try:
+            value = CLASS_SECTIONS[flag.section](flag.value)
+        except ValueError:
+            raise ConfigError(
+                f"config.{flag.section}.{flag.name} is {flag.value!r}; it has to be a whole number"
+            ) from None
+        with section.unlocked():
+            section[name] = value

@@ -1,0 +1,266 @@
+"""`python -m dcpt_jax.data.check --config=...`: looks at all data of a run before it starts.
+
+Walks every source of every class and prints a table of what is there, what is wrong and how large
+it is, and then the files that are wrong. It reads the headers of all files; with `--decode` it
+decodes them, which also finds damage inside, and takes as long as one pass over the data.
+
+The command itself is in `dcpt_jax.data_check`, since it reads configs, and the data do not know of
+these.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import os
+import runpy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dcpt_jax import images
+from dcpt_jax.data import pairs, sources
+from dcpt_jax.data.decoded import NAMED_LIMIT
+from dcpt_jax.data.opening import OpenedClass
+
+# Items that are read of a source of other kinds than files, where not all are to be decoded.
+_SAMPLED = 100
+_THREADS = 8  # reading and decoding leave the interpreter free
+_PART = 1000
+KINDS = ("unreadable", "unpaired", "different size")
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspected:
+    """What a source holds.
+
+    Attributes:
+        place: where it is.
+        found: number of files or pairs found.
+        kinds: how many of these are of each of `KINDS`.
+        problems: a message for each of them.
+        sizes: int [items, 2], height and width of each item that is well.
+        unused: number of clean files that belong to no degraded one.
+        note: what else is to be said.
+    """
+
+    place: str
+    found: int
+    kinds: dict[str, int]
+    problems: tuple[str, ...]
+    sizes: np.ndarray
+    unused: int = 0
+    note: str = ""
+
+    def too_small(self, crop: int) -> int:
+        """How many items are lower or narrower than the crop."""
+        return int((self.sizes.min(axis=1) < crop).sum())
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """A class and what its sources hold; () where it could not be opened."""
+
+    opened: OpenedClass
+    parts: tuple[Inspected, ...]
+    share: float  # of the samples of a training pass
+
+
+def check(
+    opened: Sequence[OpenedClass],
+    *,
+    decode: bool = False,
+    progress: Callable[[], Any] = lambda: None,
+) -> list[Checked]:
+    """Looks at all files of all classes; a source that several classes share only once.
+
+    Args:
+        opened: from `opening.open_each`.
+        decode: whether to decode every file.
+        progress: called after each item.
+    """
+    seen: dict[int, Inspected] = {}
+    total = sum(_samples(one) for one in opened)
+    checked = []
+    for one in opened:
+        parts = []
+        for source in _parts(one):
+            if id(source) not in seen:
+                seen[id(source)] = inspect(source, decode=decode, progress=progress)
+            parts.append(seen[id(source)])
+        checked.append(Checked(one, tuple(parts), _samples(one) / total if total else 0.0))
+    return checked
+
+
+def count_items(opened: Sequence[OpenedClass]) -> int:
+    """How often `check` calls its `progress`."""
+    found = {id(source): source for one in opened for source in _parts(one)}
+    return sum(len(source) for source in found.values())
+
+
+def inspect(
+    source: Any, *, decode: bool = False, progress: Callable[[], Any] = lambda: None
+) -> Inspected:
+    """Looks at all files of one source; see `check`."""
+    report = source.report
+    kinds = {"unreadable": len(report.skipped), **getattr(report, "kinds", {})}
+    problems = [reason for _, reason in report.skipped]
+    of_files = isinstance(source, sources.PhotoSource | pairs.PairSource)
+    count, note = len(source), ""
+    if not of_files and not decode and count > _SAMPLED:
+        note = f"sizes of the first {_SAMPLED}"
+        count = _SAMPLED
+
+    def look(index: int) -> tuple[int, int] | images.ImageError:
+        try:
+            return _size(source, index, decode or not of_files)
+        except images.ImageError as error:
+            return error
+
+    sizes = []
+    # In parts, so that no million of tasks waits.
+    with concurrent.futures.ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+        for start in range(0, count, _PART):
+            for found in pool.map(look, range(start, min(start + _PART, count))):
+                if isinstance(found, images.ImageError):
+                    kind = "different size" if isinstance(found, pairs.SizeError) else "unreadable"
+                    kinds[kind] = kinds.get(kind, 0) + 1
+                    problems.append(str(found))
+                else:
+                    sizes.append(found)
+                progress()
+    for _ in range(count, len(source)):
+        progress()
+    return Inspected(
+        _place(source),
+        report.found,
+        kinds,
+        tuple(problems),
+        np.array(sizes, np.int32).reshape(-1, 2),
+        getattr(report, "unused", 0),
+        note,
+    )
+
+
+def is_bad(checked: Sequence[Checked]) -> bool:
+    """Whether anything is missing or cannot be used."""
+    return any(
+        one.opened.error is not None
+        or one.opened.missing.note
+        or (one.opened.missing.reasons and not one.opened.is_stand_in)
+        or any(part.problems for part in one.parts)
+        for one in checked
+    )
+
+
+def report(checked: Sequence[Checked], *, crop: int, by: str, shares: bool = True) -> str:
+    """The table and what is wrong, as text.
+
+    Args:
+        checked: from `check`.
+        crop: side of the crops in pixels, or 0 for whole images.
+        by: how the files were looked at: "headers" or "decoding".
+        shares: whether to show the classes' shares of a training pass.
+    """
+    heading = ("class", "share", "found", *KINDS, "small", "min", "median", "max", "from")
+    rows = [heading]
+    for one in checked:
+        name, share = one.opened.task.name, f"{one.share:.1%}" if shares else "-"
+        if one.opened.error is not None:
+            rows.append((name, *[""] * 9, "cannot be opened, see below"))
+        for part in one.parts:
+            counts = (part.kinds.get(kind, 0) for kind in KINDS)
+            row = (name, share, f"{part.found:,}", *(f"{n:,}" if n else "-" for n in counts))
+            rows.append((*row, f"{part.too_small(crop) or '-'}", *_extremes(part.sizes), ""))
+            what = "stand-in, " if one.opened.missing.note and one.opened.is_stand_in else ""
+            kind = "synthetic on" if one.opened.training_class.is_synthetic else "pairs in"
+            rows[-1] = (*rows[-1][:-1], f"{what}{kind} {part.place}")
+            name = share = ""  # of further parts
+    lines = _aligned(rows)
+    small = f"; small: below the crop of {crop} pixels, extended by reflection" if crop else ""
+    lines += ["", f"Checked by {by}. Sizes are width x height{small}."]
+    lines += _unused_lines(checked) + _problem_lines(checked)
+    return "\n".join(lines)
+
+
+def _unused_lines(checked: Sequence[Checked]) -> list[str]:
+    parts = {id(part): part for one in checked for part in one.parts}.values()
+    lines = [
+        f"{p.place}: {p.unused:,} clean files without a degraded one" for p in parts if p.unused
+    ]
+    return lines + [f"{part.place}: {part.note}" for part in parts if part.note]
+
+
+def _problem_lines(checked: Sequence[Checked]) -> list[str]:
+    lines = []
+    for one in checked:
+        if one.opened.error is not None:
+            lines.append(f"{one.opened.task.name}: {one.opened.error}")
+        if one.opened.missing.note or not one.opened.is_stand_in:
+            lines += [f"{one.opened.task.name}: {text}" for text in one.opened.missing.reasons]
+    places = {id(part): part for one in checked for part in one.parts}
+    for part in places.values():
+        lines += part.problems[:NAMED_LIMIT]
+        if len(part.problems) > NAMED_LIMIT:
+            lines.append(f"... and {len(part.problems) - NAMED_LIMIT:,} more in {part.place}")
+    if not lines:
+        return ["", "Nothing is missing, and nothing is bad."]
+    return ["", "Missing or bad:", *(f"  {line}" for line in lines)]
+
+
+def _samples(one: OpenedClass) -> int:
+    """Samples of a class in a pass over all."""
+    found = one.training_class
+    return 0 if found is None else len(found.source) * found.task.repeats
+
+
+def _parts(one: OpenedClass) -> Sequence[Any]:
+    if one.training_class is None:
+        return ()
+    source = one.training_class.source
+    return source.parts if isinstance(source, sources.Concatenated) else (source,)
+
+
+def _size(source: Any, index: int, decode: bool) -> tuple[int, int]:
+    if decode:
+        item = source.read(index)
+        return (item if isinstance(item, np.ndarray) else item[0]).shape[:2]
+    return source.check(index)
+
+
+def _place(source: Any) -> str:
+    if not isinstance(source, sources.PhotoSource | pairs.PairSource):
+        return str(source)
+    paths = source.paths if isinstance(source, sources.PhotoSource) else source.degraded
+    files = [str(Path(path).absolute()) for path in (paths[0], paths[len(paths) // 2], paths[-1])]
+    return os.path.dirname(files[0]) if len(set(files)) == 1 else os.path.commonpath(files)
+
+
+def _extremes(sizes: np.ndarray) -> tuple[str, str, str]:
+    """Smallest, middle and largest size by the number of pixels, as "640x480"."""
+    if not len(sizes):
+        return "", "", ""
+    order = np.argsort(sizes[:, 0].astype(np.int64) * sizes[:, 1], kind="stable")
+    picked = (order[0], order[(len(order) - 1) // 2], order[-1])
+    return tuple(f"{sizes[i][1]}x{sizes[i][0]}" for i in picked)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows with columns in line: the first and last flush left, the others flush right."""
+    widths = collections.Counter()
+    for row in rows:
+        for i, cell in enumerate(row):
+            widths[i] = max(widths[i], len(cell))
+    last = len(rows[0]) - 1
+    return [
+        "  ".join(
+            cell if i == last else cell.rjust(widths[i]) if i else cell.ljust(widths[i])
+            for i, cell in enumerate(row)
+        ).rstrip()
+        for row in rows
+    ]
+
+
+if __name__ == "__main__":
+    runpy.run_module("dcpt_jax.data_check", run_name="__main__")

@@ -1,0 +1,198 @@
+"""What all sources of image files share: decoding when asked for, a bounded cache, bad files.
+
+The rule for files whose damage shows only in decoding: the next item in the list takes the bad
+one's place. That depends on the files alone, so a stream of items stays the same for any number of
+worker processes and after a restart. Every bad file is named in the log once per process, and
+counted.
+"""
+
+import collections
+import logging
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dcpt_jax import images
+
+BAD_FILE_RULES = ("skip", "refuse")
+NAMED_LIMIT = 20  # bad files named one by one at the start
+
+_logger = logging.getLogger(__name__)
+
+
+class DecodedCache:
+    """Decoded items of one or several sources, up to a limit; those used longest ago go first.
+
+    A pickled copy, as worker processes get it, has the same limit and is empty.
+    """
+
+    def __init__(self, megabytes: float):
+        """An empty cache.
+
+        Raises:
+            ValueError: if `megabytes` is negative; 0 keeps nothing.
+        """
+        if megabytes < 0:
+            raise ValueError(f"cache_megabytes must be 0 or larger, not {megabytes}")
+        self._limit = int(megabytes * 1e6)
+        self._sources = 0
+        self._start()
+
+    def add_source(self) -> int:
+        """A number that tells the items of one source from those of the others."""
+        with self.lock:
+            self._sources += 1
+            return self._sources
+
+    def get(self, key: Any) -> Any:
+        """The item with that key, or None."""
+        with self.lock:
+            if key not in self._items:
+                return None
+            self._items.move_to_end(key)
+            return self._items[key]
+
+    def put(self, key: Any, item: Any) -> None:
+        """Keeps an item, an array or a tuple of arrays, unless it alone is above the limit."""
+        size = _bytes_of(item)
+        with self.lock:
+            if size > self._limit or key in self._items:
+                return
+            self._items[key] = item
+            self.bytes += size
+            while self.bytes > self._limit:
+                self.bytes -= _bytes_of(self._items.popitem(last=False)[1])
+
+    def __len__(self) -> int:
+        """Number of items kept."""
+        return len(self._items)
+
+    def _start(self) -> None:
+        self._items: collections.OrderedDict[Any, Any] = collections.OrderedDict()
+        self.bytes = 0
+        self.lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The settings alone."""
+        return {"_limit": self._limit, "_sources": self._sources}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restores the settings, with nothing kept."""
+        vars(self).update(state)
+        self._start()
+
+
+class DecodedSource(Sequence):
+    """Items by index, decoded when asked for and kept in a bounded cache.
+
+    Decoding a whole photo for one crop is what starves training, so the items used last stay in
+    memory. A kind of source adds `__len__`, `names`, `describe`, `report` and `_decode`.
+
+    Attributes:
+        on_bad_file: "skip" or "refuse".
+        unreadable: index -> reason, of items that failed in decoding, in this process so far.
+    """
+
+    noun = "photo"
+
+    def __init__(self, *, on_bad_file: str, cache: DecodedCache | float, max_pixels: int):
+        """Settings that all sources have.
+
+        Args:
+            on_bad_file: what to do with files that cannot be read.
+            cache: a cache shared with other sources, or the limit of an own one in megabytes.
+            max_pixels: larger images count as bad.
+        """
+        check_bad_file_rule(on_bad_file)
+        self.on_bad_file = on_bad_file
+        self.unreadable: dict[int, str] = {}
+        self._max_pixels = max_pixels
+        self._cache = cache if isinstance(cache, DecodedCache) else DecodedCache(cache)
+        self._number = self._cache.add_source()
+
+    def describe(self, index: int) -> str:
+        """The file or files of an item, for messages."""
+        raise NotImplementedError
+
+    def _decode(self, index: int) -> Any:
+        """The item with this index; ImageError if it cannot be read."""
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> Any:
+        """An item, read-only; the next one in place of a bad one.
+
+        Raises:
+            ImageError: for a bad file where `on_bad_file` is "refuse", or if all are bad.
+            IndexError: if the index is out of range.
+        """
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"{self.noun} {index} of {len(self)}")
+        for step in range(len(self)):
+            try:
+                return self.read((index + step) % len(self))
+            except images.ImageError as error:
+                if self.on_bad_file == "refuse":
+                    raise refused(error) from error
+        raise images.ImageError(f"none of {len(self)} {self.noun}s can be read")
+
+    def read(self, index: int) -> Any:
+        """The item with this index, and no other in its place.
+
+        Raises:
+            ImageError: if it cannot be read.
+        """
+        if index in self.unreadable:
+            raise images.ImageError(self.unreadable[index])
+        key = (self._number, index)
+        item = self._cache.get(key)
+        if item is not None:
+            return item
+        try:
+            item = self._decode(index)
+        except images.ImageError as error:
+            with self._cache.lock:  # two threads may have met the same file
+                is_new = index not in self.unreadable
+                self.unreadable[index] = str(error)
+                count = len(self.unreadable)
+            if is_new and self.on_bad_file == "skip":
+                _logger.warning("%s skipped (%d so far): %s", self.noun, count, error)
+            raise
+        for pixels in _arrays_of(item):
+            pixels.setflags(write=False)  # they are shared by all crops made of them
+        self._cache.put(key, item)
+        return item
+
+    def __repr__(self) -> str:
+        """Short, since Grain shows it in its messages."""
+        return f"{type(self).__name__}({len(self)} {self.noun}s)"
+
+
+def check_bad_file_rule(on_bad_file: str) -> None:
+    """Raises ValueError for anything but "skip" and "refuse"."""
+    if on_bad_file not in BAD_FILE_RULES:
+        raise ValueError(f"on_bad_file must be 'skip' or 'refuse', not {on_bad_file!r}")
+
+
+def refused(error: images.ImageError) -> images.ImageError:
+    """The error of a run that is to stop at bad files, with the key that changes this."""
+    return images.ImageError(
+        f"{error} (--config.data.on_bad_file=skip leaves such files out and goes on)"
+    )
+
+
+def warn_of_each(reasons: Sequence[str], noun: str) -> None:
+    """Logs a warning for each item that is left out at the start, and counts what is too many."""
+    for reason in reasons[:NAMED_LIMIT]:
+        _logger.warning("%s left out: %s", noun, reason)
+    if len(reasons) > NAMED_LIMIT:
+        _logger.warning("... and %d more %ss left out", len(reasons) - NAMED_LIMIT, noun)
+
+
+def _arrays_of(item: Any) -> tuple[np.ndarray, ...]:
+    return (item,) if isinstance(item, np.ndarray) else tuple(item)
+
+
+def _bytes_of(item: Any) -> int:
+    return sum(pixels.nbytes for pixels in _arrays_of(item))

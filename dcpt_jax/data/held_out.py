@@ -1,0 +1,114 @@
+"""Samples for evaluation: what was never trained on, degraded the same way at every call.
+
+Clean photos are degraded by their class; pairs are as they are. Either is taken whole, or in crops
+spread over each image.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from dcpt_jax import degradations, images
+from dcpt_jax.data.classes import TrainingClass
+from dcpt_jax.data.mixing import hashed
+from dcpt_jax.data.pipeline import crop_at
+from dcpt_jax.data.sources import Pair
+
+
+class Sample(NamedTuple):
+    """A degraded image for evaluation.
+
+    Attributes:
+        task: class index.
+        degraded: float32 [h, w, 3]; in [0, 1] only if the degradation clips.
+        clean: float32 [h, w, 3], in [0, 1].
+        name: of the photo or pair, with the number of the crop where there are several.
+    """
+
+    task: int
+    degraded: np.ndarray
+    clean: np.ndarray
+    name: str
+
+
+def samples(
+    classes: Sequence[TrainingClass], *, size: int, per_photo: int, seed: int = 0
+) -> Iterator[Sample]:
+    """The samples of all classes, one class after the other; see `samples_of`."""
+    for label, one in enumerate(classes):
+        yield from samples_of(label, one, size=size, per_photo=per_photo, seed=seed)
+
+
+def samples_of(
+    label: int, one: TrainingClass, *, size: int, per_photo: int, seed: int = 0
+) -> Iterator[Sample]:
+    """The samples of one class, the same at every call; one image is in memory at a time.
+
+    The places of the crops depend only on the seed and the photo's name, and the degradation on
+    these and the name of the class, so tables of runs with other photos or classes beside these
+    compare.
+
+    Args:
+        label: class index.
+        one: the class. A bad file is left out or refused as its source says.
+        size: height and width of the crops, in pixels; smaller images are extended by reflection.
+            0 = whole images.
+        per_photo: crops of each image, from the cells of a regular grid; one lies in the centre.
+            Without meaning for whole images.
+        seed: chooses the degradation, and the cells where the grid has more than `per_photo`.
+
+    Raises:
+        ImageError: if nothing can be read, or for the first bad file where the source refuses.
+        ValueError: if `size` is negative or `per_photo` below 1.
+    """
+    if size < 0 or per_photo < 1:
+        raise ValueError(
+            f"size must be at least 0 and per_photo at least 1, not {size} and {per_photo}"
+        )
+    parts = degradations.parse(one.task.degradation)
+    any_read = False
+    for index, name in enumerate(one.source.names):
+        try:
+            item = one.source.read(index)
+        except images.ImageError:  # the source has logged it
+            if one.source.on_bad_file == "refuse":
+                raise
+            continue
+        any_read = True
+        for crop_name, crop in _crops(item, name, size, per_photo, seed):
+            clean = images.to_float(crop[-1])
+            if one.is_synthetic:
+                rng = np.random.default_rng(hashed(seed, crop_name, one.name))
+                degraded = degradations.apply_parts(clean, parts, rng)
+            else:
+                degraded = images.to_float(crop[0])
+            yield Sample(label, degraded, clean, crop_name)
+    if not any_read:
+        raise images.ImageError(f"none of {len(one.source)} photos of {one.name} can be read")
+
+
+def count(one: TrainingClass, *, size: int, per_photo: int) -> int:
+    """How many samples `samples_of` gives if all files can be read."""
+    return len(one.source) * (per_photo if size else 1)
+
+
+def _crops(
+    item: np.ndarray | Pair, name: str, size: int, per_photo: int, seed: int
+) -> Iterator[tuple[str, tuple[np.ndarray, ...]]]:
+    """(name, crop of each array) of a photo or pair."""
+    arrays = (item,) if isinstance(item, np.ndarray) else tuple(item)
+    if not size:
+        yield name, arrays
+        return
+    h, w = arrays[0].shape[:2]
+    rows = min(per_photo, max(1, round(math.sqrt(per_photo * h / w))))
+    columns = math.ceil(per_photo / rows)
+    rng = np.random.default_rng(hashed(seed, name))
+    cells = np.sort(rng.choice(rows * columns, per_photo, replace=False))
+    for number, (row, column) in enumerate(zip(*divmod(cells, columns), strict=True)):
+        top = round(max(h - size, 0) * (row + 0.5) / rows)
+        left = round(max(w - size, 0) * (column + 0.5) / columns)
+        crop = tuple(crop_at(pixels, top, left, size) for pixels in arrays)
+        yield name if per_photo == 1 else f"{name}-{number + 1}", crop

@@ -1,0 +1,231 @@
+"""From a config's keys to the classes of a run: real data where there are any, else stand-ins.
+
+What a class is made of is decided in this order:
+
+1. `config.data.sources.CLASS`, where it is set; see `opener.parse_sources` for what it can say.
+2. The class's published data sets, where `config.data.datasets` names the folder that holds them.
+3. Its synthetic degradation on the clean photos of `config.data.root`, or on the bundled ones. For
+   a class that has published data that is a stand-in; `config.data.stand_ins=False` forbids it.
+
+How often the items of a class are used in a pass over all classes (its repeats):
+
+* As `config.repeats.CLASS` says, where it is above 0.
+* Where all classes are synthesised from the same photos: as the task set says.
+* Published data: as published, in the sense that the class keeps its share. Photos that the
+  publication cut into sub-images and that are whole here are used that much more often; packed
+  ones, whose parts are the items, that much less often.
+* All others: as often as brings the class nearest to the mean number of samples of the classes of
+  published data; without such classes, nearest to the number of items of the largest class.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dcpt_jax.data import datasets as public
+from dcpt_jax.data.classes import TrainingClass
+from dcpt_jax.data.decoded import DecodedCache
+from dcpt_jax.data.opener import Missing, Opener, SourceError, open_source, parse_sources
+from dcpt_jax.data.tasks import Task
+
+__all__ = [
+    "OpenedClass",
+    "SourceError",
+    "arguments",
+    "classes_to_show",
+    "open_classes",
+    "open_each",
+    "open_source",
+    "parse_sources",
+    "stage_of",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedClass:
+    """What became of a class.
+
+    Attributes:
+        task: the class as asked for.
+        training_class: what it is made of; None where that could not be opened.
+        missing: what of its published data is not there.
+        is_stand_in: whether it is synthesised from clean photos that are no data of its own.
+        error: why it could not be opened.
+    """
+
+    task: Task
+    training_class: TrainingClass | None
+    missing: Missing
+    is_stand_in: bool
+    error: Exception | None = None
+
+
+def arguments(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of `config.data` that `open_classes` takes."""
+    keys = ("root", "datasets", "stand_ins", "sources", "on_bad_file", "cache_megabytes")
+    return {key: data[key] for key in keys if key in data}
+
+
+def stage_of(mode: str) -> str:
+    """Whose published repeats a mode takes: those of "pretrain" or of "restore"."""
+    return "pretrain" if mode in ("pretrain", "classify") else "restore"
+
+
+def open_classes(
+    tasks: Sequence[Task], *, stand_ins: bool = True, **options: Any
+) -> tuple[TrainingClass, ...]:
+    """Opens what each class is made of, by the rules at the top of this module.
+
+    Args:
+        tasks: the classes.
+        stand_ins: whether a class may be synthesised where its data set is not there.
+        **options: see `open_each`.
+
+    Raises:
+        SourceError: if a source cannot be opened, or a data set is missing that nothing may stand
+            in for.
+        FileNotFoundError: if there are no clean photos.
+        ImageError: for a bad file where `on_bad_file` is "refuse".
+    """
+    found = open_each(tasks, **options)
+    refused = [
+        f"{one.task.name}: {'; '.join(one.missing.reasons)}"
+        for one in found
+        if one.is_stand_in and one.missing.reasons
+    ]
+    if refused and not stand_ins:
+        raise SourceError(
+            "config.data.stand_ins=False, but published data are missing:\n  "
+            + "\n  ".join(refused)
+        )
+    for one in found:
+        if one.error is not None:
+            raise one.error
+    return tuple(one.training_class for one in found)
+
+
+def open_each(
+    tasks: Sequence[Task],
+    *,
+    split: str = "train",
+    root: str = "",
+    datasets: str = "",
+    sources: Mapping[str, str] | None = None,
+    on_bad_file: str = "skip",
+    cache_megabytes: float = 512,
+    stage: str = "pretrain",
+    repeats: Mapping[str, int] | None = None,
+) -> list[OpenedClass]:
+    """What became of each class: as `open_classes`, but errors are returned.
+
+    Args:
+        tasks: the classes.
+        split: "train", or "held_out" for what was never trained on: the test data of the data sets,
+            and the held-out half of the bundled photos. `root` and `sources` that name folders are
+            taken as they are.
+        root: folder of clean photos; "" = bundled ones.
+        datasets: folder of public data sets; "" = none.
+        sources: what classes are made of, by their names; "" = by the other keys.
+        on_bad_file: "skip" or "refuse".
+        cache_megabytes: of decoded photos kept in memory by all sources together, per process.
+        stage: "pretrain" or "restore".
+        repeats: how often the items of a class are used, by its name; 0 = by the rules above.
+
+    Raises:
+        SourceError: if `sources` names a class that is not among the tasks.
+    """
+    opener = Opener(split, root, datasets, on_bad_file, DecodedCache(cache_megabytes))
+    sources = {name: text for name, text in (sources or {}).items() if text}
+    unknown = set(sources) - {task.name for task in tasks}
+    if unknown:
+        raise SourceError(
+            f"config.data.sources names {', '.join(sorted(unknown))}, which the run does not have; "
+            f"its classes: {', '.join(task.name for task in tasks)}"
+        )
+    found = [_open_one(opener, task, sources.get(task.name, ""), stage) for task in tasks]
+    opened = [one.training_class for one in found if one.error is None]
+    decided = {one.name: one for one in _with_repeats(opened, stage, repeats or {}, opener)}
+    return [dataclasses.replace(one, training_class=decided.get(one.task.name)) for one in found]
+
+
+def _open_one(opener: Opener, task: Task, text: str, stage: str) -> OpenedClass:
+    opened, missing = None, Missing()
+    try:
+        if text:
+            try:
+                opened = opener.stated(text, task)
+                missing = Missing(opened.missing)
+            except (SourceError, FileNotFoundError, ImportError) as error:
+                raise SourceError(f"--config.data.sources.{task.name}={text}: {error}") from error
+        else:
+            opened, missing = opener.published(task, stage)
+        training_class = opener.training_class(task, opened, missing)
+    except (ValueError, OSError, ImportError) as error:
+        return OpenedClass(task, None, missing, opened is None, error)
+    return OpenedClass(task, training_class, missing, opened is None)
+
+
+def classes_to_show(
+    classes: Sequence[TrainingClass],
+    *,
+    datasets: str = "",
+    sources: Mapping[str, str] | None = None,
+    **_: Any,
+) -> tuple[TrainingClass, ...]:
+    """The classes of a run with something to show of each while it trains, best not trained on.
+
+    Synthetic classes get a bundled held-out photo, pairs of public data sets the test data; where
+    there are none, the pairs that are trained on.
+
+    Args:
+        classes: of the run.
+        datasets: as for `open_classes`.
+        sources: as for `open_classes`.
+    """
+    opener = Opener("held_out", "", datasets, "skip", DecodedCache(0))
+    shown = []
+    for one in classes:
+        if one.is_synthetic:
+            shown.append(opener.training_class(one.task, None, Missing()))
+            continue
+        text = (sources or {}).get(one.name) or ""
+        opened = None
+        with contextlib.suppress(ValueError, OSError):
+            if not text:
+                opened = opener.published(one.task, "restore")[0]
+            elif all(kind in public.DATASETS for kind, _ in parse_sources(text)):
+                opened = opener.stated(text, one.task)
+        shown.append(one if opened is None else opener.training_class(one.task, opened, Missing()))
+    return tuple(shown)
+
+
+def _with_repeats(
+    classes: Sequence[TrainingClass], stage: str, asked: Mapping[str, int], opener: Opener
+) -> tuple[TrainingClass, ...]:
+    """The classes with their repeats as finally decided; see the top of this module."""
+    repeats = {one.name: asked[one.name] for one in classes if asked.get(one.name)}
+    if not classes:
+        return ()
+    shared = {id(one.source) for one in classes if one.is_synthetic}
+    if len(shared) == 1 and all(one.is_synthetic for one in classes) and not opener.from_data_set:
+        return tuple(_repeated(one, repeats.get(one.name, one.task.repeats)) for one in classes)
+    for one in classes:
+        dataset = opener.from_data_set.get(one.name)
+        if dataset is not None and one.name not in repeats:
+            photos = getattr(one.source.report, "inputs", len(one.source))  # of packed parts
+            whole = photos < dataset.photos * dataset.sub_images / 2
+            uses = one.task.published(stage)[1] * (dataset.sub_images if whole else 1) * photos
+            repeats[one.name] = max(1, round(uses / len(one.source)))
+    samples = [
+        len(one.source) * repeats[one.name] for one in classes if one.name in opener.from_data_set
+    ]
+    target = sum(samples) / len(samples) if samples else max(len(one.source) for one in classes)
+    return tuple(
+        _repeated(one, repeats.get(one.name) or max(1, round(target / len(one.source))))
+        for one in classes
+    )
+
+
+def _repeated(one: TrainingClass, repeats: int) -> TrainingClass:
+    return dataclasses.replace(one, task=dataclasses.replace(one.task, repeats=repeats))

@@ -1,0 +1,426 @@
+"""Pairs of a degraded and a clean photo: which files belong together, and reading them.
+
+Files are paired by name, never by their position in a listing (but for the rule "order", which says
+so). The name is the path below the folder without its suffix, so "a.jpg" belongs to "a.png" and
+"x/1.png" to "x/1.png". Where the clean folder has no sub-folders, the degraded photos may lie in
+some all the same ("part1/0001_0.8_0.2.jpg" and "0001.jpg"). The rules:
+
+    same              the same name
+    reside            the clean name is what stands before the first "_": 0001_0.8_0.2 -> 0001
+    suffix:A          the degraded name ends with A, the clean one does not: suffix:x2, 01x2 -> 01
+    suffix:A=B        A at the end is B in the clean name
+    prefix:A, A=B     likewise at the beginning: prefix:rain=norain, rain-001 -> norain-001
+    order             the n-th and the n-th in the order of the numbers in their names; both folders
+                      must hold equally many files. For data sets whose names do not correspond.
+"""
+
+import collections
+import dataclasses
+import functools
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dcpt_jax import images
+from dcpt_jax.data import decoded, listing, sources
+from dcpt_jax.data.decoded import DecodedCache, DecodedSource
+from dcpt_jax.data.listing import FileList
+from dcpt_jax.data.sources import Pair
+
+RULES = "same, reside, suffix:A, suffix:A=B, prefix:A, prefix:A=B, order"
+
+
+class PairError(ValueError):
+    """Two folders or a list file do not give pairs; the message says why."""
+
+
+class SizeError(images.ImageError):
+    """The two photos of a pair have different sizes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairing:
+    """Which degraded file belongs to which clean one.
+
+    Attributes:
+        degraded: the degraded files of the pairs.
+        clean: the clean file of each.
+        unpaired: (degraded file, reason) of those without exactly one clean file.
+        ambiguous: how many of these have several clean files.
+        unused: clean files that belong to no degraded one.
+        border: pixels that clean photos may be larger on each side; they are cut off.
+    """
+
+    degraded: FileList
+    clean: FileList
+    unpaired: tuple[tuple[Path, str], ...] = ()
+    ambiguous: int = 0
+    unused: tuple[Path, ...] = ()
+    border: int = 0
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+        return len(self.degraded)
+
+
+@dataclasses.dataclass(frozen=True)
+class PairReport:
+    """What became of the files of a source of pairs at the start.
+
+    Attributes:
+        found: number of degraded files.
+        used: number of pairs that remain.
+        skipped: (degraded file, reason) of those left out.
+        kinds: how many of these are "unpaired", "unreadable" or of "different size".
+        unused: number of clean files that belong to no degraded one.
+        checked: False where there were too many pairs to check before the run.
+    """
+
+    found: int
+    used: int
+    skipped: tuple[tuple[Path, str], ...]
+    kinds: dict[str, int]
+    unused: int
+    checked: bool
+
+    def summary(self) -> str:
+        """One line: how many pairs are used and how many files were left out, and why."""
+        text = f"{self.used} pairs"
+        if self.skipped:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items() if count)
+            text += f" ({len(self.skipped)} of {self.found} degraded files left out: {kinds})"
+        if self.unused:
+            text += f", {self.unused} clean files without a degraded one"
+        return text if self.checked else text + " (too many to check each before the run)"
+
+
+def pair_folders(
+    degraded: Path | str,
+    clean: Path | str,
+    rule: str = "same",
+    *,
+    border: int = 0,
+    deep: bool = True,
+) -> Pairing:
+    """Pairs the photos of two folders by their names; both may be the same folder.
+
+    Args:
+        degraded: folder of degraded photos, searched recursively.
+        clean: folder of clean photos.
+        rule: one of those at the top of this module.
+        border: see `Pairing`.
+        deep: whether sub-folders are searched too.
+
+    Raises:
+        FileNotFoundError: if a folder does not exist.
+        PairError: for an unknown rule, or if there is no pair at all.
+    """
+    parse_rule(rule)
+    try:
+        files, clean_files = (listing.list_files(f, deep=deep) for f in (degraded, clean))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(f"{error}; a source of pairs needs two existing folders") from error
+    for folder, found in ((degraded, files), (clean, clean_files)):
+        if not found:
+            raise PairError(f"no images in the folder {folder}")
+    names, clean_names = files.names(), clean_files.names()
+    if rule == "order":
+        if len(names) != len(clean_names):
+            raise PairError(
+                f'the rule "order" needs equally many files, but {degraded} holds {len(names)} and '
+                f"{clean} {len(clean_names)}"
+            )
+        orders = [sorted(n, key=_number_order) for n in (names, clean_names)]
+        return Pairing(FileList(degraded, orders[0]), FileList(clean, orders[1]), border=border)
+    same_folder = os.path.realpath(degraded) == os.path.realpath(clean)
+    matches = _match(names, clean_names, rule, same_folder)
+    paired = [match for match in matches if len(match.found) == 1]
+    unpaired = [
+        (match.index, _why_unpaired(match, clean_files, rule))
+        for match in matches
+        if len(match.found) != 1
+    ]
+    if not paired:
+        raise PairError(_no_pairs(files, clean_files, rule, unpaired))
+    used = {match.found[0] for match in paired}
+    unused = () if same_folder else (k for k in range(len(clean_names)) if k not in used)
+    return Pairing(
+        FileList(degraded, [names[match.index] for match in paired]),
+        FileList(clean, [clean_names[match.found[0]] for match in paired]),
+        tuple((files[i], f"{files[i]}: {reason}") for i, reason in unpaired),
+        sum(len(match.found) > 1 for match in matches),
+        tuple(clean_files[k] for k in unused),
+        border,
+    )
+
+
+class _Match(NamedTuple):
+    """What was found for a degraded file.
+
+    Attributes:
+        index: of the degraded file.
+        wanted: name of its clean file, without suffix; None if the rule does not fit its name.
+        found: indices of the clean files of that name.
+    """
+
+    index: int
+    wanted: str | None
+    found: list[int]
+
+
+def _match(
+    names: Sequence[str], clean_names: Sequence[str], rule: str, same_folder: bool
+) -> list[_Match]:
+    """Looks for the clean files of each degraded one; both kinds may lie in the same folder."""
+    clean_name = parse_rule(rule)
+    flat = not any("/" in name for name in clean_names)
+    by_name: dict[str, list[int]] = collections.defaultdict(list)
+    for k, name in enumerate(clean_names):
+        by_name[os.path.splitext(name)[0]].append(k)
+    matches = []
+    for i, name in enumerate(names):
+        folder, _, file = name.rpartition("/")
+        own, suffix = os.path.splitext(name)
+        wanted = clean_name(os.path.splitext(file)[0])
+        if wanted is not None and folder and not flat:
+            wanted = f"{folder}/{wanted}"
+        if same_folder and wanted in (None, own):
+            continue  # a clean photo
+        found = by_name.get(wanted, [])
+        if len(found) > 1:  # a.png and a.jpg: the one with the same suffix, if there is one
+            found = [k for k in found if clean_names[k] == wanted + suffix] or found
+        matches.append(_Match(i, wanted, found))
+    return matches
+
+
+def _why_unpaired(match: _Match, clean_files: FileList, rule: str) -> str:
+    if match.wanted is None:
+        return f"its name does not fit the rule {rule!r}"
+    if not match.found:
+        return f"no clean file {match.wanted}.* in {clean_files.root}"
+    several = ", ".join(clean_files.name(k) for k in match.found)
+    return f"several clean files belong to it in {clean_files.root}: {several}"
+
+
+def pair_list(file: Path | str) -> Pairing:
+    """Pairs named in a text file, one a line: degraded file, clean file.
+
+    The two are separated by a tab, or by blanks where neither name holds one. They are relative to
+    the list's folder. Empty lines and those that begin with "#" are passed by.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        PairError: for a line that does not name two files, or if no line does.
+    """
+    file = Path(file)
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise PairError(f"{file} is no UTF-8 text: {error}") from error
+    except OSError as error:
+        raise FileNotFoundError(f"the list {file} cannot be read: {error.strerror}") from error
+    pairs = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        parts = line.split("\t") if "\t" in line else line.split()
+        parts = [part.strip() for part in parts if part.strip()]
+        if len(parts) != 2:
+            raise PairError(
+                f"{file}, line {number}: {line.strip()!r} has to name two files, degraded and "
+                "clean; separate them by a tab where names hold blanks"
+            )
+        pairs.append(parts)
+    if not pairs:
+        raise PairError(f"the list {file} names no pairs")
+    return Pairing(*(FileList(file.parent, column) for column in zip(*pairs, strict=True)))
+
+
+def joined(pairings: Sequence[Pairing]) -> Pairing:
+    """Several pairings as one; they must have the same border."""
+    if len(pairings) == 1:
+        return pairings[0]
+    return Pairing(
+        FileList("", [str(path) for p in pairings for path in p.degraded]),
+        FileList("", [str(path) for p in pairings for path in p.clean]),
+        tuple(entry for p in pairings for entry in p.unpaired),
+        sum(p.ambiguous for p in pairings),
+        tuple(path for p in pairings for path in p.unused),
+        pairings[0].border,
+    )
+
+
+def parse_rule(rule: str) -> Callable[[str], str | None]:
+    """The function that gives a degraded name's clean name, or None where the rule does not fit.
+
+    Raises:
+        PairError: for an unknown rule.
+    """
+    kind, colon, change = rule.partition(":")
+    if rule in ("same", "order"):
+        return lambda stem: stem
+    if rule == "reside":
+        return lambda stem: stem.partition("_")[0]
+    if kind not in ("suffix", "prefix") or not colon or not change:
+        raise PairError(f"unknown rule {rule!r} for pairs; known: {RULES}")
+    old, _, new = change.partition("=")
+
+    def clean_name(stem: str) -> str | None:
+        if kind == "suffix":
+            return stem[: len(stem) - len(old)] + new if stem.endswith(old) else None
+        return new + stem[len(old) :] if stem.startswith(old) else None
+
+    return clean_name
+
+
+def check_pair(
+    degraded: Path, clean: Path, *, border: int = 0, max_pixels: int = images.MAX_PIXELS
+) -> tuple[int, int]:
+    """Checks both files of a pair by their headers.
+
+    Returns:
+        Height and width of the degraded photo.
+
+    Raises:
+        SizeError: if the sizes do not fit.
+        ImageError: if a file cannot be an image that is read.
+    """
+    headers = [images.check_image(path, max_pixels=max_pixels) for path in (degraded, clean)]
+    sizes = [header.size for header in headers]
+    # Of other kinds than these the header does not say how the picture is turned.
+    known = all(header.kind in ("PNG", "JPEG") for header in headers)
+    turned = sizes[1] if known else sizes[1][::-1]
+    if not (_sizes_fit(*sizes, border) or _sizes_fit(sizes[0], turned, border)):
+        raise _size_error(degraded, clean, *sizes)
+    return sizes[0]
+
+
+class PairSource(DecodedSource):
+    """Pairs by index: `Pair(degraded, clean)` of equal size, read-only.
+
+    Attributes:
+        report: what became of the files at the start.
+        degraded: the degraded files in use.
+        clean: the clean file of each.
+        on_bad_file: "skip" or "refuse".
+        unreadable: index -> reason, of pairs that failed in decoding, in this process so far.
+    """
+
+    noun = "pair"
+
+    def __init__(
+        self,
+        pairing: Pairing,
+        *,
+        on_bad_file: str = "skip",
+        cache_megabytes: DecodedCache | float = 512,
+        max_pixels: int = images.MAX_PIXELS,
+    ):
+        """Checks the pairs, of up to `sources.CHECK_LIMIT` without decoding them.
+
+        Args:
+            pairing: from `pair_folders` or `pair_list`.
+            on_bad_file: what to do with degraded files without a clean one, with files that cannot
+                be read and with pairs of different sizes: "skip" leaves them out, each named in the
+                log, "refuse" stops at the first.
+            cache_megabytes: see `PhotoSource`.
+            max_pixels: larger images count as bad.
+
+        Raises:
+            ImageError: for the first bad file where `on_bad_file` is "refuse", or if all are bad.
+        """
+        super().__init__(on_bad_file=on_bad_file, cache=cache_megabytes, max_pixels=max_pixels)
+        self._border = pairing.border
+        skipped = list(pairing.unpaired)
+        if skipped and on_bad_file == "refuse":
+            raise decoded.refused(images.ImageError(skipped[0][1]))
+        kinds = {"unpaired": len(skipped), "unreadable": 0, "different size": 0}
+        self.degraded, self.clean = pairing.degraded, pairing.clean
+        checked = len(pairing) <= sources.CHECK_LIMIT
+        if checked:
+            used = []
+            for i, (degraded, clean) in enumerate(zip(self.degraded, self.clean, strict=True)):
+                try:
+                    check_pair(degraded, clean, border=pairing.border, max_pixels=max_pixels)
+                except images.ImageError as error:
+                    if on_bad_file == "refuse":
+                        raise decoded.refused(error) from error
+                    kind = "different size" if isinstance(error, SizeError) else "unreadable"
+                    kinds[kind] += 1
+                    skipped.append((degraded, str(error)))
+                else:
+                    used.append(i)
+            if len(used) < len(pairing):
+                self.degraded, self.clean = self.degraded.take(used), self.clean.take(used)
+        decoded.warn_of_each([reason for _, reason in skipped], "pair")
+        if not self.degraded:
+            raise images.ImageError(
+                f"none of {len(pairing)} pairs can be read; first: {skipped[-1][1]}"
+            )
+        found = len(pairing) + len(pairing.unpaired)
+        self.report = PairReport(
+            found, len(self.degraded), tuple(skipped), kinds, len(pairing.unused), checked
+        )
+
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        """A name of each pair: the stem of its degraded file, or as much of its path as needed."""
+        return sources.unique_names(self.degraded)
+
+    def __len__(self) -> int:
+        """Number of pairs in use."""
+        return len(self.degraded)
+
+    def describe(self, index: int) -> str:
+        """The two files of a pair."""
+        return f"{self.degraded[index]} and {self.clean[index]}"
+
+    def check(self, index: int) -> tuple[int, int]:
+        """Height and width of a pair by its headers; ImageError if it cannot be used."""
+        paths = self.degraded[index], self.clean[index]
+        return check_pair(*paths, border=self._border, max_pixels=self._max_pixels)
+
+    def _decode(self, index: int) -> Pair:
+        paths = self.degraded[index], self.clean[index]
+        degraded, clean = (images.read_pixels(p, max_pixels=self._max_pixels) for p in paths)
+        sizes = degraded.shape[:2], clean.shape[:2]
+        if not _sizes_fit(*sizes, self._border):
+            raise _size_error(*paths, *sizes)
+        if sizes[0] != sizes[1]:
+            inner = slice(self._border, -self._border)
+            clean = np.ascontiguousarray(clean[inner, inner])
+        return Pair(degraded, clean)
+
+
+def _sizes_fit(degraded: tuple[int, int], clean: tuple[int, int], border: int) -> bool:
+    return clean in (degraded, (degraded[0] + 2 * border, degraded[1] + 2 * border))
+
+
+def _size_error(
+    degraded: Path, clean: Path, size: tuple[int, int], clean_size: tuple[int, int]
+) -> SizeError:
+    return SizeError(
+        f"{degraded} is {size[1]}x{size[0]}, but its clean photo {clean} is "
+        f"{clean_size[1]}x{clean_size[0]} pixels"
+    )
+
+
+def _number_order(name: str) -> list[tuple[int, int, str]]:
+    """Sort key by which 9 comes before 10."""
+    parts = re.split(r"(\d+)", name)
+    return [(1, int(part), "") if i % 2 else (0, 0, part) for i, part in enumerate(parts)]
+
+
+def _no_pairs(
+    files: FileList, clean_files: FileList, rule: str, unpaired: list[tuple[int, str]]
+) -> str:
+    example = f"{files.name(unpaired[0][0])}: {unpaired[0][1]}" if unpaired else "no name fits it"
+    return (
+        f"no file in {files.root} has its clean photo in {clean_files.root} by the rule {rule!r} "
+        f"({example}). There are {len(files)} files such as {files.name(0)!r} and "
+        f"{len(clean_files)} such as {clean_files.name(0)!r}; rules: {RULES}"
+    )

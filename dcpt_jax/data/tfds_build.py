@@ -1,0 +1,167 @@
+"""`python -m dcpt_jax.data.tfds_build`: a TFDS set of pairs from folders on this machine.
+
+The files go in as they are, into ArrayRecord files; nothing is decoded and nothing is downloaded.
+Pairs that cannot be used, by their headers, are named and left out.
+The result can be read with `--config.data.sources.CLASS=tfds:OUT/NAME`, and with TFDS alone:
+`tfds.builder_from_directory(OUT/NAME/1.0.0).as_data_source("train")`. Features: `degraded` and
+`clean`, images; `name`, text.
+"""
+
+import argparse
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dcpt_jax import images
+from dcpt_jax.data import datasets, pairs
+from dcpt_jax.data.datasets import DATASETS
+from dcpt_jax.data.pairs import Pairing
+from dcpt_jax.data.sources import unique_names
+from dcpt_jax.data.tfds_source import import_tfds
+
+SET_VERSION = "1.0.0"
+_SPLITS = {"train": "train", "held_out": "test"}
+
+
+class BuildError(Exception):
+    """A set cannot be built; the message says why."""
+
+
+def build(name: str, splits: dict[str, Pairing], data_dir: Path | str) -> Path:
+    """Writes a set.
+
+    Args:
+        name: of the set: small letters, digits and "_", a letter first.
+        splits: pairs of each split.
+        data_dir: folder of TFDS sets; the set goes to `data_dir/name/1.0.0`.
+
+    Returns:
+        That folder.
+
+    Raises:
+        BuildError: if the name is none, or the set is there already.
+        ImportError: if tensorflow-datasets is not installed.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise BuildError(f"{name!r} is no name of a TFDS set: small letters, digits and _")
+    folder = Path(data_dir, name, SET_VERSION)
+    if folder.exists():
+        raise BuildError(f"{folder} is there already; --overwrite makes it anew")
+    tfds = import_tfds()
+    builder = _builder_class(tfds, name, splits)(data_dir=str(data_dir), file_format="array_record")
+    builder.download_and_prepare()
+    return folder
+
+
+def pairings_of(name: str, folder: Path | str, *, task: str = "") -> dict[str, Pairing]:
+    """The pairs of a public data set by the names of their TFDS splits.
+
+    Raises:
+        BuildError: if it holds clean photos only.
+        DatasetError: if nothing of it is there.
+    """
+    found, errors = {}, []
+    for split, tfds_split in _SPLITS.items():
+        if not DATASETS[name].split(split):
+            continue
+        try:
+            one = datasets.find(name, folder, split, task=task)
+        except datasets.DatasetError as error:
+            errors.append(error)
+            continue
+        if one.pairing is None:
+            raise BuildError(f"{name} holds clean photos, no pairs")
+        found[tfds_split] = one.pairing
+    if not found:
+        raise errors[0]
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status: 0, or 2 where nothing was built."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dcpt_jax.data.tfds_build", description=__doc__.split("\n\n")[1]
+    )
+    parser.add_argument("name", help="of a public data set (docs/data.md), or of your own")
+    parser.add_argument("--manual", help="folder that the public data set was unpacked to")
+    parser.add_argument("--task", default="", help="class, of sets that hold several (cdd11)")
+    for split in _SPLITS.values():
+        parser.add_argument(
+            f"--{split}",
+            metavar="DEGRADED_DIR,CLEAN_DIR[,RULE]",
+            help=f"pairs of the {split} split of a set of your own",
+        )
+    parser.add_argument("--data_dir", required=True, help="folder of TFDS sets to write to")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="make a set anew that is there already"
+    )
+    options = parser.parse_args(argv)
+    own = {s: getattr(options, s) for s in _SPLITS.values() if getattr(options, s)}
+    if bool(options.manual) == bool(own):
+        parser.error("give either --manual, or --train and / or --test")
+    name = options.name
+    try:
+        if own:
+            splits = {split: _pairing(text) for split, text in own.items()}
+        else:
+            splits = pairings_of(name, options.manual, task=options.task)
+            name += f"_{datasets.kind_of(options.task)}" if options.task else ""
+        for split, pairing in splits.items():
+            print(f"{name}, {split}: {len(pairing)} pairs, {len(pairing.unpaired)} files without")
+        if options.overwrite:
+            shutil.rmtree(Path(options.data_dir, name, SET_VERSION), ignore_errors=True)
+        folder = build(name, splits, options.data_dir)
+    except (BuildError, ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {folder}; read it with --config.data.sources.CLASS=tfds:{folder.parent}")
+    return 0
+
+
+def _pairing(text: str) -> Pairing:
+    parts = text.split(",")
+    if len(parts) not in (2, 3):
+        raise BuildError(f"{text!r} has to be DEGRADED_DIR,CLEAN_DIR[,RULE]")
+    return pairs.pair_folders(*parts)
+
+
+def _builder_class(tfds: Any, name: str, splits: dict[str, Pairing]) -> type:
+    image = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
+
+    class Pairs(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        """Pairs of a degraded and a clean photo."""
+
+        VERSION = tfds.core.Version(SET_VERSION)
+        # TFDS looks for checksums of downloads beside a builder's code, with a library that it
+        # does not require.
+        code_path = None
+
+        def _info(self) -> Any:
+            features = {"degraded": image, "clean": image, "name": tfds.features.Text()}
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features)
+            )
+
+        def _split_generators(self, _: Any) -> dict[str, Any]:
+            return {split: self._generate_examples(p) for split, p in splits.items()}
+
+        def _generate_examples(self, pairing: Pairing) -> Any:
+            names = unique_names(pairing.degraded)
+            for key, degraded, clean in zip(names, pairing.degraded, pairing.clean, strict=True):
+                try:
+                    pairs.check_pair(degraded, clean)
+                except images.ImageError as error:
+                    print(f"left out: {error}", file=sys.stderr)
+                    continue
+                # Paths go in as the files' own bytes.
+                yield key, {"degraded": str(degraded), "clean": str(clean), "name": key}
+
+    Pairs.name = name
+    return Pairs
+
+
+if __name__ == "__main__":
+    sys.exit(main())

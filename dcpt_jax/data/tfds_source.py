@@ -1,0 +1,202 @@
+"""TFDS sets as sources: any in ArrayRecord files whose features hold images.
+
+Nothing here needs TensorFlow, and nothing is downloaded: a set has to be prepared already, in the
+file format "array_record". `python -m dcpt_jax.data.tfds_build` prepares one of pairs in folders.
+
+The stored bytes are decoded by `images`, not by TFDS, whose decoder wraps 16-bit values around and
+mistakes palettes; so photos are read by the same rules from a set as from a folder.
+"""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dcpt_jax import images
+from dcpt_jax.data.decoded import DecodedCache, DecodedSource
+from dcpt_jax.data.sources import Pair
+
+# What the two images of a pair are called in TFDS sets, (degraded, clean).
+PAIR_FEATURES = (
+    ("degraded", "clean"),
+    ("lq", "gt"),
+    ("input", "target"),
+    ("low", "high"),
+    ("blur", "sharp"),
+    ("hazy", "clear"),
+)
+_SPLITS = {"train": "train", "held_out": "test"}
+
+
+class TfdsError(FileNotFoundError):
+    """A TFDS set cannot be read; the message says why and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsReport:
+    """What was found: TFDS counts its examples, none are checked before the run."""
+
+    found: int
+    noun: str
+    skipped: tuple[tuple[Path, str], ...] = ()
+    checked: bool = True
+
+    def summary(self) -> str:
+        """One line."""
+        return f"{self.found} {self.noun}s"
+
+
+class TfdsSource(DecodedSource):
+    """The photos or pairs of one split, read-only; bad ones are treated as in folders.
+
+    Attributes:
+        report: what was found at the start.
+        is_pairs: True where the items are pairs.
+        on_bad_file: "skip" or "refuse".
+        unreadable: index -> reason, of examples that failed in decoding, in this process so far.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        split: str = "train",
+        on_bad_file: str = "skip",
+        cache_megabytes: DecodedCache | float = 512,
+        max_pixels: int = images.MAX_PIXELS,
+    ):
+        """Opens a prepared set.
+
+        Args:
+            text: "NAME[/CONFIG][:SPLIT]", a set in the data folder of TFDS (`TFDS_DATA_DIR`, or
+                ~/tensorflow_datasets), or "FOLDER[:SPLIT]", the folder of a set or above its
+                versions. SPLIT may be what TFDS takes, such as "train[:50%]".
+            split: "train", or "held_out" for the set's "test", where `text` names none.
+            on_bad_file: "skip" or "refuse".
+            cache_megabytes: see `PhotoSource`.
+            max_pixels: larger images count as bad.
+
+        Raises:
+            ImportError: if tensorflow-datasets is not installed.
+            TfdsError: if the set is not prepared, not in ArrayRecord files, or without such images.
+        """
+        super().__init__(on_bad_file=on_bad_file, cache=cache_megabytes, max_pixels=max_pixels)
+        name, _, chosen = text.partition(":")
+        self._split = chosen or _SPLITS[split]
+        self._name = name
+        self._records, self._keys = _open(name, self._split)
+        self.is_pairs = len(self._keys) == 2
+        self.noun = "pair" if self.is_pairs else "photo"
+        self.report = TfdsReport(len(self._records), self.noun)
+
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        """Split and number of each example; TFDS stores them in an order of its own."""
+        return tuple(f"{self._split}-{i:06}" for i in range(len(self)))
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return len(self._records)
+
+    def describe(self, index: int) -> str:
+        """Which example of which set."""
+        return f"example {index} of {self._name}:{self._split}"
+
+    def _decode(self, index: int) -> np.ndarray | Pair:
+        example = self._records[index]
+        pixels = [
+            images.decode_pixels(
+                example[key], f"{key} of {self.describe(index)}", max_pixels=self._max_pixels
+            )
+            for key in self._keys
+        ]
+        if not self.is_pairs:
+            return pixels[0]
+        if pixels[0].shape != pixels[1].shape:
+            raise images.ImageError(
+                f"{self.describe(index)}: the photos of a pair have different sizes, "
+                f"{pixels[0].shape[:2]} and {pixels[1].shape[:2]}"
+            )
+        return Pair(*pixels)
+
+    def __repr__(self) -> str:
+        """Short, since Grain shows it in its messages."""
+        return f"TfdsSource({self._name}:{self._split}, {len(self)} {self.noun}s)"
+
+
+def import_tfds() -> Any:
+    """The library; without TensorFlow's log lines where that is installed.
+
+    Raises:
+        ImportError: if it is not installed.
+    """
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ImportError(
+            f"TFDS sets need tensorflow-datasets and array_record ({error}); install both, or "
+            "name folders with pairs:DEGRADED_DIR,CLEAN_DIR"
+        ) from error
+    return tfds
+
+
+def _open(name: str, split: str) -> tuple[Sequence[Any], tuple[str, ...]]:
+    """The records of a split with undecoded images, and the names of the images in them."""
+    tfds = import_tfds()
+    try:
+        builder = _builder(tfds, name)
+        keys = _image_keys(tfds, builder.info.features, name)
+        decoders = {key: tfds.decode.SkipDecoding() for key in keys}
+        if split.partition("[")[0] not in builder.info.splits:
+            known = ", ".join(builder.info.splits) or "none, it is not prepared"
+            raise TfdsError(f"the TFDS set {name} has no split {split!r}; known: {known}")
+        return builder.as_data_source(split, decoders=decoders), keys
+    except (TfdsError, ImportError):
+        raise
+    except Exception as error:  # TFDS raises many kinds, some of them with pages of text
+        reason = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+        raise TfdsError(
+            f"the TFDS set {name} cannot be read: {reason[:300]}. It has to be prepared on this "
+            "machine with file_format='array_record', in the folder TFDS_DATA_DIR or "
+            "~/tensorflow_datasets, or be named by its folder"
+        ) from error
+
+
+def _builder(tfds: Any, name: str) -> Any:
+    folder = Path(name).expanduser()
+    if not (folder.is_dir() or name.startswith((os.sep, ".", "~"))):
+        return tfds.builder(name)
+    found = folder if (folder / "dataset_info.json").is_file() else None
+    if found is None:
+        infos = sorted(folder.glob("*/dataset_info.json")) if folder.is_dir() else []
+        infos = infos or (sorted(folder.glob("*/*/dataset_info.json")) if folder.is_dir() else [])
+        if len({info.parent.parent for info in infos}) > 1:
+            several = ", ".join(str(info.parent.parent) for info in infos)
+            raise TfdsError(f"{name} holds several TFDS sets, name one: {several}")
+        if not infos:
+            raise TfdsError(f"there is no TFDS set in {name}: no dataset_info.json")
+        found = max(infos, key=lambda info: _version(info.parent.name)).parent
+    return tfds.builder_from_directory(str(found))
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) if part.isdigit() else -1 for part in text.split("."))
+
+
+def _image_keys(tfds: Any, features: Any, name: str) -> tuple[str, ...]:
+    """Names of the two images of a pair, or of the only image."""
+    found = [key for key, one in features.items() if isinstance(one, tfds.features.Image)]
+    for pair in PAIR_FEATURES:
+        if set(pair) <= set(found):
+            return pair
+    if "image" in found or len(found) == 1:
+        return ("image" if "image" in found else found[0],)
+    wanted = ", ".join("/".join(pair) for pair in PAIR_FEATURES)
+    raise TfdsError(
+        f"the TFDS set {name} has the images {', '.join(found) or 'none'}; known are the pairs "
+        f"{wanted}, and a single image"
+    )

@@ -1,0 +1,235 @@
+"""From config keys to classes: what is taken, what stands in, and how often each is used."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+
+from dcpt_jax import config as configs
+from dcpt_jax import images
+from dcpt_jax.data import datasets as public
+from dcpt_jax.data import opening
+from dcpt_jax.data.opening import SourceError, open_classes
+from dcpt_jax.data.tasks import Task, resolve_tasks
+
+
+def write(root, names, value=0.5):
+    for name in names.split():
+        images.write_image(root / name, np.full((6, 8, 3), value))
+
+
+@pytest.fixture
+def photos(tmp_path):
+    write(tmp_path / "photos", "1.png 2.png")
+    return str(tmp_path / "photos")
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Two data sets: LOL with 3 + 1 pairs, and two parts of DFWB with 4 photos."""
+    root = tmp_path / "data"
+    for i in range(3):
+        write(root, f"lol/our485/low/{i}.png lol/our485/high/{i}.png")
+    write(root, "lol/eval15/low/a.png lol/eval15/high/a.png")
+    write(root, "dfwb/DIV2K/1.png dfwb/DIV2K/2.png dfwb/BSD400/1.png dfwb/BSD400/2.png")
+    write(root, "cbsd68/a.png")
+    return str(root)
+
+
+TASKS = (
+    Task("low_light", "low_light", datasets=("lol",), pair_repeats=(2, 160)),
+    Task("noise", "noise:15/25", datasets=("dfwb",), pair_repeats=(1, 8)),
+    Task("haze", "haze", datasets=("reside_ots",)),
+)
+
+
+def test_by_default_all_is_synthesised_from_the_same_photos(photos):
+    classes = open_classes(resolve_tasks("5d"), root=photos)
+    assert len({id(one.source) for one in classes}) == 1
+    assert all(one.is_synthetic and one.task.repeats == 1 for one in classes)
+    assert classes[0].origin == f"synthetic rain on 2 photos of {photos}"
+
+
+def test_bundled_photos_of_both_splits():
+    train, held_out = (
+        open_classes(resolve_tasks("haze"), split=split)[0] for split in ("train", "held_out")
+    )
+    assert train.origin == "synthetic haze on 11 bundled photos"
+    assert not set(train.source.paths) & set(held_out.source.paths)
+
+
+def test_data_sets_are_taken_where_they_are_there(photos, data):
+    low_light, noise, haze = open_classes(TASKS, root=photos, datasets=data, stage="restore")
+    assert low_light.origin == f"pairs of lol in {data}/lol" and not low_light.is_synthetic
+    assert low_light.source[0].clean.shape == (6, 8, 3)
+    assert noise.origin == (
+        f"synthetic noise:15/25 on 4 photos of dfwb in {data}/dfwb without Flickr2K/Flickr2K_HR, "
+        "WED/pristine_images"
+    )
+    assert haze.origin == f"synthetic haze on 2 photos of {photos} (reside_ots not found in {data})"
+    assert [one.is_synthetic for one in (low_light, noise, haze)] == [False, True, True]
+
+
+def test_repeats_of_published_data_and_of_stand_ins(photos, data, monkeypatch):
+    options = {"root": photos, "datasets": data}
+
+    def repeats(**more):
+        return [one.task.repeats for one in open_classes(TASKS, **options, **more)]
+
+    # DFWB's sub-images: ten of each whole photo. The stand-in, of 2 photos, comes nearest to the
+    # mean of the published classes: (3 * 160 + 4 * 80) / 2.
+    assert repeats(stage="restore") == [160, 80, 200]
+    assert repeats(stage="pretrain") == [2, 10, 12]  # (3 * 2 + 4 * 10) / 2 = 23
+    assert repeats(stage="restore", repeats={"haze": 7, "noise": 1}) == [160, 1, 7]
+    dataset = dataclasses.replace(public.DATASETS["dfwb"], photos=4, sub_images=2)
+    monkeypatch.setitem(public.DATASETS, "dfwb", dataset)
+    assert repeats(stage="restore")[1] == 8  # as many as there are sub-images: cut already
+
+
+def test_packed_published_data_keep_their_share(photos, data, tmp_path):
+    from dcpt_jax.data import pack
+
+    command = [f"lol:{data}/lol", "--output", str(tmp_path / "packed"), "--size", "4"]
+    assert pack.main([*command, "--stride", "4"]) == 0
+    options = {"root": photos, "sources": {"low_light": f"packed:{tmp_path}/packed"}}
+    low_light = open_classes(TASKS, **options, stage="restore")[0]
+    assert len(low_light.source) == 3 * 4  # four parts of each photo of 6x8
+    assert low_light.task.repeats == 160 // 4
+    assert low_light.origin == f"sub-images packed in {tmp_path}/packed"
+
+
+def test_without_published_data_classes_come_near_the_largest(photos, tmp_path):
+    for i in range(7):
+        write(tmp_path, f"bad/{i}.png good/{i}.png")
+    source = f"pairs:{tmp_path}/bad,{tmp_path}/good"
+    classes = open_classes(resolve_tasks("5d"), root=photos, sources={"haze": source})
+    assert [one.task.repeats for one in classes] == [4, 4, 1, 4, 4]  # round(7 / 2) of 2 photos
+    assert classes[2].origin == f"pairs of {tmp_path}/bad and {tmp_path}/good"
+
+
+def test_repeats_of_the_task_set_where_all_share_their_photos(photos):
+    tasks = (Task("a", "haze", 3), Task("b", "noise", 2))
+    assert [c.task.repeats for c in open_classes(tasks, root=photos)] == [3, 2]
+    chosen = open_classes(tasks, root=photos, repeats={"b": 5})
+    assert [c.task.repeats for c in chosen] == [3, 5]
+
+
+def test_held_out_is_the_test_data(photos, data):
+    options = {"root": photos, "datasets": data, "split": "held_out"}
+    low_light, noise, haze = open_classes(TASKS, **options)
+    assert low_light.source.names == ("a",)
+    assert noise.task.degradation == "noise:25" and noise.name == "noise"
+    assert noise.origin == f"synthetic noise:25 on 1 photos of cbsd68 in {data}/cbsd68"
+    assert "sots not found" in haze.origin
+    # Another class of the same clean photos keeps its own degradation.
+    jpeg = Task("jpeg", "jpeg", datasets=("dfwb",))
+    assert open_classes((jpeg,), **options)[0].task.degradation == "jpeg"
+
+
+def test_no_stand_ins(photos, data):
+    with pytest.raises(SourceError, match=r"stand_ins=False.*\n  haze: RESIDE OTS is not in"):
+        open_classes(TASKS, root=photos, datasets=data, stand_ins=False)
+    with pytest.raises(
+        SourceError, match=r"haze: its data are reside_ots, but config\.data\.datasets"
+    ):
+        open_classes(TASKS[2:], root=photos, stand_ins=False)
+    # A class without published data is synthetic by definition.
+    assert open_classes((Task("a", "haze"),), root=photos, stand_ins=False)
+
+
+def test_every_kind_of_source(photos, data, tmp_path):
+    write(tmp_path, "bad/1x2.png good/1.png")
+    (tmp_path / "list.txt").write_text("bad/1x2.png good/1.png\n")
+    for text, count, is_synthetic in (
+        (f"photos:{photos}", 2, True),
+        (f"pairs:{tmp_path}/bad,{tmp_path}/good,suffix:x2", 1, False),
+        (f"list:{tmp_path}/list.txt", 1, False),
+        (f"lol:{data}/lol", 3, False),
+        (f"lol:{data}/lol; list:{tmp_path}/list.txt", 4, False),
+        (f"photos:{photos};dfwb:{data}/dfwb", 6, True),
+    ):
+        (one,) = open_classes(resolve_tasks("rain+haze"), sources={"rain+haze": text})
+        assert len(one.source) == count and one.is_synthetic == is_synthetic
+    one = open_classes(TASKS[:1], sources={"low_light": f"lol:{data}/lol"}, stage="restore")[0]
+    assert one.task.repeats == 160  # its published data, wherever they lie
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("photos", "is no source of data; known: photos:DIR"),
+        ("fotos:/x", "is no source of data"),
+        (";", "names no source"),
+        ("pairs:/a", "has to name two folders"),
+        ("pairs:/a,/b,c", "unknown rule 'c'"),
+        ("photos:/gone", "no such folder"),
+        ("lol:/gone", "there is no folder"),
+        ("pairs:/gone,/gone", "no such folder"),
+        ("list:/gone", "cannot be read"),
+    ],
+)
+def test_bad_sources_name_the_key(text, message):
+    with pytest.raises(SourceError, match=rf"--config\.data\.sources\.haze=.*{message}"):
+        open_classes(resolve_tasks("haze"), sources={"haze": text})
+
+
+def test_pairs_and_photos_are_not_joined(photos, data):
+    text = f"photos:{photos};lol:{data}/lol"
+    with pytest.raises(SourceError, match="either of pairs or of clean photos"):
+        open_classes(TASKS[:1], sources={"low_light": text})
+
+
+def test_source_of_a_class_that_the_run_does_not_have(photos):
+    with pytest.raises(SourceError, match="names fog, which the run does not have"):
+        open_classes(TASKS, root=photos, sources={"fog": "photos:x", "rain": ""})
+
+
+def test_bad_files_are_refused_through_all_sources(photos, data, tmp_path):
+    (tmp_path / "data/lol/our485/low/1.png").write_bytes(b"")
+    options = {"root": photos, "datasets": data}
+    assert len(open_classes(TASKS, **options)[0].source) == 2
+    with pytest.raises(images.ImageError, match=r"1\.png: the file is empty.*on_bad_file=skip"):
+        open_classes(TASKS, **options, on_bad_file="refuse")
+
+
+def test_one_cache_for_all_classes(photos, data):
+    classes = open_classes(TASKS, root=photos, datasets=data, cache_megabytes=1)
+    assert len({id(one.source._cache) for one in classes}) == 1
+
+
+def test_errors_of_one_class_do_not_hide_the_others(photos, data):
+    found = opening.open_each(
+        TASKS, root=photos, datasets=data, sources={"noise": "photos:/gone"}, stage="restore"
+    )
+    assert [one.error is None for one in found] == [True, False, True]
+    assert found[2].is_stand_in and found[2].missing.reasons and not found[0].is_stand_in
+    assert found[0].training_class.task.repeats == 160
+
+
+def test_what_is_shown_while_training(photos, data):
+    classes = open_classes(TASKS, root=photos, datasets=data)
+    shown = opening.classes_to_show(classes, datasets=data, sources={})
+    assert shown[0].source.names == ("a",)  # of the test data
+    assert "bundled photos" in shown[1].origin and shown[1].task.degradation == "noise:15/25"
+    shutil.rmtree(f"{data}/lol/eval15")
+    assert opening.classes_to_show(classes, datasets=data)[0] is classes[0]
+    stated = open_classes(TASKS, root=photos, sources={"low_light": f"lol:{data}/lol"})
+    assert opening.classes_to_show(stated, sources={"low_light": f"lol:{data}/lol"})[0] is stated[0]
+
+
+def test_keys_of_a_config():
+    config = configs.pretrain()
+    keys = opening.arguments(config.data)
+    assert set(keys) >= {"root", "datasets", "stand_ins", "sources", "on_bad_file"}
+    assert [opening.stage_of(mode) for mode in ("pretrain", "restore", "evaluate")] == [
+        "pretrain",
+        "restore",
+        "restore",
+    ]
+    assert set(config.data.sources) == set(configs.restore().repeats)
+    config.data.sources.haze = "pairs:/a,/b"
+    configs.validate(config)
+    config.data.sources.haze = "pear:/a"
+    with pytest.raises(configs.ConfigError, match=r"config\.data\.sources\.haze: 'pear:/a' is no"):
+        configs.validate(config)

@@ -1,0 +1,233 @@
+"""Reading packed sub-images: the record format, damage, and the stream made of them."""
+
+import pickle
+import threading
+
+import numpy as np
+import pytest
+
+from dcpt_jax import images
+from dcpt_jax.data import packed
+from dcpt_jax.data.classes import TrainingClass
+from dcpt_jax.data.packed import PackedSource, Record
+from dcpt_jax.data.packing import Options, pack
+from dcpt_jax.data.pairs import PairSource, pair_folders
+from dcpt_jax.data.pipeline import make_batches
+from dcpt_jax.data.sources import Pair, PhotoSource
+from dcpt_jax.data.tasks import Task
+
+HEIGHT, WIDTH = 40, 52
+
+
+def photo(number):
+    """Every pixel tells its column, row, and photo."""
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    return np.stack([x, y, np.full_like(x, number)], axis=-1).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Five photos in one file of sub-images."""
+    place = tmp_path_factory.mktemp("photos")
+    for i in range(5):
+        images.write_image(place / f"{i}.png", photo(i) / 255)
+    target = tmp_path_factory.mktemp("packed")
+    source = PhotoSource(sorted(place.iterdir()))
+    pack(source, target, is_pairs=False, options=Options(size=16, stride=12))
+    return target
+
+
+@pytest.fixture
+def several(folder, tmp_path):
+    """A folder of three files, which may be damaged."""
+    place = tmp_path / "photos"
+    place.mkdir()
+    for i in range(8):
+        pixels = np.random.default_rng(i).random((230, 300, 3))
+        images.write_image(place / f"{i}.png", pixels)
+    source = PhotoSource(sorted(place.iterdir()))
+    target = tmp_path / "packed"
+    manifest = pack(source, target, is_pairs=False, options=Options(64, 48, shard_megabytes=1))
+    assert len(manifest.shards) == 3
+    return target
+
+
+# --- records -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a", "", "Küste 12/ö", "x" * 70_000])
+@pytest.mark.parametrize("kinds", [("u1",), ("u2",), ("u1", "u2"), ("u2", "u1")])
+def test_records_come_back(name, kinds):
+    rng = np.random.default_rng(0)
+    pixels = tuple(rng.integers(0, 256, (3, 5, 3)).astype(kind) * 3 for kind in kinds)
+    found = packed.decode(packed.encode(Record(name, 7, 100_000, pixels)))
+    assert name.startswith(found.name) and len(found.name) == min(len(name), 65535)
+    assert (found.top, found.left) == (7, 100_000)
+    assert len(found.images) == len(pixels)
+    for one, other in zip(found.images, pixels, strict=True):
+        assert one.dtype == other.dtype
+        assert not one.flags.writeable
+        np.testing.assert_array_equal(one, other)
+
+
+def test_other_records_are_refused():
+    data = packed.encode(Record("a", 0, 0, (np.zeros((2, 2, 3), np.uint8),)))
+    for other in (b"", b"dcpt", b"\x89PNG" + data[4:]):
+        with pytest.raises(images.ImageError, match="no sub-image written by"):
+            packed.decode(other)
+    with pytest.raises(images.ImageError, match="format is number 9, but 1 is read"):
+        packed.decode(data[:4] + b"\x09" + data[5:])
+
+
+def test_format_never_changes():
+    data = packed.encode(Record("ab", 1, 2, (np.arange(6, dtype=np.uint8).reshape(1, 2, 3),)))
+    header = "6463707401010808" + "01000000" + "02000000" + "01000000" + "02000000" + "0200"
+    assert data.hex() == header + "6162" + "00" * 4 + "000102030405"
+
+
+# --- the source ----------------------------------------------------------------------------------
+
+
+def test_every_sub_image_is_its_part_of_the_photo(folder):
+    source = PackedSource(folder)
+    assert len(source) == len(set(source.names)) == 5 * 3 * 4
+    assert not source.is_pairs
+    assert source.report.summary() == "60 sub-images of 5 photos"
+    for i in range(len(source)):
+        record = source.record(i)
+        part = photo(int(record.name))[record.top : record.top + 16, record.left :][:, :16]
+        np.testing.assert_array_equal(source[i], part)
+        assert not source[i].flags.writeable
+    assert source[-1] is not None
+    with pytest.raises(IndexError, match="sub-image 60 of 60"):
+        source[60]
+    text = source.describe(13)
+    assert text.startswith("1 at row 0, column 12 (record 13 of ")
+    assert "part-00000" in text
+
+
+def test_source_travels_to_workers_and_threads(several):
+    source = PackedSource(several)
+    expected = [source[i] for i in range(len(source))]
+    copy = pickle.loads(pickle.dumps(source))
+    wrong = []
+
+    def read(seed):
+        for i in np.random.default_rng(seed).permutation(len(copy)):
+            if (copy[i] != expected[i]).any():
+                wrong.append(i)
+
+    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_few_files_are_open_at_a_time(several, monkeypatch):
+    monkeypatch.setattr(packed, "_FILES_OPEN", 2)
+    source = PackedSource(several)
+    for i in np.random.default_rng(0).permutation(len(source)):
+        source.read(int(i))
+        assert len(source._readers) <= 2
+
+
+def test_pairs_of_several_depths(tmp_path):
+    import cv2
+
+    rng = np.random.default_rng(0)
+    for name in ("degraded", "clean"):
+        (tmp_path / name).mkdir()
+    degraded = rng.integers(0, 256, (30, 20, 3)).astype(np.uint8)
+    clean = rng.integers(0, 65536, (30, 20, 3)).astype(np.uint16)
+    cv2.imwrite(str(tmp_path / "degraded" / "a.png"), degraded[..., ::-1])
+    cv2.imwrite(str(tmp_path / "clean" / "a.png"), clean[..., ::-1])
+    source = PairSource(pair_folders(tmp_path / "degraded", tmp_path / "clean"))
+    target = tmp_path / "packed"
+    pack(source, target, is_pairs=True, options=Options(16, 16))
+    found = PackedSource(target / "manifest.json")
+    assert found.is_pairs and len(found) == 4
+    assert found.report.summary() == "4 sub-images of 1 pairs"
+    for i in range(4):
+        record = found.record(i)
+        part = slice(record.top, record.top + 16), slice(record.left, record.left + 16)
+        assert isinstance(found[i], Pair)
+        np.testing.assert_array_equal(found[i].degraded, degraded[part])
+        np.testing.assert_array_equal(found[i].clean, clean[part])
+
+
+def test_stream_of_packed_photos(folder):
+    task = Task("noise", "noise:5")
+    options = {"batch_size": 8, "crop": 12, "seed": 0}
+    classes = [TrainingClass(task, PackedSource(folder), "packed", is_synthetic=True)]
+    with make_batches(classes, **options) as stream:
+        batches = [next(stream) for _ in range(6)]
+    photos = set()
+    for batch in batches:
+        levels = np.rint(batch["clean"] * 255).astype(int)
+        for crop in levels:
+            assert len(np.unique(crop[..., 0] * 256 + crop[..., 1])) == 144  # one square of it
+            photos.add(crop[0, 0, 2])
+    assert photos == set(range(5))
+
+
+# --- damage --------------------------------------------------------------------------------------
+
+
+def damage(path, record):
+    """Changes one bit of a record's pixels."""
+    data = bytearray(path.read_bytes())
+    reader = packed.open_array_record(path)
+    (content,) = reader.read([record])
+    place = data.find(content[-400:])
+    assert place > 0
+    data[place + 100] ^= 4
+    path.write_bytes(data)
+
+
+def test_damaged_record_is_a_bad_file(several, caplog):
+    clean = PackedSource(several)
+    expected = clean.read(4).copy()
+    damage(several / "part-00000.array_record", 3)
+    source = PackedSource(several)
+    for _ in range(2):
+        np.testing.assert_array_equal(source[3], expected)  # the next in its place
+    (message,) = [text for text in caplog.messages if "record 3 of" in text]
+    assert "sub-image skipped (1 so far)" in message and "hash mismatch" in message
+    np.testing.assert_array_equal(source[2], clean[2])
+    with pytest.raises(images.ImageError, match=r"record 3 of .*on_bad_file=skip"):
+        PackedSource(several, on_bad_file="refuse")[3]
+
+
+def test_missing_and_cut_off_files_are_left_out(several, caplog):
+    whole = PackedSource(several)
+    path = several / "part-00001.array_record"
+    path.write_bytes(path.read_bytes()[:-5])
+    source = PackedSource(several)
+    assert len(source) == len(whole) - 90
+    np.testing.assert_array_equal(source[90], whole[180])
+    assert "(90 in 1 damaged files left out)" in source.report.summary()
+    assert "bytes, but" in caplog.text
+    with pytest.raises(images.ImageError, match=r"part-00001.* bytes, but .* were written.*=skip"):
+        PackedSource(several, on_bad_file="refuse")
+    for file in several.glob("part-*"):
+        file.unlink()
+    with pytest.raises(images.ImageError, match=r"no sub-image in .*No such file"):
+        PackedSource(several)
+
+
+def test_folders_that_are_not_packed_are_told(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no manifest\.json"):
+        PackedSource(tmp_path)
+    for text in ("{", "[]", '{"format": "other", "version": 1}', '{"format": 3}'):
+        (tmp_path / "manifest.json").write_text(text)
+        with pytest.raises(images.ImageError, match="is no manifest that is read here"):
+            PackedSource(tmp_path)
+
+
+def test_no_other_file_is_taken_for_array_records(tmp_path):
+    for content in (b"", b"no records" * 1000):
+        (tmp_path / "a").write_bytes(content)
+        with pytest.raises(images.ImageError, match="no complete ArrayRecord file"):
+            packed.open_array_record(tmp_path / "a")

@@ -1,0 +1,315 @@
+"""Pairs: which files belong together, what is told of the others, and reading them."""
+
+import logging
+import pickle
+
+import numpy as np
+import pytest
+
+from dcpt_jax import images
+from dcpt_jax.data import sources
+from dcpt_jax.data.decoded import DecodedCache
+from dcpt_jax.data.pairs import PairError, PairSource, pair_folders, pair_list
+
+
+def write(root, names, value=0.5, shape=(6, 8)):
+    for name in names.split():
+        images.write_image(root / name, np.full((*shape, 3), value))
+
+
+def spoil(path):
+    """Changes the pixel data, which shows only in decoding."""
+    data = bytearray(path.read_bytes())
+    data[-20] ^= 1
+    path.write_bytes(data)
+
+
+def found(pairing):
+    root = pairing.degraded.root, pairing.clean.root
+    return [
+        (a.relative_to(root[0]).as_posix(), b.relative_to(root[1]).as_posix())
+        for a, b in zip(pairing.degraded, pairing.clean, strict=True)
+    ]
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Three pairs: degraded photo i has the value 10 * i + 5, the clean one 10 * i."""
+    for i in range(3):
+        write(tmp_path / "bad", f"{i}.png", (10 * i + 5) / 255)
+        write(tmp_path / "good", f"{i}.png", 10 * i / 255)
+    return tmp_path
+
+
+def source_of(root, **options):
+    return PairSource(pair_folders(root / "bad", root / "good"), **options)
+
+
+def values(source):
+    return [tuple(int(x.mean()) for x in source[i]) for i in range(len(source))]
+
+
+# --- which files belong together -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rule", "bad", "good", "expected"),
+    [
+        ("same", "a.jpg x/b.png", "a.png x/b.tif", [("a.jpg", "a.png"), ("x/b.png", "x/b.tif")]),
+        ("same", "10.png 9.png", "9.png 10.png", [("10.png", "10.png"), ("9.png", "9.png")]),
+        (
+            "reside",
+            "p1/7_0.8_0.2.jpg p2/7_1_0.1.jpg p1/8_1_1.jpg",
+            "7.png 8.png",
+            [("p1/7_0.8_0.2.jpg", "7.png"), ("p1/8_1_1.jpg", "8.png"), ("p2/7_1_0.1.jpg", "7.png")],
+        ),
+        ("suffix:x2", "0001x2.png", "0001.png", [("0001x2.png", "0001.png")]),
+        ("suffix:_in=_gt", "a_in.png", "a_gt.png", [("a_in.png", "a_gt.png")]),
+        ("prefix:rain=norain", "rain-001.png", "norain-001.png", [("rain-001.png",) * 2]),
+        ("prefix:low=normal", "low07.png", "normal07.png", [("low07.png", "normal07.png")]),
+        ("prefix:hazy_", "hazy_a.png", "a.png", [("hazy_a.png", "a.png")]),
+        ("order", "p10.png p9.png", "q1.png q2.png", [("p9.png", "q1.png"), ("p10.png", "q2.png")]),
+        # One name in two kinds of file: that of the same kind belongs to it.
+        ("same", "a.png", "a.png a.jpg", [("a.png", "a.png")]),
+    ],
+)
+def test_rules(tmp_path, rule, bad, good, expected):
+    write(tmp_path / "bad", bad)
+    write(tmp_path / "good", good)
+    pairing = pair_folders(tmp_path / "bad", tmp_path / "good", rule)
+    if rule == "prefix:rain=norain":
+        expected = [("rain-001.png", "norain-001.png")]
+    assert found(pairing) == expected
+    assert not pairing.unpaired
+
+
+def test_files_of_one_name_in_different_folders_are_not_mixed_up(tmp_path):
+    write(tmp_path / "bad", "x/1.png y/1.png")
+    write(tmp_path / "good", "y/1.png z/2.png")
+    pairing = pair_folders(tmp_path / "bad", tmp_path / "good")
+    assert found(pairing) == [("y/1.png", "y/1.png")]
+    ((path, reason),) = pairing.unpaired
+    assert path == tmp_path / "bad/x/1.png" and "no clean file x/1.*" in reason
+    assert [p.name for p in pairing.unused] == ["2.png"]
+
+
+@pytest.mark.parametrize("rule", ["prefix:rain=norain", "reside"])
+def test_both_kinds_in_one_folder(tmp_path, rule):
+    names = {"prefix:rain=norain": "rain-1.png norain-1.png", "reside": "1_0.8.png 1.png"}[rule]
+    write(tmp_path, names)
+    pairing = pair_folders(tmp_path, tmp_path, rule)
+    assert found(pairing) == [tuple(names.split())]
+    assert not pairing.unpaired and not pairing.unused
+
+
+def test_what_has_no_counterpart_is_told_in_both_directions(tmp_path):
+    write(tmp_path / "bad", "a.png b.png odd.png")
+    write(tmp_path / "good", "a.png b.jpg b.tif c.png")
+    pairing = pair_folders(tmp_path / "bad", tmp_path / "good")
+    assert found(pairing) == [("a.png", "a.png")]
+    reasons = dict((path.name, reason) for path, reason in pairing.unpaired)
+    assert (
+        "several clean files belong to it" in reasons["b.png"]
+        and "b.jpg, b.tif" in reasons["b.png"]
+    )
+    assert "no clean file odd.*" in reasons["odd.png"]
+    assert pairing.ambiguous == 1
+    assert [p.name for p in pairing.unused] == ["b.jpg", "b.tif", "c.png"]
+    source = PairSource(pairing)
+    assert source.report.summary() == (
+        "1 pairs (2 of 3 degraded files left out: 2 unpaired), 3 clean files without a degraded one"
+    )
+    with pytest.raises(images.ImageError, match=r"b\.png: several .*on_bad_file=skip"):
+        PairSource(pairing, on_bad_file="refuse")
+
+
+def test_no_pairs_at_all_shows_what_the_names_look_like(tmp_path):
+    write(tmp_path / "bad", "1x2.png 2x2.png")
+    write(tmp_path / "good", "1.png")
+    with pytest.raises(PairError, match=r"rule 'same' \(1x2\.png: no clean file 1x2\.\*.*'1\.png'"):
+        pair_folders(tmp_path / "bad", tmp_path / "good")
+    with pytest.raises(PairError, match=r"no name fits it|does not fit the rule"):
+        pair_folders(tmp_path / "bad", tmp_path / "good", "suffix:x4")
+    with pytest.raises(PairError, match="no file in"):
+        pair_folders(tmp_path / "bad", tmp_path / "bad")
+
+
+def test_order_needs_equally_many_files(tmp_path):
+    write(tmp_path / "bad", "1.png 2.png")
+    write(tmp_path / "good", "1.png")
+    with pytest.raises(PairError, match=r'"order" needs equally many .* holds 2 and .* 1'):
+        pair_folders(tmp_path / "bad", tmp_path / "good", "order")
+
+
+def test_missing_and_empty_folders(two):
+    with pytest.raises(FileNotFoundError, match="gone"):
+        pair_folders(two / "gone", two / "good")
+    (two / "empty").mkdir()
+    with pytest.raises(PairError, match=r"no images in the folder .*empty"):
+        pair_folders(two / "bad", two / "empty")
+
+
+@pytest.mark.parametrize("rule", ["", "sam", "suffix:", "suffix", "postfix:a", "reside:x"])
+def test_unknown_rules(two, rule):
+    with pytest.raises(PairError, match=r"unknown rule .*known: same, reside"):
+        pair_folders(two / "bad", two / "good", rule)
+
+
+def test_list_file(two):
+    (two / "a b.png").write_bytes((two / "bad/0.png").read_bytes())
+    (two / "list.txt").write_text("# pairs\n\nbad/2.png good/2.png\na b.png\tgood/0.png\n")
+    source = PairSource(pair_list(two / "list.txt"))
+    assert values(source) == [(25, 20), (5, 0)]
+    assert source.names == ("2", "a b")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a.png b.png\nc.png\n", r"list\.txt, line 2: 'c\.png' has to name two files"),
+        ("a b.png c.png", "separate them by a tab"),
+        ("# nothing\n", "names no pairs"),
+    ],
+)
+def test_bad_list_files(tmp_path, text, message):
+    (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(PairError, match=message):
+        pair_list(tmp_path / "list.txt")
+
+
+def test_list_file_that_cannot_be_read(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"gone\.txt cannot be read"):
+        pair_list(tmp_path / "gone.txt")
+    (tmp_path / "l").write_bytes(b"\xff\xfe\x00a")
+    with pytest.raises(PairError, match="no UTF-8 text"):
+        pair_list(tmp_path / "l")
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+def test_pairs_by_index(two):
+    source = source_of(two)
+    assert values(source) == [(5, 0), (15, 10), (25, 20)]
+    pair = source[1]
+    assert pair.degraded.shape == pair.clean.shape == (6, 8, 3)
+    assert source.describe(1) == f"{two / 'bad/1.png'} and {two / 'good/1.png'}"
+    assert source.report.summary() == "3 pairs"
+    for pixels in pair:
+        with pytest.raises(ValueError, match="read-only"):
+            pixels[0] = 1
+
+
+def test_pairs_that_cannot_be_used_are_left_out_at_the_start(two, caplog):
+    write(two / "good", "0.png", shape=(6, 9))
+    (two / "bad/2.png").write_bytes(b"")
+    source = source_of(two)
+    assert values(source) == [(15, 10)]
+    assert source.report.kinds == {"unpaired": 0, "unreadable": 1, "different size": 1}
+    assert source.report.summary() == (
+        "1 pairs (2 of 3 degraded files left out: 1 unreadable, 1 different size)"
+    )
+    assert "bad/0.png is 8x6, but its clean photo" in caplog.text and "is 9x6" in caplog.text
+    assert "2.png: the file is empty" in caplog.text
+    with pytest.raises(images.ImageError, match=r"0\.png is 8x6.*on_bad_file=skip"):
+        source_of(two, on_bad_file="refuse")
+
+
+def test_all_pairs_are_bad(two):
+    for i in range(3):
+        (two / f"good/{i}.png").write_bytes(b"")
+    with pytest.raises(images.ImageError, match="none of 3 pairs can be read"):
+        source_of(two)
+
+
+@pytest.mark.parametrize("side", ["bad", "good"])
+def test_damage_found_in_decoding_takes_the_next_pair(two, caplog, side):
+    spoil(two / side / "1.png")
+    source = source_of(two)
+    assert values(source) == values(source) == [(5, 0), (25, 20), (25, 20)]
+    assert len([m for m in caplog.messages if "pair skipped (1 so far)" in m]) == 1
+    with pytest.raises(images.ImageError, match=r"1\.png"):
+        source.read(1)
+    refusing = source_of(two, on_bad_file="refuse")
+    with pytest.raises(images.ImageError, match=r"1\.png: .*checksum.*on_bad_file=skip"):
+        refusing[1]
+
+
+def test_sizes_are_compared_again_where_too_many_to_check(two, monkeypatch):
+    monkeypatch.setattr(sources, "CHECK_LIMIT", 2)
+    write(two / "good", "0.png", shape=(6, 9))
+    source = source_of(two)
+    assert "too many" in source.report.summary()
+    assert values(source) == [(15, 10), (15, 10), (25, 20)]
+
+
+def test_clean_photos_with_a_border_lose_it(tmp_path):
+    pixels = np.arange(10 * 12 * 3).reshape(10, 12, 3) / 400
+    images.write_image(tmp_path / "good/1.png", pixels)
+    images.write_image(tmp_path / "bad/1_1.png", pixels[2:-2, 2:-2])
+    images.write_image(tmp_path / "bad/1_2.png", pixels)
+    source = PairSource(pair_folders(tmp_path / "bad", tmp_path / "good", "reside", border=2))
+    for degraded, clean in (source[0], source[1]):
+        np.testing.assert_array_equal(degraded, clean)
+    assert [source[i].clean.shape[:2] for i in range(2)] == [(6, 8), (10, 12)]
+
+
+def test_turned_photos_are_compared_upright(tmp_path):
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[274] = 6
+    for kind in ("jpg", "webp"):
+        (tmp_path / kind / "bad").mkdir(parents=True)
+        Image.new("RGB", (8, 6), "red").save(tmp_path / kind / f"bad/1.{kind}", exif=exif)
+        write(tmp_path / kind / "good", "1.png", shape=(8, 6))
+        (pair,) = source_of(tmp_path / kind)
+        assert pair.degraded.shape == pair.clean.shape == (8, 6, 3)
+
+
+def test_cache_holds_both_photos_and_is_shared(two):
+    cache = DecodedCache(3 * 2 * 6 * 8 * 3 / 1e6)
+    source, photos = source_of(two, cache_megabytes=cache), source_of(two, cache_megabytes=cache)
+    assert values(source) == values(photos)
+    assert len(cache) == 3 and cache.bytes <= 3 * 2 * 6 * 8 * 3
+    assert source[0] is source[0]
+
+
+def test_pickled_source_leaves_the_cache_behind(two):
+    source = source_of(two)
+    expected = values(source)
+    copy = pickle.loads(pickle.dumps(source))
+    assert len(copy._cache) == 0
+    assert values(copy) == expected
+
+
+def test_depth_is_kept(tmp_path):
+    import cv2
+
+    for side in ("bad", "good"):
+        (tmp_path / side).mkdir()
+    cv2.imwrite(str(tmp_path / "bad/a.png"), np.full((4, 4, 3), 999, np.uint16))
+    write(tmp_path / "good", "a.png", shape=(4, 4))
+    pair = source_of(tmp_path)[0]
+    assert (pair.degraded.dtype, pair.clean.dtype) == (np.uint16, np.uint8)
+
+
+def test_warnings_come_from_this_packages_logger(two, caplog):
+    write(two / "bad", "odd.png")
+    with caplog.at_level(logging.WARNING, logger="dcpt_jax"):
+        source_of(two)
+    assert "pair left out" in caplog.text and "odd.png" in caplog.text
+
+
+def test_parts_are_joined_as_one_source(two):
+    write(two / "more", "0.png", 1.0)
+    write(two / "clean", "0.png", 0.0)
+    parts = [source_of(two), PairSource(pair_folders(two / "more", two / "clean"))]
+    joined = sources.Concatenated(parts)
+    assert values(joined) == [(5, 0), (15, 10), (25, 20), (255, 0)]
+    assert joined.names == ("1/0", "1", "2", "2/0")
+    assert joined.describe(-1) == parts[1].describe(0)
+    assert int(joined.read(3).degraded.mean()) == 255
+    assert joined.report.summary() == "3 pairs; 1 pairs"
+    with pytest.raises(IndexError, match="item 4 of 4"):
+        joined[4]

@@ -1,0 +1,136 @@
+"""TFDS sets: built of pairs in folders, and read by the rules of files."""
+
+import pickle
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from dcpt_jax import images
+from dcpt_jax.data import opening, tfds_build, tfds_source
+from dcpt_jax.data.tasks import resolve_tasks
+from dcpt_jax.data.tfds_source import TfdsError, TfdsSource
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """LOL with three training pairs, of 16 bits, JPEG and grey, and one test pair; and its set."""
+    root = tmp_path_factory.mktemp("tfds")
+    train, test = root / "lol/our485", root / "lol/eval15"
+    for side in ("low", "high"):
+        (train / side).mkdir(parents=True)
+        (test / side).mkdir(parents=True)
+    cv2.imwrite(str(train / "low/deep.png"), np.full((6, 8, 3), 40_000, np.uint16))
+    cv2.imwrite(str(train / "high/deep.png"), np.full((6, 8, 3), 7, np.uint16))
+    cv2.imwrite(str(train / "low/jpeg.jpg"), np.full((6, 8, 3), 50, np.uint8))
+    cv2.imwrite(str(train / "high/jpeg.jpg"), np.full((6, 8, 3), 90, np.uint8))
+    cv2.imwrite(str(train / "low/grey.png"), np.full((6, 8), 20, np.uint8))
+    cv2.imwrite(str(train / "high/grey.png"), np.full((6, 8), 30, np.uint8))
+    cv2.imwrite(str(train / "low/cut.png"), np.zeros((6, 9), np.uint8))
+    cv2.imwrite(str(train / "high/cut.png"), np.zeros((6, 8), np.uint8))
+    for side, value in (("low", 1), ("high", 2)):
+        cv2.imwrite(str(test / side / "t.png"), np.full((6, 8, 3), value, np.uint8))
+    command = ["lol", "--manual", str(root / "lol"), "--data_dir", str(root / "sets")]
+    assert tfds_build.main(command) == 0
+    return root
+
+
+def test_photos_are_those_of_the_files(folder):
+    source = TfdsSource(str(folder / "sets/lol"))
+    assert len(source) == 3 and source.is_pairs and source.noun == "pair"
+    assert source.report.summary() == "3 pairs"
+    by_value = {int(source[i].degraded[0, 0, 0]): source[i] for i in range(3)}
+    assert by_value[40_000].degraded.dtype == np.uint16 and by_value[40_000].clean[0, 0, 0] == 7
+    assert by_value[20].clean.shape == (6, 8, 3) and by_value[20].clean[0, 0].tolist() == [30] * 3
+    assert by_value[50].clean[0, 0, 0] == 90
+    with pytest.raises(ValueError, match="read-only"):
+        source[0].clean[0] = 1
+    copy = pickle.loads(pickle.dumps(source))
+    np.testing.assert_array_equal(copy[1].degraded, source[1].degraded)
+    assert source.names == ("train-000000", "train-000001", "train-000002")
+
+
+def test_splits(folder):
+    assert len(TfdsSource(f"{folder}/sets/lol:train[:2]")) == 2
+    assert TfdsSource(f"{folder}/sets/lol", split="held_out")[0].clean[0, 0, 0] == 2
+    assert len(TfdsSource(f"{folder}/sets/lol/1.0.0:test")) == 1
+    assert len(TfdsSource(f"{folder}/sets:test")) == 1
+    with pytest.raises(TfdsError, match=r"no split 'val'; known: train, test"):
+        TfdsSource(f"{folder}/sets/lol:val")
+
+
+def test_as_a_source_of_a_class(folder):
+    (one,) = opening.open_classes(
+        resolve_tasks("haze"), sources={"haze": f"tfds:{folder}/sets/lol"}, cache_megabytes=0
+    )
+    assert not one.is_synthetic and one.origin == f"pairs of the TFDS set {folder}/sets/lol"
+
+
+def test_bad_examples_are_treated_like_bad_files(folder, monkeypatch, caplog):
+    source = TfdsSource(str(folder / "sets/lol"), cache_megabytes=0)
+    expected = int(source[1].clean[0, 0, 0])
+    good = source._records
+    monkeypatch.setattr(
+        source,
+        "_records",
+        [{**good[0], "clean": b"no image"}, good[1], {**good[2], "clean": good[1]["clean"][:50]}],
+    )
+    assert int(source[0].clean[0, 0, 0]) == int(source[2].clean[0, 0, 0]) == expected
+    assert "clean of example 0 of" in caplog.text and "is no image" in caplog.text
+    assert sorted(source.unreadable) == [0, 2]
+
+
+def test_missing_sets(tmp_path, monkeypatch):
+    with pytest.raises(TfdsError, match=r"no TFDS set in .*gone: no dataset_info\.json"):
+        TfdsSource(str(tmp_path / "gone"))
+    with pytest.raises(TfdsError, match=r"cannot be read|not prepared"):
+        TfdsSource("no_such_set_at_all")
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(ImportError, match="need tensorflow-datasets"):
+        tfds_source.import_tfds()
+
+
+def test_builder_refuses_what_it_cannot_do(folder, capsys):
+    def build(*more):
+        return tfds_build.main([*more, "--data_dir", str(folder / "sets")]), capsys.readouterr().err
+
+    status, text = build("lol", "--manual", str(folder / "lol"))
+    assert status == 2 and "is there already; --overwrite" in text
+    status, text = build("cbsd68", "--manual", str(folder / "lol/our485/low"))
+    assert status == 2 and "clean photos, no pairs" in text
+    low = folder / "lol/our485/low"
+    assert "is no name of a TFDS set" in build("My-Set", f"--train={low},{low},order")[1]
+    assert "has to be DEGRADED_DIR,CLEAN_DIR" in build("own", f"--train={low}")[1]
+    with pytest.raises(SystemExit):
+        build("own")
+
+
+@pytest.mark.slow
+def test_own_pairs_and_overwriting(folder, capsys):
+    low, high = folder / "lol/our485/low", folder / "lol/our485/high"
+    command = ["own", f"--test={low},{high}", f"--data_dir={folder}/other"]
+    for more in ([], ["--overwrite"]):
+        assert tfds_build.main([*command, *more]) == 0
+        assert "left out:" in capsys.readouterr().err
+    assert len(TfdsSource(f"{folder}/other/own:test")) == 3
+
+
+def test_nothing_loads_tensorflow(folder):
+    code = (
+        "import sys; from dcpt_jax.data.tfds_source import TfdsSource; "
+        f"TfdsSource({str(folder / 'sets/lol')!r})[0]; "
+        "print([m for m in ('tensorflow', 'jax') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_content_in_memory_is_decoded_like_a_file(folder):
+    path = folder / "lol/our485/low/deep.png"
+    np.testing.assert_array_equal(
+        images.decode_pixels(path.read_bytes(), "x"), images.read_pixels(path)
+    )
+    with pytest.raises(images.ImageError, match="x: the file is empty"):
+        images.decode_pixels(b"", "x")
