@@ -34,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
+    for stream in (sys.stdout, sys.stderr):  # file names may hold bytes that are not text
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     argv = list(sys.argv if argv is None else argv)
     if {"-h", "--help", "-help"} & set(argv[1:]):
         print(_USAGE)
@@ -51,9 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _check(argv: Sequence[str]) -> int:
     try:
         config, values = _parse(argv)
-        tasks = configs.tasks_of(config) if config.tasks else ()
-        if not tasks:
+        if not config.tasks:
             raise configs.ConfigError("config.tasks is empty; name the classes: --config.tasks=5d")
+        configs.validate_data(config)
+        tasks = configs.tasks_of(config)
         data = opening.arguments(config.data)
         data.pop("stand_ins", None)
         data |= {"on_bad_file": "skip", "cache_megabytes": 0}  # all that is bad is to be seen

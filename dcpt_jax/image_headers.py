@@ -18,6 +18,8 @@ JPEG_END = b"\xff\xd9"
 TIFF_TAGS = {"bits": 258, "photometric": 262, "orientation": 274, "planar": 284, "format": 339}
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_MAX_PIXEL_BYTES = 8  # of a file: four channels of 16 bits
+_MAX_EXTRA_BYTES = 16_000_000  # of a file, besides pixels
 _JPEG_MARKERS_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 # The plugin classes are used directly: Image.open would apply Pillow's own, global size limit.
 _PILLOW_READERS = {
@@ -64,18 +66,30 @@ def image_error(path: Path, reason: str) -> ImageError:
 
 def opened(path: Path) -> BinaryIO:
     """Opens a regular file for reading; ImageError with the reason for anything else."""
-    if path.is_dir():
-        raise image_error(path, "is a folder, not an image file")
-    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-        raise image_error(path, "is not a regular file")
     try:
+        if path.is_dir():
+            raise image_error(path, "is a folder, not an image file")
+        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+            raise image_error(path, "is not a regular file")
         return path.open("rb")
     except OSError as error:
         raise image_error(path, f"cannot be opened ({error.strerror})") from error
 
 
 def read_header(path: Path, file: BinaryIO, max_pixels: int) -> ImageHeader:
-    """Reads the header of an open file; ImageError if it is no image or larger than allowed."""
+    """Reads the header of an open file; ImageError if it is no image or larger than allowed.
+
+    A file with more bytes than an image within the limit can need is refused here as well, before
+    any of them is read: its header may be followed by gigabytes, which take no space on a disk.
+    """
+    size, most = file.seek(0, os.SEEK_END), _MAX_PIXEL_BYTES * max_pixels + _MAX_EXTRA_BYTES
+    if size > most:
+        raise image_error(
+            path,
+            f"{size:,} bytes are more than the {most:,} that an image of up to max_pixels = "
+            f"{max_pixels:,} can need; pass a larger max_pixels to read it",
+        )
+    file.seek(0)
     start = file.read(16)
     file.seek(0)
     if not start:

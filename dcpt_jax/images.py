@@ -21,6 +21,7 @@ import uuid
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -44,6 +45,7 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "ImageError",
+    "Scan",
     "check_image",
     "decode_pixels",
     "list_images",
@@ -86,15 +88,29 @@ def list_images(root: Path | str) -> list[Path]:
         FileNotFoundError: if there is no such folder.
         NotADirectoryError: if `root` is a file.
     """
-    return [Path(root, name) for name in scan_images(root)[0]]
+    found = scan_images(root)
+    for name, reason in found.passed_by:
+        _logger.warning("passed by: %s: %s", Path(root, name), reason)
+    return [Path(root, name) for name in found.names]
 
 
-def scan_images(root: Path | str) -> tuple[list[str], dict[str, int]]:
-    """Names of the image files below a folder, relative to it; see `list_images`.
+class Scan(NamedTuple):
+    """What lies below a folder; all paths are relative to it, and those of folders end with "/".
 
-    Returns:
-        The names in order, and the modification time of every folder looked into, in nanoseconds,
-        by its path relative to `root` ("" is `root` itself).
+    Attributes:
+        names: of the image files, in order.
+        times: modification time of every folder looked into, in nanoseconds; "" is the root.
+        passed_by: (path, reason) of files and folders that cannot be looked at: links that lead
+            nowhere or in a circle, folders without permission.
+    """
+
+    names: list[str]
+    times: dict[str, int]
+    passed_by: list[tuple[str, str]]
+
+
+def scan_images(root: Path | str) -> Scan:
+    """Looks for the image files below a folder; see `list_images` for which.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -107,6 +123,7 @@ def scan_images(root: Path | str) -> tuple[list[str], dict[str, int]]:
         raise NotADirectoryError(f"not a folder: {root}")
     names: list[str] = []
     times: dict[str, int] = {}
+    passed_by: list[tuple[str, str]] = []
     visited: set[tuple[int, int]] = set()
     # Files and folders still to come, the next one last; a folder's name ends with a slash.
     waiting = [""]
@@ -122,23 +139,37 @@ def scan_images(root: Path | str) -> tuple[list[str], dict[str, int]]:
             visited.add((status.st_dev, status.st_ino))
             times[name] = status.st_mtime_ns
             with os.scandir(root / name) as entries:
-                found = sorted(filter(None, map(_image_or_folder, entries)), reverse=True)
+                entries = sorted(entries, key=lambda entry: entry.name, reverse=True)
         except OSError as error:
             if not name:
                 raise
-            _logger.warning("folder passed by: %s", error)
+            passed_by.append((name, f"cannot be looked into ({error.strerror})"))
             continue
-        waiting += [name + entry + slash for entry, slash in found]
-    return names, times
+        found = []
+        for entry in entries:
+            try:
+                found.append(_image_or_folder(entry))
+            except OSError as error:
+                reason = f"cannot be looked at ({error.strerror})"
+                passed_by.append((name + entry.name, reason))
+        waiting += [name + entry for entry in found if entry is not None]
+    return Scan(names, times, passed_by)
 
 
-def _image_or_folder(entry: os.DirEntry) -> tuple[str, str] | None:
-    """(name, "/" for a folder or "" for an image file); None for what is passed by."""
+def _image_or_folder(entry: os.DirEntry) -> str | None:
+    """Name of an image file, or that of a folder with "/" behind it; None for anything else.
+
+    Raises:
+        OSError: if it cannot be known.
+    """
     if entry.name.startswith("."):
         return None
-    if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and entry.is_file():
-        return entry.name, ""
-    return (entry.name, "/") if entry.is_dir() else None
+    if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
+        if entry.is_file():
+            return entry.name
+        if entry.is_symlink():
+            entry.stat()  # one that leads nowhere is an image that is missing
+    return f"{entry.name}/" if entry.is_dir() else None
 
 
 def check_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:

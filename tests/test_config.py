@@ -104,14 +104,14 @@ def test_the_recipes_of_other_task_sets():
             assert configs.differences(second, first) == [f"config.tasks: '5d' -> '{name}'"]
 
 
-def test_published_repeats_of_pairs_depend_on_the_backbone():
+def test_published_samples_depend_on_the_backbone():
     """Pre-training: low light x10 and motion blur x1 for NAFNet, x50 and x5 for the others."""
     found = {
-        arg: [task.pair_repeats for task in configs.tasks_of(configs.pretrain(arg))]
+        arg: [task.samples[0] for task in configs.tasks_of(configs.pretrain(arg))]
         for arg in ("", "nafnet,5d", "swinir,5d", "swinir,10d", "nafnet,10d")
     }
-    assert found[""] == found["nafnet,5d"] == [(1, 300), (1, 8), (1, 1), (10, 160), (1, 5)]
-    assert found["swinir,5d"] == [(1, 300), (1, 8), (1, 1), (50, 160), (5, 5)]
+    assert found[""] == found["nafnet,5d"] == [13_702, 85_443, 72_135, 13_830, 16_824]
+    assert found["swinir,5d"] == [13_702, 85_443, 72_135, 69_150, 84_120]
     assert found["swinir,10d"] == found["nafnet,10d"]
 
 
@@ -164,12 +164,9 @@ def test_a_run_from_before_there_were_labels_and_more_classes_goes_on():
     # The demo of the restoration draws motion blur more often: not drawing it so is a difference.
     config = configs.restore()
     older = configs.to_json(config)
-    config.repeats.motion_blur = 0
+    config.synthetic_repeats.motion_blur = 2
     assert configs.differences(older, configs.to_json(config), defaults=older) == [
-        "config.repeats.motion_blur: 3 -> '(not set)'"
-    ]
-    assert configs.differences(configs.to_json(config), older, defaults=older) == [
-        "config.repeats.motion_blur: '(not set)' -> 3"
+        "config.synthetic_repeats.motion_blur: 3 -> 2"
     ]
 
 
@@ -336,6 +333,7 @@ def test_an_unknown_preset_lists_the_known_ones(arg):
         ("ema_decay", 1.0, "ema_decay"),
         ("data.crop_size", 8, "config.data.crop_size is 8; it has to be 16"),
         ("data.on_bad_file", "ignore", "skip, refuse"),
+        ("data.datasets", "/gone", "config.data.datasets: there is no folder /gone"),
         ("model.name", "resnet", "nafnet"),
         ("optimizer.learning_rate", 0.0, "optimizer.learning_rate"),
         ("optimizer.min_learning_rate", 1.0, "min_learning_rate"),
@@ -391,17 +389,19 @@ def test_differences_name_what_makes_another_run():
     assert configs.differences(configs.to_json(paper), configs.to_json(longer)) == []
 
 
-def test_repeats_replace_those_of_the_set():
-    config = configs.pretrain()
-    assert [task.repeats for task in configs.tasks_of(config)] == [1, 1, 1, 1, 1]
-    config.repeats.motion_blur = 3
+def test_repeats_of_synthetic_classes_and_those_that_are_asked_for():
+    assert [task.repeats for task in configs.tasks_of(configs.pretrain())] == [1, 1, 1, 1, 1]
+    config = configs.restore()
     assert [task.repeats for task in configs.tasks_of(config)] == [1, 1, 1, 1, 3]
+    assert configs.repeats_of(config) == {}
     config.tasks = "motion_blur,low_light+haze"
-    assert [task.repeats for task in configs.tasks_of(config)] == [3, 1]
+    config.repeats.motion_blur = 3
     config.repeats["low_light+haze"] = 2
     configs.validate(config)
-    assert [task.repeats for task in configs.tasks_of(config)] == [3, 2]
     assert configs.repeats_of(config) == {"motion_blur": 3, "low_light+haze": 2}
+    config.tasks = "haze+low_light,rain"
+    with pytest.raises(ConfigError, match=r"no such class; its classes: haze\+low_light, rain"):
+        configs.validate(config)
     config.repeats["haze+fog"] = 2
     with pytest.raises(ConfigError, match=r"config\.repeats\.haze\+fog: .*no class; classes: "):
         configs.validate(config)

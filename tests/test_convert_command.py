@@ -181,6 +181,27 @@ def test_options_for_swinir(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+def test_a_multi_hot_classifier_stays_one(tmp_path, network, state, capsys):
+    classifier = dcpt_jax.create_classifier(network.feature_dims, num_classes=2, num_blocks=1)
+    paths = {tmp_path / "g.pth": state, tmp_path / "c.pth": reference_state(classifier)}
+    for path, content in paths.items():
+        write_pth(path, content)
+    read = [str(tmp_path / "g.pth"), str(tmp_path / "w"), "--classifier", str(tmp_path / "c.pth")]
+    assert command.main([*read, "--classes=low_light,haze", "--label=multi_hot"]) == 0
+    description = weights.load_weights(tmp_path / "w")[1]
+    assert weights.outputs_of(description) == ("multi_hot", ("low_light", "haze"))
+    write = [
+        str(tmp_path / "w"),
+        str(tmp_path / "g2.pth"),
+        "--classifier",
+        str(tmp_path / "c2.pth"),
+    ]
+    assert command.main(write) == 0
+    said = capsys.readouterr().out
+    assert "components (a sigmoid each), in index order: low_light, haze" in said
+    assert "add --label=multi_hot" in said
+
+
 def test_a_swinir_s_classifier_resizes_its_features(tmp_path):
     network = dcpt_jax.create_model("swinir", **SMALL["swinir"])
     classifier = dcpt_jax.create_classifier(network.feature_dims, num_classes=2, num_blocks=1)

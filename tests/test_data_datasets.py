@@ -1,5 +1,6 @@
 """Public data sets: every way in which they are packed is found, and misses are explained."""
 
+import itertools
 import re
 
 import pytest
@@ -80,6 +81,19 @@ def test_letters_count_the_same_in_folder_names(tmp_path):
     assert files(find("lol", tmp_path / "lol", "train")) == [("1", "1")]
 
 
+def test_the_very_name_wins_over_other_letters(tmp_path):
+    both = ("our485", "OUR485"), ("low", "Low"), ("high", "High")
+    for i, (top, low, high) in enumerate(itertools.product(*both)):
+        touch(tmp_path, f"{top}/{low}/{i}.png {top}/{high}/{i}.png")
+    found = find("lol", tmp_path, "train").pairing
+    assert {str(path.parent.relative_to(tmp_path)) for path in found.degraded} == {"our485/low"}
+    assert {str(path.parent.relative_to(tmp_path)) for path in found.clean} == {"our485/high"}
+    touch(tmp_path, "data/LOL/x data/lol/y")
+    assert locate("lol", tmp_path / "data").name == "lol"
+    touch(tmp_path, "half/train/x half/Train/low/1.png half/Train/high/1.png")
+    assert files(find("lol", tmp_path / "half", "train")) == [("1", "1")]
+
+
 @pytest.mark.parametrize("folder", ["rain200h", "RainTrainH", "Rain200H"])
 def test_folders_are_known_by_several_names(tmp_path, folder):
     touch(tmp_path, f"{folder}/norain/norain-1.png {folder}/rain/norain-1.png")
@@ -99,6 +113,19 @@ def test_parts_that_are_missing_are_named(tmp_path):
     found = find("dfwb", tmp_path, "train")
     assert files(found) == ["1", "2", "3"]
     assert found.missing == ("Flickr2K/Flickr2K_HR", "WED/pristine_images")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "unwanted"),
+    [
+        ("DIV2K/train/1.png", "DIV2K/DIV2K_valid_HR/2.png DIV2K/DIV2K_train_LR_bicubic/X2/3.png"),
+        ("Flickr2K/HR/1.png", "Flickr2K/Flickr2K_LR_unknown/X4/2.png Flickr2K/LR/3.png"),
+        ("BSD/train/1.jpg", "BSD/val/2.jpg BSD/test/3.jpg BSD/CBSD68/4.png"),
+    ],
+)
+def test_test_data_and_small_copies_are_no_training_photos(tmp_path, wanted, unwanted):
+    touch(tmp_path / "valid/LR_test", f"{wanted} {unwanted}")
+    assert files(find("dfwb", tmp_path / "valid/LR_test", "train")) == ["1"]
 
 
 def test_noisy_copies_beside_clean_photos_are_no_clean_photos(tmp_path):

@@ -73,6 +73,17 @@ def test_small_photos_are_extended(tmp_path):
     assert [sample.clean.shape for sample in found] == [(16, 16, 3)] * 2
 
 
+def test_whole_images_too_small_to_measure_are_named(tmp_path, caplog):
+    for name, size in (("small", 10), ("enough", 11)):
+        images.write_image(tmp_path / f"{name}.png", np.zeros((size, 20, 3)))
+    (one,) = synthetic_classes(
+        [Task("rain", "rain")], PhotoSource([tmp_path / "small.png", tmp_path / "enough.png"])
+    )
+    assert [sample.name for sample in held_out.samples([one], size=0, per_photo=1)] == ["enough"]
+    assert "small left out: 20x10 pixels" in caplog.text
+    assert len(list(held_out.samples([one], size=16, per_photo=1))) == 2
+
+
 def test_whole_images_have_their_own_sizes(tmp_path, photos):
     found = samples(photos, size=0, per_photo=6)
     assert [sample.name for sample in found] == [str(i) for i in range(7)]

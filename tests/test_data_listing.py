@@ -83,6 +83,38 @@ def test_folder_that_has_just_changed_is_not_kept(folder, monkeypatch):
     assert len(scans) == 2
 
 
+@pytest.mark.parametrize("what", ["loop.png", "loop", "gone.png", "folder"])
+def test_what_cannot_be_looked_at_is_told_and_hides_nothing_else(folder, monkeypatch, what):
+    if what == "folder":  # one without permission; for the administrator there is none such
+        scandir = os.scandir
+
+        def scan(path):
+            if Path(path) == folder / "sub/deep":
+                raise PermissionError(13, "Permission denied", str(path))
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", scan)
+        path, expected = folder / "sub/deep", set(NAMES) - {"sub/deep/ü 写.webp"}
+    else:
+        path, expected = folder / "sub" / what, set(NAMES)
+        path.symlink_to("nowhere" if what == "gone.png" else what)
+    settle(folder)
+    found = list_files(folder)
+    assert set(found.names()) == expected
+    ((told, reason),) = found.passed_by
+    assert told == path and reason.startswith(f"{path}: cannot be looked ")
+    assert list_files(folder).passed_by == found.passed_by  # the list was not kept
+    assert not list_files(folder, deep=False).passed_by
+    monkeypatch.undo()
+
+
+def test_lists_are_joined(tmp_path):
+    one, two = (FileList(tmp_path / x, ["1.png"], [(tmp_path / x, f"bad {x}")]) for x in "ab")
+    found = listing.joined([one, two])
+    assert list(found) == [*one, *two] and found.passed_by == one.passed_by + two.passed_by
+    assert listing.joined([one]) is one
+
+
 def test_short_lists_are_not_kept(folder, monkeypatch):
     monkeypatch.setattr(listing, "_KEPT_FROM", 100)
     names(folder)

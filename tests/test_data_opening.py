@@ -1,6 +1,5 @@
 """From config keys to classes: what is taken, what stands in, and how often each is used."""
 
-import dataclasses
 import shutil
 
 import numpy as np
@@ -8,7 +7,6 @@ import pytest
 
 from dcpt_jax import config as configs
 from dcpt_jax import images
-from dcpt_jax.data import datasets as public
 from dcpt_jax.data import opening
 from dcpt_jax.data.opening import SourceError, open_classes
 from dcpt_jax.data.tasks import Task, resolve_tasks
@@ -38,8 +36,8 @@ def data(tmp_path):
 
 
 TASKS = (
-    Task("low_light", "low_light", datasets=("lol",), pair_repeats=(2, 160)),
-    Task("noise", "noise:15/25", datasets=("dfwb",), pair_repeats=(1, 8)),
+    Task("low_light", "low_light", datasets=("lol",), samples=(6, 480)),
+    Task("noise", "noise:15/25", datasets=("dfwb",), samples=(40, 320)),
     Task("haze", "haze", datasets=("reside_ots",)),
 )
 
@@ -71,20 +69,16 @@ def test_data_sets_are_taken_where_they_are_there(photos, data):
     assert [one.is_synthetic for one in (low_light, noise, haze)] == [False, True, True]
 
 
-def test_repeats_of_published_data_and_of_stand_ins(photos, data, monkeypatch):
+def test_repeats_of_published_data_and_of_stand_ins(photos, data):
     options = {"root": photos, "datasets": data}
 
     def repeats(**more):
         return [one.task.repeats for one in open_classes(TASKS, **options, **more)]
 
-    # DFWB's sub-images: ten of each whole photo. The stand-in, of 2 photos, comes nearest to the
-    # mean of the published classes: (3 * 160 + 4 * 80) / 2.
+    # 480 samples of 3 pairs, 320 of 4 photos. The stand-in, of 2 photos, comes nearest to the mean.
     assert repeats(stage="restore") == [160, 80, 200]
-    assert repeats(stage="pretrain") == [2, 10, 12]  # (3 * 2 + 4 * 10) / 2 = 23
+    assert repeats(stage="pretrain") == [2, 10, 12]  # (6 + 40) / 2 = 23
     assert repeats(stage="restore", repeats={"haze": 7, "noise": 1}) == [160, 1, 7]
-    dataset = dataclasses.replace(public.DATASETS["dfwb"], photos=4, sub_images=2)
-    monkeypatch.setitem(public.DATASETS, "dfwb", dataset)
-    assert repeats(stage="restore")[1] == 8  # as many as there are sub-images: cut already
 
 
 def test_packed_published_data_keep_their_share(photos, data, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -176,6 +177,46 @@ def test_another_content_is_not_overwritten_unasked(photos, tmp_path):
         pack(fewer, tmp_path, is_pairs=False, options=other)
 
 
+def write_photo(path, value=0.5):
+    images.write_image(path, np.full((20, 20, 3), value))
+
+
+@pytest.mark.parametrize("change", ["photos", "time", "clean", "joined"])
+def test_other_content_of_the_same_names_is_told(tmp_path, capsys, change):
+    for name, value in (("a/x", 0.2), ("b/x", 0.4), ("c/x", 0.6)):
+        write_photo(tmp_path / f"{name}.png", value)
+        os.utime(tmp_path / f"{name}.png", (1, ord(name[0])))
+    first, second = {
+        "photos": ("{0}/a", "{0}/b"),
+        "time": ("{0}/a", "{0}/a"),
+        "clean": ("pairs:{0}/a,{0}/b", "pairs:{0}/a,{0}/c"),
+        "joined": ("{0}/a {0}/b", "{0}/a {0}/c"),
+    }[change]
+    target = tmp_path / "packed"
+
+    def run(sources):
+        return main([*sources.format(tmp_path).split(), "--output", str(target)])
+
+    assert run(first) == run(first) == 0
+    before = packed_files(target)
+    if change == "time":
+        os.utime(tmp_path / "a/x.png", (1, 2))
+    assert run(second) == 2
+    assert "differ or have changed" in capsys.readouterr().err
+    assert packed_files(target) == before
+
+
+def test_the_same_photos_by_another_path_are_the_same(tmp_path, monkeypatch):
+    for name in ("a/x", "b/x"):
+        write_photo(tmp_path / f"photos/{name}.png")
+    assert main([str(tmp_path / "photos"), "--output", str(tmp_path / "packed")]) == 0
+    before = packed_files(tmp_path / "packed")
+    for place, folder in ((tmp_path, "photos"), (tmp_path / "photos/a", "..")):
+        monkeypatch.chdir(place)
+        assert main([folder, "--output", str(tmp_path / "packed")]) == 0
+    assert packed_files(tmp_path / "packed") == before
+
+
 def test_bad_photos_are_left_out_and_named(photos, tmp_path, caplog):
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -241,7 +282,7 @@ def test_records_that_never_arrive_are_noticed(photos, tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_one(photos, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(PackError, match=r"cannot write to --output .*Not a directory"):
+    with pytest.raises(PackError, match=r"cannot make the folder --output .*Not a directory"):
         pack(source_of(photos), tmp_path / "file" / "packed", is_pairs=False)
 
 
@@ -294,7 +335,7 @@ def test_command_packs_pairs(photos, tmp_path, capsys):
     target = tmp_path / "packed"
     os.makedirs(tmp_path / "degraded")
     for path in photos.iterdir():
-        os.link(path, tmp_path / "degraded" / path.name)
+        shutil.copyfile(path, tmp_path / "degraded" / path.name)
     sources = f"pairs:{tmp_path}/degraded,{photos}"
     assert main([sources, "--output", str(target), "--size", "64"]) == 0
     assert f"of {COUNT} pairs (0 left out)" in capsys.readouterr().out
@@ -303,12 +344,27 @@ def test_command_packs_pairs(photos, tmp_path, capsys):
     np.testing.assert_array_equal(*source[0])
 
 
+def test_command_packs_one_of_several_classes(tmp_path, capsys):
+    for i, name in enumerate(("clear", "haze", "low_haze")):
+        write_photo(tmp_path / f"cdd11/train/{name}/1.png", i / 4)
+    target = tmp_path / "packed"
+    command = [f"cdd11:{tmp_path}/cdd11", "--output", str(target), "--task", "low_light+haze"]
+    assert main(command) == 0
+    assert read_manifest(target).task == "low_light+haze"
+    assert PackedSource(target)[0].degraded[0, 0, 0] == 128
+    assert main([*command[:-1], "haze"]) == 2
+    assert "differ or have changed" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["{photos}"], "--output DIR is missing"),
         (["{photos}", "--output", "{tmp}", "--size", "9", "--stride", "10"], "--stride 10 is"),
-        (["{tmp}/nowhere", "--output", "{tmp}"], "nowhere"),
+        (["{tmp}/nowhere", "--output", "{tmp}"], "nowhere does not exist: give a folder"),
+        (["{photos}/0.png", "--output", "{tmp}"], "0.png is a file: give a folder"),
+        (["{photos}", "--output", "{photos}/0.png"], "0.png is no folder: give another one\n"),
+        (["cdd11:{photos}", "--output", "{tmp}"], "--task names one"),
         (["{tmp}", "--output", "{tmp}/out"], "no images"),
         (["{photos}", "pairs:{photos}", "--output", "{tmp}"], "has to name two folders"),
         (["--verify", "{tmp}"], "holds no manifest"),

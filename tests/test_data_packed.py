@@ -1,5 +1,6 @@
 """Reading packed sub-images: the record format, damage, and the stream made of them."""
 
+import json
 import pickle
 import threading
 
@@ -9,12 +10,13 @@ import pytest
 from dcpt_jax import images
 from dcpt_jax.data import packed
 from dcpt_jax.data.classes import TrainingClass
+from dcpt_jax.data.opening import open_classes
 from dcpt_jax.data.packed import PackedSource, Record
-from dcpt_jax.data.packing import Options, pack
+from dcpt_jax.data.packing import Options, pack, verify
 from dcpt_jax.data.pairs import PairSource, pair_folders
 from dcpt_jax.data.pipeline import make_batches
 from dcpt_jax.data.sources import Pair, PhotoSource
-from dcpt_jax.data.tasks import Task
+from dcpt_jax.data.tasks import Task, resolve_tasks
 
 HEIGHT, WIDTH = 40, 52
 
@@ -77,6 +79,17 @@ def test_other_records_are_refused():
             packed.decode(other)
     with pytest.raises(images.ImageError, match="format is number 9, but 1 is read"):
         packed.decode(data[:4] + b"\x09" + data[5:])
+
+
+@pytest.mark.parametrize(
+    ("place", "value"), [(5, 0), (5, 3), (6, 32), (6, 0), (7, 12), (8, 0), (8, 3), (12, 1)]
+)
+def test_headers_that_do_not_fit_are_refused(place, value):
+    data = packed.encode(Record("a", 0, 0, (np.zeros((2, 2, 3), np.uint8),)))
+    assert packed.decode(data).images[0].shape == (2, 2, 3)
+    for other in (data[:place] + bytes([value]) + data[place + 1 :], data + b"\0", data[:-1]):
+        with pytest.raises(images.ImageError, match="header does not fit its content"):
+            packed.decode(other)
 
 
 def test_format_never_changes():
@@ -172,6 +185,22 @@ def test_stream_of_packed_photos(folder):
     assert photos == set(range(5))
 
 
+def test_published_data_keep_their_share_in_several_packed_parts(tmp_path):
+    rain, haze = resolve_tasks("rain,haze")
+    texts = []
+    for name in ("rain200h", "rain200l"):
+        for side in ("rain", "norain"):
+            images.write_image(tmp_path / f"{name}/{side}/1.png", photo(0) / 255)
+        target = tmp_path / f"packed_{name}"
+        source = PairSource(pair_folders(tmp_path / name / "rain", tmp_path / name / "norain"))
+        pack(source, target, is_pairs=True, dataset=name, options=Options(size=16, stride=12))
+        texts.append(f"packed:{target}")
+    sources = {"rain": ";".join(texts)}
+    (found, _) = open_classes((rain, haze), sources=sources, stage="restore", cache_megabytes=0)
+    assert len(found.source) == 2 * 3 * 4
+    assert found.task.repeats * len(found.source) == rain.published("restore")[1]
+
+
 # --- damage --------------------------------------------------------------------------------------
 
 
@@ -224,6 +253,48 @@ def test_folders_that_are_not_packed_are_told(tmp_path):
         (tmp_path / "manifest.json").write_text(text)
         with pytest.raises(images.ImageError, match="is no manifest that is read here"):
             PackedSource(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("inputs", None),
+        ("inputs", -1),
+        ("complete", 1),
+        ("kind", "x"),
+        ("kind", ["photos"]),
+        ("options", {}),
+        ("options", {"size": "9"}),
+        ("dataset", None),
+        ("shards", [{"file": "a", "records": "5", "bytes": 1, "crc32": 1, "inputs": 1}]),
+        ("shards", [{"file": "a", "records": -4, "bytes": 1, "crc32": 1, "inputs": 1}]),
+    ],
+)
+def test_manifests_that_make_no_sense_are_told(folder, tmp_path, key, value):
+    text = json.loads((folder / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps({**text, key: value}))
+    for read in (PackedSource, verify):
+        with pytest.raises(images.ImageError, match="is no manifest that is read here"):
+            read(tmp_path)
+
+
+def test_pairs_are_never_taken_for_photos(folder):
+    path = folder / "manifest.json"
+    before = path.read_text()
+    path.write_text(before.replace('"kind": "photos"', '"kind": "pairs"'))
+    try:
+        with pytest.raises(images.ImageError, match="of another kind than the manifest says"):
+            PackedSource(folder).read(0)
+    finally:
+        path.write_text(before)
+
+
+def test_sub_images_smaller_than_the_crop_are_told(folder, caplog):
+    one = TrainingClass(Task("noise", "noise"), PackedSource(folder), "packed", is_synthetic=True)
+    for crop, told in ((16, 0), (17, 1)):
+        make_batches([one], batch_size=1, crop=crop, seed=0).close()
+        assert len(caplog.messages) == told
+    assert "sub-images of 16 pixels, which are extended to crops of 17" in caplog.text
 
 
 def test_no_other_file_is_taken_for_array_records(tmp_path):

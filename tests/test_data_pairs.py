@@ -71,6 +71,8 @@ def values(source):
         ("order", "p10.png p9.png", "q1.png q2.png", [("p9.png", "q1.png"), ("p10.png", "q2.png")]),
         # One name in two kinds of file: that of the same kind belongs to it.
         ("same", "a.png", "a.png a.jpg", [("a.png", "a.png")]),
+        ("same", "a.PNG", "a.png a.jpg", [("a.PNG", "a.png")]),
+        ("same", "a.PNG", "a.png a.PNG", [("a.PNG", "a.PNG")]),
     ],
 )
 def test_rules(tmp_path, rule, bad, good, expected):
@@ -100,6 +102,50 @@ def test_both_kinds_in_one_folder(tmp_path, rule):
     pairing = pair_folders(tmp_path, tmp_path, rule)
     assert found(pairing) == [tuple(names.split())]
     assert not pairing.unpaired and not pairing.unused
+
+
+@pytest.mark.parametrize(
+    ("bad", "good", "rule", "names", "expected"),
+    [
+        (".", "gt", "same", "1.png gt/1.png", ("1.png", "1.png")),
+        (".", "x/gt", "same", "1.png x/gt/1.png", ("1.png", "1.png")),
+        (".", "gt", "order", "9.png gt/8.png", ("9.png", "8.png")),
+        ("in", ".", "order", "9.png in/8.png", ("8.png", "9.png")),
+        ("in", ".", "reside", "7.png in/p/7_1.png", ("p/7_1.png", "7.png")),
+    ],
+)
+def test_one_folder_in_the_other(tmp_path, bad, good, rule, names, expected):
+    """No photo of the inner folder is one of the outer folder as well, paired with itself."""
+    write(tmp_path, names)
+    pairing = pair_folders(tmp_path / bad, tmp_path / good, rule)
+    assert found(pairing) == [expected]
+    assert not pairing.unpaired and not pairing.unused
+
+
+def test_no_file_is_paired_with_itself(two, monkeypatch):
+    write(two / "inner", "gt/1.png")
+    with pytest.raises(PairError, match=r"no images in .*inner besides those in .*inner/gt"):
+        pair_folders(two / "inner", two / "inner/gt")
+    with pytest.raises(PairError, match='"order" needs two folders'):
+        pair_folders(two / "bad", two / "bad/../bad", "order")
+    (two / "link.png").symlink_to(two / "good/1.png")
+    (two / "list.txt").write_text("bad/0.png good/0.png\nbad/1.png bad/1.png\nlink.png good/1.png")
+    assert PairSource(pair_list(two / "list.txt")).report.kinds["unreadable"] == 2
+    with pytest.raises(images.ImageError, match=r"1\.png and its clean photo .* the same file"):
+        PairSource(pair_list(two / "list.txt"), on_bad_file="refuse")
+    monkeypatch.setattr(sources, "CHECK_LIMIT", 2)
+    assert values(PairSource(pair_list(two / "list.txt"))) == [(5, 0)] * 3
+
+
+def test_what_cannot_be_looked_at_counts_as_unreadable(two):
+    for side in ("bad", "good"):
+        (two / side / "loop.png").symlink_to("loop.png")
+    source = source_of(two)
+    assert values(source) == [(5, 0), (15, 10), (25, 20)]
+    assert source.report.kinds == {"unpaired": 0, "unreadable": 2, "different size": 0}
+    assert source.report.found == 5
+    with pytest.raises(images.ImageError, match=r"bad/loop\.png: cannot be .*on_bad_file=skip"):
+        source_of(two, on_bad_file="refuse")
 
 
 def test_what_has_no_counterpart_is_told_in_both_directions(tmp_path):
@@ -163,9 +209,31 @@ def test_list_file(two):
     assert source.names == ("2", "a b")
 
 
+@pytest.mark.parametrize("gap", [" ", "\t"])
+def test_list_file_of_another_system(two, gap):
+    """A byte order mark, two bytes at the end of a line, and a name that holds a line separator."""
+    for name in ("a\u2028b.png", "ü\xa0.png"):
+        (two / name).write_bytes((two / "bad/0.png").read_bytes())
+    lines = (
+        f"bad/2.png{gap}good/2.png",
+        f"a\u2028b.png{gap}good/0.png",
+        f"ü\xa0.png{gap}good/1.png",
+    )
+    (two / "list.txt").write_bytes("\r\n".join(lines).encode("utf-8-sig"))
+    assert values(PairSource(pair_list(two / "list.txt"))) == [(25, 20), (5, 0), (5, 10)]
+
+
+def test_name_that_no_file_can_have_is_one_bad_pair(two):
+    (two / "list.txt").write_text(f"bad/1.png good/1.png\n{'x' * 300}.png good/0.png\n")
+    source = PairSource(pair_list(two / "list.txt"))
+    assert values(source) == [(15, 10)]
+    assert "x.png: cannot be opened (File name too long)" in source.report.skipped[0][1]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("a\0.png b.png", "null bytes"),
         ("a.png b.png\nc.png\n", r"list\.txt, line 2: 'c\.png' has to name two files"),
         ("a b.png c.png", "separate them by a tab"),
         ("# nothing\n", "names no pairs"),

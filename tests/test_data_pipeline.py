@@ -409,6 +409,15 @@ def test_pair_that_makes_no_sample_is_named():
         take_of([of_pairs([pair(0), broken])], 4)
 
 
+def test_item_that_cannot_be_read_is_named(photos, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("the disk is gone")
+
+    monkeypatch.setattr(photos, "_decode", fail)
+    with pytest.raises(pipeline.DataError, match=r"class 'haze' from .*\d\.png: RuntimeError: the"):
+        take(1, photos, tasks=resolve_tasks("haze"))
+
+
 @pytest.mark.slow
 def test_error_in_a_worker_comes_through(tmp_path):
     images.write_image(tmp_path / "only.png", np.zeros((20, 20, 3)))

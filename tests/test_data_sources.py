@@ -4,12 +4,14 @@ import importlib.util
 import logging
 import pickle
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dcpt_jax import images
 from dcpt_jax.data import decoded, sources
+from dcpt_jax.data.opener import SourceError, open_source
 from dcpt_jax.data.sources import PhotoSource
 
 
@@ -77,6 +79,11 @@ def test_folder_without_photos(folder, kind):
     assert str(path) in str(caught.value)
     if kind == "empty":
         assert ".jpeg" in str(caught.value)
+
+
+def test_a_file_is_no_source_of_photos(folder):
+    with pytest.raises(SourceError, match=r"not a folder: .*0\.png"):
+        open_source(f"photos:{folder}/0.png")
 
 
 def test_bad_files_are_left_out_at_the_start(folder, caplog):
@@ -229,8 +236,24 @@ def test_names_are_unique(tmp_path):
     )
     assert names["z.png"] == "z"
     assert names["a/y.png"] == "y.png"
-    assert names["a/x.png"].endswith("a/x.png")
+    assert names["a/x.png"] == "a/x.png"
     assert len(set(names.values())) == 5
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ("a.png a.jpg a.png.jpg", "a.png a.jpg a.png.jpg"),
+        ("a/x.png b/x.png z.png", "a/x.png b/x.png z"),
+        ("c/a/x.png c/b/x.png", "a/x.png b/x.png"),
+        ("x.png x.png", "x.png#0 x.png#1"),
+    ],
+)
+def test_names_do_not_depend_on_how_a_folder_is_spelled(tmp_path, monkeypatch, files, expected):
+    monkeypatch.chdir(tmp_path)
+    for root in ("", f"{tmp_path}/", "../", f"../{tmp_path.name}/"):
+        found = sources.unique_names([Path(root + file) for file in files.split()])
+        assert found == tuple(expected.split())
 
 
 def test_warnings_come_from_this_packages_logger(folder, caplog):

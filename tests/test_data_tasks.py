@@ -31,32 +31,28 @@ def test_order_of_the_papers_is_the_class_index():
     assert {name: names(resolve_tasks(name)) for name in tasks.TASK_SETS} == ORDER
 
 
-def test_published_repeats():
-    found = {
-        name: {task.name: task.pair_repeats for task in found if task.pair_repeats != (1, 1)}
-        for name, found in tasks.TASK_SETS.items()
-    }
-    assert found == {
-        "5d": {"rain": (1, 300), "noise": (1, 8), "low_light": (10, 160), "motion_blur": (1, 5)},
-        "10d": {
-            "motion_blur": (4, 4),
-            "defocus_blur": (9, 9),
-            "rain": (5, 20),
-            "low_light": (50, 50),
-        },
-        "cdd11": {},
-    }
+def test_published_numbers_of_samples():
+    """Items times repeats, as the papers count their items."""
+    found = {name: [task.samples for task in found] for name, found in tasks.TASK_SETS.items()}
+    before, after = zip(*found["5d"], strict=True)
+    assert before == (13_702, 85_443, 72_135, 13_830, 16_824)
+    assert after == (60_000, 683_544, 72_135, 77_600, 84_120)
+    before, after = zip(*found["10d"], strict=True)
+    others = (69_635, 67_296, 63_000, 69_635, 61_830)
+    assert before == (*others, 68_510, 50_000, 69_635, 69_150, 69_635)
+    assert after == (*others, 72_000, 50_000, 69_635, 69_150, 69_635)
+    assert found["cdd11"] == [(1_183, 1_183)] * 11
     assert all(task.repeats == 1 for found in tasks.TASK_SETS.values() for task in found)
 
 
 def test_published_data_of_the_stages():
     rain = tasks.TASK_SETS["5d"][0]
-    assert rain.published("pretrain") == (("rain13k",), 1)
-    assert rain.published("restore") == (("rain200h", "rain200l"), 300)
-    assert tasks.TASK_SETS["10d"][5].published("restore") == (("rain200h", "rain200l"), 20)
+    assert rain.published("pretrain") == (("rain13k",), 13_702)
+    assert rain.published("restore") == (("rain200h", "rain200l"), 60_000)
+    assert tasks.TASK_SETS["10d"][5].published("restore") == (("rain200h", "rain200l"), 72_000)
     haze = tasks.TASK_SETS["5d"][2]
-    assert haze.published("pretrain") == haze.published("restore") == (("reside_ots",), 1)
-    assert Task("a", "rain").published("restore") == ((), 1)
+    assert haze.published("pretrain") == haze.published("restore") == (("reside_ots",), 72_135)
+    assert Task("a", "rain").published("restore") == ((), 0)
     assert all(task.datasets for found in tasks.TASK_SETS.values() for task in found)
 
 

@@ -1,6 +1,8 @@
 """TFDS sets: built of pairs in folders, and read by the rules of files."""
 
+import os
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -10,6 +12,7 @@ import pytest
 
 from dcpt_jax import images
 from dcpt_jax.data import opening, tfds_build, tfds_source
+from dcpt_jax.data.pairs import SizeError
 from dcpt_jax.data.tasks import resolve_tasks
 from dcpt_jax.data.tfds_source import TfdsError, TfdsSource
 
@@ -100,21 +103,66 @@ def test_builder_refuses_what_it_cannot_do(folder, capsys):
     assert status == 2 and "is there already; --overwrite" in text
     status, text = build("cbsd68", "--manual", str(folder / "lol/our485/low"))
     assert status == 2 and "clean photos, no pairs" in text
-    low = folder / "lol/our485/low"
-    assert "is no name of a TFDS set" in build("My-Set", f"--train={low},{low},order")[1]
+    low, high = (folder / "lol/our485" / side for side in ("low", "high"))
+    assert "is no name of a TFDS set" in build("My-Set", f"--train={low},{high}")[1]
+    assert "unknown data set 'foo'; known: " in build("foo", "--manual", str(folder))[1]
+    for side in ("hazy", "gt"):
+        images.write_image(folder / f"sots/indoor/{side}/1.png", np.zeros((6, 8, 3)))
+    assert "have a border of 10" in build("sots_indoor", "--manual", str(folder / "sots"))[1]
     assert "has to be DEGRADED_DIR,CLEAN_DIR" in build("own", f"--train={low}")[1]
     with pytest.raises(SystemExit):
         build("own")
 
 
-@pytest.mark.slow
-def test_own_pairs_and_overwriting(folder, capsys):
+def test_own_pairs_and_overwriting(folder, tmp_path, capsys):
     low, high = folder / "lol/our485/low", folder / "lol/our485/high"
-    command = ["own", f"--test={low},{high}", f"--data_dir={folder}/other"]
+    command = ["own", f"--test={low},{high}", f"--data_dir={tmp_path}/sets"]
     for more in ([], ["--overwrite"]):
         assert tfds_build.main([*command, *more]) == 0
         assert "left out:" in capsys.readouterr().err
-    assert len(TfdsSource(f"{folder}/other/own:test")) == 3
+    # What is there stays until the new set is complete, and names are no paths.
+    for side in ("low", "high"):
+        (tmp_path / side).mkdir()
+        (tmp_path / side / "bad.png").touch()
+    bad = f"--test={tmp_path}/low,{tmp_path}/high"
+    for name, message in (("own", "TFDS cannot write own: "), ("../sets/own", "is no name of a")):
+        assert tfds_build.main([name, bad, *command[2:], "--overwrite"]) == 2
+        assert message in capsys.readouterr().err
+        assert len(TfdsSource(f"{tmp_path}/sets/own:test")) == 3
+    assert [path.name for path in (tmp_path / "sets").iterdir()] == ["own"]
+
+
+def test_names_that_are_no_text(tmp_path):
+    for side in (b"low", b"high"):
+        images.write_image(tmp_path / side.decode() / "1.png", np.zeros((6, 8, 3)))
+        place = os.fsencode(tmp_path / side.decode())
+        os.rename(place + b"/1.png", place + b"/\xff.png")
+    pairs = f"--train={tmp_path}/low,{tmp_path}/high"
+    assert tfds_build.main(["own", pairs, f"--data_dir={tmp_path}/sets"]) == 0
+    assert TfdsSource(f"{tmp_path}/sets")._records[0]["name"] == rb"\udcff"
+
+
+def test_damaged_records_are_bad_files(folder, tmp_path, caplog):
+    shutil.copytree(folder / "sets/lol", tmp_path / "lol")
+    (path,) = (tmp_path / "lol/1.0.0").glob("lol-train*")
+    data = bytearray(path.read_bytes())
+    data[data.find(b"IDAT")] ^= 1
+    path.write_bytes(data)
+    source = TfdsSource(str(tmp_path / "lol"), cache_megabytes=0)
+    assert len([source[i] for i in range(3)]) == 3
+    ((bad, reason),) = source.unreadable.items()
+    assert f"pair skipped (1 so far): example {bad} of {tmp_path}/lol:train" in caplog.text
+    assert "cannot be read: " in reason and "\n" not in reason
+    with pytest.raises(images.ImageError, match=f"example {bad} of .*on_bad_file=skip"):
+        TfdsSource(str(tmp_path / "lol"), on_bad_file="refuse")[bad]
+
+
+def test_pairs_of_different_sizes_are_told_apart_from_unreadable_ones(folder, monkeypatch):
+    source = TfdsSource(str(folder / "sets/lol"), cache_megabytes=0)
+    small = cv2.imencode(".png", np.zeros((3, 3, 3), np.uint8))[1].tobytes()
+    monkeypatch.setattr(source, "_records", [{**source._records[0], "clean": small}])
+    with pytest.raises(SizeError, match=r"example 0 of .* have different sizes"):
+        source.read(0)
 
 
 def test_nothing_loads_tensorflow(folder):

@@ -34,12 +34,21 @@ def test_means_and_accuracies_by_hand(evaluation):
     assert json.loads(json.dumps(evaluation.to_json()))["accuracy"] == 5 / 8
 
 
+def test_accuracy_is_that_of_the_classes_whatever_their_sizes(evaluation):
+    """A classifier that always says the class with the most test images is no good one."""
+    many = dataclasses.replace(evaluation.classes[0], samples=98)
+    few = dataclasses.replace(evaluation.classes[1], samples=2)
+    confusion = np.array([[98, 0, 0], [2, 0, 0]])
+    one_sided = dataclasses.replace(evaluation, classes=(many, few), confusion=confusion)
+    assert one_sided.accuracy() == 0.5
+
+
 def test_tables_show_the_gain_the_convention_and_the_confusion(evaluation):
     text = evaluation.to_markdown()
     assert "| rain | 4 | 20.00 | 25.00 | +5.00 | 0.500 | 0.750 |" in text
     assert "| noise | 4 | 22.00 | 21.00 | -1.00 |" in text
     assert "RGB, rounded to 8 bits" in text
-    assert "accuracy 62.5% (chance 33%)" in text
+    assert "accuracy 62.5% (mean of the classes; chance 33%)" in text
     assert "| noise | 0 | 2 | 2 | 50% |" in text
     lines = evaluation.to_text().splitlines()
     widths = {len(line) for line in lines if line.startswith("  ")}

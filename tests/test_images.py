@@ -1,5 +1,6 @@
 """Reading and writing of image files: every awkward kind is read right or refused by name."""
 
+import os
 import re
 import struct
 import subprocess
@@ -200,6 +201,17 @@ def test_bomb_is_refused_by_its_header(tmp_path):
             function(path)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP"])
+def test_file_with_gigabytes_behind_its_header_is_not_read(tmp_path, kind):
+    path = tmp_path / "a"
+    Image.fromarray(picture()).save(path, kind)
+    os.truncate(path, 17_000_000)
+    for function in (images.check_image, images.read_pixels):
+        with pytest.raises(ImageError, match="17,000,000 bytes are more than the 16,006,912 that"):
+            function(path, max_pixels=864)
+    assert images.read_pixels(path, max_pixels=864_000).shape == (24, 36, 3)
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "GIF", "BMP"])
 def test_size_limit_holds_for_other_kinds(tmp_path, kind):
     path = tmp_path / "a"
@@ -379,6 +391,13 @@ def test_list_images(tmp_path):
     found = [path.relative_to(tmp_path).as_posix() for path in images.list_images(tmp_path)]
     assert found == sorted(names)
     assert images.list_images(str(tmp_path / "folder.png")) == []
+
+
+def test_a_link_that_leads_nowhere_hides_nothing_else(tmp_path, caplog):
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    assert images.list_images(tmp_path) == [tmp_path / "a.png"]
+    assert f"passed by: {tmp_path / 'loop.png'}: cannot be looked at (" in caplog.text
 
 
 def test_list_images_of_no_folder(tmp_path):

@@ -14,6 +14,7 @@ from dcpt_jax.config.checks import (
     tasks_of,
     to_json,
     validate,
+    validate_data,
 )
 from dcpt_jax.config.class_flags import set_class_flags, take_class_flags
 from dcpt_jax.config.modes import (
@@ -47,4 +48,5 @@ __all__ = [
     "to_json",
     "transfer",
     "validate",
+    "validate_data",
 ]

@@ -1,12 +1,13 @@
 """Checks of a config, and comparison with that of an earlier run."""
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_collections
 
-from dcpt_jax.config.recipes import BACKBONES, pair_repeats
+from dcpt_jax.config.recipes import BACKBONES, published_samples
 from dcpt_jax.data import opening
 from dcpt_jax.data import tasks as task_sets
 
@@ -33,12 +34,12 @@ def tasks_of(config: ml_collections.ConfigDict) -> tuple[task_sets.Task, ...]:
         tasks = task_sets.resolve_tasks(config.tasks)
     except ValueError as error:
         raise ConfigError(f"config.tasks: {error}") from error
-    repeats = repeats_of(config)
+    synthetic = config.get("synthetic_repeats") or {}
     return tuple(
         dataclasses.replace(
             task,
-            repeats=repeats.get(task.name, task.repeats),
-            pair_repeats=pair_repeats(task, config.get("recipe", "")),
+            repeats=synthetic.get(task.name) or task.repeats,
+            samples=published_samples(task, config.get("recipe", "")),
         )
         for task in tasks
     )
@@ -70,20 +71,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
     Raises:
         ConfigError: naming the key, its value and what is allowed.
     """
-    _known("mode", config.mode, MODES)
+    validate_data(config)
     _known("dtype", config.dtype, ("float32", "bfloat16"))
-    _known("data.on_bad_file", config.data.on_bad_file, ("skip", "refuse"))
-    _check_class_sections(config)
     _at_least("batch_size", config.batch_size, 1)
-    if config.data.crop_size or config.mode != "evaluate":  # which takes 0 for whole images
-        _at_least("data.crop_size", config.data.crop_size, 16)  # what all classifiers can halve
-    _check_sources(config)
-    _at_least("data.num_workers", config.data.num_workers, 0)
-    _at_least("data.cache_megabytes", config.data.cache_megabytes, 0)
-    if config.tasks or config.mode != "evaluate":
-        tasks_of(config)
     if config.mode == "evaluate":
-        _at_least("data.crops_per_photo", config.data.crops_per_photo, 1)
         if not config.init_from:
             raise ConfigError("nothing to evaluate: set --config.init_from to a work directory")
         return
@@ -119,6 +110,29 @@ def validate(config: ml_collections.ConfigDict) -> None:
             "config.classifier_from: a classifier that guides has to be trained; name a work "
             "directory or weights folder that holds one, or set --config.guidance=0"
         )
+
+
+def validate_data(config: ml_collections.ConfigDict) -> None:
+    """Checks what a config says of the data alone, whatever is done with them.
+
+    Raises:
+        ConfigError: naming the key, its value and what is allowed.
+    """
+    _known("mode", config.mode, MODES)
+    _known("data.on_bad_file", config.data.on_bad_file, ("skip", "refuse"))
+    _check_class_sections(config)
+    if config.data.crop_size or config.mode != "evaluate":  # which takes 0 for whole images
+        _at_least("data.crop_size", config.data.crop_size, 16)  # what all classifiers can halve
+    _check_sources(config)
+    if config.data.datasets and not os.path.isdir(config.data.datasets):
+        raise ConfigError(f"config.data.datasets: there is no folder {config.data.datasets}")
+    _at_least("data.num_workers", config.data.num_workers, 0)
+    _at_least("data.cache_megabytes", config.data.cache_megabytes, 0)
+    if config.tasks or config.mode != "evaluate":
+        tasks_of(config)
+    if config.mode == "evaluate":
+        _at_least("data.crops_per_photo", config.data.crops_per_photo, 1)
+        _known("rounding", config.rounding, ("uint8", "none"))
 
 
 def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -252,6 +266,13 @@ def _check_class_sections(config: ml_collections.ConfigDict) -> None:
                 )
             if CLASS_SECTIONS[section] is int:
                 _at_least(f"{section}.{name}", value, 0)
+    here = {task.name for task in tasks_of(config)} if repeats_of(config) else set()
+    for name, count in repeats_of(config).items():
+        if name not in here:
+            raise ConfigError(
+                f"config.repeats.{name} is {count}, but the run has no such class; its classes: "
+                f"{', '.join(sorted(here))}"
+            )
 
 
 def _check_sources(config: ml_collections.ConfigDict) -> None:

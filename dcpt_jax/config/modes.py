@@ -33,9 +33,11 @@ def base(mode: str) -> ml_collections.ConfigDict:
     config.init_from = ""
     # A task set, one class or mixture, or several joined by commas: --config.tasks=haze,noise+rain.
     config.tasks = "5d"
-    # How often a class is drawn in relation to the others; 0 = as the task set says. Other classes
-    # can be named too: --config.repeats.low_light+haze=3.
+    # How often each photo or pair of a class is used in a pass over all classes; 0 = by the rules
+    # of docs/data.md. Mixtures can be named too: --config.repeats.low_light+haze=3.
     config.repeats = _by_class(0)
+    # The same, of classes that are all synthesised from the same photos; once where none is given.
+    config.synthetic_repeats = ml_collections.ConfigDict()
     config.num_steps = 300
     config.batch_size = 16  # over all devices together
     # Parts that a batch is worked through in, to save memory; the result is that of the whole
@@ -63,7 +65,7 @@ def base(mode: str) -> ml_collections.ConfigDict:
     config.data.stand_ins = True
     # What a class is made of; "" = decided by the keys above. Several are joined by ";":
     # photos:DIR  pairs:DEGRADED_DIR,CLEAN_DIR[,RULE]  list:FILE  tfds:NAME[/CONFIG][:SPLIT]
-    # packed:FILE_OR_DIR  DATASET:DIR, e.g. --config.data.sources.rain=rain100l:/data/Rain100L
+    # packed:DIR  DATASET:DIR, e.g. --config.data.sources.rain=rain100l:/data/Rain100L
     config.data.sources = _by_class("")
     config.data.crop_size = 64  # pixels
     config.data.num_workers = 1  # processes beside the training process; 0 = threads only
@@ -85,9 +87,8 @@ def pretrain(arg: str = "") -> ml_collections.ConfigDict:
     """DCPT pre-training: the demo, or with `arg` the recipe of the paper.
 
     The figures are those published for 5d; no others are for 10d, cdd11 and single classes, which
-    get the same. Classes that are all synthesised from the same photos are drawn equally often, as
-    the paper's repeats balance data sets of different sizes; its own pairs get those repeats.
-    `config.repeats` sets others.
+    get the same. Classes that are all synthesised from the same photos are drawn equally often;
+    published data get their published shares. `config.repeats` sets others.
 
     Args:
         arg: "" or "backbone", "set", "backbone,set".
@@ -138,7 +139,7 @@ def restore(arg: str = "") -> ml_collections.ConfigDict:
     config.ema_decay = 0.99
     # Blurred crops differ least from clean ones, so their share of the loss is the smallest: drawn
     # equally often, blurred photos that the network takes for hazy or dark ones get worse.
-    config.repeats.motion_blur = 3
+    config.synthetic_repeats.motion_blur = 3
     config.optimizer.learning_rate = 2e-3
     config.optimizer.clip_norm = 1.0
     if arg:
@@ -232,6 +233,8 @@ def evaluate(arg: str = "") -> ml_collections.ConfigDict:
         )
     for key in (
         "recipe",
+        "repeats",
+        "synthetic_repeats",
         "model",
         "classifier",
         "optimizer",
@@ -249,6 +252,8 @@ def evaluate(arg: str = "") -> ml_collections.ConfigDict:
     # Pixels; 0 = whole images, one at a time, as in published tables.
     config.data.crop_size = 192
     config.data.crops_per_photo = 6
+    # Of PSNR and SSIM: "uint8" as published for 5d and 10d, "none" as published for mixtures.
+    config.rounding = "uint8"
     # Folder whose classifier is measured. "" = that of init_from, or of what init_from grew from.
     config.classifier_from = ""
     config.local_pooling = True  # test-time local converter at the size of the training crops
@@ -314,7 +319,7 @@ def _apply_preset(
     config.classifier.num_blocks = 2
     if "identity_start" in config:
         config.identity_start = False
-    config.repeats.motion_blur = 0
+    config.synthetic_repeats = ml_collections.ConfigDict()
     config.tasks = tasks or default_tasks
     config.data.crop_size = 128
     config.data.num_workers = 8

@@ -107,18 +107,18 @@ def restoration(backbone: str, tasks: str) -> dict[str, Any]:
     return {**_FIVE, **RESTORATION[backbone], **changes}
 
 
-# Repeats in the pre-training on 5d's pairs, by class: those of NAFNet stand in the task set.
-_MORE_PAIRS = {"low_light": 50, "motion_blur": 5}
+# Samples in a pass of the pre-training on 5d, by class: those of NAFNet stand in the task set.
+_MORE_SAMPLES = {"low_light": 1_383 * 50, "motion_blur": 16_824 * 5}
 
 
-def pair_repeats(task: Task, recipe: str) -> tuple[int, int]:
-    """Published repeats of a class's pairs in (pre-training, restoration) of a backbone.
+def published_samples(task: Task, recipe: str) -> tuple[int, int]:
+    """Published samples of a class in a pass of (pre-training, restoration) of a backbone.
 
     Args:
         task: the class; only classes of 5d differ between backbones.
         recipe: the backbone, or "" for NAFNet.
     """
-    before, after = task.pair_repeats
-    if recipe not in ("", "nafnet") and task in TASK_SETS["5d"]:
-        before = _MORE_PAIRS.get(task.name, before)
+    before, after = task.samples
+    if recipe not in ("", "nafnet") and task.samples in [one.samples for one in TASK_SETS["5d"]]:
+        before = _MORE_SAMPLES.get(task.name, before)
     return before, after

@@ -70,7 +70,11 @@ def convert(options: argparse.Namespace) -> None:
         if read.classifier is None:
             raise ValueError(f"--classifier: the weights in {options.input} hold no classifier")
         states[options.classifier] = to_torch(read.params["classifier"], read.classifier)
-        print(f"classes, in index order: {', '.join(read.description['classes'])}")
+        label, outputs = weights.outputs_of(read.description)
+        kind = "classes" if label == weights.FLAT else "components (a sigmoid each)"
+        print(f"{kind}, in index order: {', '.join(outputs)}")
+        if label != weights.FLAT:
+            print(f"to read {options.classifier} again, add --label={label} --classes=...")
     elif read.classifier is not None:
         print("the classifier is left out; --classifier FILE writes it")
     files.write_checkpoints(states)
@@ -123,6 +127,7 @@ def _read_files(options: argparse.Namespace, writes_file: bool) -> _Weights:
         classifier,
         task_set=",".join(classes),
         classes=classes,
+        components=classes if options.label == weights.MULTI_HOT else (),
         mode="converted",
         source={"file": options.input.name, "entry": entry},
     )

@@ -55,7 +55,13 @@ def parser() -> argparse.ArgumentParser:
         "--classes",
         metavar="A,B,...",
         help="names of the classes of the classifier that is read, in index order (default: "
-        "class_0, class_1, ...)",
+        "class_0, class_1, ...); of a multi-hot one those of its components",
+    )
+    add(
+        "--label",
+        choices=(weights.FLAT, weights.MULTI_HOT),
+        help="what the classifier that is read tells: classes, or components of mixtures, of which "
+        "several can be there (default: flat)",
     )
     add(
         "--params",
@@ -102,7 +108,7 @@ def check(options: argparse.Namespace, reads_folder: bool, writes_file: bool) ->
         raise FileNotFoundError(f"{options.input}: there is no such file or folder")
     if reads_folder and (options.classes is not None or options.params is not None):
         raise ValueError("--classes and --params are for a file IN; a weights folder says itself")
-    for name in ("attention", "window_size", "num_heads"):
+    for name in ("label", "attention", "window_size", "num_heads"):
         if reads_folder and getattr(options, name) is not None:
             flag = "--" + name.replace("_", "-")
             raise ValueError(f"{flag} is for a file IN; a weights folder says itself")

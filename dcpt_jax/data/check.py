@@ -21,7 +21,6 @@ import numpy as np
 
 from dcpt_jax import images
 from dcpt_jax.data import pairs, sources
-from dcpt_jax.data.decoded import NAMED_LIMIT
 from dcpt_jax.data.opening import OpenedClass
 
 # Items that are read of a source of other kinds than files, where not all are to be decoded.
@@ -201,9 +200,7 @@ def _problem_lines(checked: Sequence[Checked]) -> list[str]:
             lines += [f"{one.opened.task.name}: {text}" for text in one.opened.missing.reasons]
     places = {id(part): part for one in checked for part in one.parts}
     for part in places.values():
-        lines += part.problems[:NAMED_LIMIT]
-        if len(part.problems) > NAMED_LIMIT:
-            lines.append(f"... and {len(part.problems) - NAMED_LIMIT:,} more in {part.place}")
+        lines += part.problems
     if not lines:
         return ["", "Nothing is missing, and nothing is bad."]
     return ["", "Missing or bad:", *(f"  {line}" for line in lines)]

@@ -17,6 +17,7 @@ class Folders:
         rule: how their names correspond; see `data.pairs`.
         border: pixels that clean photos are larger on each side in some releases.
         deep: whether sub-folders belong to it too.
+        without: of clean photos: sub-folders that do not, as patterns in lower case.
     """
 
     degraded: str
@@ -24,6 +25,7 @@ class Folders:
     rule: str = "same"
     border: int = 0
     deep: bool = True
+    without: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """The folders in one line."""
@@ -51,8 +53,6 @@ class Dataset:
         tested_on: data set on whose test data publications measure what was trained on this one;
             "" for its own.
         degradation: spec by which publications degrade these clean test photos; "" for a class's.
-        photos: number of training photos that were cut into sub-images in publications; 0 = none.
-        sub_images: how many sub-images each was cut into, on average.
     """
 
     name: str
@@ -65,8 +65,6 @@ class Dataset:
     held_out: tuple[Alternatives, ...] = ()
     tested_on: str = ""
     degradation: str = ""
-    photos: int = 0
-    sub_images: int = 1
 
     def split(self, split: str) -> tuple[Alternatives, ...]:
         """The parts of "train" or "held_out".
@@ -100,6 +98,12 @@ def _rainy(*tops: str) -> Alternatives:
                 found.append(Folders(f"{top}{rainy}", f"{top}norain", rule))
         found.append(Folders(top or ".", top or ".", "prefix:rain=norain", deep=False))
     return tuple(found)
+
+
+def _training_photos(folder: str) -> Folders:
+    """All clean photos of a folder, but those of test data and the small copies of them."""
+    without = ("lr", "lr_*", "*_lr", "*_lr_*", "*valid*", "val", "test", "*bsd68*")
+    return Folders("", folder, without=without)
 
 
 _YANG = "https://www.icst.pku.edu.cn/struct/Projects/joint_rain_removal.html"
@@ -162,15 +166,14 @@ _ALL = (
         "BSD " + _BERKELEY,
         train=(
             (Folders("", "DIV2K/DIV2K_train_HR"), Folders("", "DIV2K_train_HR"),
-             Folders("", "DIV2K")),
-            (Folders("", "Flickr2K/Flickr2K_HR"), Folders("", "Flickr2K")),
+             _training_photos("DIV2K")),
+            (Folders("", "Flickr2K/Flickr2K_HR"), _training_photos("Flickr2K")),
             (Folders("", "WED/pristine_images"), Folders("", "pristine_images"),
-             Folders("", "WED"), Folders("", "WaterlooED")),
-            (Folders("", "BSD400"), Folders("", "BSDS500/data/images/train"), Folders("", "BSD")),
+             _training_photos("WED"), _training_photos("WaterlooED")),
+            (Folders("", "BSD400"), Folders("", "BSDS500/data/images/train"),
+             _training_photos("BSD")),
         ),
         tested_on="cbsd68",
-        photos=8594,
-        sub_images=10,
     ),
     Dataset(
         "reside_ots",
@@ -280,8 +283,6 @@ _ALL = (
                 Folders("test/blur", "test/sharp"),
             ),
         ),
-        photos=2103,
-        sub_images=8,
     ),
     Dataset(
         "dpdd",
@@ -314,8 +315,6 @@ _ALL = (
                 for rule in ("order", "same")
             ),
         ),
-        photos=350,
-        sub_images=20,
     ),
     Dataset(
         "snow100k",

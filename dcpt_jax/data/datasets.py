@@ -2,10 +2,12 @@
 
 Nothing is downloaded. Each data set is unpacked by its user into one folder, in the tree in which
 its authors (or the releases that most projects use) pack it; docs/data.md shows the trees and says
-where each comes from. Letters count the same in upper and lower case in folder names.
+where each comes from. Letters count the same in upper and lower case in folder names; where both
+are there, that of exactly the name expected is taken.
 """
 
 import dataclasses
+import fnmatch
 import os
 import re
 from collections.abc import Iterator
@@ -118,8 +120,7 @@ def find(name: str, folder: Path | str, split: str, *, task: str = "") -> Found:
         )
     if isinstance(found[0], Pairing):
         return Found(dataset, split, pairs.joined(found), None, tuple(missing))
-    photos = found[0] if len(found) == 1 else FileList("", [str(p) for f in found for p in f])
-    return Found(dataset, split, None, photos, tuple(missing))
+    return Found(dataset, split, None, listing.joined(found), tuple(missing))
 
 
 def kind_of(task: str) -> str:
@@ -140,10 +141,9 @@ def _open(
         folders = dataclasses.replace(folders, degraded=folders.degraded.format(kind=kind))
     if not folders.degraded:
         places = [path for path, _ in _matching(folder, folders.clean)]
-        photos = [f for f in (listing.list_files(p, deep=folders.deep) for p in places) if f]
-        if not photos:
-            return None
-        return photos[0] if len(photos) == 1 else FileList("", [str(p) for f in photos for p in f])
+        photos = [_photos_in(path, folders) for path in places]
+        photos = [files for files in photos if files]
+        return listing.joined(photos) if photos else None
     found = []
     for degraded, names in _matching(folder, folders.degraded):
         for clean, _ in _matching(folder, _filled(folders.clean, names)):
@@ -159,6 +159,19 @@ def _open(
     return pairs.joined(found) if found else None
 
 
+def _photos_in(place: Path, folders: Folders) -> FileList:
+    found = listing.list_files(place, deep=folders.deep)
+    if not folders.without:
+        return found
+    unwanted = re.compile("|".join(map(fnmatch.translate, folders.without)))
+    keep = [
+        i
+        for i, name in enumerate(found.names())
+        if not any(map(unwanted.match, name.lower().split("/")[:-1]))
+    ]
+    return found.take(keep)
+
+
 def _filled(pattern: str, names: tuple[str, ...]) -> str:
     for name in names:
         pattern = pattern.replace("*", name, 1)
@@ -172,12 +185,17 @@ def _matching(folder: Path, pattern: str) -> Iterator[tuple[Path, tuple[str, ...
         if folder.is_dir():
             yield folder, ()
         return
-    for name in _folders_in(folder):
-        if first == "*" or name.lower() == first.lower():
+    if first == "*":
+        for name in _folders_in(folder):
             for path, names in _matching(folder / name, rest):
-                yield path, ((name, *names) if first == "*" else names)
-            if first != "*" and name == first:
-                return  # not also the folder of that name in capitals
+                yield path, (name, *names)
+        return
+    known = [name for name in _folders_in(folder) if name.lower() == first.lower()]
+    for name in sorted(known, key=lambda name: name != first):
+        found = list(_matching(folder / name, rest))
+        yield from found
+        if found and name == first:
+            return  # not also the folder of that name in capitals
 
 
 def _folders_in(folder: Path) -> list[str]:

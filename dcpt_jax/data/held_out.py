@@ -4,6 +4,7 @@ Clean photos are degraded by their class; pairs are as they are. Either is taken
 spread over each image.
 """
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -15,6 +16,10 @@ from dcpt_jax.data.classes import TrainingClass
 from dcpt_jax.data.mixing import hashed
 from dcpt_jax.data.pipeline import crop_at
 from dcpt_jax.data.sources import Pair
+
+SMALLEST = 11  # pixels, the window of SSIM; smaller whole images are left out and named
+
+_logger = logging.getLogger(__name__)
 
 
 class Sample(NamedTuple):
@@ -54,7 +59,7 @@ def samples_of(
         label: class index.
         one: the class. A bad file is left out or refused as its source says.
         size: height and width of the crops, in pixels; smaller images are extended by reflection.
-            0 = whole images.
+            0 = whole images; those below `SMALLEST` are left out.
         per_photo: crops of each image, from the cells of a regular grid; one lies in the centre.
             Without meaning for whole images.
         seed: chooses the degradation, and the cells where the grid has more than `per_photo`.
@@ -75,6 +80,12 @@ def samples_of(
         except images.ImageError:  # the source has logged it
             if one.source.on_bad_file == "refuse":
                 raise
+            continue
+        sides = (item if isinstance(item, np.ndarray) else item.clean).shape[:2]
+        if not size and min(sides) < SMALLEST:
+            _logger.warning(
+                "%s left out: %dx%d pixels are too small to measure", name, *sides[::-1]
+            )
             continue
         any_read = True
         for crop_name, crop in _crops(item, name, size, per_photo, seed):

@@ -3,7 +3,8 @@
 A list of many files is kept beside the user's other caches (`$XDG_CACHE_HOME/dcpt_jax/listings`, or
 `~/.cache/...`) together with the modification times of all folders it was made from. It is used
 again as long as none of these has changed: a file that is added, removed or renamed changes its
-folder's time. Where nothing can be written there, folders are listed anew each time.
+folder's time. Where nothing can be written there, folders are listed anew each time, and so are
+those in which something could not be looked at.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ from dcpt_jax import images
 _KEPT_FROM = 20_000  # files; shorter lists are made faster than they are worth keeping
 # A folder changed this shortly before it was listed may change again without a new time.
 _SETTLED_NANOSECONDS = 2_000_000_000
-_FORMAT = 1
+_FORMAT = 2
 
 _logger = logging.getLogger(__name__)
 
@@ -32,16 +33,24 @@ class FileList(Sequence):
 
     Attributes:
         root: folder that the names are relative to.
+        passed_by: (path, message) of what could not be looked at when the folder was listed.
     """
 
-    def __init__(self, root: Path | str, names: Iterable[str]):
+    def __init__(
+        self,
+        root: Path | str,
+        names: Iterable[str],
+        passed_by: Sequence[tuple[Path, str]] = (),
+    ):
         """A list of files below `root`.
 
         Args:
             root: a folder.
             names: of the files, relative to it (or absolute), in the order of the list.
+            passed_by: see above.
         """
         self.root = Path(root)
+        self.passed_by = tuple(passed_by)
         names = [os.fsencode(name) for name in names]
         self._text = b"\0".join(names)
         lengths = np.fromiter(map(len, names), np.int64, len(names))
@@ -85,7 +94,7 @@ class FileList(Sequence):
     def take(self, indices: Sequence[int]) -> "FileList":
         """The files with these indices, in this order."""
         names = self.names()
-        return FileList(self.root, [names[i] for i in indices])
+        return FileList(self.root, [names[i] for i in indices], self.passed_by)
 
     def __repr__(self) -> str:
         """Short."""
@@ -105,17 +114,27 @@ def list_files(root: Path | str, *, deep: bool = True) -> FileList:
     """
     if not deep:
         found = list_files(root)
-        return FileList(root, [name for name in found.names() if "/" not in name])
+        passed_by = [entry for entry in found.passed_by if entry[0].parent == found.root]
+        return FileList(root, [name for name in found.names() if "/" not in name], passed_by)
     index = _index_path(root)
     if index is not None and (found := _kept(index, root)) is not None:
         return found
     started = time.time_ns()
-    names, folders = images.scan_images(root)
-    found = FileList(root, names)
-    settled = max(folders.values()) + _SETTLED_NANOSECONDS < started
-    if index is not None and settled and len(found) >= _KEPT_FROM:
-        _keep(index, found, folders)
+    scan = images.scan_images(root)
+    paths = ((Path(root, name), reason) for name, reason in scan.passed_by)
+    found = FileList(root, scan.names, [(path, f"{path}: {reason}") for path, reason in paths])
+    settled = max(scan.times.values()) + _SETTLED_NANOSECONDS < started
+    if index is not None and settled and len(found) >= _KEPT_FROM and not found.passed_by:
+        _keep(index, found, scan.times)
     return found
+
+
+def joined(lists: Sequence[FileList]) -> FileList:
+    """Several lists as one."""
+    if len(lists) == 1:
+        return lists[0]
+    names = [str(path) for files in lists for path in files]
+    return FileList("", names, [entry for files in lists for entry in files.passed_by])
 
 
 def _index_path(root: Path | str) -> Path | None:

@@ -13,9 +13,9 @@ from dcpt_jax.data.tasks import Task
 
 KINDS = ("photos", "pairs", "list", "tfds", "packed")
 _FORMS = (
-    'photos:DIR, pairs:DEGRADED_DIR,CLEAN_DIR[,RULE], list:FILE, tfds:NAME[/CONFIG][:SPLIT], '
-    "packed:FILE_OR_DIR, or DATASET:DIR with one of "
-)  # fmt: skip
+    "photos:DIR, pairs:DEGRADED_DIR,CLEAN_DIR[,RULE], list:FILE, tfds:NAME[/CONFIG][:SPLIT], "
+    "packed:DIR, or DATASET:DIR with one of "
+)
 
 
 class SourceError(ValueError):
@@ -63,7 +63,7 @@ def parse_sources(text: str) -> list[tuple[str, str]]:
             pairs:DEGRADED_DIR,CLEAN_DIR[,RULE]: pairs in two folders, see `data.pairs` for rules.
             list:FILE: pairs named in a text file, see `pairs.pair_list`.
             tfds:NAME[/CONFIG][:SPLIT]: a TFDS set in ArrayRecord files, see `data.tfds_source`.
-            packed:FILE_OR_DIR: what `data.pack` has written.
+            packed:DIR: what `data.pack` has written.
             DATASET:DIR: a public data set in the folder given, see `data.datasets`.
 
     Raises:
@@ -91,6 +91,7 @@ def parse_sources(text: str) -> list[tuple[str, str]]:
 def open_source(
     text: str,
     *,
+    task: str = "",
     split: str = "train",
     on_bad_file: str = "skip",
     cache_megabytes: DecodedCache | float = 512,
@@ -99,6 +100,7 @@ def open_source(
 
     Args:
         text: as `config.data.sources` takes it.
+        task: class that is wanted of data sets that hold several.
         split: "train" or "held_out", where the source has several.
         on_bad_file: "skip" or "refuse".
         cache_megabytes: of decoded photos kept in memory.
@@ -109,7 +111,7 @@ def open_source(
         ImageError: if nothing in it can be read.
     """
     opener = Opener(split, "", "", on_bad_file, cache_megabytes)
-    return opener.stated(text, Task("source", "noise"))
+    return opener.stated(text, Task(task, "noise"))
 
 
 class Opener:
@@ -174,7 +176,10 @@ class Opener:
 
     def _source(self, kind: str, rest: str, task: Task) -> Opened:
         if kind == "photos":
-            paths = listing.list_files(rest)
+            try:
+                paths = listing.list_files(rest)
+            except NotADirectoryError as error:
+                raise SourceError(str(error)) from error
             if not paths:
                 raise SourceError(f"no images in the folder {rest}")
             return Opened(self._photos(paths, ("photos", rest)), f"photos of {rest}", False)

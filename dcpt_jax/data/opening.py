@@ -11,9 +11,7 @@ How often the items of a class are used in a pass over all classes (its repeats)
 
 * As `config.repeats.CLASS` says, where it is above 0.
 * Where all classes are synthesised from the same photos: as the task set says.
-* Published data: as published, in the sense that the class keeps its share. Photos that the
-  publication cut into sub-images and that are whole here are used that much more often; packed
-  ones, whose parts are the items, that much less often.
+* Published data: as often as brings the class nearest to its published number of samples.
 * All others: as often as brings the class nearest to the mean number of samples of the classes of
   published data; without such classes, nearest to the number of items of the largest class.
 """
@@ -156,7 +154,7 @@ def _open_one(opener: Opener, task: Task, text: str, stage: str) -> OpenedClass:
             try:
                 opened = opener.stated(text, task)
                 missing = Missing(opened.missing)
-            except (SourceError, FileNotFoundError, ImportError) as error:
+            except (ValueError, OSError, ImportError) as error:
                 raise SourceError(f"--config.data.sources.{task.name}={text}: {error}") from error
         else:
             opened, missing = opener.published(task, stage)
@@ -210,21 +208,18 @@ def _with_repeats(
     shared = {id(one.source) for one in classes if one.is_synthetic}
     if len(shared) == 1 and all(one.is_synthetic for one in classes) and not opener.from_data_set:
         return tuple(_repeated(one, repeats.get(one.name, one.task.repeats)) for one in classes)
-    for one in classes:
-        dataset = opener.from_data_set.get(one.name)
-        if dataset is not None and one.name not in repeats:
-            photos = getattr(one.source.report, "inputs", len(one.source))  # of packed parts
-            whole = photos < dataset.photos * dataset.sub_images / 2
-            uses = one.task.published(stage)[1] * (dataset.sub_images if whole else 1) * photos
-            repeats[one.name] = max(1, round(uses / len(one.source)))
-    samples = [
-        len(one.source) * repeats[one.name] for one in classes if one.name in opener.from_data_set
-    ]
-    target = sum(samples) / len(samples) if samples else max(len(one.source) for one in classes)
-    return tuple(
-        _repeated(one, repeats.get(one.name) or max(1, round(target / len(one.source))))
+    samples = {
+        one.name: one.task.published(stage)[1] or len(one.source)
         for one in classes
-    )
+        if one.name in opener.from_data_set
+    }
+    others = max(len(one.source) for one in classes)
+    if samples:
+        others = sum(samples.values()) / len(samples)
+    nearest = {
+        one.name: max(1, round(samples.get(one.name, others) / len(one.source))) for one in classes
+    }
+    return tuple(_repeated(one, repeats.get(one.name, nearest[one.name])) for one in classes)
 
 
 def _repeated(one: TrainingClass, repeats: int) -> TrainingClass:

@@ -14,14 +14,15 @@ import cv2
 import tqdm
 
 from dcpt_jax import images
-from dcpt_jax.data import opener, packed
+from dcpt_jax.data import datasets, opener, packed
 from dcpt_jax.data.packing import Options, PackError, pack, verify
 
 _DETAILS = """
 sources
   A folder of photos, searched with its sub-folders, or what --config.data.sources takes:
   pairs:DEGRADED_DIR,CLEAN_DIR[,RULE]   list:FILE   tfds:NAME   DATASET:DIR
-  Several are packed as one; all have to hold clean photos, or all pairs.
+  Several are packed as one; all have to hold clean photos, or all pairs. Of a data set that holds
+  several classes (cdd11), --task CLASS says which is wanted.
 
 size and stride
   Training crops have to fit into the sub-images (config.data.crop_size is 128 in the paper). Those
@@ -35,7 +36,8 @@ use it
 exit status
   0: all is packed, but for files that cannot be read: each is named, and listed in manifest.json;
   1: --verify found damage; 2: wrong use, nothing to pack, or DIR cannot be written; 130:
-  interrupted. The same command continues what was interrupted.
+  interrupted. The same command continues what was interrupted, as long as the photos are as they
+  were: it compares names, sizes and times of all files.
 """
 
 
@@ -72,7 +74,12 @@ def parser() -> argparse.ArgumentParser:
         default=min(8, os.cpu_count() or 1),
         help="that decode photos (%(default)s)",
     )
-    add("--overwrite", action="store_true", help="delete what DIR holds of other photos or options")
+    add("--task", default="", metavar="CLASS", help="of data sets that hold several classes")
+    add(
+        "--overwrite",
+        action="store_true",
+        help="delete what was packed to DIR, of these photos too, and begin anew",
+    )
     add(
         "--verify", action="store_true", help="read folders that were packed, and compare checksums"
     )
@@ -103,8 +110,13 @@ def _pack(options: argparse.Namespace) -> int:
         raise PackError(
             f"--stride {stride} is larger than --size {options.size}: parts would be left out"
         )
-    text = ";".join(f"photos:{x}" if Path(x).is_dir() else x for x in options.sources)
-    opened = opener.open_source(text, cache_megabytes=0)
+    text = ";".join(map(_source, options.sources))
+    try:
+        opened = opener.open_source(text, task=options.task, cache_megabytes=0)
+    except datasets.DatasetError as error:
+        raise PackError(
+            f"{error} (of a set that holds several classes, --task names one)"
+        ) from error
     cv2.setNumThreads(0)  # photos are decoded in parallel
     kind = "pair" if opened.is_pairs else "photo"
     with tqdm.tqdm(total=len(opened.source), unit=kind, disable=not sys.stderr.isatty()) as bar:
@@ -114,6 +126,7 @@ def _pack(options: argparse.Namespace) -> int:
             is_pairs=opened.is_pairs,
             origin=opened.what,
             dataset=opened.dataset.name if opened.dataset is not None else "",
+            task=options.task,
             options=Options(
                 options.size,
                 stride,
@@ -133,6 +146,16 @@ def _pack(options: argparse.Namespace) -> int:
         flush=True,
     )
     return 0
+
+
+def _source(text: str) -> str:
+    """A source's text; folders of photos can be named alone."""
+    if Path(text).is_dir():
+        return f"photos:{text}"
+    if ":" not in text:
+        what = "is a file" if Path(text).exists() else "does not exist"
+        raise PackError(f"{text} {what}: give a folder of photos, or another source, see --help")
+    return text
 
 
 def _verify(options: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ import json
 import os
 import struct
 import threading
+import typing
 import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,7 +83,11 @@ def decode(data: bytes) -> Record:
     _, version, count, *bits, h, w, top, left, length = _HEADER.unpack_from(data)
     if version != _VERSION:
         raise images.ImageError(f"its format is number {version}, but {_VERSION} is read here")
+    pixels = [h * w * 3 * each // 8 for each in bits[:count]]
     start = _HEADER.size + length
+    whole = start + -start % 8 + sum(pixels) == len(data)
+    if count not in (1, 2) or not {*bits} <= {8, 16} or not h * w or not whole:
+        raise images.ImageError("its header does not fit its content")
     name = data[_HEADER.size : start].decode("utf-8", "replace")
     start += -start % 8
     found = []
@@ -119,13 +124,15 @@ class Manifest:
         kind: "photos" or "pairs".
         options: with which they were cut and written.
         inputs: number of photos or pairs to go through.
-        digest: SHA-256 of their names, which tells whether a second call is for the same.
+        digest: SHA-256 of their names and of their files' sizes and times, which tells whether a
+            second call is for the same.
         origin: where they came from, for people.
         left_out: (file, reason) of those that were left out before.
         shards: finished files.
         skipped: (name, reason) of inputs that could not be read so far.
         complete: True when all inputs were gone through.
         dataset: name of the public data set that they are of, "" for others.
+        task: class that was taken of a data set that holds several, "" for others.
     """
 
     kind: str
@@ -138,6 +145,7 @@ class Manifest:
     skipped: tuple[tuple[str, str], ...] = ()
     complete: bool = False
     dataset: str = ""
+    task: str = ""
 
     @property
     def records(self) -> int:
@@ -173,8 +181,15 @@ def read_manifest(folder: Path) -> Manifest:
         text.pop("records")
         text["shards"] = tuple(Shard(**shard) for shard in text["shards"])
         for key in ("left_out", "skipped"):
-            text[key] = tuple((name, reason) for name, reason in text[key])
-        return Manifest(**text)
+            text[key] = tuple((str(name), str(reason)) for name, reason in text[key])
+        manifest = Manifest(**text)
+        for one in (manifest, *manifest.shards):
+            _check_fields(one)
+        if manifest.kind not in KINDS:
+            raise ValueError(f"kind is {manifest.kind!r}")
+        if type(manifest.options["size"]) is not int:
+            raise ValueError(f"size is {manifest.options['size']!r}")
+        return manifest
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{folder} holds no {MANIFEST}: it is no folder written by dcpt_jax.data.pack"
@@ -183,6 +198,15 @@ def read_manifest(folder: Path) -> Manifest:
         raise images.ImageError(
             f"{path} is no manifest that is read here ({error}); pack the photos again"
         ) from error
+
+
+def _check_fields(one: Manifest | Shard) -> None:
+    """Raises ValueError for a value of another type than its field's, or a number below 0."""
+    for field in dataclasses.fields(one):
+        value = getattr(one, field.name)
+        expected = typing.get_origin(field.type) or field.type
+        if type(value) is not expected or (expected is int and value < 0):
+            raise ValueError(f"{field.name} is {value!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,6 +244,8 @@ class PackedSource(DecodedSource):
         report: what was found at the start.
         is_pairs: True where the items are pairs.
         dataset: name of the public data set that was packed, "" for others.
+        size: largest height and width of a sub-image.
+        files: what tells by its size and time whether the content is the same: the manifest.
         on_bad_file: "skip" or "refuse".
         unreadable: index -> reason, of records that failed in reading, in this process so far.
     """
@@ -259,6 +285,8 @@ class PackedSource(DecodedSource):
             )
         self.is_pairs = manifest.kind == "pairs"
         self.dataset = manifest.dataset
+        self.size = manifest.options["size"]
+        self.files = (self.folder / MANIFEST,)
         used, skipped = [], []
         for shard in manifest.shards:
             reason = size_error(self.folder, shard)
@@ -308,7 +336,10 @@ class PackedSource(DecodedSource):
         file, number = self._place(index)
         try:
             (data,) = self._reader(file).read([number])
-            return decode(data)
+            record = decode(data)
+            if len(record.images) != 1 + self.is_pairs:
+                raise images.ImageError("it is of another kind than the manifest says")
+            return record
         except Exception as error:  # the library raises RuntimeError, IndexError and others
             first = (str(error) or type(error).__name__).partition("; ")[0]
             raise images.ImageError(

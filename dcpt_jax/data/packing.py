@@ -76,6 +76,7 @@ def pack(
     is_pairs: bool,
     origin: str = "",
     dataset: str = "",
+    task: str = "",
     options: Options | None = None,
     threads: int = 1,
     overwrite: bool = False,
@@ -89,6 +90,7 @@ def pack(
         is_pairs: what the source holds.
         origin: where it is from, for people.
         dataset: name of the public data set that it is, "" for others.
+        task: class that was taken of a data set that holds several, "" for others.
         options: see `Options`; its defaults if None.
         threads: that read and cut photos; each holds one of them.
         overwrite: whether what is in the folder, packed of something else or otherwise, is deleted.
@@ -107,13 +109,19 @@ def pack(
         kind="pairs" if is_pairs else "photos",
         options=dataclasses.asdict(options),
         inputs=len(source),
-        digest=hashlib.sha256("\n".join(names).encode("utf-8", "backslashreplace")).hexdigest(),
+        digest=_digest(source),
         origin=origin,
         dataset=dataset,
+        task=task,
         left_out=tuple((str(file), reason) for file, reason in source.report.skipped),
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise PackError(f"--output {folder} is no folder: give another one") from None
+    except OSError as error:
+        raise PackError(f"cannot make the folder --output {folder}: {error.strerror}") from error
+    try:
         manifest = _begin(folder, new, overwrite)
         progress(manifest.inputs if manifest.complete else manifest.done)
         if not manifest.complete:
@@ -151,7 +159,7 @@ def _begin(folder: Path, new: Manifest, overwrite: bool) -> Manifest:
             if getattr(old, key) != getattr(new, key)
         ]
         if old.digest != new.digest and not differences:
-            differences = ["the names of the photos differ"]
+            differences = [f"the {new.kind} differ or have changed"]
         if not differences and not overwrite:
             for shard in old.shards:
                 if reason := packed.size_error(folder, shard):
@@ -167,6 +175,19 @@ def _begin(folder: Path, new: Manifest, overwrite: bool) -> Manifest:
         path.unlink()
     new.write(folder)
     return new
+
+
+def _digest(source: Any) -> str:
+    """SHA-256 of the names of all items, and of the names, sizes and times of all their files."""
+    lines = list(source.names)
+    for part in getattr(source, "parts", (source,)):
+        for attribute in ("paths", "degraded", "clean", "files"):
+            for path in getattr(part, attribute, ()):
+                lines.append(path.name)
+                with contextlib.suppress(OSError):  # gone since it was listed
+                    status = path.stat()
+                    lines.append(f"{status.st_size} {status.st_mtime_ns}")
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "backslashreplace")).hexdigest()
 
 
 @contextlib.contextmanager

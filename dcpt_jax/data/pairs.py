@@ -15,6 +15,7 @@ some all the same ("part1/0001_0.8_0.2.jpg" and "0001.jpg"). The rules:
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import os
@@ -50,7 +51,8 @@ class Pairing:
         degraded: the degraded files of the pairs.
         clean: the clean file of each.
         unpaired: (degraded file, reason) of those without exactly one clean file.
-        ambiguous: how many of these have several clean files.
+        passed_by: (path, message) of what could not be looked at in both folders.
+        ambiguous: how many degraded files have several clean ones.
         unused: clean files that belong to no degraded one.
         border: pixels that clean photos may be larger on each side; they are cut off.
     """
@@ -58,6 +60,7 @@ class Pairing:
     degraded: FileList
     clean: FileList
     unpaired: tuple[tuple[Path, str], ...] = ()
+    passed_by: tuple[tuple[Path, str], ...] = ()
     ambiguous: int = 0
     unused: tuple[Path, ...] = ()
     border: int = 0
@@ -72,7 +75,7 @@ class PairReport:
     """What became of the files of a source of pairs at the start.
 
     Attributes:
-        found: number of degraded files.
+        found: number of degraded files, and of files and folders that could not be looked at.
         used: number of pairs that remain.
         skipped: (degraded file, reason) of those left out.
         kinds: how many of these are "unpaired", "unreadable" or of "different size".
@@ -106,7 +109,9 @@ def pair_folders(
     border: int = 0,
     deep: bool = True,
 ) -> Pairing:
-    """Pairs the photos of two folders by their names; both may be the same folder.
+    """Pairs the photos of two folders by their names.
+
+    Both may be the same folder, and one may lie in the other: its photos are of its kind alone.
 
     Args:
         degraded: folder of degraded photos, searched recursively.
@@ -124,19 +129,26 @@ def pair_folders(
         files, clean_files = (listing.list_files(f, deep=deep) for f in (degraded, clean))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(f"{error}; a source of pairs needs two existing folders") from error
-    for folder, found in ((degraded, files), (clean, clean_files)):
-        if not found:
-            raise PairError(f"no images in the folder {folder}")
+    passed_by = tuple(dict.fromkeys((*files.passed_by, *clean_files.passed_by)))
+    files, clean_files = _without(files, clean), _without(clean_files, degraded)
+    for one, other in ((files, clean_files), (clean_files, files)):
+        if not one:
+            besides = f" besides those in {other.root}" if _below(other.root, one.root) else ""
+            reason = "".join(f"; {reason}" for _, reason in one.passed_by[:1])
+            raise PairError(f"no images in the folder {one.root}{besides}{reason}")
+    same_folder = os.path.realpath(degraded) == os.path.realpath(clean)
     names, clean_names = files.names(), clean_files.names()
     if rule == "order":
+        if same_folder:
+            raise PairError(f'the rule "order" needs two folders, not {degraded} twice')
         if len(names) != len(clean_names):
             raise PairError(
                 f'the rule "order" needs equally many files, but {degraded} holds {len(names)} and '
                 f"{clean} {len(clean_names)}"
             )
         orders = [sorted(n, key=_number_order) for n in (names, clean_names)]
-        return Pairing(FileList(degraded, orders[0]), FileList(clean, orders[1]), border=border)
-    same_folder = os.path.realpath(degraded) == os.path.realpath(clean)
+        ordered = FileList(degraded, orders[0]), FileList(clean, orders[1])
+        return Pairing(*ordered, passed_by=passed_by, border=border)
     matches = _match(names, clean_names, rule, same_folder)
     paired = [match for match in matches if len(match.found) == 1]
     unpaired = [
@@ -152,10 +164,25 @@ def pair_folders(
         FileList(degraded, [names[match.index] for match in paired]),
         FileList(clean, [clean_names[match.found[0]] for match in paired]),
         tuple((files[i], f"{files[i]}: {reason}") for i, reason in unpaired),
+        passed_by,
         sum(len(match.found) > 1 for match in matches),
         tuple(clean_files[k] for k in unused),
         border,
     )
+
+
+def _below(inner: Path | str, outer: Path | str) -> str:
+    """The path of a folder inside another one, with "/" behind it; "" if it is not inside."""
+    way = os.path.relpath(os.path.realpath(inner), os.path.realpath(outer))
+    return "" if way.split(os.sep)[0] in (os.curdir, os.pardir) else f"{way}/"
+
+
+def _without(files: FileList, folder: Path | str) -> FileList:
+    """The files that do not lie in a folder inside theirs."""
+    below = _below(folder, files.root)
+    if not below:
+        return files
+    return files.take([i for i, n in enumerate(files.names()) if not n.startswith(below)])
 
 
 class _Match(NamedTuple):
@@ -192,7 +219,8 @@ def _match(
             continue  # a clean photo
         found = by_name.get(wanted, [])
         if len(found) > 1:  # a.png and a.jpg: the one with the same suffix, if there is one
-            found = [k for k in found if clean_names[k] == wanted + suffix] or found
+            same = [k for k in found if clean_names[k].lower() == (wanted + suffix).lower()]
+            found = [k for k in same if clean_names[k] == wanted + suffix] or same or found
         matches.append(_Match(i, wanted, found))
     return matches
 
@@ -218,17 +246,20 @@ def pair_list(file: Path | str) -> Pairing:
     """
     file = Path(file)
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise PairError(f"{file} is no UTF-8 text: {error}") from error
     except OSError as error:
         raise FileNotFoundError(f"the list {file} cannot be read: {error.strerror}") from error
+    if "\0" in text:
+        raise PairError(f"{file} is no text: it holds null bytes")
     pairs = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip() or line.startswith("#"):
             continue
-        parts = line.split("\t") if "\t" in line else line.split()
-        parts = [part.strip() for part in parts if part.strip()]
+        # Names may hold what counts as white space elsewhere in Unicode.
+        parts = [part.strip(" ") for part in line.split("\t" if "\t" in line else " ")]
+        parts = [part for part in parts if part]
         if len(parts) != 2:
             raise PairError(
                 f"{file}, line {number}: {line.strip()!r} has to name two files, degraded and "
@@ -245,9 +276,10 @@ def joined(pairings: Sequence[Pairing]) -> Pairing:
     if len(pairings) == 1:
         return pairings[0]
     return Pairing(
-        FileList("", [str(path) for p in pairings for path in p.degraded]),
-        FileList("", [str(path) for p in pairings for path in p.clean]),
+        listing.joined([p.degraded for p in pairings]),
+        listing.joined([p.clean for p in pairings]),
         tuple(entry for p in pairings for entry in p.unpaired),
+        tuple(dict.fromkeys(entry for p in pairings for entry in p.passed_by)),
         sum(p.ambiguous for p in pairings),
         tuple(path for p in pairings for path in p.unused),
         pairings[0].border,
@@ -287,8 +319,9 @@ def check_pair(
 
     Raises:
         SizeError: if the sizes do not fit.
-        ImageError: if a file cannot be an image that is read.
+        ImageError: if a file cannot be an image that is read, or both are the same.
     """
+    _require_two_files(degraded, clean)
     headers = [images.check_image(path, max_pixels=max_pixels) for path in (degraded, clean)]
     sizes = [header.size for header in headers]
     # Of other kinds than these the header does not say how the picture is turned.
@@ -325,8 +358,8 @@ class PairSource(DecodedSource):
         Args:
             pairing: from `pair_folders` or `pair_list`.
             on_bad_file: what to do with degraded files without a clean one, with files that cannot
-                be read and with pairs of different sizes: "skip" leaves them out, each named in the
-                log, "refuse" stops at the first.
+                be read and with pairs of different sizes: "skip" leaves them out, the first ones
+                named in the log, "refuse" stops at the first.
             cache_megabytes: see `PhotoSource`.
             max_pixels: larger images count as bad.
 
@@ -335,10 +368,11 @@ class PairSource(DecodedSource):
         """
         super().__init__(on_bad_file=on_bad_file, cache=cache_megabytes, max_pixels=max_pixels)
         self._border = pairing.border
-        skipped = list(pairing.unpaired)
+        skipped = [*pairing.passed_by, *pairing.unpaired]
         if skipped and on_bad_file == "refuse":
             raise decoded.refused(images.ImageError(skipped[0][1]))
-        kinds = {"unpaired": len(skipped), "unreadable": 0, "different size": 0}
+        unreadable, unpaired = len(pairing.passed_by), len(pairing.unpaired)
+        kinds = {"unpaired": unpaired, "unreadable": unreadable, "different size": 0}
         self.degraded, self.clean = pairing.degraded, pairing.clean
         checked = len(pairing) <= sources.CHECK_LIMIT
         if checked:
@@ -361,7 +395,7 @@ class PairSource(DecodedSource):
             raise images.ImageError(
                 f"none of {len(pairing)} pairs can be read; first: {skipped[-1][1]}"
             )
-        found = len(pairing) + len(pairing.unpaired)
+        found = len(pairing) + unpaired + unreadable
         self.report = PairReport(
             found, len(self.degraded), tuple(skipped), kinds, len(pairing.unused), checked
         )
@@ -386,6 +420,7 @@ class PairSource(DecodedSource):
 
     def _decode(self, index: int) -> Pair:
         paths = self.degraded[index], self.clean[index]
+        _require_two_files(*paths)
         degraded, clean = (images.read_pixels(p, max_pixels=self._max_pixels) for p in paths)
         sizes = degraded.shape[:2], clean.shape[:2]
         if not _sizes_fit(*sizes, self._border):
@@ -394,6 +429,12 @@ class PairSource(DecodedSource):
             inner = slice(self._border, -self._border)
             clean = np.ascontiguousarray(clean[inner, inner])
         return Pair(degraded, clean)
+
+
+def _require_two_files(degraded: Path, clean: Path) -> None:
+    with contextlib.suppress(OSError):  # which reading it tells of
+        if os.path.samefile(degraded, clean):
+            raise images.ImageError(f"{degraded} and its clean photo {clean} are the same file")
 
 
 def _sizes_fit(degraded: tuple[int, int], clean: tuple[int, int], border: int) -> bool:

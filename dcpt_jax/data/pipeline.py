@@ -10,6 +10,7 @@ new crop and turn, and where it is a clean photo a new degradation.
 
 import contextlib
 import ctypes
+import logging
 import os
 import signal
 import sys
@@ -33,6 +34,8 @@ _SECONDS_AFTER_SIGTERM = 20
 _SIGNALS_OF_THE_GROUP = (signal.SIGINT, signal.SIGTERM)  # that a whole process group gets
 # By so many quarter turns against the clock.
 _TURNS = (None, cv2.ROTATE_90_COUNTERCLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_CLOCKWISE)
+
+_logger = logging.getLogger(__name__)
 
 
 class DataError(RuntimeError):
@@ -159,6 +162,7 @@ def make_batches(
     ):
         if value < least:
             raise ValueError(f"{name} must be at least {least}, not {value}")
+    _warn_of_small_parts(classes, crop)
     make_sample = _MakeSample(classes, crop, seed)
     dataset = grain.MapDataset.range(sys.maxsize).seed(hashed(seed)).random_map(make_sample)
     dataset = dataset[index::count].batch(batch_size, drop_remainder=True)[start:]
@@ -197,6 +201,18 @@ def describe(classes: Sequence[TrainingClass]) -> str:
     return "\n".join(lines)
 
 
+def _warn_of_small_parts(classes: Sequence[TrainingClass], crop: int) -> None:
+    """Logs a warning where photos were packed as sub-images smaller than the crop."""
+    for names, source in _by_source(classes):
+        for part in getattr(source, "parts", (source,)):
+            if getattr(part, "size", crop) < crop:
+                _logger.warning(
+                    "%s: %s holds sub-images of %d pixels, which are extended to crops of %d by "
+                    "reflection; pack them with a larger --size, or lower --config.data.crop_size",
+                    *(names, part.folder, part.size, crop),
+                )
+
+
 def _by_source(classes: Sequence[TrainingClass]) -> list[tuple[str, Any]]:
     """Every source once, with the names of the classes that use it."""
     users: dict[int, list[TrainingClass]] = {}
@@ -225,9 +241,10 @@ class _MakeSample:
     def __call__(self, n: int, rng: np.random.Generator) -> dict[str, Any]:
         label, index = self._order(n)
         source = self._classes[label].source
-        item = source[index]
         try:
-            degraded, clean = self._sample(item, label, rng)
+            degraded, clean = self._sample(source[index], label, rng)
+        except images.ImageError:  # of a source that refuses bad files; it names the file
+            raise
         except Exception as error:
             # Text only: exceptions of some libraries do not survive the way between processes.
             raise DataError(

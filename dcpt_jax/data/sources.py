@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import importlib.util
 import itertools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,6 +105,7 @@ def folder_photos(root: Path | str) -> listing.FileList:
         raise FileNotFoundError(
             f"no images in the folder {root} given by --config.data.root; looked in it and its "
             f"sub-folders for files named {' '.join(sorted(images.IMAGE_SUFFIXES))}"
+            + "".join(f"; {reason}" for _, reason in paths.passed_by[:1])
         )
     return paths
 
@@ -113,7 +115,7 @@ class PhotoReport:
     """What became of the files of a source at the start.
 
     Attributes:
-        found: number of files given.
+        found: number of files given, and of files and folders that could not be looked at.
         used: the files that remain.
         skipped: (file, reason) of those left out.
         checked: False where there were too many files to check before the run.
@@ -149,12 +151,17 @@ def inspect_photos(
     decoded.check_bad_file_rule(on_bad_file)
     if not paths:
         raise ValueError("a source of photos needs at least one file")
+    skipped = list(getattr(paths, "passed_by", ()))
+    if skipped and on_bad_file == "refuse":
+        raise decoded.refused(images.ImageError(skipped[0][1]))
+    found = len(paths) + len(skipped)
     if len(paths) > CHECK_LIMIT:
         if not isinstance(paths, listing.FileList):
             paths = tuple(Path(path) for path in paths)
-        return PhotoReport(len(paths), paths, (), checked=False)
+        decoded.warn_of_each([reason for _, reason in skipped], "photo")
+        return PhotoReport(found, paths, tuple(skipped), checked=False)
     files = [Path(path) for path in paths]
-    used, skipped = [], []
+    used = []
     for path in files:
         try:
             images.check_image(path, max_pixels=max_pixels)
@@ -166,8 +173,8 @@ def inspect_photos(
             used.append(path)
     decoded.warn_of_each([reason for _, reason in skipped], "photo")
     if not used:
-        raise images.ImageError(f"none of {len(files)} photos can be read; first: {skipped[0][1]}")
-    return PhotoReport(len(files), tuple(used), tuple(skipped), checked=True)
+        raise images.ImageError(f"none of {found} photos can be read; first: {skipped[0][1]}")
+    return PhotoReport(found, tuple(used), tuple(skipped), checked=True)
 
 
 class PhotoSource(DecodedSource):
@@ -319,11 +326,18 @@ class JoinedReport:
 
 
 def unique_names(paths: Sequence[Path]) -> tuple[str, ...]:
-    """A name of each file: its stem, or as much of its path as makes it unique."""
-    paths = list(paths)
-    candidates = ([p.stem for p in paths], [p.name for p in paths], paths)
-    counts = [collections.Counter(column) for column in candidates]
-    return tuple(
-        next((str(n) for n, c in zip(row, counts, strict=True) if c[n] == 1), str(row[-1]))
-        for row in zip(*candidates, strict=True)
-    )
+    """A name of each file: its stem, or as much of its path as makes it unique.
+
+    The path is that below the folder which all files share, so that names do not depend on where
+    the folder lies or on how it is spelled. A file that occurs twice gets its numbers in addition.
+    """
+    files = [os.path.abspath(path) for path in paths]
+    folder = os.path.commonpath({os.path.dirname(file) for file in files}) if files else ""
+    start = len(os.path.join(folder, ""))
+    files = [file[start:] for file in files]
+    names = [os.path.basename(file) for file in files]
+    rows = [(os.path.splitext(n)[0], n, file) for n, file in zip(names, files, strict=True)]
+    counts = collections.Counter(name for row in rows for name in set(row))
+    names = [next((name for name in row if counts[name] == 1), row[-1]) for row in rows]
+    counts = collections.Counter(names)
+    return tuple(n if counts[n] == 1 else f"{n}#{i}" for i, n in enumerate(names))

@@ -32,7 +32,8 @@ class Task:
             >= 1, where all classes are synthesised from the same photos.
         datasets: names in `data.datasets.DATASETS` that together are the class's published training
             data; () where it has none.
-        pair_repeats: published repeats of these data's items, in (pre-training, restoration).
+        samples: published number of samples of the class in a pass over all classes, items times
+            repeats, in (pre-training, restoration); 0 where none is published.
         pretrain_datasets: those of pre-training where they are others; () where they are not.
     """
 
@@ -40,51 +41,52 @@ class Task:
     degradation: str
     repeats: int = 1
     datasets: tuple[str, ...] = ()
-    pair_repeats: tuple[int, int] = (1, 1)
+    samples: tuple[int, int] = (0, 0)
     pretrain_datasets: tuple[str, ...] = ()
 
     def published(self, stage: Stage) -> tuple[tuple[str, ...], int]:
-        """Names and repeats of the published training data of a stage; ((), 1) without."""
+        """Names and number of samples of a stage's published training data; () and 0 without."""
         if stage == "pretrain":
-            return self.pretrain_datasets or self.datasets, self.pair_repeats[0]
-        return self.datasets, self.pair_repeats[1]
+            return self.pretrain_datasets or self.datasets, self.samples[0]
+        return self.datasets, self.samples[1]
 
 
-# RainTrainHL is the union of the training halves of Rain200H and Rain200L.
+# RainTrainHL: the training halves of Rain200H and Rain200L, 3,600 pairs. For 5d the publication
+# counts 200 of them, 300 times each.
 _RAIN = {"datasets": ("rain200h", "rain200l"), "pretrain_datasets": ("rain13k",)}
 _LOW_LIGHT = {"datasets": ("lol",), "pretrain_datasets": ("lol_synthetic",)}
 
-# Training data and repeats: DCPT (ICLR 2025), its released options; CDD-11: OneRestore (ECCV 2024).
-# Repeats count the publication's items: DFWB, GoPro and DPDD cut into sub-images (85,443, 16,824
-# and 7,000), all others whole. The pre-training repeats of 5d are those of NAFNet; `config.recipes`
-# has what other backbones change.
+# Training data, and items times repeats: DCPT (ICLR 2025), its released options; CDD-11: OneRestore
+# (ECCV 2024). Items are counted as there: DFWB (85,443 or 69,635), GoPro (16,824) and DPDD (7,000)
+# cut into sub-images. As the number of samples is kept and not that of repeats, a class has its
+# published share whether its photos are whole, cut or packed. The pre-training of 5d is that of
+# NAFNet; `config.recipes` has what other backbones change.
 TASK_SETS: dict[str, tuple[Task, ...]] = {
     # The class order of DCPT's five-degradation setting.
     "5d": (
-        Task("rain", "rain", pair_repeats=(1, 300), **_RAIN),
-        Task("noise", "noise:15/25/50", datasets=("dfwb",), pair_repeats=(1, 8)),
-        Task("haze", "haze", datasets=("reside_ots",)),
-        Task("low_light", "low_light", pair_repeats=(10, 160), **_LOW_LIGHT),
-        Task("motion_blur", "motion_blur", datasets=("gopro",), pair_repeats=(1, 5)),
+        Task("rain", "rain", samples=(13_702, 200 * 300), **_RAIN),
+        Task("noise", "noise:15/25/50", datasets=("dfwb",), samples=(85_443, 85_443 * 8)),
+        Task("haze", "haze", datasets=("reside_ots",), samples=(72_135, 72_135)),
+        Task("low_light", "low_light", samples=(1_383 * 10, 485 * 160), **_LOW_LIGHT),
+        Task("motion_blur", "motion_blur", datasets=("gopro",), samples=(16_824, 16_824 * 5)),
     ),
     # That of its ten-degradation setting.
     "10d": (
-        Task("noise", "noise:1-50", datasets=("dfwb",)),
-        Task("motion_blur", "motion_blur", datasets=("gopro",), pair_repeats=(4, 4)),
-        Task("defocus_blur", "defocus_blur", datasets=("dpdd",), pair_repeats=(9, 9)),
-        Task("jpeg", "jpeg:50/60/70/80/90", datasets=("dfwb",)),
-        # Published: 30 times each of 2,061 clean photos, each time with one of its hazy versions.
-        # An item here is one of all 72,135 pairs: once comes nearest to these 61,830.
-        Task("haze", "haze", datasets=("reside_ots",)),
-        Task("rain", "rain", pair_repeats=(5, 20), **_RAIN),
-        Task("snow", "snow", datasets=("snow100k",)),
-        Task("mosaic", "mosaic", datasets=("dfwb",)),
-        Task("low_light", "low_light", datasets=("lol_synthetic",), pair_repeats=(50, 50)),
-        Task("inpainting", "inpainting", datasets=("dfwb",)),
+        Task("noise", "noise:1-50", datasets=("dfwb",), samples=(69_635,) * 2),
+        Task("motion_blur", "motion_blur", datasets=("gopro",), samples=(16_824 * 4,) * 2),
+        Task("defocus_blur", "defocus_blur", datasets=("dpdd",), samples=(7_000 * 9,) * 2),
+        Task("jpeg", "jpeg:50/60/70/80/90", datasets=("dfwb",), samples=(69_635,) * 2),
+        # 30 times each of 2,061 clean photos, each time with one of its hazy versions.
+        Task("haze", "haze", datasets=("reside_ots",), samples=(2_061 * 30,) * 2),
+        Task("rain", "rain", samples=(13_702 * 5, 3_600 * 20), **_RAIN),
+        Task("snow", "snow", datasets=("snow100k",), samples=(50_000,) * 2),
+        Task("mosaic", "mosaic", datasets=("dfwb",), samples=(69_635,) * 2),
+        Task("low_light", "low_light", datasets=("lol_synthetic",), samples=(1_383 * 50,) * 2),
+        Task("inpainting", "inpainting", datasets=("dfwb",), samples=(69_635,) * 2),
     ),
     # That of the mixed setting, l, h, r, s, l+h, l+r, l+s, h+r, h+s, l+h+r, l+h+s.
     "cdd11": tuple(
-        Task(name, name, datasets=("cdd11",))
+        Task(name, name, datasets=("cdd11",), samples=(1_183, 1_183))
         for name in (
             "low_light",
             "haze",

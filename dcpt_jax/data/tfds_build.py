@@ -9,18 +9,17 @@ The result can be read with `--config.data.sources.CLASS=tfds:OUT/NAME`, and wit
 
 import argparse
 import re
-import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dcpt_jax import images
 from dcpt_jax.data import datasets, pairs
-from dcpt_jax.data.datasets import DATASETS
 from dcpt_jax.data.pairs import Pairing
 from dcpt_jax.data.sources import unique_names
-from dcpt_jax.data.tfds_source import import_tfds
+from dcpt_jax.data.tfds_source import first_line, import_tfds
 
 SET_VERSION = "1.0.0"
 _SPLITS = {"train": "train", "held_out": "test"}
@@ -30,29 +29,47 @@ class BuildError(Exception):
     """A set cannot be built; the message says why."""
 
 
-def build(name: str, splits: dict[str, Pairing], data_dir: Path | str) -> Path:
+def build(
+    name: str, splits: dict[str, Pairing], data_dir: Path | str, *, overwrite: bool = False
+) -> Path:
     """Writes a set.
 
     Args:
         name: of the set: small letters, digits and "_", a letter first.
         splits: pairs of each split.
         data_dir: folder of TFDS sets; the set goes to `data_dir/name/1.0.0`.
+        overwrite: whether it takes the place of one that is there already, once it is complete.
 
     Returns:
         That folder.
 
     Raises:
-        BuildError: if the name is none, or the set is there already.
+        BuildError: if the name is none, the set is there already, or TFDS cannot write it.
         ImportError: if tensorflow-datasets is not installed.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise BuildError(f"{name!r} is no name of a TFDS set: small letters, digits and _")
     folder = Path(data_dir, name, SET_VERSION)
-    if folder.exists():
+    if folder.exists() and not overwrite:
         raise BuildError(f"{folder} is there already; --overwrite makes it anew")
+    for split, pairing in splits.items():
+        if pairing.border:
+            raise BuildError(
+                f"the clean photos of {name}, {split}, have a border of {pairing.border} pixels "
+                "that would have to be cut off, but files go in as they are; read their folder"
+            )
     tfds = import_tfds()
-    builder = _builder_class(tfds, name, splits)(data_dir=str(data_dir), file_format="array_record")
-    builder.download_and_prepare()
+    Path(data_dir).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=data_dir) as temporary:
+        builder = _builder_class(tfds, name, splits)(data_dir=temporary, file_format="array_record")
+        try:
+            builder.download_and_prepare()
+        except Exception as error:  # TFDS raises many kinds
+            raise BuildError(f"TFDS cannot write {name}: {first_line(error)}") from error
+        if folder.exists():
+            folder.rename(Path(temporary, "old"))
+        folder.parent.mkdir(exist_ok=True)
+        Path(temporary, name, SET_VERSION).rename(folder)
     return folder
 
 
@@ -62,10 +79,11 @@ def pairings_of(name: str, folder: Path | str, *, task: str = "") -> dict[str, P
     Raises:
         BuildError: if it holds clean photos only.
         DatasetError: if nothing of it is there.
+        ValueError: for an unknown name.
     """
     found, errors = {}, []
     for split, tfds_split in _SPLITS.items():
-        if not DATASETS[name].split(split):
+        if not datasets.get(name).split(split):
             continue
         try:
             one = datasets.find(name, folder, split, task=task)
@@ -98,6 +116,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--overwrite", action="store_true", help="make a set anew that is there already"
     )
+    for stream in (sys.stdout, sys.stderr):  # file names may hold bytes that are not text
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     options = parser.parse_args(argv)
     own = {s: getattr(options, s) for s in _SPLITS.values() if getattr(options, s)}
     if bool(options.manual) == bool(own):
@@ -111,9 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             name += f"_{datasets.kind_of(options.task)}" if options.task else ""
         for split, pairing in splits.items():
             print(f"{name}, {split}: {len(pairing)} pairs, {len(pairing.unpaired)} files without")
-        if options.overwrite:
-            shutil.rmtree(Path(options.data_dir, name, SET_VERSION), ignore_errors=True)
-        folder = build(name, splits, options.data_dir)
+        folder = build(name, splits, options.data_dir, overwrite=options.overwrite)
     except (BuildError, ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -156,8 +175,9 @@ def _builder_class(tfds: Any, name: str, splits: dict[str, Pairing]) -> type:
                 except images.ImageError as error:
                     print(f"left out: {error}", file=sys.stderr)
                     continue
-                # Paths go in as the files' own bytes.
-                yield key, {"degraded": str(degraded), "clean": str(clean), "name": key}
+                key = key.encode("utf-8", "backslashreplace").decode()  # names that are no text
+                contents = {"degraded": degraded.read_bytes(), "clean": clean.read_bytes()}
+                yield key, {**contents, "name": key}
 
     Pairs.name = name
     return Pairs

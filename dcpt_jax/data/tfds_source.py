@@ -18,6 +18,7 @@ import numpy as np
 
 from dcpt_jax import images
 from dcpt_jax.data.decoded import DecodedCache, DecodedSource
+from dcpt_jax.data.pairs import SizeError
 from dcpt_jax.data.sources import Pair
 
 # What the two images of a pair are called in TFDS sets, (degraded, clean).
@@ -56,6 +57,7 @@ class TfdsSource(DecodedSource):
     Attributes:
         report: what was found at the start.
         is_pairs: True where the items are pairs.
+        files: all files of the set.
         on_bad_file: "skip" or "refuse".
         unreadable: index -> reason, of examples that failed in decoding, in this process so far.
     """
@@ -88,7 +90,8 @@ class TfdsSource(DecodedSource):
         name, _, chosen = text.partition(":")
         self._split = chosen or _SPLITS[split]
         self._name = name
-        self._records, self._keys = _open(name, self._split)
+        self._records, self._keys, folder = _open(name, self._split)
+        self.files = tuple(sorted(p for p in folder.glob("*") if p.is_file()))
         self.is_pairs = len(self._keys) == 2
         self.noun = "pair" if self.is_pairs else "photo"
         self.report = TfdsReport(len(self._records), self.noun)
@@ -107,7 +110,12 @@ class TfdsSource(DecodedSource):
         return f"example {index} of {self._name}:{self._split}"
 
     def _decode(self, index: int) -> np.ndarray | Pair:
-        example = self._records[index]
+        try:
+            example = self._records[index]
+        except Exception as error:  # the libraries raise RuntimeError, DecodeError and others
+            raise images.ImageError(
+                f"{self.describe(index)} cannot be read: {first_line(error)}"
+            ) from error
         pixels = [
             images.decode_pixels(
                 example[key], f"{key} of {self.describe(index)}", max_pixels=self._max_pixels
@@ -117,7 +125,7 @@ class TfdsSource(DecodedSource):
         if not self.is_pairs:
             return pixels[0]
         if pixels[0].shape != pixels[1].shape:
-            raise images.ImageError(
+            raise SizeError(
                 f"{self.describe(index)}: the photos of a pair have different sizes, "
                 f"{pixels[0].shape[:2]} and {pixels[1].shape[:2]}"
             )
@@ -144,8 +152,8 @@ def import_tfds() -> Any:
     return tfds
 
 
-def _open(name: str, split: str) -> tuple[Sequence[Any], tuple[str, ...]]:
-    """The records of a split with undecoded images, and the names of the images in them."""
+def _open(name: str, split: str) -> tuple[Sequence[Any], tuple[str, ...], Path]:
+    """The records of a split with undecoded images, the names of these, and the set's folder."""
     tfds = import_tfds()
     try:
         builder = _builder(tfds, name)
@@ -154,16 +162,22 @@ def _open(name: str, split: str) -> tuple[Sequence[Any], tuple[str, ...]]:
         if split.partition("[")[0] not in builder.info.splits:
             known = ", ".join(builder.info.splits) or "none, it is not prepared"
             raise TfdsError(f"the TFDS set {name} has no split {split!r}; known: {known}")
-        return builder.as_data_source(split, decoders=decoders), keys
+        records = builder.as_data_source(split, decoders=decoders)
+        return records, keys, Path(builder.data_path)
     except (TfdsError, ImportError):
         raise
     except Exception as error:  # TFDS raises many kinds, some of them with pages of text
-        reason = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
         raise TfdsError(
-            f"the TFDS set {name} cannot be read: {reason[:300]}. It has to be prepared on this "
-            "machine with file_format='array_record', in the folder TFDS_DATA_DIR or "
+            f"the TFDS set {name} cannot be read: {first_line(error)}. It has to be prepared on "
+            "this machine with file_format='array_record', in the folder TFDS_DATA_DIR or "
             "~/tensorflow_datasets, or be named by its folder"
         ) from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in short; those of TFDS may have pages of text."""
+    lines = filter(None, map(str.strip, str(error).splitlines()))
+    return next(lines, type(error).__name__)[:300]
 
 
 def _builder(tfds: Any, name: str) -> Any:

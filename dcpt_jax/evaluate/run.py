@@ -114,7 +114,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> Evaluati
     else:
         restored = restore_whole(network, params["network"], samples)
     pictures = PictureSheet([task.name for task in tasks], counts, data.crop_size)
-    evaluation = score(tasks, restored, judge, pictures)
+    evaluation = score(tasks, restored, judge, pictures, rounding=config.rounding)
     evaluation = dataclasses.replace(
         evaluation,
         convention=f"{evaluation.convention}, {whole}",
@@ -214,6 +214,8 @@ def score(
     restored: Iterable[tuple[held_out.Sample, np.ndarray]],
     judge: Judge | None,
     pictures: "PictureSheet",
+    *,
+    rounding: metrics.Rounding = "uint8",
 ) -> Evaluation:
     """Means per class, and what the classifier said where it knows all classes."""
     names = [task.name for task in tasks]
@@ -226,8 +228,9 @@ def score(
     for sample, image in restored:
         degraded = np.clip(sample.degraded, 0, 1)
         pairs = ((degraded, sample.clean), (image, sample.clean))
-        psnr = [min(metrics.psnr(*pair), PSNR_LIMIT) for pair in pairs]
-        scores[sample.task].append((*psnr, *(metrics.ssim(*pair) for pair in pairs)))
+        psnr = [min(metrics.psnr(*pair, rounding=rounding), PSNR_LIMIT) for pair in pairs]
+        ssim = [metrics.ssim(*pair, rounding=rounding) for pair in pairs]
+        scores[sample.task].append((*psnr, *ssim))
         pictures.offer(sample, image, *psnr)
         if truth is not None:
             seen = _middle(sample.degraded, JUDGED_SIDE)
@@ -238,7 +241,7 @@ def score(
         ClassResult(name, len(scores[i]), *np.mean(scores[i], axis=0).tolist())
         for i, name in enumerate(names)
     )
-    convention = f"{metrics.convention()}, at most {PSNR_LIMIT:.0f} dB a sample"
+    convention = f"{metrics.convention(rounding=rounding)}, at most {PSNR_LIMIT:.0f} dB a sample"
     if truth is None:
         return Evaluation(classes, convention, None, ())
     if judge.label == weights.FLAT:

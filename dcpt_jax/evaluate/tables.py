@@ -61,20 +61,15 @@ class Evaluation:
         return float(row[self.predicted.index(self.classes[index].name)] / row.sum())
 
     def accuracy(self) -> float:
-        """Share of all samples that the classifier named rightly, in all components."""
-        if self.truth is not None:
-            return float(self.exact.sum() / self.mean().samples)
-        right = sum(
-            self.confusion[i, self.predicted.index(c.name)] for i, c in enumerate(self.classes)
-        )
-        return float(right / self.confusion.sum())
+        """Mean over the classes of `class_accuracy`, as test data differ in size."""
+        return float(np.mean([self.class_accuracy(i) for i in range(len(self.classes))]))
 
     def component_accuracy(self, index: int) -> float:
-        """Share of all samples in which the classifier was right about one component."""
+        """Mean over the classes of the share of samples that are right in one component."""
         samples = np.array([c.samples for c in self.classes])
         found = self.confusion[:, index]
         right = np.where(self.truth[:, index], found, samples - found)
-        return float(right.sum() / samples.sum())
+        return float(np.mean(right / samples))
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values."""
@@ -124,21 +119,22 @@ class Evaluation:
     def _confusion_lines(self) -> list[str]:
         """The table of a classifier of classes."""
         heading = (
-            f"Classification accuracy {self.accuracy():.1%} (chance "
-            f"{1 / len(self.predicted):.0%}). Rows: true class, columns: predicted"
+            f"Classification accuracy {self.accuracy():.1%} (mean of the classes; chance "
+            f"{1 / len(self.predicted):.0%})."
         )
+        legend = "Rows: true class, columns: predicted"
         names, columns = [c.name for c in self.classes], self.predicted
         if sum(map(len, columns)) > _WIDEST_HEADINGS:
             number = {name: str(i + 1) for i, name in enumerate(columns)}
             columns = tuple(number.values())
             names = [f"{number[name]} {name}" for name in names]
             others = [f"{number[n]} {n}" for n in number if f"{number[n]} {n}" not in names]
-            heading += ", by their numbers" + (f" ({', '.join(others)})" if others else "")
+            legend += ", by their numbers" + (f" ({', '.join(others)})" if others else "")
         rows = [
             [name, *map(str, self.confusion[i]), f"{self.class_accuracy(i):.0%}"]
             for i, name in enumerate(names)
         ]
-        return [f"{heading}.", "", *_markdown(["", *columns, "accuracy"], rows)]
+        return [heading, f"{legend}.", "", *_markdown(["", *columns, "accuracy"], rows)]
 
     def _component_lines(self) -> list[str]:
         """The table of a classifier of components."""
@@ -152,9 +148,9 @@ class Evaluation:
         shares = [f"{self.component_accuracy(i):.0%}" for i in range(len(self.predicted))]
         rows.append(["accuracy", *shares, f"{self.accuracy():.0%}"])
         return [
-            f"Classification: all components right in {self.accuracy():.1%} of the samples. Rows: "
-            "true class; columns: in how many samples the component was found, of how many where "
-            "it is there.",
+            f"Classification: all components right in {self.accuracy():.1%} of the samples (mean "
+            "of the classes). Rows: true class; columns: in how many samples the component was "
+            "found, of how many where it is there.",
             "",
             *_markdown(["", *self.predicted, "all right"], rows),
         ]
