@@ -166,7 +166,7 @@ def test_a_run_from_before_there_were_labels_and_more_classes_goes_on():
     older = configs.to_json(config)
     config.synthetic_repeats.motion_blur = 2
     assert configs.differences(older, configs.to_json(config), defaults=older) == [
-        "config.synthetic_repeats.motion_blur: 3 -> 2"
+        "config.synthetic_repeats.motion_blur: 4 -> 2"
     ]
 
 
@@ -392,7 +392,7 @@ def test_differences_name_what_makes_another_run():
 def test_repeats_of_synthetic_classes_and_those_that_are_asked_for():
     assert [task.repeats for task in configs.tasks_of(configs.pretrain())] == [1, 1, 1, 1, 1]
     config = configs.restore()
-    assert [task.repeats for task in configs.tasks_of(config)] == [1, 1, 1, 1, 3]
+    assert [task.repeats for task in configs.tasks_of(config)] == [1, 1, 1, 1, 4]
     assert configs.repeats_of(config) == {}
     config.tasks = "motion_blur,low_light+haze"
     config.repeats.motion_blur = 3

@@ -139,7 +139,7 @@ def restore(arg: str = "") -> ml_collections.ConfigDict:
     config.ema_decay = 0.99
     # Blurred crops differ least from clean ones, so their share of the loss is the smallest: drawn
     # equally often, blurred photos that the network takes for hazy or dark ones get worse.
-    config.synthetic_repeats.motion_blur = 3
+    config.synthetic_repeats.motion_blur = 4
     config.optimizer.learning_rate = 2e-3
     config.optimizer.clip_norm = 1.0
     if arg:
