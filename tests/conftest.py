@@ -51,6 +51,22 @@ def photo_folder(tmp_path_factory) -> Path:
     return folder
 
 
+HEIGHT, WIDTH = 40, 56  # of `position_photos`
+
+
+@pytest.fixture(scope="session")
+def position_photos(tmp_path_factory) -> list[Path]:
+    """Seven photos in which every pixel tells its column (red), row (green), and photo (blue)."""
+    from dcpt_jax import images
+
+    folder = tmp_path_factory.mktemp("positions")
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    for i in range(7):
+        pixels = np.stack([x, y, np.full_like(x, i)], axis=-1)
+        images.write_image(folder / f"{i}.png", pixels / 255)
+    return sorted(folder.iterdir())
+
+
 # Networks of a few thousand parameters, of every kind.
 TINY_BACKBONES = {
     "nafnet": {"width": 4, "encoder_blocks": (1,), "middle_blocks": 1, "decoder_blocks": (1,)},

@@ -22,20 +22,14 @@ from dcpt_jax.data.classes import TrainingClass, synthetic_classes
 from dcpt_jax.data.pipeline import make_batches
 from dcpt_jax.data.sources import Pair, PhotoSource
 from dcpt_jax.data.tasks import Task, resolve_tasks
+from tests.conftest import HEIGHT, WIDTH
 
 FIVE = resolve_tasks("5d")
-HEIGHT, WIDTH = 40, 56
 
 
-@pytest.fixture(scope="module")
-def paths(tmp_path_factory):
-    """Seven photos in which every pixel tells its column (red), row (green), and photo (blue)."""
-    folder = tmp_path_factory.mktemp("photos")
-    y, x = np.mgrid[:HEIGHT, :WIDTH]
-    for i in range(7):
-        pixels = np.stack([x, y, np.full_like(x, i)], axis=-1)
-        images.write_image(folder / f"{i}.png", pixels / 255)
-    return sorted(folder.iterdir())
+@pytest.fixture
+def paths(position_photos):
+    return position_photos
 
 
 @pytest.fixture
