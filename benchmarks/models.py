@@ -7,7 +7,7 @@ A training step is forward, L1 loss, backward and AdamW. Where PyTorch is instal
 the same size (see `benchmarks.torch_runs`) runs in turn with ours, so that other load on the
 machine meets both alike; then read the ratio, not the times. Set the number of threads of PyTorch
 by --threads; XLA takes all cores it is allowed (`taskset` restricts it). On CPUs the whole process
-keeps freed memory (`dcpt_jax.host_memory`), as our commands do; both sides gain from that.
+keeps freed memory (`dcpt_jax.host_memory`), which our commands do not; both sides gain from it.
 
 On a GPU both run there, PyTorch if its build can. Matrix products and convolutions in float32 may
 then use TensorFloat-32 in both (JAX's default); `--dtype bfloat16` is mixed precision in both.
@@ -290,7 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    keep_freed_memory()  # as the commands do; PyTorch, in the same process, gains from it too
+    keep_freed_memory()  # PyTorch, in the same process, gains from it too
     # Programs from a cache would make compiling look free.
     jax.config.update("jax_enable_compilation_cache", False)
     main()

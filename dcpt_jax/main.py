@@ -12,7 +12,6 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from dcpt_jax import config as configs
-from dcpt_jax.host_memory import keep_freed_memory
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "File in configs/, e.g. configs/pretrain.py[:preset].", lock_config=True
@@ -33,7 +32,6 @@ def main(argv: Sequence[str]) -> None:
                 f"--{name} is missing, e.g. --config=configs/pretrain.py --workdir=runs/pretrain"
             )
     _set_up_logging()
-    keep_freed_memory()
     try:
         run(_CONFIG.value, _WORKDIR.value)
     except (ValueError, OSError, FloatingPointError, RuntimeError, ImportError) as error:

@@ -21,9 +21,9 @@ ALLOWED = {
     "config": {"data"},
     "train": {"config", "data", "evaluate", "losses", "models", "weights"},
     "evaluate": {"config", "data", "images", "metrics", "restore", "weights"},
-    "restore": {"host_memory", "images", "models", "weights"},
+    "restore": {"images", "models", "weights"},
     "data_check": {"config", "data"},
-    "main": {"config", "train", "evaluate", "host_memory"},
+    "main": {"config", "train", "evaluate"},
     "host_memory": set(),
 }
 

@@ -2,9 +2,7 @@
 
 import sys
 
-from dcpt_jax.host_memory import keep_freed_memory
 from dcpt_jax.restore.command import main
 
 if __name__ == "__main__":
-    keep_freed_memory()
     sys.exit(main())
