@@ -13,7 +13,8 @@ from dcpt_jax.data.classes import TrainingClass
 from dcpt_jax.data.opening import open_classes
 from dcpt_jax.data.packed import PackedSource, Record
 from dcpt_jax.data.packing import Options, pack, verify
-from dcpt_jax.data.pairs import PairSource, pair_folders
+from dcpt_jax.data.pair_source import PairSource
+from dcpt_jax.data.pairs import pair_folders
 from dcpt_jax.data.pipeline import make_batches
 from dcpt_jax.data.sources import Pair, PhotoSource
 from dcpt_jax.data.tasks import Task, resolve_tasks

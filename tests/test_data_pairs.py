@@ -9,7 +9,8 @@ import pytest
 from dcpt_jax import images
 from dcpt_jax.data import sources
 from dcpt_jax.data.decoded import DecodedCache
-from dcpt_jax.data.pairs import PairError, PairSource, pair_folders, pair_list
+from dcpt_jax.data.pair_source import PairSource
+from dcpt_jax.data.pairs import PairError, pair_folders, pair_list
 
 
 def write(root, names, value=0.5, shape=(6, 8)):

@@ -12,7 +12,7 @@ import pytest
 
 from dcpt_jax import images
 from dcpt_jax.data import opening, tfds_build, tfds_source
-from dcpt_jax.data.pairs import SizeError
+from dcpt_jax.data.pair_source import SizeError
 from dcpt_jax.data.tasks import resolve_tasks
 from dcpt_jax.data.tfds_source import TfdsError, TfdsSource
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from dcpt_jax import images
-from dcpt_jax.data import pairs, sources
+from dcpt_jax.data import pair_source, sources
 from dcpt_jax.data.opening import OpenedClass
 
 # Items that are read of a source of other kinds than files, where not all are to be decoded.
@@ -105,7 +105,7 @@ def inspect(
     report = source.report
     kinds = {"unreadable": len(report.skipped), **getattr(report, "kinds", {})}
     problems = [reason for _, reason in report.skipped]
-    of_files = isinstance(source, sources.PhotoSource | pairs.PairSource)
+    of_files = isinstance(source, sources.PhotoSource | pair_source.PairSource)
     count, note = len(source), ""
     if not of_files and not decode and count > _SAMPLED:
         note = f"sizes of the first {_SAMPLED}"
@@ -123,7 +123,11 @@ def inspect(
         for start in range(0, count, _PART):
             for found in pool.map(look, range(start, min(start + _PART, count))):
                 if isinstance(found, images.ImageError):
-                    kind = "different size" if isinstance(found, pairs.SizeError) else "unreadable"
+                    kind = (
+                        "different size"
+                        if isinstance(found, pair_source.SizeError)
+                        else "unreadable"
+                    )
                     kinds[kind] = kinds.get(kind, 0) + 1
                     problems.append(str(found))
                 else:
@@ -227,7 +231,7 @@ def _size(source: Any, index: int, decode: bool) -> tuple[int, int]:
 
 
 def _place(source: Any) -> str:
-    if not isinstance(source, sources.PhotoSource | pairs.PairSource):
+    if not isinstance(source, sources.PhotoSource | pair_source.PairSource):
         return str(source)
     paths = source.paths if isinstance(source, sources.PhotoSource) else source.degraded
     files = [str(Path(path).absolute()) for path in (paths[0], paths[len(paths) // 2], paths[-1])]

@@ -9,6 +9,7 @@ from dcpt_jax.data import datasets as public
 from dcpt_jax.data import listing, pairs, sources
 from dcpt_jax.data.classes import TrainingClass
 from dcpt_jax.data.decoded import DecodedCache
+from dcpt_jax.data.pair_source import PairSource
 from dcpt_jax.data.tasks import Task
 
 KINDS = ("photos", "pairs", "list", "tfds", "packed")
@@ -234,8 +235,8 @@ class Opener:
             self._shared[key] = sources.PhotoSource(paths, **self._options)
         return self._shared[key]
 
-    def _pairs(self, pairing: pairs.Pairing) -> pairs.PairSource:
-        return pairs.PairSource(pairing, **self._options)
+    def _pairs(self, pairing: pairs.Pairing) -> PairSource:
+        return PairSource(pairing, **self._options)
 
 
 def _joined(found: Sequence[Opened]) -> Opened:

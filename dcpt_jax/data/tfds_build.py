@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dcpt_jax import images
-from dcpt_jax.data import datasets, pairs
+from dcpt_jax.data import datasets, pair_source, pairs
 from dcpt_jax.data.pairs import Pairing
 from dcpt_jax.data.sources import unique_names
 from dcpt_jax.data.tfds_source import first_line, import_tfds
@@ -171,7 +171,7 @@ def _builder_class(tfds: Any, name: str, splits: dict[str, Pairing]) -> type:
             names = unique_names(pairing.degraded)
             for key, degraded, clean in zip(names, pairing.degraded, pairing.clean, strict=True):
                 try:
-                    pairs.check_pair(degraded, clean)
+                    pair_source.check_pair(degraded, clean)
                 except images.ImageError as error:
                     print(f"left out: {error}", file=sys.stderr)
                     continue

@@ -18,7 +18,7 @@ import numpy as np
 
 from dcpt_jax import images
 from dcpt_jax.data.decoded import DecodedCache, DecodedSource
-from dcpt_jax.data.pairs import SizeError
+from dcpt_jax.data.pair_source import SizeError
 from dcpt_jax.data.sources import Pair
 
 # What the two images of a pair are called in TFDS sets, (degraded, clean).
