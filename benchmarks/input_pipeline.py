@@ -42,7 +42,7 @@ from dcpt_jax import degradations
 from dcpt_jax.data import pipeline, sources, tasks
 from dcpt_jax.data.classes import TrainingClass, synthetic_classes
 from dcpt_jax.data.listing import list_files
-from dcpt_jax.data.packed import PackedSource
+from dcpt_jax.data.packed_source import PackedSource
 from dcpt_jax.data.packing import Options, corners, pack
 
 HEIGHT, WIDTH = 1000, 1500  # of the photos made from bundled ones

@@ -13,7 +13,8 @@ import pytest
 from dcpt_jax import images
 from dcpt_jax.data import packed, packing
 from dcpt_jax.data.pack import main
-from dcpt_jax.data.packed import PackedSource, read_manifest
+from dcpt_jax.data.packed import read_manifest
+from dcpt_jax.data.packed_source import PackedSource
 from dcpt_jax.data.packing import Options, PackError, corners, pack, verify
 from dcpt_jax.data.sources import PhotoSource
 

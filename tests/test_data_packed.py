@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from dcpt_jax import images
-from dcpt_jax.data import packed
+from dcpt_jax.data import packed, packed_source
 from dcpt_jax.data.classes import TrainingClass
 from dcpt_jax.data.opening import open_classes
-from dcpt_jax.data.packed import PackedSource, Record
+from dcpt_jax.data.packed import Record
+from dcpt_jax.data.packed_source import PackedSource
 from dcpt_jax.data.packing import Options, pack, verify
 from dcpt_jax.data.pair_source import PairSource
 from dcpt_jax.data.pairs import pair_folders
@@ -140,7 +141,7 @@ def test_source_travels_to_workers_and_threads(several):
 
 
 def test_few_files_are_open_at_a_time(several, monkeypatch):
-    monkeypatch.setattr(packed, "_FILES_OPEN", 2)
+    monkeypatch.setattr(packed_source, "_FILES_OPEN", 2)
     source = PackedSource(several)
     for i in np.random.default_rng(0).permutation(len(source)):
         source.read(int(i))

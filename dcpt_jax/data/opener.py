@@ -203,7 +203,7 @@ class Opener:
             source = TfdsSource(rest, split=self.split, **self._options)
             return Opened(source, f"{source.noun}s of the TFDS set {rest}", source.is_pairs)
         if kind == "packed":
-            from dcpt_jax.data.packed import PackedSource
+            from dcpt_jax.data.packed_source import PackedSource
 
             source = PackedSource(rest, **self._options)
             dataset = public.DATASETS.get(source.dataset)
