@@ -30,6 +30,30 @@ def test_both_ways_to_rematerialise_give_the_plain_gradients(how):
     assert bool(jnp.isnan(rematerialised(function, how=how)(nothing, x)).all())
 
 
+@pytest.mark.parametrize("how", ["slices", "convolution"])
+def test_a_mask_goes_through_rematerialisation(how):
+    """As a second input that no gradient is asked of."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((2, 4, 4, 3)), jnp.float32)
+    visible = jnp.ones((2, 8, 8, 1)).at[0, :4].set(0).at[1].set(0)
+    block = NAFBlock()
+    params = random_params(jax.eval_shape(block.init, jax.random.key(0), x)["params"])
+
+    def function(params, inputs):
+        return block.apply({"params": params}, *inputs)
+
+    def gradients(function):
+        def loss(params, x):
+            return jnp.sin(function(params, (x, visible))).sum()
+
+        return jax.jit(jax.grad(loss, (0, 1)))(params, x)
+
+    again = gradients(rematerialised(function, how=how))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), again, gradients(function)
+    )
+
+
 def test_rematerialisation_saves_memory():
     x = jax.ShapeDtypeStruct((1, 64, 64, 8), jnp.float32)
     needed = []

@@ -13,6 +13,7 @@ from dcpt_jax.models.classifier import DegradationClassifier
 from dcpt_jax.models.nafnet import NAFNet
 from dcpt_jax.models.network import RestorationNetwork
 from dcpt_jax.models.promptir import PromptIR
+from dcpt_jax.models.reconstruction import ReconstructionHead
 from dcpt_jax.models.restormer import Restormer
 from dcpt_jax.models.swinir import SwinIR
 
@@ -25,6 +26,7 @@ __all__ = [
     "DegradationClassifier",
     "NAFNet",
     "PromptIR",
+    "ReconstructionHead",
     "RestorationNetwork",
     "Restormer",
     "SwinIR",

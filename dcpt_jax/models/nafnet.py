@@ -24,6 +24,7 @@ from dcpt_jax.models.layers import (
     positive_count,
     positive_counts,
 )
+from dcpt_jax.models.masking import hide, visible_mean
 from dcpt_jax.models.network import RestorationNetwork
 from dcpt_jax.models.norms import LayerNorm
 from dcpt_jax.models.stage import Stage
@@ -142,16 +143,23 @@ class NAFNet(RestorationNetwork):
             return None
         return tuple((side // 2**level) * int(1.5 * side) // side for side in self.tlc_size)
 
-    def body(self, padded: jax.Array) -> tuple[tuple[jax.Array, ...], jax.Array]:
+    def body(
+        self, padded: jax.Array, visible: jax.Array | None = None
+    ) -> tuple[tuple[jax.Array, ...], jax.Array]:
         """Everything but the last convolution: (decoder outputs, the finest of them)."""
-        x, skips, outputs = self.intro(padded), [], []
+        if visible is not None and self.tlc_size is not None:
+            raise ValueError(
+                f"tlc_size is {self.tlc_size}, but local averages are for whole images: partly "
+                "hidden ones need a network with tlc_size None"
+            )
+        x, skips, outputs = self.intro(hide(padded, visible)), [], []
         for encoder, down in zip(self.encoder, self.down, strict=True):
-            x = encoder(x)
+            x = encoder(x, visible)
             skips.append(x)
             x = down(x)
-        x = self.middle(x)
+        x = self.middle(x, visible)
         for up, skip, decoder in zip(self.up, reversed(skips), self.decoder, strict=True):
-            x = decoder(pixel_shuffle(up(x)) + skip)
+            x = decoder(pixel_shuffle(up(x)) + skip, visible)
             outputs.append(x)
         return tuple(reversed(outputs)), x
 
@@ -170,8 +178,8 @@ class NAFBlock(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[b, h, w, c] -> [b, h, w, c] in `dtype`."""
+    def __call__(self, x: jax.Array, visible: jax.Array | None = None) -> jax.Array:
+        """[b, h, w, c] -> [b, h, w, c] in `dtype`; `visible` as in the `masking` module."""
         channels, stored = x.shape[-1], parameter_dtype(self.dtype)
 
         def residual_scale(name: str) -> jax.Array:
@@ -180,9 +188,9 @@ class NAFBlock(nn.Module):
 
         y = LayerNorm(dtype=self.dtype, name="norm_1")(x)
         y = Conv(2 * channels, dtype=self.dtype, name="conv_1")(y)
-        y = gate(DepthwiseConv(dtype=self.dtype, name="conv_2")(y))
+        y = gate(DepthwiseConv(dtype=self.dtype, name="conv_2")(hide(y, visible)))
         attention = Conv(channels, dtype=self.dtype, name="attention")
-        y = multiply_wide(y, pooled(y, attention, self.window).astype(stored))
+        y = multiply_wide(y, pooled(y, attention, self.window, visible).astype(stored))
         y = Conv(channels, dtype=self.dtype, name="conv_3")(y)
         x = x + multiply_wide(y, residual_scale("beta"))
 
@@ -198,7 +206,9 @@ def gate(x: jax.Array) -> jax.Array:
     return first * second
 
 
-def pooled(x: jax.Array, pointwise, window: Window | None) -> jax.Array:
+def pooled(
+    x: jax.Array, pointwise, window: Window | None, visible: jax.Array | None = None
+) -> jax.Array:
     """Applies `pointwise` to global or local averages of an image.
 
     Args:
@@ -207,6 +217,8 @@ def pooled(x: jax.Array, pointwise, window: Window | None) -> jax.Array:
         window: None averages over the whole image; otherwise the (height, width) over which to
             average, as in the test-time local converter: every window that lies fully inside the
             image, and at the borders the nearest such window.
+        visible: None, or the mask of the `masking` module, to average over visible positions; for
+            whole images only.
 
     Returns:
         [b, 1, 1, c] if the window is None or covers the image, otherwise [b, h, w, c].
@@ -214,7 +226,7 @@ def pooled(x: jax.Array, pointwise, window: Window | None) -> jax.Array:
     h, w = x.shape[1:3]
     wide = x.astype(parameter_dtype(x.dtype))
     if window is None or (window[0] >= h and window[1] >= w):
-        return pointwise(wide.mean(axis=(1, 2), keepdims=True))
+        return pointwise(visible_mean(wide, visible, keepdims=True))
     # Running sums of a large map would lose digits; those of its deviations from the mean do not.
     centre = wide.mean(axis=(1, 2), keepdims=True)
     means = moving_mean(moving_mean(wide - centre, window[0], axis=1), window[1], axis=2) + centre

@@ -14,6 +14,7 @@ from dcpt_jax.models.layers import (
     pad_to_multiple,
     parameter_dtype,
 )
+from dcpt_jax.models.masking import check_visible, hide
 
 
 class RestorationNetwork(nn.Module):
@@ -59,8 +60,14 @@ class RestorationNetwork(nn.Module):
         """Keyword arguments that rebuild this network, JSON-able; without `dtype` and `remat`."""
         raise NotImplementedError
 
-    def body(self, padded: jax.Array) -> tuple[tuple[jax.Array, ...], Any]:
-        """The network up to the last feature: (features, what `tail` needs)."""
+    def body(
+        self, padded: jax.Array, visible: jax.Array | None = None
+    ) -> tuple[tuple[jax.Array, ...], Any]:
+        """The network up to the last feature: (features, what `tail` needs).
+
+        With `visible`, [b, h, w, 1], only as far as the `masking` module says; the features are
+        then those of visible positions, and anything elsewhere.
+        """
         raise NotImplementedError
 
     def tail(self, rest: Any) -> jax.Array:
@@ -81,19 +88,29 @@ class RestorationNetwork(nn.Module):
         """
         return self.restored_and_features(degraded)[0]
 
-    def features(self, degraded: jax.Array) -> tuple[jax.Array, ...]:
+    def features(
+        self, degraded: jax.Array, visible: jax.Array | None = None
+    ) -> tuple[jax.Array, ...]:
         """Features for the degradation classifier; nothing behind the last of them runs.
 
         Args:
             degraded: [b, h, w, 3] float, RGB in [0, 1].
+            visible: None, or [b, h, w, 1] float: 1 where the network may look and 0 elsewhere,
+                constant on cells whose size is a multiple of `size_multiple`, like h and w. See the
+                `masking` module.
 
         Returns:
-            One [b, h', w', feature_dims[i]] in `dtype` for each tap, of the padded image, not cut.
+            One [b, h', w', feature_dims[i]] in `dtype` for each tap, of the padded image, not cut;
+            zero where hidden.
 
         Raises:
-            ValueError: if `degraded` is not a batch of floating-point RGB images.
+            ValueError: if `degraded` is not a batch of floating-point RGB images, or `visible` does
+                not fit it.
         """
-        return self.body(self._padded(degraded))[0]
+        padded = self._padded(degraded)
+        if visible is not None:
+            check_visible(visible, degraded, self.size_multiple)
+        return tuple(hide(feature, visible) for feature in self.body(padded, visible)[0])
 
     def restored_and_features(self, degraded: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         """What `__call__` and `features` return, from one pass."""

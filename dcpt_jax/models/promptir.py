@@ -16,6 +16,7 @@ from dcpt_jax.models.layers import (
     positive_count,
     positive_counts,
 )
+from dcpt_jax.models.masking import hide, visible_mean
 from dcpt_jax.models.transformer import (
     BlockStyle,
     Levels,
@@ -137,14 +138,21 @@ class PromptIR(Levels):
         self.refinement = self.stage(self.num_refinement_blocks, self.heads[0], style)
         self.output = self.conv(3, style, size=3, bias=self.bias)
 
-    def body(self, padded: jax.Array) -> tuple[tuple[jax.Array, ...], Any]:
+    def body(
+        self, padded: jax.Array, visible: jax.Array | None = None
+    ) -> tuple[tuple[jax.Array, ...], Any]:
         """Encoder and decoder down to half size: (prompted levels, what the tail needs)."""
-        level_1, level_2, level_3, latent = self.encode(padded)
-        prompted_3 = self.reduce_noise_3(self.noise_3(self.prompt_3(latent)))
-        decoded_3 = self.decoder_3(self.reduce_3(joined(self.up_3(prompted_3), level_3)))
-        prompted_2 = self.reduce_noise_2(self.noise_2(self.prompt_2(decoded_3)))
-        decoded_2 = self.decoder_2(self.reduce_2(joined(self.up_2(prompted_2), level_2)))
-        prompted_1 = self.reduce_noise_1(self.noise_1(self.prompt_1(decoded_2)))
+        level_1, level_2, level_3, latent = self.encode(padded, visible)
+        prompted_3 = self.noise_3(self.prompt_3(latent, visible), visible)
+        prompted_3 = self.reduce_noise_3(prompted_3)
+        up_3 = self.up_3(hide(prompted_3, visible))
+        decoded_3 = self.decoder_3(self.reduce_3(joined(up_3, level_3)), visible)
+        prompted_2 = self.noise_2(self.prompt_2(decoded_3, visible), visible)
+        prompted_2 = self.reduce_noise_2(prompted_2)
+        up_2 = self.up_2(hide(prompted_2, visible))
+        decoded_2 = self.decoder_2(self.reduce_2(joined(up_2, level_2)), visible)
+        prompted_1 = self.noise_1(self.prompt_1(decoded_2, visible), visible)
+        prompted_1 = self.reduce_noise_1(prompted_1)
         return (prompted_1, prompted_2, prompted_3), (prompted_1, level_1)
 
     def tail(self, rest: Any) -> jax.Array:
@@ -169,17 +177,21 @@ class Prompts(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[b, h, w, c] -> [b, h, w, c + features]: the prompt behind the features."""
+    def __call__(self, x: jax.Array, visible: jax.Array | None = None) -> jax.Array:
+        """[b, h, w, c] -> [b, h, w, c + features]: the prompt behind the features.
+
+        With `visible`, as in the `masking` module, the average is over visible positions, and the
+        prompt's convolution sees those alone.
+        """
         stored = parameter_dtype(self.dtype)
         shape = (self.count, self.size, self.size, self.features)
         prompts = self.param("prompts", nn.initializers.uniform(1.0), shape, stored)
-        average = x.astype(stored).mean(axis=(1, 2))
+        average = visible_mean(x.astype(stored), visible)
         weights = nn.softmax(Linear(self.count, dtype=stored, name="mixing")(average))
         prompt = jnp.einsum("bk,kijc->bijc", weights, prompts)
         prompt = resized(prompt, x.shape[1], x.shape[2]).astype(self.dtype)
         conv = Conv(self.features, size=3, use_bias=False, dtype=self.dtype, name="conv")
-        return jnp.concatenate([x, conv(prompt)], axis=-1)
+        return jnp.concatenate([x, conv(hide(prompt, visible))], axis=-1)
 
 
 def resized(x: jax.Array, height: int, width: int) -> jax.Array:

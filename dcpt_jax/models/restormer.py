@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dcpt_jax.models.layers import normal
+from dcpt_jax.models.masking import hide
 from dcpt_jax.models.transformer import ATTENTIONS, BlockStyle, Levels, check_choice, joined
 
 
@@ -90,12 +91,17 @@ class Restormer(Levels):
         self.refinement = self.stage(self.num_refinement_blocks, self.heads[0], style)
         self.output = self.conv(3, style, size=3, bias=self.bias)
 
-    def body(self, padded: jax.Array) -> tuple[tuple[jax.Array, ...], jax.Array]:
+    def body(
+        self, padded: jax.Array, visible: jax.Array | None = None
+    ) -> tuple[tuple[jax.Array, ...], jax.Array]:
         """Encoder and decoder: (decoder outputs finest first, the finest of them)."""
-        level_1, level_2, level_3, latent = self.encode(padded)
-        decoded_3 = self.decoder_3(self.reduce_3(joined(self.up_3(latent), level_3)))
-        decoded_2 = self.decoder_2(self.reduce_2(joined(self.up_2(decoded_3), level_2)))
-        decoded_1 = self.decoder_1(joined(self.up_1(decoded_2), level_1))
+        level_1, level_2, level_3, latent = self.encode(padded, visible)
+        up_3 = self.up_3(hide(latent, visible))
+        decoded_3 = self.decoder_3(self.reduce_3(joined(up_3, level_3)), visible)
+        up_2 = self.up_2(hide(decoded_3, visible))
+        decoded_2 = self.decoder_2(self.reduce_2(joined(up_2, level_2)), visible)
+        up_1 = self.up_1(hide(decoded_2, visible))
+        decoded_1 = self.decoder_1(joined(up_1, level_1), visible)
         return (decoded_1, decoded_2, decoded_3), decoded_1
 
     def tail(self, rest: jax.Array) -> jax.Array:

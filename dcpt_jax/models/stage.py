@@ -38,11 +38,11 @@ class Stage(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Applies the blocks one after another."""
-        return self.run(x)
+    def __call__(self, x: jax.Array, visible: jax.Array | None = None) -> jax.Array:
+        """Applies the blocks one after another; `visible` as in the `masking` module."""
+        return self.run(x, visible)
 
-    def run(self, x: jax.Array) -> jax.Array:
+    def run(self, x: jax.Array, visible: jax.Array | None) -> jax.Array:
         """The blocks alone, for stages with more in them; call it from a compact method."""
         repeats, rest = divmod(self.blocks, len(self.kinds))
         if self.is_initializing() and repeats >= DRAW_FROM and not rest:
@@ -52,9 +52,9 @@ class Stage(nn.Module):
             make = self.kinds[i % len(self.kinds)]
             if self.remat and not self.is_initializing():
                 params = self.variables["params"][f"block_{i}"]
-                x = rematerialised(_applied(make(parent=None)))(params, x)
+                x = rematerialised(_applied(make(parent=None)))(params, (x, visible))
             else:
-                x = make(name=f"block_{i}")(x)
+                x = make(name=f"block_{i}")(x, visible)
         return x
 
     def _draw(self, x: jax.Array, repeats: int) -> None:
@@ -70,12 +70,12 @@ class Stage(nn.Module):
 
 
 def rematerialised(
-    function: Callable[[Any, jax.Array], jax.Array], *, how: Formulation | None = None
-) -> Callable[[Any, jax.Array], jax.Array]:
+    function: Callable[[Any, Any], jax.Array], *, how: Formulation | None = None
+) -> Callable[[Any, Any], jax.Array]:
     """The same function of (params, x), of which the backward pass keeps nothing but those two.
 
     Args:
-        function: (params, [...]) -> [...].
+        function: (params, x) -> array; both trees of floating-point arrays.
         how: "convolution" is `jax.checkpoint`; "slices" is for CPUs, whose XLA merges what that
             computes again with the first time, so that nothing is saved. There, computing again
             stands in one branch of a condition, which keeps it apart: eight Restormer blocks at
@@ -107,5 +107,5 @@ def rematerialised(
     return apply
 
 
-def _applied(block: nn.Module) -> Callable[[Any, jax.Array], jax.Array]:
-    return lambda params, x: block.apply({"params": params}, x)
+def _applied(block: nn.Module) -> Callable[[Any, Any], jax.Array]:
+    return lambda params, inputs: block.apply({"params": params}, *inputs)

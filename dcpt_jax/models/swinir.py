@@ -22,6 +22,7 @@ from dcpt_jax.models.layers import (
     positive_count,
     positive_counts,
 )
+from dcpt_jax.models.masking import hide
 from dcpt_jax.models.network import RestorationNetwork
 from dcpt_jax.models.norms import LayerNorm
 from dcpt_jax.models.stage import Stage
@@ -160,15 +161,17 @@ class SwinIR(RestorationNetwork):
         self.after_body = connection(self.resi_connection, self.embed_dim, self.dtype)
         self.last = Conv(3, size=3, dtype=self.dtype)
 
-    def body(self, padded: jax.Array) -> tuple[tuple[jax.Array, ...], Any]:
+    def body(
+        self, padded: jax.Array, visible: jax.Array | None = None
+    ) -> tuple[tuple[jax.Array, ...], Any]:
         """All stages: (outputs of the last three, last first; what the tail needs)."""
-        shallow = self.first(padded - jnp.asarray(MEAN, padded.dtype))
+        shallow = self.first(hide(padded - jnp.asarray(MEAN, padded.dtype), visible))
         x = self.embed_norm(shallow) if self.patch_norm else shallow
         for stage in self.encoder:
-            x = stage(x)
+            x = stage(x, visible)
         features = []
         for stage in self.decoder:
-            x = stage(x)
+            x = stage(x, visible)
             features.append(x)
         return tuple(reversed(features)), (x, shallow)
 
@@ -185,10 +188,11 @@ class ResidualStage(Stage):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[b, h, w, c] -> [b, h, w, c]."""
+    def __call__(self, x: jax.Array, visible: jax.Array | None = None) -> jax.Array:
+        """[b, h, w, c] -> [b, h, w, c]; `visible` as in the `masking` module."""
         conv = connection(self.resi_connection, x.shape[-1], self.dtype, name="conv")
-        return x + conv(self.run(x))
+        y = hide(self.run(x, visible), visible)
+        return x + (conv(y, visible) if isinstance(conv, ThreeConvs) else conv(y))
 
 
 class SwinBlock(nn.Module):
@@ -210,12 +214,16 @@ class SwinBlock(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[b, h, w, c] -> [b, h, w, c]; h and w are multiples of the window."""
+    def __call__(self, x: jax.Array, visible: jax.Array | None = None) -> jax.Array:
+        """[b, h, w, c] -> [b, h, w, c]; h and w are multiples of the window.
+
+        `visible` as in the `masking` module.
+        """
         attention = WindowAttention(
             self.heads, self.window, self.shift, self.qkv_bias, self.dtype, name="attention"
         )
-        x = x + attention(LayerNorm(1e-5, dtype=self.dtype, name="norm_1")(x))
+        y = LayerNorm(1e-5, dtype=self.dtype, name="norm_1")(x)
+        x = x + attention(y, visible)
         y = LayerNorm(1e-5, dtype=self.dtype, name="norm_2")(x)
         return x + FeedForward(self.hidden, self.dtype, name="mlp")(y)
 
@@ -230,12 +238,14 @@ class WindowAttention(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[b, h, w, c] -> [b, h, w, c]."""
+    def __call__(self, x: jax.Array, visible: jax.Array | None = None) -> jax.Array:
+        """[b, h, w, c] -> [b, h, w, c]; `visible` as in the `masking` module."""
         channels = x.shape[-1]
         windows = cut_windows(x, self.window, self.shift)
         qkv = linear(3 * channels, self.dtype, use_bias=self.qkv_bias, name="qkv")(windows)
-        y = attend_in_windows(qkv, self.heads, parameter_dtype(self.dtype))
+        if visible is not None:
+            visible = cut_windows(visible, self.window, self.shift)[..., 0]
+        y = attend_in_windows(qkv, self.heads, parameter_dtype(self.dtype), visible)
         y = linear(channels, self.dtype, name="project_out")(y)
         return join_windows(y, self.window, self.shift)
 
@@ -261,7 +271,12 @@ def join_windows(windows: jax.Array, window: int, shift: int) -> jax.Array:
 
 
 def attend_in_windows(
-    qkv: jax.Array, heads: int, wide: jnp.dtype, *, how: Formulation | None = None
+    qkv: jax.Array,
+    heads: int,
+    wide: jnp.dtype,
+    visible: jax.Array | None = None,
+    *,
+    how: Formulation | None = None,
 ) -> jax.Array:
     """Softmax attention between the pixels of each window.
 
@@ -269,6 +284,8 @@ def attend_in_windows(
         qkv: [b, rows, columns, pixels of a window, 3c]: queries, keys and values of all windows.
         heads: attention heads.
         wide: dtype of scores and softmax.
+        visible: None, or [b, rows, columns, pixels of a window], 0 for pixels that get no weight. A
+            window that has no others becomes zero.
         how: formulation, see `convolutions`. "slices" goes through the rows of windows in up to
             eight parts: XLA works on the many small products of a part on one core only, but on
             several parts at a time.
@@ -279,33 +296,56 @@ def attend_in_windows(
     rows = qkv.shape[1]
     parts = 1 if (how or formulation()) == "convolution" else math.gcd(rows, 8)
 
-    def attend(part: jax.Array) -> jax.Array:
+    def attend(part: jax.Array, visible: jax.Array | None) -> jax.Array:
+        bias = None
+        if visible is not None:
+            part = jnp.where(visible[..., None] > 0, part, jnp.zeros((), part.dtype))
+            bias = hidden_keys_bias(visible, heads, wide)
         shape = part.shape[:-1]
         cells = part.reshape(-1, shape[-1], 3, heads, part.shape[-1] // 3 // heads)
         # -> [3, windows and heads, pixels of a window, channels of a head]
         cells = cells.transpose(2, 0, 3, 1, 4)
         query, key, value = cells.reshape(3, -1, *cells.shape[-2:])
-        y = softmax_attention(query * cells.shape[-1] ** -0.5, key, value, wide)
+        y = softmax_attention(query * cells.shape[-1] ** -0.5, key, value, wide, bias)
         return y.reshape(cells.shape[1:]).swapaxes(1, 2).reshape(*shape, -1)
 
-    return jnp.concatenate([attend(part) for part in jnp.split(qkv, parts, axis=1)], axis=1)
+    masks = [None] * parts if visible is None else jnp.split(visible, parts, axis=1)
+    split = zip(jnp.split(qkv, parts, axis=1), masks, strict=True)
+    return jnp.concatenate([attend(part, mask) for part, mask in split], axis=1)
+
+
+def hidden_keys_bias(visible: jax.Array, heads: int, wide: jnp.dtype) -> jax.Array:
+    """What leaves hidden keys no weight: [b, rows, columns, n] -> [windows and heads, 1, n].
+
+    It is finite, so that in a window without visible keys, where all get the same, the softmax is
+    finite too.
+    """
+    bias = jnp.where(visible > 0, 0, jnp.finfo(wide).min / 2).astype(wide)
+    return bias.reshape(-1, 1, visible.shape[-1]).repeat(heads, axis=0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def softmax_attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, wide: jnp.dtype
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    wide: jnp.dtype,
+    bias: jax.Array | None = None,
 ) -> jax.Array:
-    """softmax(query key^T) value for each of t windows: three [t, n, d] -> [t, n, d].
+    """softmax(query key^T + bias) value for each of t windows: three [t, n, d] -> [t, n, d].
 
-    `wide` is the dtype of scores and softmax. The backward pass needs the sum of each row of
-    weights times their gradients; as in Dao et al., FlashAttention (2022, appendix B), it takes the
-    product of output and its gradient, which has d columns and not n: row sums are slow on CPUs.
+    `wide` is the dtype of scores and softmax, `bias` a constant [t, 1, n], or None for none. The
+    backward pass needs the sum of each row of weights times their gradients; as in Dao et al.,
+    FlashAttention (2022, appendix B), it takes the product of output and its gradient, which has d
+    columns and not n: row sums are slow on CPUs.
     """
-    return _attention_forward(query, key, value, wide)[0]
+    return _attention_forward(query, key, value, wide, bias)[0]
 
 
-def _attention_forward(query, key, value, wide):
+def _attention_forward(query, key, value, wide, bias):
     scores = jnp.einsum("tid,tjd->tij", query, key, preferred_element_type=wide)
+    if bias is not None:
+        scores = scores + bias
     weights = nn.softmax(scores).astype(query.dtype)
     y = jnp.einsum("tij,tjd->tid", weights, value)
     return y, (query, key, value, weights, y)
@@ -318,7 +358,8 @@ def _attention_backward(wide, saved, gradient):
     along = (gradient.astype(wide) * y.astype(wide)).sum(axis=-1, keepdims=True)
     to_scores = (weights.astype(wide) * (to_weights - along)).astype(query.dtype)
     to_query = jnp.einsum("tij,tjd->tid", to_scores, key)
-    return to_query, jnp.einsum("tij,tid->tjd", to_scores, query), to_value
+    to_key = jnp.einsum("tij,tid->tjd", to_scores, query)
+    return to_query, to_key, to_value, None  # the bias is a constant
 
 
 softmax_attention.defvjp(_attention_forward, _attention_backward)
@@ -343,14 +384,14 @@ class ThreeConvs(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[b, h, w, c] -> [b, h, w, c]."""
+    def __call__(self, x: jax.Array, visible: jax.Array | None = None) -> jax.Array:
+        """[b, h, w, c] -> [b, h, w, c]; `visible` as in the `masking` module."""
         channels = x.shape[-1]
-        y = Conv(channels // 4, size=3, dtype=self.dtype, name="conv_0")(x)
+        y = Conv(channels // 4, size=3, dtype=self.dtype, name="conv_0")(hide(x, visible))
         y = nn.leaky_relu(y, 0.2)
         y = Conv(channels // 4, dtype=self.dtype, name="conv_1")(y)
         y = nn.leaky_relu(y, 0.2)
-        return Conv(channels, size=3, dtype=self.dtype, name="conv_2")(y)
+        return Conv(channels, size=3, dtype=self.dtype, name="conv_2")(hide(y, visible))
 
 
 def connection(kind: str, channels: int, dtype: Any, name: str | None = None) -> nn.Module:

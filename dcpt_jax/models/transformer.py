@@ -25,6 +25,7 @@ from dcpt_jax.models.layers import (
     positive_count,
     positive_counts,
 )
+from dcpt_jax.models.masking import hide
 from dcpt_jax.models.network import RestorationNetwork
 from dcpt_jax.models.norms import LayerNorm
 from dcpt_jax.models.stage import Stage
@@ -92,13 +93,13 @@ class TransformerBlock(nn.Module):
     style: BlockStyle
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[b, h, w, c] -> [b, h, w, c]."""
+    def __call__(self, x: jax.Array, visible: jax.Array | None = None) -> jax.Array:
+        """[b, h, w, c] -> [b, h, w, c]; `visible` as in the `masking` module."""
         style = self.style
         y = style.layer_norm("norm_1")(x)
-        x = x + ChannelAttention(self.heads, style, name="attention")(y)
+        x = x + ChannelAttention(self.heads, style, name="attention")(y, visible)
         y = style.layer_norm("norm_2")(x)
-        return x + FeedForward(style, name="feed_forward")(y)
+        return x + FeedForward(style, name="feed_forward")(y, visible)
 
 
 class ChannelAttention(nn.Module):
@@ -108,13 +109,15 @@ class ChannelAttention(nn.Module):
     style: BlockStyle
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[b, h, w, c] -> [b, h, w, c]; c is a multiple of `heads`."""
+    def __call__(self, x: jax.Array, visible: jax.Array | None = None) -> jax.Array:
+        """[b, h, w, c] -> [b, h, w, c]; c is a multiple of `heads`, `visible` as in `masking`."""
         style, channels = self.style, x.shape[-1]
         stored = parameter_dtype(style.dtype)
         temperature = self.param("temperature", nn.initializers.ones, (self.heads,), stored)
-        mixed = style.depthwise("qkv_depthwise")(style.conv(3 * channels, "qkv")(x))
-        y = attend(mixed, temperature, style.attention)
+        qkv = hide(style.conv(3 * channels, "qkv")(x), visible)
+        mixed = style.depthwise("qkv_depthwise")(qkv)
+        # Zero where hidden, queries and keys add nothing to the sums over pixels.
+        y = attend(hide(mixed, visible), temperature, style.attention)
         return style.conv(channels, "project_out")(y)
 
 
@@ -160,11 +163,12 @@ class FeedForward(nn.Module):
     style: BlockStyle
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[b, h, w, c] -> [b, h, w, c]."""
+    def __call__(self, x: jax.Array, visible: jax.Array | None = None) -> jax.Array:
+        """[b, h, w, c] -> [b, h, w, c]; `visible` as in the `masking` module."""
         style, channels = self.style, x.shape[-1]
         hidden = int(channels * style.ffn_expansion)
-        y = style.depthwise("depthwise")(style.conv(2 * hidden, "project_in")(x))
+        y = style.conv(2 * hidden, "project_in")(x)
+        y = style.depthwise("depthwise")(hide(y, visible))
         first, second = jnp.split(y, 2, axis=-1)
         y = nn.gelu(first, approximate=False) * second
         return style.conv(channels, "project_out")(y)
@@ -249,12 +253,17 @@ class Levels(RestorationNetwork):
         self.down_3 = self.conv(2 * self.dim, style, size=3)
         self.latent = self.stage(self.num_blocks[3], self.heads[3], style)
 
-    def encode(self, padded: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    def encode(
+        self, padded: jax.Array, visible: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         """Outputs of the encoder's levels, finest first: dim * 2^i channels at 1/2^i."""
-        level_1 = self.encoder_1(self.patch_embed(padded))
-        level_2 = self.encoder_2(pixel_unshuffle(self.down_1(level_1)))
-        level_3 = self.encoder_3(pixel_unshuffle(self.down_2(level_2)))
-        return level_1, level_2, level_3, self.latent(pixel_unshuffle(self.down_3(level_3)))
+        level_1 = self.encoder_1(self.patch_embed(hide(padded, visible)), visible)
+        level_2 = self.down_1(hide(level_1, visible))
+        level_2 = self.encoder_2(pixel_unshuffle(level_2), visible)
+        level_3 = self.down_2(hide(level_2, visible))
+        level_3 = self.encoder_3(pixel_unshuffle(level_3), visible)
+        latent = self.down_3(hide(level_3, visible))
+        return level_1, level_2, level_3, self.latent(pixel_unshuffle(latent), visible)
 
 
 def check_divides(name: str, divisor: int, number: int) -> None:
