@@ -15,13 +15,16 @@ ARGS = [
 CLASSES = {"10d": 10, "cdd11": 11, "rain": 1}
 
 
-@pytest.mark.parametrize("mode", ["pretrain", "restore", "transfer", "classify"])
+CLASSIFYING = ("pretrain", "mask_pretrain", "classify")
+
+
+@pytest.mark.parametrize("mode", ["pretrain", "mask_pretrain", "restore", "transfer", "classify"])
 @pytest.mark.parametrize("arg", ARGS)
 def test_every_preset_is_valid_and_builds(mode, arg):
     config = getattr(configs, mode)(arg)
     if mode in ("transfer", "classify"):
         config.init_from = "somewhere"
-    if mode in ("pretrain", "classify") and arg == "rain":
+    if mode in CLASSIFYING and arg == "rain":
         with pytest.raises(ConfigError, match=r"config\.tasks is 'rain', a single class"):
             configs.validate(config)
         return
@@ -35,7 +38,9 @@ def test_every_preset_is_valid_and_builds(mode, arg):
     default = "restormer" if mode == "transfer" and arg else "nafnet"
     assert network.architecture == (backbones or [default])[0]
     assert config.recipe == (network.architecture if arg else "")
-    assert (classifier is not None) == (mode in ("pretrain", "classify"))
+    assert (classifier is not None) == (mode in CLASSIFYING)
+    head = modules.build_reconstruction(config, network)
+    assert (head is not None) == (mode == "mask_pretrain")
     if classifier is not None:
         assert classifier.feature_dims == network.feature_dims
         assert classifier.num_classes == num_classes
@@ -115,7 +120,7 @@ def test_published_samples_depend_on_the_backbone():
     assert found["swinir,10d"] == found["nafnet,10d"]
 
 
-@pytest.mark.parametrize("mode", ["pretrain", "classify"])
+@pytest.mark.parametrize("mode", CLASSIFYING)
 def test_labels(mode):
     config = getattr(configs, mode)()
     config.init_from = "somewhere"

@@ -128,7 +128,7 @@ rng = np.random.default_rng(0)
 params = {"network": {"w": jnp.asarray(rng.standard_normal((5, 3)), jnp.float32)}}
 state = create_state(params, optimizers, rng=jax.random.PRNGKey(0))
 batch = {"x": rng.standard_normal((32, 5)).astype(np.float32)}
-mesh = sharding.data_mesh(32, 4)
+mesh = sharding.make_mesh(32, 4)
 assert len(mesh.devices) == 8
 everywhere, split = sharding.replicated(mesh), sharding.split(mesh)
 results = {}

@@ -15,12 +15,14 @@ from dcpt_jax.config.checks import (
     to_json,
     validate,
     validate_data,
+    validation_metrics,
 )
 from dcpt_jax.config.class_flags import set_class_flags, take_class_flags
 from dcpt_jax.config.modes import (
     base,
     classify,
     evaluate,
+    mask_pretrain,
     parse_preset,
     pretrain,
     restore,
@@ -37,6 +39,7 @@ __all__ = [
     "classify",
     "differences",
     "evaluate",
+    "mask_pretrain",
     "outputs_of",
     "parse_preset",
     "pretrain",
@@ -49,4 +52,5 @@ __all__ = [
     "transfer",
     "validate",
     "validate_data",
+    "validation_metrics",
 ]

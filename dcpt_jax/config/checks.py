@@ -11,13 +11,18 @@ from dcpt_jax.config.recipes import BACKBONES, published_samples
 from dcpt_jax.data import opening
 from dcpt_jax.data import tasks as task_sets
 
-MODES = ("pretrain", "restore", "transfer", "classify", "evaluate")
+MODES = ("pretrain", "mask_pretrain", "restore", "transfer", "classify", "evaluate")
 _GROWN = ("transfer", "classify")  # modes that need a trained network
-_CLASSIFYING = ("pretrain", "classify")  # modes that train a classifier
+_CLASSIFYING = ("pretrain", "mask_pretrain", "classify")  # modes that train a classifier
+_OPTIMIZERS = ("optimizer", "classifier_optimizer", "reconstruction_optimizer")
 SCRATCH = "scratch"  # config.classifier_from: no classifier is taken over
 LABELS = ("flat", "multi_hot")
 # Parts of a config whose keys are class names, and what their values are; 0 and "" say nothing.
-CLASS_SECTIONS: dict[str, type] = {"repeats": int, "data.sources": str}
+CLASS_SECTIONS: dict[str, type] = {
+    "repeats": int,
+    "data.sources": str,
+    "validation.sources": str,
+}
 
 
 class ConfigError(ValueError):
@@ -39,7 +44,9 @@ def tasks_of(config: ml_collections.ConfigDict) -> tuple[task_sets.Task, ...]:
         dataclasses.replace(
             task,
             repeats=synthetic.get(task.name) or task.repeats,
-            samples=published_samples(task, config.get("recipe", "")),
+            samples=published_samples(
+                task, config.get("recipe", ""), masked=config.mode == "mask_pretrain"
+            ),
         )
         for task in tasks
     )
@@ -90,14 +97,18 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _known("recipe", config.recipe, ("", *BACKBONES))
     _at_least("num_steps", config.num_steps, 1)
     _at_least("accumulate_steps", config.accumulate_steps, 1)
+    if config.fsdp_devices != -1:
+        _at_least("fsdp_devices", config.fsdp_devices, 1)
     _at_least("log.every_steps", config.log.every_steps, 1)
     _at_least("log.image_every_steps", config.log.image_every_steps, 0)
     _at_least("checkpoint.every_steps", config.checkpoint.every_steps, 1)
     _at_least("checkpoint.keep", config.checkpoint.keep, 1)
+    _at_least("checkpoint.keep_best", config.checkpoint.keep_best, 0)
+    _validate_validation(config)
     _at_least("classifier.num_blocks", config.classifier.num_blocks, 1)
     if not 0 <= config.ema_decay < 1:
         raise ConfigError(f"config.ema_decay is {config.ema_decay}; it has to be in [0, 1)")
-    for name in ("optimizer", "classifier_optimizer"):
+    for name in _OPTIMIZERS:
         if name in config:
             _validate_optimizer(name, config[name])
     for name in ("focal_gamma", "guidance"):
@@ -105,11 +116,27 @@ def validate(config: ml_collections.ConfigDict) -> None:
             _at_least(name, config[name], 0)
     if "first_pass" in config:
         _known("first_pass", config.first_pass, ("clean", "degraded"))
+    if config.mode == "mask_pretrain":
+        _check_mask(config)
     if config.mode == "transfer" and config.guidance and config.classifier_from == SCRATCH:
         raise ConfigError(
             "config.classifier_from: a classifier that guides has to be trained; name a work "
             "directory or weights folder that holds one, or set --config.guidance=0"
         )
+
+
+def _validate_validation(config: ml_collections.ConfigDict) -> None:
+    for key in ("every_steps", "photos_per_class"):
+        _at_least(f"validation.{key}", config.validation[key], 0)
+    known = validation_metrics(config)
+    _known("validation.metric", config.validation.metric, ("", *known))
+
+
+def validation_metrics(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """What a validation measures; the first is the one that tells the best checkpoint."""
+    restoring = config.mode in ("restore", "transfer") or config.get("first_pass") == "degraded"
+    classifying = config.mode in _CLASSIFYING
+    return (*(("accuracy",) if classifying else ()), *(("psnr", "ssim") if restoring else ()))
 
 
 def validate_data(config: ml_collections.ConfigDict) -> None:
@@ -148,9 +175,9 @@ def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 # Keys that change how a run is watched, fed or fitted into memory, never what it computes (within
 # rounding).
-_OPERATIONAL = ("log.", "checkpoint.", "data.num_workers", "data.cache_megabytes",
-                "require_accelerator", "num_steps", "remat", "accumulate_steps",
-                "recipe")  # fmt: skip
+_OPERATIONAL = ("log.", "checkpoint.", "validation.", "resume_from", "data.num_workers",
+                "data.cache_megabytes", "require_accelerator", "num_steps", "remat",
+                "accumulate_steps", "fsdp_devices", "recipe")  # fmt: skip
 
 
 def differences(
@@ -181,7 +208,7 @@ def differences(
     if any(
         config[name]["schedule"] == "cosine" and not config[name].get("decay_steps")
         for config in (saved, current)
-        for name in ("optimizer", "classifier_optimizer")
+        for name in _OPTIMIZERS
         if name in config
     ):
         keys.append("num_steps")
@@ -206,7 +233,7 @@ def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
         for part in above:
             parent[part] = parent = dict(parent[part])
         parent[last] = {name: value for name, value in entries.items() if value}
-    for name in ("optimizer", "classifier_optimizer"):
+    for name in _OPTIMIZERS:
         if name in config:
             settings = {"schedule": "cosine", **config[name]}
             rate = settings.get("learning_rate")
@@ -237,6 +264,23 @@ def _known(key: str, value: str, known: tuple[str, ...]) -> None:
 def _at_least(key: str, value: float, low: float) -> None:
     if value < low:
         raise ConfigError(f"config.{key} is {value}; it has to be {low} or larger")
+
+
+def _check_mask(config: ml_collections.ConfigDict) -> None:
+    """Raises ConfigError unless the patches of the mask fit the crops; some have to be visible."""
+    _at_least("mask_patch", config.mask_patch, 1)
+    _at_least("reconstruction.width", config.reconstruction.width, 1)
+    crop, patch, ratio = config.data.crop_size, config.mask_patch, config.mask_ratio
+    if crop % patch:
+        raise ConfigError(
+            f"config.mask_patch is {patch}; it has to divide config.data.crop_size, {crop}"
+        )
+    count = (crop // patch) ** 2
+    if not 0 <= ratio < 1 or round(ratio * count) == count:
+        raise ConfigError(
+            f"config.mask_ratio is {ratio}; it has to be in [0, 1), and leave one of the {count} "
+            f"patches of {patch} pixels visible that a crop of {crop} has"
+        )
 
 
 def _check_two_classes(config: ml_collections.ConfigDict) -> None:
@@ -277,12 +321,13 @@ def _check_class_sections(config: ml_collections.ConfigDict) -> None:
 
 def _check_sources(config: ml_collections.ConfigDict) -> None:
     """Raises ConfigError for a source of data that nothing can be read from."""
-    for name, text in (config.data.get("sources") or {}).items():
-        if text:
-            try:
-                opening.parse_sources(text)
-            except ValueError as error:
-                raise ConfigError(f"config.data.sources.{name}: {error}") from error
+    for section, entries in _class_sections(config):
+        for name, text in entries.items() if CLASS_SECTIONS[section] is str else ():
+            if text:
+                try:
+                    opening.parse_sources(text)
+                except ValueError as error:
+                    raise ConfigError(f"config.{section}.{name}: {error}") from error
 
 
 def _class_sections(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -111,14 +111,30 @@ def restoration(backbone: str, tasks: str) -> dict[str, Any]:
 _MORE_SAMPLES = {"low_light": 1_383 * 50, "motion_blur": 16_824 * 5}
 
 
-def published_samples(task: Task, recipe: str) -> tuple[int, int]:
+# Those of its masked pre-training, the same for all backbones: the data of the fine-tuning, times
+# its own repeats (MaskDCPT, 2025).
+_MASKED_SAMPLES = {
+    "rain": 200 * 300,
+    "noise": 85_443 * 15,
+    "haze": 72_135,
+    "low_light": 485 * 60,
+    "motion_blur": 16_824 * 5,
+}
+
+
+def published_samples(task: Task, recipe: str, *, masked: bool = False) -> tuple[int, int]:
     """Published samples of a class in a pass of (pre-training, restoration) of a backbone.
 
     Args:
         task: the class; only classes of 5d differ between backbones.
         recipe: the backbone, or "" for NAFNet.
+        masked: for the masked pre-training, which uses the data of the restoration: the second
+            number is its own then. None are published but those of 5d; other classes keep those of
+            the restoration.
     """
     before, after = task.samples
     if recipe not in ("", "nafnet") and task.samples in [one.samples for one in TASK_SETS["5d"]]:
         before = _MORE_SAMPLES.get(task.name, before)
+    if masked and task.samples in [one.samples for one in TASK_SETS["5d"]]:
+        after = _MASKED_SAMPLES[task.name]
     return before, after

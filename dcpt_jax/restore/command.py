@@ -256,7 +256,7 @@ def load_network(path: Path, tlc: str) -> tuple[Any, dict[str, Any], list[str]]:
         raise UsageError(f"--weights {path} cannot be used: {error}") from error
     changes, remark = _local_converter(model, description.get("crop_size"), tlc)
     remarks = [f"local converter {remark}"]
-    if description.get("mode") == "pretrain":
+    if description.get("mode") in ("pretrain", "mask_pretrain"):
         remarks.append("these weights come from the pre-training and have not learned to restore")
     return weights.network_of(description, **changes), params, remarks
 

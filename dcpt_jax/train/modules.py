@@ -9,10 +9,12 @@ import ml_collections
 
 from dcpt_jax import models, weights
 from dcpt_jax.config import ConfigError
+from dcpt_jax.models import masking
 
 # Which parts of a run learn; what else it holds is frozen.
 LEARNING = {
     "pretrain": ("network", "classifier"),
+    "mask_pretrain": ("network", "classifier", "reconstruction"),
     "restore": ("network",),
     "transfer": ("network",),
     "classify": ("classifier",),
@@ -59,6 +61,33 @@ def build_modules(
     classifier = weights.classifier_of({"classifier": arguments}, dtype=dtype)
     _check_fit(config.mode, network, taken)
     return network, classifier
+
+
+def build_reconstruction(
+    config: ml_collections.ConfigDict, network: nn.Module
+) -> models.ReconstructionHead | None:
+    """Head that reconstructs images in a masked pre-training; None in other modes.
+
+    Args:
+        config: of the run.
+        network: of the run.
+
+    Raises:
+        ConfigError: if the patches of the mask do not fit network and crops.
+    """
+    if "reconstruction" not in LEARNING[config.mode]:
+        return None
+    size = config.data.crop_size
+    try:
+        masking.check_patch(config.mask_patch, size, size, network.size_multiple)
+    except ValueError as error:
+        raise ConfigError(f"config.mask_patch: {error}") from error
+    return models.ReconstructionHead(
+        network.feature_dims,
+        patch=config.mask_patch,
+        width=config.reconstruction.width,
+        dtype=jnp.dtype(config.dtype),
+    )
 
 
 def _check_fit(mode: str, network: nn.Module, taken: Mapping[str, Any] | None) -> None:

@@ -263,7 +263,7 @@ def report(start: Start, config: ml_collections.ConfigDict, outputs: tuple[str, 
 
 
 def _wants_classifier(config: ml_collections.ConfigDict) -> bool:
-    return config.mode in ("pretrain", "classify") or bool(config.get("guidance"))
+    return config.mode in ("pretrain", "mask_pretrain", "classify") or bool(config.get("guidance"))
 
 
 def _adopt_classifier(config: ml_collections.ConfigDict, classifier: Mapping[str, Any]) -> None:

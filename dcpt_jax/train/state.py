@@ -15,8 +15,8 @@ class TrainState:
 
     Attributes:
         step: int32 scalar, optimisation steps done.
-        params: {"network": ..., "classifier": ...}; the classifier only where it is used. Parts
-            without an optimiser are frozen.
+        params: {"network": ..., "classifier": ..., "reconstruction": ...}; the last two only where
+            they are used. Parts without an optimiser are frozen.
         optimizer: optimiser state of each part that learns, under the same names.
         ema: exponential moving average of the parameters, under the same names; {} without EMA.
         rng: key that everything random inside a step is drawn from, folded with the step.

@@ -12,12 +12,14 @@ component of the mixtures (sigmoid), the multi-hot label of each class.
 """
 
 from dcpt_jax.train.steps.classify import make_classify_step
+from dcpt_jax.train.steps.mask_pretrain import make_mask_pretrain_step
 from dcpt_jax.train.steps.pretrain import make_pretrain_step
 from dcpt_jax.train.steps.restore import make_restore_step
 from dcpt_jax.train.steps.transfer import make_transfer_step
 
 __all__ = [
     "make_classify_step",
+    "make_mask_pretrain_step",
     "make_pretrain_step",
     "make_restore_step",
     "make_transfer_step",

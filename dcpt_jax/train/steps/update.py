@@ -10,6 +10,8 @@ import optax
 from dcpt_jax.train.state import Metrics, Step, TrainState, apply_gradients
 
 Batch = Mapping[str, jax.Array]
+# From a batch and a key of its step to the batch that the loss is of.
+Prepare = Callable[[Batch, jax.Array], Batch]
 LossFunction = Callable[[dict[str, Any], Batch], tuple[jax.Array, Metrics]]
 
 
@@ -20,6 +22,7 @@ def make_step(
     ema_decay: float = 0.0,
     accumulate_steps: int = 1,
     finish: Callable[[Metrics], Metrics] = dict,
+    prepare: Prepare | None = None,
 ) -> Step:
     """Builds the step that descends a loss.
 
@@ -35,6 +38,8 @@ def make_step(
         ema_decay: of the moving averages in the state.
         accumulate_steps: n; it has to divide the batch, and the batch of each device.
         finish: from the mean metrics of a whole batch to those that the step returns.
+        prepare: draws what is random in the step, for the whole batch: so it is the same however
+            the batch is parted.
 
     Returns:
         A step whose metrics are those of `finish` and the norm of each part's gradient, before
@@ -60,6 +65,8 @@ def make_step(
         return jax.tree.map(lambda x: x / accumulate_steps, sums)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        if prepare is not None:
+            batch = prepare(batch, jax.random.fold_in(state.rng, state.step))
         compute = accumulated if accumulate_steps > 1 else gradients_and_metrics
         gradients, metrics = compute(state.params, batch)
         metrics = finish(metrics)

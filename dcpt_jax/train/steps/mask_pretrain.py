@@ -1,0 +1,94 @@
+"""Masked pre-training: the network learns to tell degradations apart from parts of an image."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+
+from dcpt_jax import losses
+from dcpt_jax.models import masking
+from dcpt_jax.train.state import Metrics, Step
+from dcpt_jax.train.steps import terms
+from dcpt_jax.train.steps.update import Batch, make_step
+
+
+def make_mask_pretrain_step(
+    network: nn.Module,
+    classifier: nn.Module,
+    reconstruction: nn.Module,
+    optimizers: Mapping[str, optax.GradientTransformation],
+    *,
+    mask_ratio: float = 0.5,
+    mask_patch: int = 16,
+    focal_gamma: float = 2.0,
+    label_rows: np.ndarray | None = None,
+    ema_decay: float = 0.0,
+    accumulate_steps: int = 1,
+) -> Step:
+    """Masked degradation-classification pre-training (MaskDCPT, 2025).
+
+    `L1(reconstruction(features), clean) + focal(classifier(features), task)`, with the features of
+    the degraded image, of which random patches are hidden from the network. Its restoration tail
+    does not run and learns nothing. As the publication leaves it open, the L1 loss is over the
+    whole image, hidden or not, and the classifier takes the features as they are, zero where
+    hidden.
+
+    Masks are new in each step, and drawn for the whole batch before it is parted: they depend on
+    nothing but the state's key and step, neither on devices nor on `accumulate_steps`.
+
+    Args:
+        network: restoration network with a method `features` that takes a mask.
+        classifier: module from a tuple of features to logits.
+        reconstruction: module from a tuple of features and the mask to images.
+        optimizers: under "network", "classifier" and "reconstruction".
+        mask_ratio: share of the patches that are hidden, in [0, 1).
+        mask_patch: height and width of the patches in pixels.
+        focal_gamma: exponent of the focal loss.
+        label_rows: multi-hot labels of the classes, see the package.
+        ema_decay: see the package.
+        accumulate_steps: see the package.
+
+    Returns:
+        A step whose metrics are loss, loss_pixel, loss_class, accuracy and the gradient norms.
+    """
+
+    def with_mask(batch: Batch, rng: jax.Array) -> Batch:
+        degraded = batch["degraded"]
+        visible = masking.random_mask(
+            rng, degraded.shape[:3], ratio=mask_ratio, patch=mask_patch, dtype=degraded.dtype
+        )
+        return {**batch, "visible": visible}
+
+    def loss_fn(params: dict[str, Any], batch: Batch) -> tuple[jax.Array, Metrics]:
+        visible = batch["visible"]
+        features = network.apply(
+            {"params": params["network"]}, batch["degraded"], visible, method="features"
+        )
+        output = reconstruction.apply({"params": params["reconstruction"]}, features, visible)
+        loss_pixel = losses.l1_loss(output, batch["clean"])
+        loss_class, accuracy = terms.classification(
+            classifier,
+            params["classifier"],
+            features,
+            batch["task"],
+            gamma=focal_gamma,
+            label_rows=label_rows,
+        )
+        loss = loss_pixel + loss_class
+        return loss, {
+            "loss": loss,
+            "loss_pixel": loss_pixel,
+            "loss_class": loss_class,
+            "accuracy": accuracy,
+        }
+
+    return make_step(
+        loss_fn,
+        optimizers,
+        ema_decay=ema_decay,
+        accumulate_steps=accumulate_steps,
+        prepare=with_mask,
+    )
