@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import os
 import runpy
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,14 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of the run: checkpoints, weights, TensorBoard files, tables."
 )
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "One of several processes on a cluster that JAX knows: Slurm, TPU pods."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator_address", None, "Elsewhere: address and port of process 0, e.g. 10.0.0.1:1234."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the program an error arose.")
 
 
@@ -33,12 +42,16 @@ def main(argv: Sequence[str]) -> None:
             )
     _set_up_logging()
     try:
+        _join_processes(_CONFIG.value.mode)
         run(_CONFIG.value, _WORKDIR.value)
     except (ValueError, OSError, FloatingPointError, RuntimeError, ImportError) as error:
         if _TRACEBACK.value:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
 
 
 def run(config, workdir: str) -> None:
@@ -48,15 +61,33 @@ def run(config, workdir: str) -> None:
         config: see `dcpt_jax.config`.
         workdir: where everything is written.
     """
-    print(f"workdir: {workdir}", flush=True)
     if config.mode == "evaluate":
+        print(f"workdir: {workdir}", flush=True)
         from dcpt_jax.evaluate import run as evaluation
 
         evaluation.evaluate(config, workdir)
     else:
-        from dcpt_jax.train import loop
+        from dcpt_jax.train import loop, processes
 
+        processes.say(f"workdir: {workdir}")
         loop.train(config, workdir)
+
+
+def _join_processes(mode: str) -> None:
+    """Makes this process one of several if the flags say that it is."""
+    given = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    if not _DISTRIBUTED.value and given == (None, None, None):
+        return
+    if mode == "evaluate":
+        raise ValueError("evaluation is the work of one process: leave the flags of several out")
+    if not _DISTRIBUTED.value and None in given:
+        raise ValueError(
+            "--coordinator_address, --num_processes and --process_id belong together: set all "
+            "three, or --distributed on a cluster that JAX knows"
+        )
+    from dcpt_jax.train import processes
+
+    processes.initialise(*given)
 
 
 def parse_flags(argv: Sequence[str]) -> Sequence[str]:
@@ -102,7 +133,10 @@ def _explain(argv: Sequence[str]) -> str:
 def _set_up_logging() -> None:
     """Warnings of this package go to the terminal, the libraries' chatter does not."""
     absl_logging.set_verbosity(absl_logging.WARNING)
-    absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    handler = absl_logging.get_absl_handler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    # Its threads log tracebacks of what is raised, and told, in the main one as well.
+    handler.addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
     for name in ("orbax", "jax", "grain"):
         logging.getLogger(name).setLevel(logging.ERROR)
 

@@ -13,6 +13,10 @@ import numpy as np
 Channel = Literal["rgb", "y"]
 Rounding = Literal["uint8", "none"]
 
+# dB; in means a sample counts at most this, as one that is restored perfectly would make every mean
+# infinite.
+PSNR_LIMIT = 100.0
+
 _LUMA = np.array([65.481, 128.553, 24.966])  # ITU-R BT.601, studio swing
 _SSIM_SIZE, _SSIM_SIGMA = 11, 1.5
 

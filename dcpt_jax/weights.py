@@ -24,6 +24,7 @@ from dcpt_jax import models
 DESCRIPTION = "model.json"
 WEIGHTS = "weights"
 CHECKPOINTS = "checkpoints"
+PARTS = ("network", "classifier")
 FLAT, MULTI_HOT = "flat", "multi_hot"  # kinds of labels, see `outputs_of`
 # What is in a weights folder: the description, and Orbax's files, of whatever version.
 _WRITTEN = {
@@ -89,7 +90,8 @@ def outputs_of(description: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
 def save_weights(folder: Path | str, params: Params, description: Mapping[str, Any]) -> Path:
     """Writes a weights folder; an older one in its place is replaced only once this is whole.
 
-    Any other folder in its place is kept beside it, under a name that a warning says.
+    Any other folder in its place is kept beside it, under a name that a warning says. Where several
+    processes train together, one of them calls this.
 
     Args:
         folder: where to; parents are made.
@@ -106,7 +108,7 @@ def save_weights(folder: Path | str, params: Params, description: Mapping[str, A
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = folder.with_name(f"{folder.name}.new-{os.getpid()}")
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _checkpointer() as checkpointer:
             checkpointer.save(fresh, jax.device_get(params), force=True)
         text = json.dumps(description, indent=2) + "\n"
         (fresh / DESCRIPTION).write_text(text, encoding="utf-8")
@@ -118,9 +120,24 @@ def save_weights(folder: Path | str, params: Params, description: Mapping[str, A
         ):
             shutil.rmtree(left, ignore_errors=True)
         if isinstance(error, Exception):  # the storage libraries raise many kinds
-            raise OSError(f"{folder} cannot be written: {_first(error)}") from error
+            reason = getattr(error, "strerror", None) or _first(error)
+            raise OSError(
+                f"the weights {folder} cannot be written: {reason}. Once that is mended, the same "
+                "command writes them"
+            ) from error
         raise
     return folder
+
+
+def _checkpointer() -> ocp.StandardCheckpointer:
+    """One that waits for no other process, where several train together."""
+    if jax.process_count() == 1:
+        return ocp.StandardCheckpointer()
+    this = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"process_{this}"
+    )
+    return ocp.StandardCheckpointer(multiprocessing_options=alone)
 
 
 def _put_in_place(fresh: Path, folder: Path) -> None:
@@ -155,23 +172,29 @@ def is_weights_folder(folder: Path | str) -> bool:
 
 
 def load_weights(path: Path | str) -> tuple[Params, dict[str, Any]]:
-    """Reads parameters and description from a weights folder or a work directory.
+    """Reads parameters and description from a weights folder, a work directory or a checkpoint.
 
     A work directory whose run has not ended yet holds no `weights`; its newest readable checkpoint
     is taken then, the moving average of the network if there is one. If a finished run was
     continued and has not ended again, its older `weights` are taken, with a warning.
 
     Args:
-        path: weights folder, or work directory.
+        path: weights folder, work directory W, or one of its checkpoints, W/checkpoints/5000.
 
     Returns:
         ({"network": ...[, "classifier": ...]} as host arrays, the content of `model.json`).
 
     Raises:
         FileNotFoundError: if there are no weights; the message says what was looked for.
-        ValueError: if `model.json` is damaged or of a format this version does not know.
+        ValueError: if `model.json` is damaged or of a format this version does not know, or the
+            checkpoint that is named cannot be read.
     """
     path = Path(path).expanduser().absolute()
+    if is_checkpoint(path):
+        try:
+            return _load_checkpoint(path)
+        except Exception as error:  # the storage libraries raise many kinds
+            raise ValueError(f"checkpoint {path} cannot be read: {_first(error)}") from error
     for folder in (path, path / WEIGHTS):
         if (folder / DESCRIPTION).is_file():
             description = _read_description(folder / DESCRIPTION)
@@ -181,7 +204,7 @@ def load_weights(path: Path | str) -> tuple[Params, dict[str, Any]]:
                     "%s: weights of step %d; the run has gone on to step %d since and not ended",
                     path, description["steps"], newest,
                 )  # fmt: skip
-            with ocp.StandardCheckpointer() as checkpointer:
+            with _checkpointer() as checkpointer:
                 params = checkpointer.restore(folder)
             return jax.tree.map(np.asarray, params), description
     for step in checkpoint_steps(path):
@@ -266,11 +289,30 @@ def checkpoint_steps(workdir: Path | str) -> list[int]:
     return sorted(steps, reverse=True)
 
 
-def newest_description(workdir: Path | str) -> dict[str, Any] | None:
-    """The description in a work directory's newest checkpoint that has one, or None."""
-    for step in checkpoint_steps(workdir):
+def is_checkpoint(path: Path | str) -> bool:
+    """Whether a path is one checkpoint of a work directory, such as W/checkpoints/5000."""
+    path = Path(path).expanduser()
+    inside = (path / "state", path / "data", path / "config", path / "model")
+    return path.name.isdigit() and any(item.is_dir() for item in inside)
+
+
+def checkpoint_folders(path: Path | str) -> list[Path]:
+    """Folders of the whole checkpoints in a work directory, newest first; or the one named."""
+    path = Path(path).expanduser().absolute()
+    if is_checkpoint(path):
+        return [path]
+    return [path / CHECKPOINTS / str(step) for step in checkpoint_steps(path)]
+
+
+def newest_description(path: Path | str) -> dict[str, Any] | None:
+    """The description in a work directory's newest checkpoint that has one, or None.
+
+    Args:
+        path: work directory, or one of its checkpoints.
+    """
+    for folder in checkpoint_folders(path):
         try:
-            return _read_description(_description_in(Path(workdir) / CHECKPOINTS / str(step)))
+            return _read_description(_description_in(folder))
         except (OSError, ValueError):
             continue
     return None
@@ -300,11 +342,13 @@ def _load_checkpoint(folder: Path) -> tuple[Params, dict[str, Any]]:
         if tree.get(name)
     }
     to_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-    state = ocp.PyTreeCheckpointer().restore(
+    state = ocp.PyTreeCheckpointHandler().restore(
         folder / "state",
         args=ocp.args.PyTreeRestore(item=item, restore_args=to_host, partial_restore=True),
     )
-    return {**state["params"], **state.get("ema", {})}, description
+    params = {**state["params"], **state.get("ema", {})}
+    # What only helps in training is no part of the weights.
+    return {name: params[name] for name in PARTS if name in params}, description
 
 
 def _read_description(file: Path) -> dict[str, Any]:

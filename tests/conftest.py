@@ -108,6 +108,7 @@ def tiny_config(mode: str, photo_folder: Path | str, backbone: str = "nafnet"):
         config.classifier.num_blocks = 1
         config.num_steps = 12
         config.log.update(every_steps=4, image_every_steps=0)
+        config.validation.every_steps = 0
         config.checkpoint.every_steps = 5
     return config
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dcpt_jax import images
+from dcpt_jax import metrics as dcpt_metrics
 from dcpt_jax.data import held_out, tasks
 from dcpt_jax.evaluate import gallery, run
 from dcpt_jax.evaluate.tables import ClassResult, Evaluation
@@ -273,7 +274,7 @@ def test_a_perfect_sample_does_not_make_the_means_infinite(tmp_path, pretrained)
     config.init_from = str(pretrained)
     evaluation = run.evaluate(config, tmp_path / "e")
     blur = next(c for c in evaluation.classes if c.name == "motion_blur")
-    assert blur.psnr_degraded == run.PSNR_LIMIT
+    assert blur.psnr_degraded == dcpt_metrics.PSNR_LIMIT
     assert np.isfinite(evaluation.mean().psnr_restored)
     assert "at most 100 dB" in evaluation.convention
     assert "Infinity" not in (tmp_path / "e" / "evaluation.json").read_text()

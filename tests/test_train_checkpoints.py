@@ -1,4 +1,8 @@
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -7,10 +11,12 @@ import pytest
 
 from dcpt_jax import weights
 from dcpt_jax.config import ConfigError
+from dcpt_jax.train import restoring
 from dcpt_jax.train.checkpoints import DAMAGED, Checkpoints
 from dcpt_jax.train.optimizer import adamw
 from dcpt_jax.train.state import create_state
 
+ROOT = Path(__file__).resolve().parents[1]
 OPTIMIZERS = {"network": adamw(1e-3)}
 
 
@@ -160,7 +166,7 @@ def test_a_want_of_memory_is_no_damage(tmp_path, monkeypatch):
         raise MemoryError
 
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
-        patch.setattr(Checkpoints, "_restore", fail)
+        patch.setattr(restoring, "_read_arrays", fail)
         restore(tmp_path)
     assert_is_step(restore(tmp_path), 1)
 
@@ -171,3 +177,154 @@ def test_one_process_at_a_time(tmp_path):
         Checkpoints(tmp_path)
     first.close()
     Checkpoints(tmp_path).close()
+
+
+def write_measured(workdir, values, **options):
+    """Checkpoints 1, 2, ... with these values of a metric; None: nothing was measured."""
+    checkpoints = Checkpoints(workdir, best_metric="psnr", **options)
+    for step, value in enumerate(values, start=1):
+        metrics = None if value is None else {"psnr": value, "ssim": 0.5}
+        checkpoints.save(
+            make_state(step), batches=step, config={}, model={"format": 1}, metrics=metrics
+        )
+    best = checkpoints.best()
+    checkpoints.close()
+    return best
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "kept", "best"),
+    [
+        ([20.0, 30.0, None, 25.0, None], {"keep": 2, "keep_best": 1}, [5, 4, 2], 2),
+        ([20.0, 30.0, 10.0, 40.0], {"keep": 1, "keep_best": 1, "best_is": "min"}, [4, 3], 3),
+        ([20.0, None, None, None], {"keep": 1, "keep_best": 2}, [4, 1], 1),
+        ([None, None, None], {"keep": 1, "keep_best": 2}, [3], None),
+        ([20.0, float("nan"), None], {"keep": 1, "keep_best": 1}, [3, 1], 1),
+        ([20.0, 20.0, 10.0], {"keep": 1, "keep_best": 1}, [3, 2], 2),  # of equals the newer one
+        ([20.0, 10.0], {"keep": 1, "keep_best": 0}, [2], 2),
+    ],
+)
+def test_the_best_are_kept_besides_the_newest(tmp_path, values, options, kept, best):
+    found = write_measured(tmp_path, values, **options)
+    assert weights.checkpoint_steps(tmp_path) == kept
+    assert (found and found[0]) == best
+    if best:
+        assert found[1] == {"psnr": values[best - 1], "ssim": 0.5}
+
+
+def test_the_best_is_kept_when_the_directory_is_opened_again(tmp_path):
+    write_measured(tmp_path, [20.0, 30.0, 25.0], keep=1, keep_best=1)
+    checkpoints = Checkpoints(tmp_path, keep=1, keep_best=1, best_metric="psnr")
+    assert checkpoints.best() == (2, {"psnr": 30.0, "ssim": 0.5})
+    for step in (4, 5):
+        checkpoints.save(
+            make_state(step), batches=step, config={}, model={}, metrics={"psnr": 28.0}
+        )
+    checkpoints.close()
+    assert weights.checkpoint_steps(tmp_path) == [5, 2]
+    other = Checkpoints(tmp_path, keep=1, keep_best=1, best_metric="accuracy")
+    assert other.best() is None
+    other.close()
+
+
+def content(folder):
+    return {p: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_another_run_is_continued_without_changing_it(tmp_path, caplog):
+    write(tmp_path, 1, 2, 3)
+    truncate(tmp_path / "checkpoints" / "3")
+    before = content(tmp_path)
+    first = Checkpoints(tmp_path / "mine")  # which another process may well be training in
+    assert_is_step(restoring.restore_from(tmp_path, make_state(0)), 2)
+    assert str(tmp_path / "checkpoints" / "3") in caplog.text and "passed by" in caplog.text
+    assert_is_step(restoring.restore_from(tmp_path / "checkpoints" / "1", make_state(0)), 1)
+    assert restoring.saved_config(tmp_path) == {"seed": 0}
+    assert restoring.saved_config(tmp_path / "checkpoints" / "1") == {"seed": 0}
+    first.close()
+    shutil.rmtree(tmp_path / "mine")
+    assert content(tmp_path) == before
+
+
+def test_a_run_in_progress_can_be_continued_elsewhere(tmp_path):
+    write(tmp_path, 1)
+    running = Checkpoints(tmp_path)
+    assert_is_step(restoring.restore_from(str(tmp_path), make_state(0)), 1)
+    running.close()
+
+
+def test_what_cannot_be_continued_names_the_key(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"resume_from: there is no .*missing; name"):
+        restoring.restore_from(tmp_path / "missing", make_state(0))
+    with pytest.raises(FileNotFoundError, match=r"resume_from: there is no checkpoint in"):
+        restoring.restore_from(tmp_path, make_state(0))
+    write(tmp_path, 1)
+    other = make_state(0)
+    other = other.replace(params={"network": {"layer": {"kernel": jnp.zeros((3, 3))}}})
+    with pytest.raises(
+        ConfigError, match=r"another network.*init_from in place of --config.resume"
+    ):
+        restoring.restore_from(tmp_path, other)
+    truncate(tmp_path / "checkpoints" / "1")
+    for path in (tmp_path, tmp_path / "checkpoints" / "1"):
+        with pytest.raises(RuntimeError, match=r"resume_from: no checkpoint in .* can be read"):
+            restoring.restore_from(path, make_state(0))
+    assert restoring.saved_config(tmp_path / "missing") is None
+
+
+# In a process of its own: no file may grow beyond some size, as on a disk that is full.
+_FULL_DISK = """
+import resource, sys, tempfile
+from pathlib import Path
+from dcpt_jax.train.checkpoints import Checkpoints
+from tests.test_train_checkpoints import make_state
+
+def save(checkpoints, step):
+    checkpoints.save(make_state(step), batches=step, config={"seed": 0}, model={"format": 1})
+
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+for number, call in enumerate(("wait", "save", "close")):
+    workdir = Path(sys.argv[1]) / call
+    checkpoints = Checkpoints(workdir)
+    save(checkpoints, 1)
+    checkpoints.wait()
+    limit(8192)  # the arrays of a state take more
+    save(checkpoints, 2)
+    try:
+        {"wait": checkpoints.wait, "save": lambda: save(checkpoints, 3),
+         "close": checkpoints.close}[call]()
+    except OSError as error:
+        print(call, error)
+    if call != "close":
+        checkpoints.close()  # what was told is not told again
+    limit(resource.RLIM_INFINITY)
+"""
+
+
+def test_a_full_disk_is_told_and_the_checkpoint_before_stays(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", _FULL_DISK, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    for call in ("wait", "save", "close"):
+        (line,) = (x for x in done.stdout.splitlines() if x.startswith(f"{call} "))
+        folder = tmp_path / call / "checkpoints"
+        assert f"cannot be written to {folder}: File too large" in line
+        assert "the same command continues from checkpoint 1" in line
+        assert_is_step(restore(tmp_path / call), 1)
+        write(tmp_path / call, 2)
+        assert_is_step(restore(tmp_path / call), 2)
+
+
+def test_a_directory_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        OSError, match=r"work directory .*file/run cannot be written: Not a dir.*--w"
+    ):
+        Checkpoints(tmp_path / "file" / "run")

@@ -10,10 +10,11 @@ import jax
 import numpy as np
 import pytest
 
+from dcpt_jax import config as configs
 from dcpt_jax import weights
 from dcpt_jax.config import ConfigError
 from dcpt_jax.train import loop
-from tests.conftest import run_on_eight_devices, tiny_config
+from tests.conftest import tiny_config
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -71,6 +72,8 @@ def test_tensorboard_gets_the_scalars(pretrained):
     found = scalars(pretrained)
     assert {"loss", "loss_pixel", "loss_class", "accuracy", "data_wait"} <= set(found)
     assert {"learning_rate_network", "learning_rate_classifier", "steps_per_second"} <= set(found)
+    assert {"gradient_norm_network", "images_per_second", "tflops_per_second"} <= set(found)
+    assert found["host_memory_gb"][-1] > 0.1
     assert len(found["loss"]) == 3  # steps 4, 8 and 12
     assert found["loss"][-1] == np.float32(weights.load_weights(pretrained)[1]["metrics"]["loss"])
 
@@ -277,33 +280,87 @@ def test_two_runs_do_not_write_to_one_directory(tmp_path, photo_folder):
         first.close()
 
 
-def test_eight_devices_train_like_one(tmp_path, photo_folder, pretrained):
-    script = (
-        "from pathlib import Path\n"
-        "from tests.conftest import tiny_config; from dcpt_jax.train import loop\n"
-        f"config = tiny_config('pretrain', Path({str(photo_folder)!r}))\n"
-        "config.log.every_steps = 1\n"
-        f"loop.train(config, {str(tmp_path / 'eight')!r})\n"
-    )
-    done = run_on_eight_devices(script)
-    assert done.returncode == 0, done.stderr
-    assert "8 x cpu" in done.stdout
-    config = tiny_config("pretrain", photo_folder)
+def compilations(monkeypatch):
+    """A list that grows with the number of programs compiled so far, at each step of a run."""
+    import jax.monitoring
+
+    compiled, at_steps = [], []
+    add = loop.StepLog.add
+
+    def listen(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(duration)
+
+    def count(self, metrics):
+        at_steps.append(len(compiled))
+        add(self, metrics)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    monkeypatch.setattr(loop.StepLog, "add", count)
+    return at_steps
+
+
+def test_nothing_is_compiled_after_the_first_step(tmp_path, photo_folder, monkeypatch):
+    at_steps = compilations(monkeypatch)
+    config = tiny_config("restore", photo_folder)
+    config.log.update(every_steps=2, image_every_steps=3)
+    config.validation.update(every_steps=4, root=str(photo_folder))
+    loop.train(config, tmp_path)
+    assert len(at_steps) == 12 and at_steps[0] > 0  # it counts
+    assert at_steps[1] == at_steps[0]
+    # At steps 3 and 4 what draws and validates is compiled, with checksums and metrics of its own.
+    assert at_steps[5:] == [at_steps[5]] * 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["nafnet", "restormer"])
+def test_the_full_size_step_is_compiled_once(tmp_path, photo_folder, monkeypatch, name):
+    at_steps = compilations(monkeypatch)
+    config = configs.pretrain(name)
+    config.data.update(root=str(photo_folder), crop_size=32, num_workers=0)
+    config.update(batch_size=1, num_steps=4)
+    config.log.update(every_steps=1, image_every_steps=0)
+    config.validation.every_steps = 0
+    loop.train(config, tmp_path)
+    assert len(at_steps) == 4 and at_steps[0] > 0
+    assert at_steps[1:] == [at_steps[1]] * 3
+
+
+def test_nothing_is_copied_to_the_device_inside_a_step(tmp_path, photo_folder, monkeypatch):
+    config = tiny_config("restore", photo_folder)
     config.num_steps = 1
-    one = loop.train(config, tmp_path / "one").metrics
-    eight = scalars(tmp_path / "eight")
-    for key in ("loss", "loss_pixel", "loss_class"):
-        np.testing.assert_allclose(one[key], eight[key][0], rtol=1e-5)
-    # Of thousands of entries, each a sum over all pixels in another order.
-    norm = "gradient_norm_network"
-    np.testing.assert_allclose(one[norm], eight[norm][0], rtol=1e-4)
-    # Adam turns a rounding difference in a gradient near zero into one of the learning rate.
-    last = weights.load_weights(pretrained)[1]["metrics"]["loss"]
-    np.testing.assert_allclose(last, np.mean(eight["loss"][-4:]), rtol=2e-3)
-    # Written on eight devices, continued on one.
-    config.num_steps = 13
-    config.checkpoint.allow_config_change = True
-    assert int(loop.train(config, tmp_path / "eight").state.step) == 13
+    monkeypatch.setattr(loop.sharding, "put_batch", lambda batch, mesh: batch)  # still on the host
+    with pytest.raises(RuntimeError, match="Disallowed host-to-device transfer"):
+        loop.train(config, tmp_path)
+
+
+def test_a_run_goes_on_in_another_directory(tmp_path, photo_folder, pretrained, capsys):
+    """From an earlier checkpoint to the same end, bit for bit, leaving the first one as it was."""
+    before = sorted(p.stat().st_mtime_ns for p in pretrained.rglob("*"))
+    config = tiny_config("pretrain", photo_folder)
+    config.resume_from = str(pretrained / "checkpoints" / "10")
+    result = loop.train(config, tmp_path / "run")
+    assert result.finished
+    assert f"continuing {config.resume_from} from step 10" in capsys.readouterr().out
+    assert_equal(arrays(pretrained), arrays(tmp_path / "run"))
+    assert_equal(arrays(pretrained, step=12), arrays(tmp_path / "run", step=12))
+    assert sorted(p.stat().st_mtime_ns for p in pretrained.rglob("*")) == before
+    # From now on its own checkpoint counts.
+    config.resume_from = str(tmp_path / "nothing")
+    loop.train(config, tmp_path / "run")
+    assert "continuing from step 12" in capsys.readouterr().out
+
+
+def test_going_on_elsewhere_is_refused_with_another_config(tmp_path, photo_folder, pretrained):
+    config = tiny_config("pretrain", photo_folder)
+    config.resume_from = str(pretrained)
+    config.optimizer.learning_rate = 7e-4
+    with pytest.raises(ConfigError, match=r"learning_rate: 0\.001 -> 0\.0007") as error:
+        loop.train(config, tmp_path)
+    assert str(pretrained) in str(error.value)
+    config.resume_from = str(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match=r"config\.resume_from: there is no .*nothing"):
+        loop.train(config, tmp_path)
 
 
 def test_what_was_started_is_said(tmp_path, photo_folder, capsys):

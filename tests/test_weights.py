@@ -135,3 +135,18 @@ def test_missing_and_damaged_weights_are_named(tmp_path, small):
     (folder / "model.json").write_text(json.dumps({"format": 99}))
     with pytest.raises(ValueError, match="format 99"):
         dcpt_jax.load(folder)
+
+
+def test_one_checkpoint_can_be_loaded(pretrained, tmp_path):
+    checkpoint = pretrained / weights.CHECKPOINTS / "10"
+    params, description = weights.load_weights(checkpoint)
+    assert description["steps"] == 10 and set(params) == {"network", "classifier"}
+    newest, _ = weights.load_weights(pretrained)
+    moved = jax.tree.map(lambda a, b: float(abs(a - b).max()), params["network"], newest["network"])
+    assert max(jax.tree.leaves(moved)) > 0
+    model, _ = dcpt_jax.load(str(checkpoint))
+    assert model.width == 4
+    damaged = tmp_path / weights.CHECKPOINTS / "10"
+    (damaged / "state").mkdir(parents=True)
+    with pytest.raises(ValueError, match=rf"checkpoint {damaged} cannot be read"):
+        weights.load_weights(damaged)

@@ -39,15 +39,28 @@ class Sample(NamedTuple):
 
 
 def samples(
-    classes: Sequence[TrainingClass], *, size: int, per_photo: int, seed: int = 0
+    classes: Sequence[TrainingClass],
+    *,
+    size: int,
+    per_photo: int,
+    seed: int = 0,
+    most_photos: int = 0,
 ) -> Iterator[Sample]:
     """The samples of all classes, one class after the other; see `samples_of`."""
     for label, one in enumerate(classes):
-        yield from samples_of(label, one, size=size, per_photo=per_photo, seed=seed)
+        yield from samples_of(
+            label, one, size=size, per_photo=per_photo, seed=seed, most_photos=most_photos
+        )
 
 
 def samples_of(
-    label: int, one: TrainingClass, *, size: int, per_photo: int, seed: int = 0
+    label: int,
+    one: TrainingClass,
+    *,
+    size: int,
+    per_photo: int,
+    seed: int = 0,
+    most_photos: int = 0,
 ) -> Iterator[Sample]:
     """The samples of one class, the same at every call; one image is in memory at a time.
 
@@ -63,6 +76,8 @@ def samples_of(
         per_photo: crops of each image, from the cells of a regular grid; one lies in the centre.
             Without meaning for whole images.
         seed: chooses the degradation, and the cells where the grid has more than `per_photo`.
+        most_photos: of a class with more images than this only so many are taken, evenly spread
+            over their list; 0 = all.
 
     Raises:
         ImageError: if nothing can be read, or for the first bad file where the source refuses.
@@ -74,7 +89,8 @@ def samples_of(
         )
     parts = degradations.parse(one.task.degradation)
     any_read = False
-    for index, name in enumerate(one.source.names):
+    for index in _spread(len(one.source), most_photos):
+        name = one.source.names[index]
         try:
             item = one.source.read(index)
         except images.ImageError:  # the source has logged it
@@ -103,6 +119,13 @@ def samples_of(
 def count(one: TrainingClass, *, size: int, per_photo: int) -> int:
     """How many samples `samples_of` gives if all files can be read."""
     return len(one.source) * (per_photo if size else 1)
+
+
+def _spread(count: int, most: int) -> Sequence[int]:
+    """Indices of at most `most` of `count` items, evenly spread; 0 = all."""
+    if not most or count <= most:
+        return range(count)
+    return [(2 * i + 1) * count // (2 * most) for i in range(most)]
 
 
 def _crops(

@@ -66,7 +66,11 @@ def arguments(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stage_of(mode: str) -> str:
-    """Whose published repeats a mode takes: those of "pretrain" or of "restore"."""
+    """Whose published data and repeats a mode takes: those of "pretrain" or of "restore".
+
+    A masked pre-training takes the data of the restoration, times repeats of its own, which
+    `config.recipes.published_samples` puts in their place.
+    """
     return "pretrain" if mode in ("pretrain", "classify") else "restore"
 
 
@@ -169,21 +173,39 @@ def classes_to_show(
     *,
     datasets: str = "",
     sources: Mapping[str, str] | None = None,
+    held_out_root: str = "",
+    held_out_sources: Mapping[str, str] | None = None,
     **_: Any,
 ) -> tuple[TrainingClass, ...]:
-    """The classes of a run with something to show of each while it trains, best not trained on.
+    """The classes of a run with data to watch it by while it trains, best not trained on.
 
-    Synthetic classes get a bundled held-out photo, pairs of public data sets the test data; where
-    there are none, the pairs that are trained on.
+    Of each class what `held_out_sources` states; else, synthetic classes get the clean photos of
+    `held_out_root` or the bundled held-out ones, and pairs of public data sets their test data.
+    Where there are none, the pairs that are trained on.
 
     Args:
         classes: of the run.
         datasets: as for `open_classes`.
         sources: as for `open_classes`.
+        held_out_root: folder of clean photos; "" = bundled ones.
+        held_out_sources: what to watch classes by, by their names, as `sources` states it.
+
+    Raises:
+        SourceError: if one of `held_out_sources` cannot be opened.
+        FileNotFoundError: if there are no photos in `held_out_root`.
     """
-    opener = Opener("held_out", "", datasets, "skip", DecodedCache(0))
+    opener = Opener("held_out", held_out_root, datasets, "skip", DecodedCache(0))
     shown = []
     for one in classes:
+        if stated := (held_out_sources or {}).get(one.name):
+            try:
+                opened = opener.stated(stated, one.task)
+            except (ValueError, OSError, ImportError) as error:
+                raise SourceError(
+                    f"--config.validation.sources.{one.name}={stated}: {error}"
+                ) from error
+            shown.append(opener.training_class(one.task, opened, Missing()))
+            continue
         if one.is_synthetic:
             shown.append(opener.training_class(one.task, None, Missing()))
             continue

@@ -27,7 +27,6 @@ SHEET_HEIGHT = 2400  # pixels of all pictures of the sheet above one another, at
 SHOWN_SIDE = 256  # of whole images, the middle is shown
 JUDGED_SIDE = 512  # and classified: classifiers learn from crops smaller than this
 WHOLE = "whole images"
-PSNR_LIMIT = 100.0  # dB; a sample that is restored perfectly would make every mean infinite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +227,7 @@ def score(
     for sample, image in restored:
         degraded = np.clip(sample.degraded, 0, 1)
         pairs = ((degraded, sample.clean), (image, sample.clean))
-        psnr = [min(metrics.psnr(*pair, rounding=rounding), PSNR_LIMIT) for pair in pairs]
+        psnr = [min(metrics.psnr(*pair, rounding=rounding), metrics.PSNR_LIMIT) for pair in pairs]
         ssim = [metrics.ssim(*pair, rounding=rounding) for pair in pairs]
         scores[sample.task].append((*psnr, *ssim))
         pictures.offer(sample, image, *psnr)
@@ -241,7 +240,9 @@ def score(
         ClassResult(name, len(scores[i]), *np.mean(scores[i], axis=0).tolist())
         for i, name in enumerate(names)
     )
-    convention = f"{metrics.convention(rounding=rounding)}, at most {PSNR_LIMIT:.0f} dB a sample"
+    convention = (
+        f"{metrics.convention(rounding=rounding)}, at most {metrics.PSNR_LIMIT:.0f} dB a sample"
+    )
     if truth is None:
         return Evaluation(classes, convention, None, ())
     if judge.label == weights.FLAT:

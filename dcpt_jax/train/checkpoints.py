@@ -1,72 +1,100 @@
 """Checkpoints of a run: state, position in the data, config and description, saved behind its back.
 
-`W/checkpoints/<step>/` holds the items `state`, `data`, `config` and `model`. `data` is the number
-of batches taken, which is all that the pipeline needs to continue its stream with any number of
-workers, and the checksum of the state.
+`W/checkpoints/<step>/` holds the items `state`, `data`, `config` and `model`, and after a
+validation its `metrics`. `data` is the number of batches taken, which is all that the pipeline
+needs to continue its stream with any number of workers, and the checksum of the state.
+
+Where several processes train together all of them call these methods, and the main one alone
+locks, moves and removes; the directory has to be on a file system that they share.
 """
 
+import contextlib
 import dataclasses
 import fcntl
 import json
 import logging
+import math
+import os
 import re
 import shutil
-import zlib
-from collections.abc import Mapping
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 
 from dcpt_jax import weights
-from dcpt_jax.config import ConfigError
+from dcpt_jax.train import processes, restoring
+from dcpt_jax.train.restoring import Restored
 from dcpt_jax.train.state import TrainState
 
 DAMAGED = "damaged"
-
-
-@dataclasses.dataclass(frozen=True)
-class Restored:
-    """What a checkpoint held."""
-
-    state: TrainState
-    batches: int  # taken from the data when it was written
-    step: int
+_METRICS = "metrics"  # item and file of Orbax's own name for them
 
 
 class Checkpoints:
-    """The checkpoints of one work directory, which this process alone may write."""
+    """The checkpoints of one work directory, which this run alone may write."""
 
-    def __init__(self, workdir: Path | str, *, keep: int = 2):
+    def __init__(
+        self,
+        workdir: Path | str,
+        *,
+        keep: int = 2,
+        keep_best: int = 0,
+        best_metric: str = "",
+        best_is: str = "max",
+    ):
         """Opens a work directory, making it if need be.
 
         Args:
             workdir: the run's directory.
-            keep: how many checkpoints to keep; older ones are removed.
+            keep: how many of the newest checkpoints to keep; older ones are removed.
+            keep_best: how many to keep besides, those with the best values of a metric.
+            best_metric: its name in the `metrics` that are saved. Checkpoints without it are never
+                best.
+            best_is: "max" or "min".
 
         Raises:
-            RuntimeError: if another process is writing to it.
+            RuntimeError: if another run is writing to it.
+            OSError: if it cannot be written, or not all processes see it.
         """
         self._workdir = Path(workdir).absolute()
         self._folder = self._workdir / weights.CHECKPOINTS
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self._workdir)
-        self.unfinished = sorted(
+        self._lock: Any = None
+        self.unfinished: list[int] = processes.on_main(self._take)
+        _check_shared(self._workdir)
+        self._kept = _Kept(keep, keep_best, best_metric, best_is)
+        self._failed = False
+        self._manager = self._open()
+
+    def _take(self) -> list[int]:
+        """Makes and locks the directory; returns the steps whose writing was cut short."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(self._workdir)
+            _check_writable(self._folder)
+        except OSError as error:
+            raise OSError(
+                f"the work directory {self._workdir} cannot be written: "
+                f"{error.strerror or error}. Mend that, or use another --workdir"
+            ) from error
+        return sorted(
             int(match[1])
             for entry in self._folder.iterdir()
             if (match := re.match(r"(\d+)\.orbax-checkpoint-tmp", entry.name))
         )
-        self._keep = keep
-        self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
         policies = ocp.checkpoint_managers
+        self._kept.metrics = {
+            step: _read_metrics(self._folder / str(step)) for step in self.steps()
+        }
         options = ocp.CheckpointManagerOptions(
             save_decision_policy=policies.FixedIntervalPolicy(1),  # the loop decides when
-            preservation_policy=policies.LatestN(self._keep),
+            preservation_policy=self._kept,
             cleanup_tmp_directories=True,
         )
         return ocp.CheckpointManager(self._folder, options=options)
@@ -75,17 +103,23 @@ class Checkpoints:
         """Steps of the checkpoints here, newest first."""
         return weights.checkpoint_steps(self._workdir)
 
+    def best(self) -> tuple[int, dict[str, float]] | None:
+        """Step and metrics of the best checkpoint here, also while it is being written, or None."""
+        best = self._kept.best(self._manager.all_steps())
+        return (best[-1], dict(self._kept.metrics[best[-1]])) if best else None
+
     def config(self) -> dict[str, Any] | None:
         """The config of the newest checkpoint whose config can be read, or None."""
-        for step in self.steps():
-            try:
-                return json.loads((self._folder / str(step) / "config" / "metadata").read_text())
-            except (OSError, ValueError):
-                continue
-        return None
+        return restoring.saved_config(self._workdir)
 
     def save(
-        self, state: TrainState, *, batches: int, config: Mapping[str, Any], model: Mapping
+        self,
+        state: TrainState,
+        *,
+        batches: int,
+        config: Mapping[str, Any],
+        model: Mapping[str, Any],
+        metrics: Mapping[str, float] | None = None,
     ) -> None:
         """Starts writing a checkpoint of the state's step; returns once the state is copied.
 
@@ -94,20 +128,52 @@ class Checkpoints:
             batches: taken from the data so far.
             config: of the run, as JSON values.
             model: description of the network, see `weights.describe`.
+            metrics: of a validation of this state.
+
+        Raises:
+            OSError: if this checkpoint, or the one before, cannot be written.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_as_dict(state)),
-                data=ocp.args.JsonSave({"batches": batches, "crc32": _checksum(state)}),
-                config=ocp.args.JsonSave(dict(config)),
-                model=ocp.args.JsonSave(dict(model)),
-            ),
-            force=True,
-        )
+        items = {
+            "state": ocp.args.StandardSave(restoring.as_dict(state)),
+            "data": ocp.args.JsonSave({"batches": batches, "crc32": restoring.checksum(state)}),
+            "config": ocp.args.JsonSave(dict(config)),
+            "model": ocp.args.JsonSave(dict(model)),
+        }
+        found = {name: float(value) for name, value in (metrics or {}).items()}
+        if found:
+            items[_METRICS] = ocp.args.JsonSave(found)
+        with self._explained():
+            self._manager.wait_until_finished()
+            self._kept.metrics[step] = found
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+
+    def wait(self) -> None:
+        """Waits until everything is on disk.
+
+        Raises:
+            OSError: if something could not be written.
+        """
+        with self._explained():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Tells what went wrong while writing, of which the libraries have many kinds."""
+        try:
+            yield
+        except Exception as error:
+            self._failed = True
+            steps = self.steps()
+            follows = (
+                f"continues from checkpoint {steps[0]}" if steps else "starts from the first step"
+            )
+            raise OSError(
+                f"a checkpoint cannot be written to {self._folder}: {_reason(error)}. "
+                f"Once that is mended, the same command {follows}"
+            ) from error
 
     def restore_latest(self, target: TrainState) -> Restored | None:
         """The newest checkpoint that can be read; damaged ones are set aside, and that is said.
@@ -125,21 +191,20 @@ class Checkpoints:
         """
         for step in self.unfinished:
             logging.warning("checkpoint %d was cut short by a crash and is not used", step)
-        steps = self.steps()
-        for step in steps:
-            unaveraged = self._check_structure(step, target)
-            try:
-                restored = self._restore(step, target, unaveraged)
-            except Exception as error:
-                if _is_no_damage(error):
-                    raise
-                self._set_aside(step, error)
-                continue
-            if step != steps[0] or self.unfinished:
-                logging.warning("continuing from checkpoint %d instead", step)
+        steps = processes.on_main(self.steps)
+        restored = restoring.first_intact(
+            [self._folder / str(step) for step in steps],
+            target,
+            advice="Use another --workdir, with --config.init_from set to this one to start from "
+            "its network",
+            on_damage=self._set_aside,
+        )
+        if restored is not None:
+            if restored.step != steps[0] or self.unfinished:
+                logging.warning("continuing from checkpoint %d instead", restored.step)
             return restored
         damaged = self._workdir / DAMAGED
-        if damaged.is_dir() and any(damaged.iterdir()):
+        if processes.on_main(lambda: damaged.is_dir() and any(damaged.iterdir())):
             raise RuntimeError(
                 f"no checkpoint in {self._folder} can be read; damaged ones lie in {damaged}. "
                 "Start again with another --workdir, if you like with --config.init_from set to "
@@ -147,119 +212,87 @@ class Checkpoints:
             )
         return None
 
-    def _check_structure(self, step: int, target: TrainState) -> tuple[str, ...]:
-        """Tells a state of another network or optimiser from a damaged one.
+    def _set_aside(self, folder: Path, reason: str) -> None:
+        kept = self._workdir / DAMAGED / folder.name
 
-        Returns:
-            The parts whose moving average the checkpoint lacks: earlier versions averaged only the
-            network.
+        def move() -> None:
+            if kept.exists():
+                shutil.rmtree(kept)
+            kept.parent.mkdir(exist_ok=True)
+            folder.rename(kept)
 
-        Raises:
-            ConfigError: if the checkpoint's arrays have other names or shapes than the target's.
-        """
-        try:
-            # The handler, as the checkpointer warns of a file that a folder of items has not.
-            metadata = ocp.PyTreeCheckpointHandler().metadata(self._folder / str(step) / "state")
-            found = _shapes(getattr(metadata, "tree", metadata))
-        except Exception:
-            return ()  # unreadable: restoring it will say so
-        expected = _shapes(_as_dict(target))
-        averaged = {name.split(".")[1] for name in found if name.startswith("ema.")}
-        unaveraged = tuple(sorted(set(target.ema) - averaged)) if averaged else ()
-        for part in unaveraged:
-            expected = {k: v for k, v in expected.items() if not k.startswith(f"ema.{part}.")}
-        if not found or found == expected:
-            return unaveraged
-        differing = sorted(
-            name for name in {*found, *expected} if found.get(name) != expected.get(name)
-        )
-        raise ConfigError(
-            f"checkpoint {step} in {self._folder} is of another network or optimiser: "
-            f"{len(differing)} of {len(expected)} arrays differ, first {differing[0]}: "
-            f"{found.get(differing[0], 'missing')} there, "
-            f"{expected.get(differing[0], 'none')} by this config. Use another --workdir, with "
-            "--config.init_from set to this one to start from its network"
-        )
-
-    def _restore(self, step: int, target: TrainState, unaveraged: tuple[str, ...] = ()) -> Restored:
-        averages = {name: tree for name, tree in target.ema.items() if name not in unaveraged}
-        target = target.replace(ema=averages)
-        abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), _as_dict(target)
-        )
-        items = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
-            ),
-        )
-        state = TrainState(**items["state"])
-        if _checksum(state) != items["data"]["crc32"]:
-            raise ValueError("its content is not what was saved: the checksum differs")
-        if unaveraged:
-            logging.warning(
-                "checkpoint %d has no moving average of the %s (it is of an earlier version): "
-                "averaging starts at this step",
-                step,
-                " and ".join(unaveraged),
-            )
-            fresh = {name: jax.tree.map(jnp.copy, state.params[name]) for name in unaveraged}
-            state = state.replace(ema={**state.ema, **fresh})
-        return Restored(state=state, batches=int(items["data"]["batches"]), step=step)
-
-    def _set_aside(self, step: int, error: Exception) -> None:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        kept = self._workdir / DAMAGED / str(step)
-        if kept.exists():
-            shutil.rmtree(kept)
-        kept.parent.mkdir(exist_ok=True)
-        (self._folder / str(step)).rename(kept)
-        logging.warning("checkpoint %d is damaged (%s); moved to %s", step, reason, kept)
+        processes.on_main(move)
+        logging.warning("checkpoint %s is damaged (%s); moved to %s", folder.name, reason, kept)
         self._manager.close()
         self._manager = self._open()
 
     def close(self) -> None:
-        """Waits until everything is on disk and lets go of the directory."""
+        """Waits until everything is on disk and lets go of the directory.
+
+        Raises:
+            OSError: if something could not be written, unless that was raised before.
+        """
         try:
-            self._manager.wait_until_finished()
+            if not self._failed:
+                self.wait()
         finally:
-            self._manager.close()
-            self._lock.close()
+            with contextlib.suppress(Exception):  # what failed has been raised
+                self._manager.close()
+            if self._lock is not None:
+                self._lock.close()
 
 
-def _as_dict(state: TrainState) -> dict[str, Any]:
-    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+@dataclasses.dataclass
+class _Kept:
+    """Which checkpoints Orbax keeps: the newest ones, and besides, the best.
+
+    Its own `BestN` counts checkpoints that nothing was measured of as well.
+    """
+
+    newest: int
+    number_of_best: int
+    metric: str
+    best_is: str
+    metrics: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)  # by step
+
+    def best(self, steps: Sequence[int]) -> list[int]:
+        """Those of some steps whose metric is known and a number, the best last."""
+        values = {step: self.metrics.get(step, {}).get(self.metric, math.nan) for step in steps}
+        sign = 1 if self.best_is == "max" else -1
+        known = [step for step in steps if not math.isnan(values[step])]
+        return sorted(known, key=lambda step: (sign * values[step], step))
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """See `orbax.checkpoint.checkpoint_managers.PreservationPolicy`."""
+        del context
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        best = self.best(steps)
+        kept = {*steps[-self.newest :], *best[max(0, len(best) - self.number_of_best) :]}
+        return [step in kept for step in steps]
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every array of a state or of a checkpoint's metadata."""
-    leaves = jax.tree.leaves_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
-    return {
-        ".".join(
-            str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path
-        ): tuple(leaf.shape)
-        for path, leaf in leaves
-    }
+def _read_metrics(folder: Path) -> dict[str, float]:
+    """The metrics in a checkpoint; none if there are none, or they cannot be read."""
+    try:
+        found = json.loads((folder / _METRICS / _METRICS).read_text())
+        return {name: float(value) for name, value in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
 
 
-def _is_no_damage(error: Exception) -> bool:
-    """Whether reading failed for want of memory, files or access rather than for what was read."""
-    missing = isinstance(error, FileNotFoundError)
-    wanting = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
-    return wanting or (isinstance(error, OSError) and not missing)
-
-
-def _checksum(state: TrainState) -> int:
-    """CRC-32 over every array. Orbax's own files tell of a cut end, but not of a flipped bit."""
-    crc = 0
-    for path, leaf in jax.tree.leaves_with_path(_as_dict(state)):
-        crc = zlib.crc32(jax.tree_util.keystr(path).encode(), crc)
-        crc = zlib.crc32(np.ascontiguousarray(jax.device_get(leaf)), crc)
-    return crc
+def _reason(error: Exception) -> str:
+    """What went wrong, in a line; of the storage's long messages the system's part."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    code = getattr(error, "errno", None) or next(
+        iter(re.findall(r"os_error_code='(\d+)'", text)), 0
+    )
+    if code:
+        return os.strerror(int(code))
+    return text if len(text) <= 300 else f"{text[:150]} ... {text[-150:]}"
 
 
 def _lock(workdir: Path) -> Any:
-    """Takes the directory for this process; the system lets go of it however the process ends."""
+    """Takes the directory for this run; the system lets go of it however the process ends."""
     file = (workdir / ".lock").open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -267,3 +300,28 @@ def _lock(workdir: Path) -> Any:
         file.close()
         raise RuntimeError(f"another process is training in {workdir}; wait or stop it") from error
     return file
+
+
+def _check_writable(folder: Path) -> None:
+    """Raises OSError if nothing can be written to a folder."""
+    probe = folder / f".writable-{os.getpid()}"
+    probe.touch()
+    probe.unlink()
+
+
+def _check_shared(workdir: Path) -> None:
+    """Raises OSError if a process does not see what the main one writes."""
+    if jax.process_count() == 1:
+        return
+    mark = workdir / processes.on_main(lambda: f".shared-{uuid.uuid4().hex}")
+    processes.on_main(mark.touch)
+    patience = time.monotonic() + 10  # file systems over a network show new files late
+    while not mark.exists() and time.monotonic() < patience:
+        time.sleep(0.2)
+    blind = [name for name in processes.exchange("" if mark.exists() else processes.host()) if name]
+    processes.on_main(lambda: mark.unlink(missing_ok=True))
+    if blind:
+        raise OSError(
+            f"{', '.join(blind)}: {workdir} is not the one that process 0 writes to; --workdir has "
+            "to be on a file system that all processes share"
+        )

@@ -1,30 +1,29 @@
 """The training loop: the same for every mode.
 
-Order at the start: the work directory's own newest checkpoint, else the weights in
-`config.init_from`, else from scratch.
+Order at the start: the work directory's own newest checkpoint, else the checkpoint that
+`config.resume_from` names, else the weights in `config.init_from`, else from scratch.
 """
 
 import contextlib
 import dataclasses
-import resource
-import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 import ml_collections
-import numpy as np
 
 from dcpt_jax import config as configs
 from dcpt_jax import weights
 from dcpt_jax.data import pipeline
-from dcpt_jax.train import sharding
+from dcpt_jax.train import processes, sharding, throughput
 from dcpt_jax.train.checkpoints import Checkpoints
 from dcpt_jax.train.interruption import StopRequest
 from dcpt_jax.train.progress import Progress
-from dcpt_jax.train.setup import Run, prepare, resume
+from dcpt_jax.train.setup import Run, find_begun, prepare, resume
 from dcpt_jax.train.state import Metrics, TrainState
-from dcpt_jax.train.writers import create_writer, metric_writers, periodic_actions
+from dcpt_jax.train.step_log import StepLog
+from dcpt_jax.train.validation import Validation
+from dcpt_jax.train.writers import create_writer, metric_writers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,27 +48,51 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> Result:
     Raises:
         ConfigError: if the config cannot run, or another config was used in this directory.
         FloatingPointError: if the loss stops being finite; names the step.
+        OSError: if the directory cannot be written.
         RuntimeError: if another process trains in this directory.
     """
     workdir = Path(workdir).absolute()
-    run = prepare(config, begun=weights.newest_description(workdir))
-    checkpoints = Checkpoints(workdir, keep=run.config.checkpoint.keep)
+    run = prepare(config, begun=find_begun(config, workdir))
+    checkpoints = Checkpoints(
+        workdir,
+        keep=run.config.checkpoint.keep,
+        keep_best=run.config.checkpoint.keep_best,
+        best_metric=run.best_metric,
+    )
     try:
         state, batches = resume(run, checkpoints)
         first = int(state.step)
         with StopRequest() as stop, run.batches(start=batches) as stream:
             result = _run_steps(run, state, stream, workdir, checkpoints, stop)
+        checkpoints.wait()
+        best = checkpoints.best()
     finally:
         checkpoints.close()
     last = int(result.state.step)
     # A finished run that is started again does no step and leaves the weights that it wrote.
     if result.finished and (last > first or weights.saved_steps(workdir) != last):
-        description = run.describe(metrics=result.metrics, steps=last)
-        folder = weights.save_weights(
-            workdir / weights.WEIGHTS, run.result(result.state), description
-        )
-        print(f"weights: {folder}", flush=True)
+        _write_weights(run, result, workdir, best)
     return result
+
+
+def _write_weights(
+    run: Run, result: Result, workdir: Path, best: tuple[int, Mapping[str, float]] | None
+) -> None:
+    """What the run was done for, and where it was best."""
+    steps, extra = int(result.state.step), {}
+    if best is not None:
+        extra["best"] = {"step": best[0], "metrics": dict(best[1])}
+        if best[0] != steps:
+            processes.say(
+                f"best: step {best[0]}, {run.best_metric} {best[1][run.best_metric]:.4g}, in "
+                f"{workdir / weights.CHECKPOINTS / str(best[0])}"
+            )
+    description = run.describe(metrics=result.metrics, steps=steps, **extra)
+    params = processes.gather(run.result(result.state))
+    if processes.is_main():
+        weights.save_weights(workdir / weights.WEIGHTS, params, description)
+    processes.barrier("weights")
+    processes.say(f"weights: {workdir / weights.WEIGHTS}")
 
 
 def _run_steps(
@@ -81,141 +104,127 @@ def _run_steps(
     stop: StopRequest,
 ) -> Result:
     """Steps from the state's to the config's last one, or until a signal asks to stop."""
-    config, total = run.config, run.config.num_steps
+    total = run.config.num_steps
     first = step = int(state.step)
-    progress = Progress(config.mode, start=step, total=total)
-    log = StepLog(step)
-    latest: dict[str, float] = {}
-
-    def save(step: int, t: float | None = None) -> None:
-        del step, t
-        log.check()  # a checkpoint is only ever of a finite state
-        checkpoints.save(
-            state,
-            batches=stream.position,
-            config=configs.to_json(config),
-            model=run.describe(steps=int(state.step)),
-        )
-
-    with (
-        contextlib.closing(create_writer(workdir)) as writer,
-        metric_writers.ensure_flushes(writer),
-        contextlib.closing(progress),
-    ):
-
-        def report(step: int, t: float | None = None) -> None:
-            del t
-            latest.update(log.means())
-            writer.write_scalars(step, latest | run.learning_rates(step - 1))
-            progress.report(step, latest)
-
-        def images(step: int, t: float | None = None) -> None:
-            del t
-            writer.write_images(step, {"degraded | restored | clean": run.sheet(state)})
-
-        every = periodic_actions.PeriodicCallback
-        actions = [
-            every(every_steps=config.log.every_steps, callback_fn=report),
-            every(every_steps=config.checkpoint.every_steps, callback_fn=save),
-        ]
-        if config.log.image_every_steps:
-            actions.insert(0, every(every_steps=config.log.image_every_steps, callback_fn=images))
-        while step < total and stop.signal is None:
-            batch = log.timed(stream)
-            state, metrics = run.step(state, sharding.put_batch(batch, run.mesh))
+    if step >= total:
+        return Result(state=state, finished=True, metrics={})
+    with contextlib.closing(Watch(run, workdir, checkpoints, stream, first)) as watch:
+        compiled = watch.compile(state)
+        while step < total and not stop.asked(step):
+            batch = sharding.put_batch(watch.log.timed(stream), run.mesh)
+            with jax.transfer_guard("disallow"):  # nothing is copied to or from it inside a step
+                state, metrics = compiled(state, batch)
             step += 1
-            log.add(metrics)
-            progress.step()
-            for action in actions:
-                action(step)
-        if log.unreported:
-            report(step)
-        save(step)
-    if step > first:
-        print(log.summary(step - first), flush=True)
+            watch.after(step, state, metrics)
+        watch.finish(step, state)
+    processes.say(watch.log.summary(step - first))
     if stop.signal:
-        print(
-            f"{stop.signal}: saved step {step} of {total}; the same command continues", flush=True
+        processes.say(f"{stop.signal}: saved step {step} of {total}; the same command continues")
+    return Result(state=state, finished=step >= total, metrics=watch.latest)
+
+
+class Watch:
+    """What is done between steps: metrics, pictures, validation and checkpoints."""
+
+    def __init__(
+        self,
+        run: Run,
+        workdir: Path,
+        checkpoints: Checkpoints,
+        stream: pipeline.BatchIterator,
+        step: int,
+    ):
+        """Opens the event files and the data that the run is validated on.
+
+        Args:
+            run: what is trained.
+            workdir: of the event files.
+            checkpoints: of the run.
+            stream: of batches, whose place is saved.
+            step: steps done before.
+        """
+        self._run, self._checkpoints, self._stream = run, checkpoints, stream
+        self._writer = (
+            create_writer(workdir) if processes.is_main() else metric_writers.MultiWriter([])
         )
-    return Result(state=state, finished=step >= total, metrics=latest)
+        self._progress = Progress(run.config.mode, start=step, total=run.config.num_steps)
+        self._saved = -1
+        self.latest: dict[str, float] = {}
+        self.log = StepLog(step)
+        config = run.config
+        self._validation = None
+        if config.validation.every_steps or config.log.image_every_steps:
+            self._validation = Validation(run)
 
+    def compile(self, state: TrainState) -> jax.stages.Compiled:
+        """The step, compiled once: arguments of other shapes or places are refused by it."""
+        config = self._run.config
+        lowered = self._run.lower(state)
+        compiled = lowered.compile()
+        devices = list(self._run.mesh.devices.flat)
+        self.log = StepLog(
+            int(state.step),
+            batch_size=config.batch_size,
+            flops=throughput.flops_of(lowered, accumulate_steps=config.accumulate_steps),
+            peak=throughput.peak_flops(devices, config.dtype),
+        )
+        return compiled
 
-class StepLog:
-    """Metrics of the steps since the last report, fetched without holding up the device.
-
-    A step's metrics are looked at only once `BEHIND` newer steps were started, so that the device
-    always has work; that wait also keeps the loop from running far ahead of it.
-    """
-
-    BEHIND = 2
-
-    def __init__(self, step: int):
-        """Starts counting at `step` steps done."""
-        self._step = step  # number of the last step in `_values`
-        self._values: list[dict[str, float]] = []
-        self.pending: list[Metrics] = []
-        self._began = self._started = time.perf_counter()
-        self._waited = self._waited_before = 0.0
-        self._count = 0
-
-    @property
-    def unreported(self) -> bool:
-        """Whether a step was done since the last report."""
-        return bool(self.pending or self._values)
-
-    def timed(self, stream: Iterator[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        """The next batch; counts the time that it kept us waiting."""
-        began = time.perf_counter()
-        batch = next(stream)
-        self._waited += time.perf_counter() - began
-        return batch
-
-    def add(self, metrics: Metrics) -> None:
-        """Notes a step's metrics, still on the device."""
-        self.pending.append(metrics)
-        self._count += 1
-        while len(self.pending) > self.BEHIND:
-            self._fetch()
-
-    def check(self) -> None:
-        """Waits for all steps so far.
+    def after(self, step: int, state: TrainState, metrics: Metrics) -> None:
+        """Notes a step, and does what is due at it.
 
         Raises:
-            FloatingPointError: if the loss of one was not finite.
+            FloatingPointError: if the loss of a step is not finite.
+            OSError: if a checkpoint cannot be written.
         """
-        while self.pending:
-            self._fetch()
+        self.log.add(metrics)
+        self._progress.step()
+        config = self._run.config
+        if _due(step, config.log.image_every_steps):
+            sheet = self._validation.sheet(state)
+            self._writer.write_images(step, {"degraded | restored | clean": sheet})
+        if _due(step, config.log.every_steps):
+            self._report(step)
+        validated = _due(step, config.validation.every_steps)
+        if validated or _due(step, config.checkpoint.every_steps):
+            self._save(step, state, validate=validated)
 
-    def means(self) -> dict[str, float]:
-        """Means since the last call, and `steps_per_second` and `data_wait` (share of the time)."""
-        self.check()
-        elapsed = max(time.perf_counter() - self._began, 1e-9)
-        means = {k: float(np.mean([v[k] for v in self._values])) for k in self._values[0]}
-        means["steps_per_second"] = self._count / elapsed
-        means["data_wait"] = self._waited / elapsed
-        self._waited_before += self._waited
-        self._values, self._count, self._waited = [], 0, 0.0
-        self._began = time.perf_counter()
-        return means
+    def finish(self, step: int, state: TrainState) -> None:
+        """Reports and saves what was not yet."""
+        if self.log.unreported:
+            self._report(step)
+        if step != self._saved:
+            last = step >= self._run.config.num_steps and self._run.config.validation.every_steps
+            self._save(step, state, validate=bool(last))
+        self._writer.flush()
 
-    def summary(self, steps: int) -> str:
-        """One line about the whole run: how long it took, and what it waited for."""
-        elapsed = max(time.perf_counter() - self._started, 1e-9)
-        waited = (self._waited_before + self._waited) / elapsed
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
-        return (
-            f"{steps} steps in {elapsed:.0f} s, compilation and checkpoints included; "
-            f"{waited:.1%} of it waiting for data; at most {peak:.1f} GB of memory"
+    def close(self) -> None:
+        """Closes the event files and leaves the progress bar as it stands."""
+        self._progress.close()
+        self._writer.close()
+
+    def _report(self, step: int) -> None:
+        self.latest = self.log.means()
+        values = self.latest | self._run.learning_rates(step - 1)
+        self._writer.write_scalars(step, values | throughput.memory(jax.local_devices()[0]))
+        self._progress.report(step, self.latest)
+
+    def _save(self, step: int, state: TrainState, *, validate: bool) -> None:
+        self.log.check()  # a checkpoint is only ever of a finite state
+        metrics = None
+        if validate:
+            metrics = self._validation.measure(state)
+            self._writer.write_scalars(step, {f"validation/{k}": v for k, v in metrics.items()})
+            self._progress.validated(step, metrics)
+        self._checkpoints.save(
+            state,
+            batches=self._stream.position,
+            config=configs.to_json(self._run.config),
+            model=self._run.describe(steps=step),
+            metrics=metrics,
         )
+        self._saved = step
 
-    def _fetch(self) -> None:
-        values = {k: float(v) for k, v in jax.device_get(self.pending.pop(0)).items()}
-        self._step += 1
-        bad = [key for key, value in values.items() if not np.isfinite(value)]
-        if bad:
-            shown = ", ".join(f"{key} = {values[key]}" for key in bad)
-            raise FloatingPointError(
-                f"step {self._step}: {shown}. Training stopped; the last checkpoint is kept. "
-                "Try a smaller learning_rate, or clip_norm, of the optimizer in the config"
-            )
-        self._values.append(values)
+
+def _due(step: int, every: int) -> bool:
+    return bool(every) and step % every == 0

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import tqdm
 
+from dcpt_jax.train import processes
+
 # The metrics worth a place in the bar: (key, short name, format).
 _SHOWN = (("loss", "loss", "{:.4f}"), ("accuracy", "accuracy", "{:.0%}"), ("psnr", "dB", "{:.2f}"))
 
@@ -24,7 +26,7 @@ class Progress:
         self._name, self._total = name, total
         self._step, self._time = start, time.monotonic()
         self._bar = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and processes.is_main():
             self._bar = tqdm.tqdm(
                 initial=start,
                 total=total,
@@ -54,10 +56,14 @@ class Progress:
         rate = (step - self._step) / max(now - self._time, 1e-9)
         self._step, self._time = step, now
         left = tqdm.tqdm.format_interval((self._total - step) / max(rate, 1e-9))
-        print(
-            f"{self._name} {step}/{self._total}  {text}  {rate:.2f} steps/s  {left} left",
-            flush=True,
-        )
+        processes.say(f"{self._name} {step}/{self._total}  {text}  {rate:.2f} steps/s  {left} left")
+
+    def validated(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Shows what a validation found: its means over classes, the others are left out."""
+        names = {"psnr": "{:.2f} dB", "ssim": "SSIM {:.4f}", "accuracy": "accuracy {:.1%}"}
+        text = ", ".join(form.format(metrics[key]) for key, form in names.items() if key in metrics)
+        with tqdm.tqdm.external_write_mode():
+            processes.say(f"{self._name} {step}/{self._total}  validation: {text}")
 
     def close(self) -> None:
         """Leaves the bar as it stands."""

@@ -1,29 +1,28 @@
 """From a config to what a run needs: data, modules, optimisers, the jitted step, the state."""
 
 import dataclasses
-import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from dcpt_jax import config as configs
 from dcpt_jax import weights
 from dcpt_jax.config import ConfigError
-from dcpt_jax.data import held_out, opening, pipeline
+from dcpt_jax.data import opening, pipeline
 from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.data.classes import TrainingClass
-from dcpt_jax.evaluate import gallery
-from dcpt_jax.train import modules, sharding, start, steps
+from dcpt_jax.train import modules, processes, sharding, start, steps
 from dcpt_jax.train.checkpoints import Checkpoints
 from dcpt_jax.train.modules import LEARNING
 from dcpt_jax.train.optimizer import adamw, constant_schedule, cosine_schedule
+from dcpt_jax.train.restoring import restore_from, saved_config
 from dcpt_jax.train.start import Start
 from dcpt_jax.train.state import Step, TrainState, create_state
 
@@ -42,6 +41,7 @@ class Run:
     optimizers: Mapping[str, optax.GradientTransformation]
     step: Step  # jitted, donates the state
     start: Start  # parameters of other runs to start from, and where they came from
+    state_sharding: Any  # how the devices hold the state: of each array, or one for all
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -53,9 +53,27 @@ class Run:
         """What the logits of a classifier stand for: the classes, or their components."""
         return configs.outputs_of(self.config)
 
+    @property
+    def reconstruction(self) -> nn.Module | None:
+        """The head of a masked pre-training; None in other modes."""
+        return modules.build_reconstruction(self.config, self.network)
+
     def create_state(self) -> TrainState:
         """The state before the first step, on all devices."""
         return _create_state(self)
+
+    @property
+    def best_metric(self) -> str:
+        """The metric of a validation by which the best checkpoint is told."""
+        return self.config.validation.metric or configs.validation_metrics(self.config)[0]
+
+    def lower(self, state: TrainState) -> jax.stages.Lowered:
+        """The step, traced for states like this one and not yet compiled."""
+        size, images = self.config.data.crop_size, sharding.split(self.mesh)
+        shape = (self.config.batch_size, size, size, 3)
+        pixels = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=images)
+        task = jax.ShapeDtypeStruct(shape[:1], jnp.int32, sharding=images)
+        return self.step.lower(state, {"degraded": pixels, "clean": pixels, "task": task})
 
     def batches(self, *, start: int) -> pipeline.BatchIterator:
         """The stream of this process's batches, from the batch with number `start` on."""
@@ -96,41 +114,27 @@ class Run:
         )
 
     def result(self, state: TrainState) -> weights.Params:
-        """The parameters that the run is done for; a classifier that only guided is left out."""
+        """The parameters that the run is done for: what only helped in training is left out."""
         params = state.best_params()
-        return (
-            params if "classifier" in LEARNING[self.config.mode] else {"network": params["network"]}
-        )
-
-    def sheet(self, state: TrainState) -> np.ndarray:
-        """Degraded, restored and clean crop of every class on a held-out photo: [h, w, 3].
-
-        Of classes of pairs without test data the first pair that is trained on is shown.
-        """
-        degraded, clean = self._sample_crops
-        params = state.best_params()["network"]
-        restored = np.asarray(_restore_crops(self.network, params, degraded))
-        return gallery.grid([[*row] for row in zip(degraded, restored, clean, strict=True)])
-
-    @functools.cached_property
-    def _sample_crops(self) -> tuple[np.ndarray, np.ndarray]:
-        """Degraded and clean crop of each class, [classes, h, w, 3] each."""
-        data = self.config.data
-        classes = opening.classes_to_show(self.training_classes, **opening.arguments(data))
-        samples = [
-            next(held_out.samples_of(label, one, size=data.crop_size, per_photo=1, seed=0))
-            for label, one in enumerate(classes)
-        ]
-        return np.stack([s.degraded for s in samples]), np.stack([s.clean for s in samples])
+        names = ["network"]
+        if "classifier" in LEARNING[self.config.mode]:
+            names.append("classifier")
+        return {name: params[name] for name in names}
 
 
-def prepare(config: ml_collections.ConfigDict, *, begun: Mapping[str, Any] | None = None) -> Run:
+def prepare(
+    config: ml_collections.ConfigDict,
+    *,
+    begun: Mapping[str, Any] | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> Run:
     """Checks the config and builds everything that a run needs besides its state.
 
     Args:
         config: see `dcpt_jax.config`; it is not changed.
         begun: description in the work directory's newest checkpoint, if it holds one. The run then
             goes on from there, and what it once started from is not needed any more.
+        devices: to train on; None for all that JAX sees.
 
     Raises:
         ConfigError: if the config cannot run.
@@ -142,7 +146,9 @@ def prepare(config: ml_collections.ConfigDict, *, begun: Mapping[str, Any] | Non
         raise ConfigError("config.require_accelerator is set, but JAX sees only the CPU")
     config = config.copy_and_resolve_references()
     tasks = configs.tasks_of(config)
-    mesh = sharding.data_mesh(config.batch_size, config.accumulate_steps)
+    mesh = sharding.make_mesh(
+        config.batch_size, config.accumulate_steps, config.fsdp_devices, devices=devices
+    )
     training_classes = opening.open_classes(
         tasks,
         stage=opening.stage_of(config.mode),
@@ -154,14 +160,7 @@ def prepare(config: ml_collections.ConfigDict, *, begun: Mapping[str, Any] | Non
         config, num_classes=len(configs.outputs_of(config)), taken=origin.classifier
     )
     schedules, optimizers = make_optimizers(config)
-    everywhere, split = sharding.replicated(mesh), sharding.split(mesh)
-    step = jax.jit(
-        make_step(config, tasks, network, classifier, optimizers, origin),
-        in_shardings=(everywhere, split),
-        out_shardings=everywhere,
-        donate_argnums=0,
-    )
-    return Run(
+    run = Run(
         config,
         tasks,
         training_classes,
@@ -170,16 +169,51 @@ def prepare(config: ml_collections.ConfigDict, *, begun: Mapping[str, Any] | Non
         classifier,
         schedules,
         optimizers,
-        step,
+        make_step(config, tasks, network, classifier, optimizers, origin),
         origin,
+        sharding.replicated(mesh),
     )
+    return _compile_for_devices(run)
+
+
+def _compile_for_devices(run: Run) -> Run:
+    """The run, its step jitted for the devices of its mesh and for how they hold the state."""
+    everywhere, step, state = sharding.replicated(run.mesh), run.step, run.state_sharding
+    if run.mesh.shape["fsdp"] > 1:
+        shapes = jax.eval_shape(_initialiser(run), run.start.params)
+        state = sharding.state_shardings(shapes, run.mesh)
+        step = sharding.with_whole_params(step, run.mesh)
+    step = jax.jit(
+        step,
+        in_shardings=(state, sharding.split(run.mesh)),
+        out_shardings=(state, everywhere),
+        donate_argnums=0,
+    )
+    return dataclasses.replace(run, step=step, state_sharding=state)
+
+
+def find_begun(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Any] | None:
+    """The description in the checkpoint that a run will go on from; None if it starts anew.
+
+    Args:
+        config: of the run.
+        workdir: of the run, whose own checkpoints come before those of `config.resume_from`.
+    """
+    for place in filter(None, (workdir, config.resume_from)):
+        if description := weights.newest_description(place):
+            return description
+    return None
 
 
 def make_optimizers(
     config: ml_collections.ConfigDict,
 ) -> tuple[dict[str, optax.Schedule], dict[str, optax.GradientTransformation]]:
     """Learning-rate schedules and optimisers of the parts that learn, by their names."""
-    keys = {"network": "optimizer", "classifier": "classifier_optimizer"}
+    keys = {
+        "network": "optimizer",
+        "classifier": "classifier_optimizer",
+        "reconstruction": "reconstruction_optimizer",
+    }
     settings = {name: config[keys[name]] for name in LEARNING[config.mode]}
     schedules = {name: _schedule(s, config.num_steps) for name, s in settings.items()}
     return schedules, {name: _optimizer(s, schedules[name]) for name, s in settings.items()}
@@ -204,7 +238,8 @@ def make_step(
         origin: of the classifier that guides a transfer.
 
     Raises:
-        ConfigError: if that classifier does not know all tasks.
+        ConfigError: if that classifier does not know all tasks, or the patches of a mask do not
+            fit network and crops.
     """
     options = {"ema_decay": config.ema_decay, "accumulate_steps": config.accumulate_steps}
     if config.mode == "restore":
@@ -219,6 +254,10 @@ def make_step(
             options |= start.guide_options(origin.classifier, tasks)
         options["guidance"] = config.guidance
         return steps.make_transfer_step(network, classifier, optimizers, **options)
+    if config.mode == "mask_pretrain":
+        head = modules.build_reconstruction(config, network)
+        options |= {"mask_ratio": config.mask_ratio, "mask_patch": config.mask_patch}
+        return steps.make_mask_pretrain_step(network, classifier, head, optimizers, **options)
     options["first_pass"] = config.first_pass
     return steps.make_pretrain_step(network, classifier, optimizers, **options)
 
@@ -230,38 +269,58 @@ def resume(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
         ConfigError: if the directory belongs to a run of another config.
         RuntimeError: if there are checkpoints, but none can be read.
     """
-    saved = checkpoints.config()
-    if saved is not None and not run.config.checkpoint.allow_config_change:
-        defaults = configs.to_json(getattr(configs, run.config.mode)())
-        drift = configs.differences(saved, configs.to_json(run.config), defaults=defaults)
-        if drift:
-            raise ConfigError(
-                "this work directory holds a run of another config:\n  "
-                + "\n  ".join(drift)
-                + "\nuse another --workdir, or continue it all the same with "
-                "--config.checkpoint.allow_config_change=True"
-            )
+    elsewhere = run.config.resume_from
+    if (saved := checkpoints.config()) is not None:
+        _refuse_drift(run, saved, "this work directory holds", "use another --workdir")
+    elif elsewhere:
+        saved = saved_config(elsewhere) or {}
+        _refuse_drift(run, saved, f"{elsewhere} holds", "use the config of that run")
     state = run.create_state()
     restored = checkpoints.restore_latest(state)
     if restored is not None:
         state, started = restored.state, f"continuing from step {restored.step}"
+    elif elsewhere:
+        restored = restore_from(elsewhere, state)
+        state, started = restored.state, f"continuing {elsewhere} from step {restored.step}"
     else:
         started = f"starting from {start.places(run.start, run.config)}"
         for line in start.report(run.start, run.config, run.outputs):
-            print(line, flush=True)
+            processes.say(line)
     count = {name: sum(x.size for x in jax.tree.leaves(p)) for name, p in state.params.items()}
-    print(
+    processes.say(
         f"{run.config.mode}, {started}: "
         + ", ".join(f"{name} {size:,} parameters" for name, size in count.items())
-        + f"; {len(run.mesh.devices)} x {jax.devices()[0].device_kind}, "
+        + f"; {sharding.describe(run.mesh)}, "
         f"batch {run.config.batch_size} of {run.config.data.crop_size}x{run.config.data.crop_size}"
-        f"\n{pipeline.describe(run.training_classes)}",
-        flush=True,
+        f"\n{pipeline.describe(run.training_classes)}"
     )
     return state, restored.batches if restored is not None else 0
 
 
+def _refuse_drift(run: Run, saved: Mapping[str, Any], place: str, advice: str) -> None:
+    """Raises ConfigError, with what differs, if another config made a checkpoint."""
+    if not saved or run.config.checkpoint.allow_config_change:
+        return
+    defaults = configs.to_json(getattr(configs, run.config.mode)())
+    if drift := configs.differences(saved, configs.to_json(run.config), defaults=defaults):
+        raise ConfigError(
+            f"{place} a run of another config:\n  "
+            + "\n  ".join(drift)
+            + f"\n{advice}, or continue it all the same with "
+            "--config.checkpoint.allow_config_change=True"
+        )
+
+
 def _create_state(run: Run) -> TrainState:
+    """The first state, made where it is kept: no device ever holds more than its part."""
+    found = run.start.params
+    if run.mesh.size > 1:
+        found = sharding.place(found, run.mesh)
+    return jax.jit(_initialiser(run), out_shardings=run.state_sharding)(found)
+
+
+def _initialiser(run: Run) -> Callable[[weights.Params], TrainState]:
+    """The function from the parameters that a run starts from to its first state."""
     config = run.config
     network_rng, classifier_rng, step_rng = jax.random.split(jax.random.PRNGKey(config.seed), 3)
 
@@ -286,11 +345,15 @@ def _create_state(run: Run) -> TrainState:
                 params["classifier"] = start.take_over_classifier(
                     params["classifier"], found["classifier"], columns
                 )
+        if run.reconstruction is not None:
+            visible = jnp.ones((*image.shape[:3], 1))
+            params["reconstruction"] = run.reconstruction.init(
+                jax.random.fold_in(classifier_rng, 1), features, visible
+            )["params"]
         averaged = run.optimizers if config.ema_decay else ()
         return create_state(params, run.optimizers, rng=step_rng, averaged=averaged)
 
-    everywhere = sharding.replicated(run.mesh)
-    return jax.jit(initialise, out_shardings=everywhere)(run.start.params)
+    return initialise
 
 
 def _schedule(optimizer: ml_collections.ConfigDict, num_steps: int) -> optax.Schedule:
@@ -314,8 +377,3 @@ def _optimizer(
         weight_decay=optimizer.weight_decay,
         clip_norm=optimizer.clip_norm,
     )
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _restore_crops(network: nn.Module, params: Any, degraded: jax.Array) -> jax.Array:
-    return network.apply({"params": params}, degraded)

@@ -1,0 +1,255 @@
+"""Reading a run's state back from its checkpoints, on whatever devices they were written.
+
+Nothing here changes a work directory. All processes of a run call these functions together.
+"""
+
+import dataclasses
+import json
+import logging
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from dcpt_jax import weights
+from dcpt_jax.config import ConfigError
+from dcpt_jax.train import processes
+from dcpt_jax.train.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What a checkpoint held."""
+
+    state: TrainState
+    batches: int  # taken from the data when it was written
+    step: int
+
+
+def restore_from(path: Path | str, target: TrainState) -> Restored:
+    """The state of another run, to go on from: that of its newest intact checkpoint.
+
+    Args:
+        path: work directory W, or one of its checkpoints, W/checkpoints/5000. Nothing in it is
+            changed or locked; damaged checkpoints are passed by with a warning.
+        target: see `first_intact`.
+
+    Raises:
+        ConfigError: if the checkpoint is of another network or optimiser.
+        FileNotFoundError: if there is no checkpoint.
+        RuntimeError: if none can be read.
+    """
+    folders = [Path(name) for name in processes.on_main(lambda: _folders_to_resume(path))]
+
+    def pass_by(folder: Path, reason: str) -> None:
+        logging.warning("checkpoint %s is damaged (%s) and is passed by", folder, reason)
+
+    advice = "Use --config.init_from in place of --config.resume_from to start from its network"
+    restored = first_intact(folders, target, advice=advice, on_damage=pass_by)
+    if restored is None:
+        raise RuntimeError(
+            f"config.resume_from: no checkpoint in {path} can be read; name another run, or start "
+            "from weights with --config.init_from"
+        )
+    return restored
+
+
+def saved_config(path: Path | str) -> dict[str, Any] | None:
+    """The config of the newest checkpoint whose config can be read, or None.
+
+    Args:
+        path: work directory, or one of its checkpoints.
+    """
+    return processes.on_main(lambda: _read_config(path))
+
+
+def _read_config(path: Path | str) -> dict[str, Any] | None:
+    for folder in weights.checkpoint_folders(path):
+        try:
+            return json.loads((folder / "config" / "metadata").read_text())
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def _folders_to_resume(path: Path | str) -> list[str]:
+    folders = [str(folder) for folder in weights.checkpoint_folders(path)]
+    if folders:
+        return folders
+    exists = Path(path).expanduser().is_dir()
+    raise FileNotFoundError(
+        f"config.resume_from: there is no {'checkpoint in ' if exists else ''}{path}; name a work "
+        "directory W that holds checkpoints, or one of them, W/checkpoints/5000"
+        + ("" if exists else "; weights alone are taken by --config.init_from")
+    )
+
+
+def first_intact(
+    folders: Sequence[Path],
+    target: TrainState,
+    *,
+    advice: str,
+    on_damage: Callable[[Path, str], None],
+) -> Restored | None:
+    """The first of some checkpoints that all processes can read, or None.
+
+    Args:
+        folders: of the checkpoints, the same in all processes.
+        target: state with the shapes, dtypes and shardings to restore into (arrays or
+            `jax.ShapeDtypeStruct`).
+        advice: what to do with a checkpoint of another network, for the message.
+        on_damage: called with each folder that cannot be read, and why.
+
+    Raises:
+        ConfigError: if a checkpoint is of another network or optimiser.
+    """
+    for folder in folders:
+        unaveraged = check_structure(folder, target, advice=advice)
+        restored, damage = read(folder, target, unaveraged)
+        if restored is not None:
+            return restored
+        on_damage(folder, damage)
+    return None
+
+
+def check_structure(folder: Path, target: TrainState, *, advice: str) -> tuple[str, ...]:
+    """Tells a state of another network or optimiser from a damaged one.
+
+    Returns:
+        The parts whose moving average the checkpoint lacks: earlier versions averaged only the
+        network.
+
+    Raises:
+        ConfigError: if the checkpoint's arrays have other names or shapes than the target's.
+    """
+    try:
+        # The handler, as the checkpointer warns of a file that a folder of items has not.
+        metadata = ocp.PyTreeCheckpointHandler().metadata(folder / "state")
+        found = _shapes(getattr(metadata, "tree", metadata))
+    except Exception:
+        return ()  # unreadable: restoring it will say so
+    expected = _shapes(as_dict(target))
+    averaged = {name.split(".")[1] for name in found if name.startswith("ema.")}
+    unaveraged = tuple(sorted(set(target.ema) - averaged)) if averaged else ()
+    for part in unaveraged:
+        expected = {k: v for k, v in expected.items() if not k.startswith(f"ema.{part}.")}
+    if not found or found == expected:
+        return unaveraged
+    differing = sorted(
+        name for name in {*found, *expected} if found.get(name) != expected.get(name)
+    )
+    raise ConfigError(
+        f"checkpoint {folder.name} in {folder.parent} is of another network or optimiser: "
+        f"{len(differing)} of {len(expected)} arrays differ, first {differing[0]}: "
+        f"{found.get(differing[0], 'missing')} there, "
+        f"{expected.get(differing[0], 'none')} by this config. {advice}"
+    )
+
+
+def read(
+    folder: Path, target: TrainState, unaveraged: tuple[str, ...] = ()
+) -> tuple[Restored | None, str]:
+    """Reads one checkpoint.
+
+    Args:
+        folder: of the checkpoint.
+        target: see `first_intact`.
+        unaveraged: see `check_structure`.
+
+    Returns:
+        What it held and "", or None and what is wrong with it: in all processes the same.
+
+    Raises:
+        Exception: if reading failed for want of memory, files or access.
+    """
+    state, data, failure = None, {}, None
+    try:
+        state, data = _read_arrays(folder, target, unaveraged)
+    except Exception as error:
+        failure = error
+    fatal = failure is not None and _is_no_damage(failure)
+    told = "" if failure is None else f"{'fatal' if fatal else 'damage'}:{_first_line(failure)}"
+    answers = processes.exchange(told)
+    if fatal:
+        raise failure
+    for number, answer in enumerate(answers):
+        if answer.startswith("fatal:"):
+            raise RuntimeError(f"process {number} cannot read {folder}: {answer[6:]}")
+    damage = next((answer[7:] for answer in answers if answer), "")
+    if not damage and checksum(state) != data["crc32"]:
+        damage = "its content is not what was saved: the checksum differs"
+    if damage:
+        return None, damage
+    if unaveraged:
+        logging.warning(
+            "checkpoint %s has no moving average of the %s (it is of an earlier version): "
+            "averaging starts at this step",
+            folder.name,
+            " and ".join(unaveraged),
+        )
+        fresh = {name: jax.tree.map(jnp.copy, state.params[name]) for name in unaveraged}
+        state = state.replace(ema={**state.ema, **fresh})
+    return Restored(state=state, batches=int(data["batches"]), step=int(folder.name)), ""
+
+
+def _read_arrays(
+    folder: Path, target: TrainState, unaveraged: tuple[str, ...]
+) -> tuple[TrainState, dict[str, int]]:
+    data = json.loads((folder / "data" / "metadata").read_text())
+    data = {key: int(data[key]) for key in ("batches", "crc32")}
+    averages = {name: tree for name, tree in target.ema.items() if name not in unaveraged}
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+        as_dict(target.replace(ema=averages)),
+    )
+    # The handler also because it waits for no other process, whatever happens in this one.
+    arrays = ocp.StandardCheckpointHandler().restore(
+        folder / "state", args=ocp.args.StandardRestore(abstract)
+    )
+    return TrainState(**arrays), data
+
+
+def as_dict(state: TrainState) -> dict[str, Any]:
+    """A state as checkpoints hold it."""
+    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+
+
+def checksum(state: TrainState) -> int:
+    """CRC-32 over every array, whatever devices they are on; all processes have to call it.
+
+    Orbax's own files tell of a cut end, but not of a flipped bit.
+    """
+    crc = 0
+    for path, leaf in jax.tree.leaves_with_path(as_dict(state)):
+        crc = zlib.crc32(jax.tree_util.keystr(path).encode(), crc)
+        crc = zlib.crc32(np.ascontiguousarray(processes.gather(leaf)), crc)
+    return crc
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every array of a state or of a checkpoint's metadata."""
+    leaves = jax.tree.leaves_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
+    return {
+        ".".join(
+            str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path
+        ): tuple(leaf.shape)
+        for path, leaf in leaves
+    }
+
+
+def _is_no_damage(error: Exception) -> bool:
+    """Whether reading failed for want of memory, files or access rather than for what was read."""
+    missing = isinstance(error, FileNotFoundError)
+    wanting = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+    return wanting or (isinstance(error, OSError) and not missing)
+
+
+def _first_line(error: BaseException) -> str:
+    while error.__cause__ is not None:  # what Orbax says of it is no more than the place
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,116 @@
+"""Metrics of the steps, and how fast they are done."""
+
+import time
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from dcpt_jax.train import throughput
+from dcpt_jax.train.state import Metrics
+
+
+class StepLog:
+    """Metrics of the steps since the last report, fetched without holding up the device.
+
+    A step's metrics are looked at only once `BEHIND` newer steps were started, so that the device
+    always has work; that wait also keeps the loop from running far ahead of it.
+    """
+
+    BEHIND = 2
+
+    def __init__(
+        self,
+        step: int,
+        *,
+        batch_size: int = 0,
+        flops: float | None = None,
+        peak: float | None = None,
+    ):
+        """Starts counting.
+
+        Args:
+            step: steps done before.
+            batch_size: images in a step, over all devices.
+            flops: floating-point operations of a step, over all devices; None if unknown.
+            peak: operations a second that all devices reach at most; None if unknown.
+        """
+        self._step = step  # number of the last step in `_values`
+        self._batch_size, self._flops, self._peak = batch_size, flops, peak
+        self._values: list[dict[str, float]] = []
+        self.pending: list[Metrics] = []
+        self._began = self._started = time.perf_counter()
+        self._waited = self._waited_before = 0.0
+        self._count = 0
+
+    @property
+    def unreported(self) -> bool:
+        """Whether a step was done since the last report."""
+        return bool(self.pending or self._values)
+
+    def timed(self, stream: Iterator[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """The next batch; counts the time that it kept us waiting."""
+        began = time.perf_counter()
+        batch = next(stream)
+        self._waited += time.perf_counter() - began
+        return batch
+
+    def add(self, metrics: Metrics) -> None:
+        """Notes a step's metrics, still on the device."""
+        self.pending.append(metrics)
+        self._count += 1
+        while len(self.pending) > self.BEHIND:
+            self._fetch()
+
+    def check(self) -> None:
+        """Waits for all steps so far.
+
+        Raises:
+            FloatingPointError: if the loss of one was not finite.
+        """
+        while self.pending:
+            self._fetch()
+
+    def means(self) -> dict[str, float]:
+        """Means of the metrics since the last call, and how fast the steps were.
+
+        `steps_per_second`, `images_per_second`, `data_wait` (share of the time), and where they are
+        known `tflops_per_second` and `share_of_peak`. Time between two calls counts whole, with
+        what the loop did besides steps.
+        """
+        self.check()
+        elapsed = max(time.perf_counter() - self._began, 1e-9)
+        means = {k: float(np.mean([v[k] for v in self._values])) for k in self._values[0]}
+        rate = self._count / elapsed
+        means |= {"steps_per_second": rate, "images_per_second": rate * self._batch_size}
+        means["data_wait"] = self._waited / elapsed
+        if self._flops is not None:
+            means["tflops_per_second"] = rate * self._flops / 1e12
+            if self._peak is not None:
+                means["share_of_peak"] = rate * self._flops / self._peak
+        self._waited_before += self._waited
+        self._values, self._count, self._waited = [], 0, 0.0
+        self._began = time.perf_counter()
+        return means
+
+    def summary(self, steps: int) -> str:
+        """One line about the whole run: how long it took, and what it waited for."""
+        elapsed = max(time.perf_counter() - self._started, 1e-9)
+        waited = (self._waited_before + self._waited) / elapsed
+        peak = throughput.peak_resident_bytes() / 2**30
+        return (
+            f"{steps} steps in {elapsed:.0f} s, compilation and checkpoints included; "
+            f"{waited:.1%} of it waiting for data; at most {peak:.1f} GB of memory"
+        )
+
+    def _fetch(self) -> None:
+        values = {k: float(v) for k, v in jax.device_get(self.pending.pop(0)).items()}
+        self._step += 1
+        bad = [key for key, value in values.items() if not np.isfinite(value)]
+        if bad:
+            shown = ", ".join(f"{key} = {values[key]}" for key in bad)
+            raise FloatingPointError(
+                f"step {self._step}: {shown}. Training stopped; the last checkpoint is kept. "
+                "Try a smaller learning_rate, or clip_norm, of the optimizer in the config"
+            )
+        self._values.append(values)

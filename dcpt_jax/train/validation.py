@@ -1,0 +1,158 @@
+"""Measuring a run while it trains, on photos that it is not trained on, and pictures to look at."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dcpt_jax import config as configs
+from dcpt_jax import metrics, weights
+from dcpt_jax.data import held_out, opening
+from dcpt_jax.data import tasks as task_sets
+from dcpt_jax.evaluate import gallery
+from dcpt_jax.models import masking
+from dcpt_jax.train import processes, sharding
+from dcpt_jax.train.setup import Run
+from dcpt_jax.train.state import TrainState
+
+Result = tuple[held_out.Sample, np.ndarray, np.ndarray]  # sample, restored image, logits
+
+
+class Validation:
+    """The held-out crops of a run, and what its network and classifier make of them.
+
+    Crops have the size of those of training, one from the middle of each photo or pair, the same at
+    every call. Batches are split over devices and processes like those of training.
+    """
+
+    def __init__(self, run: Run):
+        """Opens the data.
+
+        Args:
+            run: what is trained.
+
+        Raises:
+            SourceError: if a source that the config names cannot be opened.
+            FileNotFoundError: if there are no photos.
+        """
+        settings, data = run.config.validation, run.config.data
+        self._run = run
+        self._classes = opening.classes_to_show(
+            run.training_classes,
+            held_out_root=settings.root,
+            held_out_sources=settings.sources,
+            **opening.arguments(data),
+        )
+        self._metrics = configs.validation_metrics(run.config)
+        self._truth = np.eye(len(run.tasks), dtype=bool)
+        if run.config.get("label") == weights.MULTI_HOT:
+            self._truth = task_sets.components(run.tasks)[1].astype(bool)
+        self._forward = jax.jit(self._apply, out_shardings=sharding.split(run.mesh))
+
+    def measure(self, state: TrainState) -> dict[str, float]:
+        """Measures the moving average of a state, where it has one, else its parameters.
+
+        Args:
+            state: of the run.
+
+        Returns:
+            Means over classes, and under "<metric>_<class>" those of each class: `psnr` (dB) and
+            `ssim` of 8-bit RGB images if the run restores, `accuracy` if it classifies (with
+            multi-hot labels: the share of samples with all components right).
+        """
+        names = [one.name for one in self._classes]
+        sums = np.zeros((len(names), len(self._metrics) + 1))
+        for sample, restored, logits in self._results(state, self._samples()):
+            sums[sample.task] += (*self._scores(sample, restored, logits), 1)
+        sums = processes.total(sums)
+        means = sums[:, :-1] / sums[:, -1:]
+        found = dict(zip(self._metrics, means.mean(axis=0).tolist(), strict=True))
+        for metric, column in zip(self._metrics, means.T.tolist(), strict=True):
+            found |= {f"{metric}_{n}": mean for n, mean in zip(names, column, strict=True)}
+        return found
+
+    def sheet(self, state: TrainState) -> np.ndarray:
+        """Degraded, restored and clean crop of a sample of every class: float32 [h, w, 3].
+
+        A masked pre-training shows what the network sees and what the head makes of that.
+
+        Args:
+            state: of the run.
+
+        Returns:
+            The picture; with several processes, of those classes whose samples this one holds.
+        """
+        firsts = [next(self._samples([label])) for label in range(len(self._classes))]
+        results = self._results(state, iter(firsts))
+        if self._run.reconstruction is None:
+            return gallery.grid([[s.degraded, image, s.clean] for s, image, _ in results])
+        # The picture of such a run is half what is seen, half what comes of it, see `_masked`.
+        return gallery.grid([[*np.split(image, 2, axis=1), s.clean] for s, image, _ in results])
+
+    def _samples(self, labels: Sequence[int] | None = None) -> Iterator[held_out.Sample]:
+        for label in range(len(self._classes)) if labels is None else labels:
+            yield from held_out.samples_of(
+                label,
+                self._classes[label],
+                size=self._run.config.data.crop_size,
+                per_photo=1,
+                most_photos=self._run.config.validation.photos_per_class,
+            )
+
+    def _results(self, state: TrainState, samples: Iterator[held_out.Sample]) -> Iterator[Result]:
+        """What comes of those samples that fall to this process."""
+        params, size = state.best_params(), self._run.config.batch_size
+        share = size // jax.process_count()
+        mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+        while batch := list(itertools.islice(samples, size)):
+            filled = batch + batch[-1:] * (size - len(batch))  # so that one program is compiled
+            degraded = np.stack([sample.degraded for sample in filled[mine]])
+            batch_on_devices = sharding.put_batch({"degraded": degraded}, self._run.mesh)
+            results = self._forward(params, batch_on_devices["degraded"])
+            yield from zip(batch[mine], *map(processes.local_rows, results), strict=False)
+
+    def _apply(self, params: weights.Params, degraded: jax.Array) -> tuple[jax.Array, jax.Array]:
+        run = self._run
+        # However the devices hold them, the images alone are shared out here.
+        params = jax.lax.with_sharding_constraint(params, sharding.replicated(run.mesh))
+        network = {"params": params["network"]}
+        if run.reconstruction is None:
+            restored, features = run.network.apply(
+                network, degraded, method="restored_and_features"
+            )
+        else:
+            features = run.network.apply(network, degraded, method="features")
+            restored = self._masked(params, degraded)
+        if "accuracy" not in self._metrics:
+            return restored, restored[:, 0, 0, :0]
+        return restored, run.classifier.apply({"params": params["classifier"]}, features)
+
+    def _masked(self, params: weights.Params, degraded: jax.Array) -> jax.Array:
+        """Beside each other what a masked network sees, and the reconstruction: [b, h, 2w, 3]."""
+        run, config = self._run, self._run.config
+        visible = masking.random_mask(
+            jax.random.PRNGKey(config.seed),
+            degraded.shape[:3],
+            ratio=config.mask_ratio,
+            patch=config.mask_patch,
+            dtype=degraded.dtype,
+        )
+        network, head = ({"params": params[part]} for part in ("network", "reconstruction"))
+        features = run.network.apply(network, degraded, visible, method="features")
+        painted = run.reconstruction.apply(head, features, visible)
+        return jnp.concatenate([masking.hide(degraded, visible), painted], axis=2)
+
+    def _scores(self, sample: held_out.Sample, restored: np.ndarray, logits: np.ndarray) -> Any:
+        for metric in self._metrics:
+            if metric == "accuracy":
+                said = logits > 0
+                if self._run.config.get("label") != weights.MULTI_HOT:
+                    said = np.arange(logits.size) == logits.argmax()
+                yield float((said == self._truth[sample.task]).all())
+            elif metric == "psnr":
+                yield min(metrics.psnr(restored, sample.clean), metrics.PSNR_LIMIT)
+            else:
+                yield metrics.ssim(restored, sample.clean)

@@ -1,0 +1,57 @@
+import time
+
+import jax.numpy as jnp
+import pytest
+
+from dcpt_jax.train.step_log import StepLog
+
+
+def test_means_and_rates():
+    log = StepLog(0, batch_size=6, flops=3e12, peak=1e15)
+    for loss in (1.0, 2.0, 6.0):
+        log.add({"loss": jnp.float32(loss)})
+    time.sleep(0.05)
+    means = log.means()
+    assert means["loss"] == 3.0
+    rate = means["steps_per_second"]
+    assert 0 < rate < 3 / 0.05
+    assert means["images_per_second"] == pytest.approx(6 * rate)
+    assert means["tflops_per_second"] == pytest.approx(3 * rate)
+    assert means["share_of_peak"] == pytest.approx(3e12 * rate / 1e15)
+    log.add({"loss": jnp.float32(5.0)})  # a new interval
+    assert log.means()["loss"] == 5.0
+
+
+def test_what_is_unknown_is_left_out():
+    log = StepLog(0, batch_size=1)
+    log.add({"loss": jnp.float32(1)})
+    assert not {"tflops_per_second", "share_of_peak"} & set(log.means())
+
+
+def test_two_steps_stay_in_flight():
+    log = StepLog(0)
+    for i in range(5):
+        log.add({"loss": jnp.float32(i)})
+        assert len(log.pending) <= log.BEHIND
+    assert len(log.pending) == log.BEHIND
+
+
+def test_waiting_for_data_is_counted():
+    def slowly():
+        while True:
+            time.sleep(0.02)
+            yield {}
+
+    log, stream = StepLog(0), slowly()
+    for _ in range(3):
+        log.timed(stream)
+        log.add({"loss": jnp.float32(0)})
+    assert log.means()["data_wait"] > 0.9
+
+
+def test_a_loss_that_is_not_finite_names_its_step():
+    log = StepLog(40)
+    log.add({"loss": jnp.float32(1)})
+    log.add({"loss": jnp.float32("nan")})
+    with pytest.raises(FloatingPointError, match="step 42: loss = nan"):
+        log.check()
