@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import input_pipeline
 from benchmarks import models as benchmarks
+from benchmarks import train as training
 from dcpt_jax import degradations, images
 from dcpt_jax.convert import to_torch
 from dcpt_jax.data.sources import TRAIN_PHOTOS
@@ -139,3 +140,29 @@ def test_pytorch_samples_are_like_ours(tmp_path):
     assert (levels[:, 2] == 9).all()  # RGB
     assert set(batch["task"].tolist()) <= {0, 1}
     assert (batch["clean"] != batch["degraded"]).any()
+
+
+# --- whole training steps ------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_figures_of_training_steps(tmp_path, capsys):
+    output = tmp_path / "figures.json"
+    command = ["--batch", "4", "--crop", "32", "--repetitions", "2", "--output", str(output)]
+    figures = training.main(command)
+    assert json.loads(output.read_text()) == figures
+    one = figures["results"]["1 x"]
+    assert one["ratio"] == 1.0 and one["ms"] > one["dispatch ms"] > 0
+    assert one["images/s"] == pytest.approx(4 * one["steps/s"])
+    assert one["teraflops/s"] == pytest.approx(one["gigaflops of a step"] * one["steps/s"] / 1e3)
+    assert figures["batch"] == 4 and "share of peak" not in one
+    assert "images/s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "command", ["--torch --devices 1 2", "--torch --mode pretrain", "--devices 0"]
+)
+def test_training_steps_that_cannot_be_timed(command, capsys):
+    with pytest.raises(SystemExit):
+        training.parsed(command.split())
+    assert "--" in capsys.readouterr().err
