@@ -5,6 +5,7 @@ import logging
 import os
 import runpy
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -137,8 +138,10 @@ def _set_up_logging() -> None:
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     # Its threads log tracebacks of what is raised, and told, in the main one as well.
     handler.addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited")
     for name in ("orbax", "jax", "grain"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of the threads above
 
 
 if __name__ == "__main__":

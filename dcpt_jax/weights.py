@@ -9,6 +9,7 @@ import glob
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -120,11 +121,7 @@ def save_weights(folder: Path | str, params: Params, description: Mapping[str, A
         ):
             shutil.rmtree(left, ignore_errors=True)
         if isinstance(error, Exception):  # the storage libraries raise many kinds
-            reason = getattr(error, "strerror", None) or _first(error)
-            raise OSError(
-                f"the weights {folder} cannot be written: {reason}. Once that is mended, the same "
-                "command writes them"
-            ) from error
+            raise OSError(f"{folder} cannot be written: {_first(error)}") from error
         raise
     return folder
 
@@ -290,10 +287,21 @@ def checkpoint_steps(workdir: Path | str) -> list[int]:
 
 
 def is_checkpoint(path: Path | str) -> bool:
-    """Whether a path is one checkpoint of a work directory, such as W/checkpoints/5000."""
-    path = Path(path).expanduser()
-    inside = (path / "state", path / "data", path / "config", path / "model")
-    return path.name.isdigit() and any(item.is_dir() for item in inside)
+    """Whether a path is one checkpoint of a work directory, such as W/checkpoints/5000.
+
+    One that was copied elsewhere has to have state and model; where it was written, anything of it
+    is enough, so that a damaged one is told from nothing. A work directory may be a number, too.
+    """
+    path = Path(path).expanduser().absolute()
+
+    def holds(*names: str) -> list[bool]:
+        return [(path / name).is_dir() for name in names]
+
+    if not path.name.isdigit() or any(holds(CHECKPOINTS, WEIGHTS)):
+        return False
+    if path.parent.name == CHECKPOINTS:
+        return any(holds("state", "data", "config", "model"))
+    return all(holds("state", "model"))
 
 
 def checkpoint_folders(path: Path | str) -> list[Path]:
@@ -366,5 +374,7 @@ def _tuples(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _first(error: Exception) -> str:
+    if code := re.search(r"os_error_code='(\d+)'", str(error)):  # in the storage's long messages
+        return os.strerror(int(code[1]))
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__

@@ -429,16 +429,39 @@ def children(pid):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_killed_worker_is_told(photos, num_workers):
+def test_killed_worker_is_replaced_once(photos, num_workers, caplog):
     before = {p.pid for p in children(os.getpid())}
     with stream(photos, num_workers=num_workers) as batches:
-        next(batches)
-        victim = next(p for p in children(os.getpid()) if p.pid not in before)
-        victim.kill()
+        found = [next(batches)]
+        next(p for p in children(os.getpid()) if p.pid not in before).kill()
+        found += [next(batches) for _ in range(19)]
+        assert "worker process died before batch" in caplog.text
+        assert "exit code -9" in caplog.text and "the batches stay the same" in caplog.text
+        assert batches.position == 20
+        assert_same(found, take(20, photos))
+        next(p for p in children(os.getpid()) if p.pid not in before).kill()
         with pytest.raises(pipeline.DataError, match=r"worker process died before batch .*code -9"):
             for _ in range(100):
                 next(batches)
     assert {p.pid for p in children(os.getpid())} <= before
+
+
+@pytest.mark.slow
+def test_worker_that_dies_before_its_first_batch_is_told(photos):
+    before = {p.pid for p in children(os.getpid())}
+    thread = threading.Thread(target=kill_the_first_child, args=(before,), daemon=True)
+    thread.start()
+    with stream(photos, num_workers=1) as batches, pytest.raises(pipeline.DataError, match="batch"):
+        next(batches)
+
+
+def kill_the_first_child(before):
+    while True:
+        for process in children(os.getpid()):
+            if process.pid not in before:
+                process.kill()
+                return
+        time.sleep(0.001)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from dcpt_jax import config as configs
 from dcpt_jax import weights
@@ -110,6 +111,23 @@ def test_a_guide_of_components_guides_to_mixtures_that_it_never_saw():
     assert start.guide_options(flat, asked) == {"labels": (1,)}
     with pytest.raises(ConfigError, match=r"does not know snow; its components: haze, low_light"):
         start.guide_options(MIXED, task_sets.resolve_tasks("rain+snow"))
+
+
+def test_the_report_says_what_was_left_and_what_never_learned():
+    def lines(stage, **description):
+        run = start.Start(params={"network": {}}, description=description)
+        return start.report(run, ConfigDict({"mode": stage, "init_from": "W"}), ())
+
+    assert lines("restore") == ["network: taken over from W"]
+    assert lines("restore", averaged=["network"]) == [
+        "network: taken over from W, its moving average"
+    ]
+    masked = lines("restore", mode="mask_pretrain", classifier={"num_classes": 5}, averaged=[])
+    assert masked == [
+        "network: taken over from W",
+        "network: its last layers are as initialised, masked pre-training leaves them out",
+        "classifier: left in W, this stage has none",
+    ]
 
 
 def test_a_classifier_of_classes_goes_on_with_components(photo_folder, pretrained):

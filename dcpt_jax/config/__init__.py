@@ -21,6 +21,7 @@ from dcpt_jax.config.class_flags import set_class_flags, take_class_flags
 from dcpt_jax.config.modes import (
     base,
     classify,
+    direct,
     evaluate,
     mask_pretrain,
     parse_preset,
@@ -38,6 +39,7 @@ __all__ = [
     "base",
     "classify",
     "differences",
+    "direct",
     "evaluate",
     "mask_pretrain",
     "outputs_of",

@@ -88,7 +88,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     if "label" in config:
         _known("label", config.label, LABELS)
     _check_two_classes(config)
-    if config.mode in _GROWN and not config.init_from:
+    if config.mode in _GROWN and not (config.init_from or config.resume_from):
         raise ConfigError(
             f"{config.mode} starts from a trained network: set --config.init_from to a work "
             "directory or a weights folder"
@@ -136,7 +136,7 @@ def validation_metrics(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     """What a validation measures; the first is the one that tells the best checkpoint."""
     restoring = config.mode in ("restore", "transfer") or config.get("first_pass") == "degraded"
     classifying = config.mode in _CLASSIFYING
-    return (*(("accuracy",) if classifying else ()), *(("psnr", "ssim") if restoring else ()))
+    return (*(("psnr", "ssim") if restoring else ()), *(("accuracy",) if classifying else ()))
 
 
 def validate_data(config: ml_collections.ConfigDict) -> None:

@@ -83,7 +83,8 @@ def base(mode: str) -> ml_collections.ConfigDict:
     config.validation = ml_collections.ConfigDict()
     config.validation.every_steps = 100  # 0 = never; a checkpoint is written each time
     config.validation.photos_per_class = 32  # evenly spread over those that there are; 0 = all
-    # Whose best value tells the best checkpoint: psnr, ssim or accuracy. "" = psnr, or accuracy.
+    # Whose best value tells the best checkpoint: psnr, ssim or accuracy. "" = psnr where the stage
+    # restores, else accuracy.
     config.validation.metric = ""
     # Folder of clean photos to degrade; "" = bundled ones that are never trained on. Public data
     # sets have test data of their own.
@@ -106,9 +107,9 @@ def base(mode: str) -> ml_collections.ConfigDict:
 def pretrain(arg: str = "") -> ml_collections.ConfigDict:
     """DCPT pre-training: the demo, or with `arg` the recipe of the paper.
 
-    The figures are those published for 5d; no others are for 10d, cdd11 and single classes, which
-    get the same. Classes that are all synthesised from the same photos are drawn equally often;
-    published data get their published shares. `config.repeats` sets others.
+    The figures are those published for 5d; no others are for 10d and cdd11, which get the same.
+    Classes that are all synthesised from the same photos are drawn equally often; published data
+    get their published shares. `config.repeats` sets others.
 
     Args:
         arg: "" or "backbone", "set", "backbone,set".
@@ -139,12 +140,26 @@ def pretrain(arg: str = "") -> ml_collections.ConfigDict:
     return config
 
 
+def direct(arg: str = "") -> ml_collections.ConfigDict:
+    """DCPT pre-training that restores in its first pass ("direct"); all else is `pretrain`.
+
+    Args:
+        arg: as for `pretrain`.
+
+    Raises:
+        ConfigError: as for `pretrain`.
+    """
+    config = pretrain(arg)
+    config.first_pass = "degraded"
+    return config
+
+
 def mask_pretrain(arg: str = "") -> ml_collections.ConfigDict:
     """MaskDCPT pre-training, from partly hidden images: the demo, or with `arg` the recipe.
 
-    The figures are those that MaskDCPT (2025) publishes for 5d and all backbones; other sets and
-    single classes get the same. Published data are those of the fine-tuning, with repeats of its
-    own for 5d: haze 1, rain 300, noise 15, motion blur 5, low light 60.
+    The figures are those that MaskDCPT (2025) publishes for 5d and all backbones; other sets get
+    the same. Published data are those of the fine-tuning, with repeats of its own for 5d: haze 1,
+    rain 300, noise 15, motion blur 5, low light 60.
 
     Args:
         arg: as for `pretrain`.
@@ -297,6 +312,7 @@ def evaluate(arg: str = "") -> ml_collections.ConfigDict:
         "optimizer",
         "num_steps",
         "accumulate_steps",
+        "fsdp_devices",
         "remat",
         "ema_decay",
         "identity_start",

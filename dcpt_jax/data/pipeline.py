@@ -12,10 +12,11 @@ import contextlib
 import ctypes
 import logging
 import os
+import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -31,6 +32,8 @@ Batch = dict[str, np.ndarray]
 _BATCHES_AHEAD = 4
 _THREADS_WITHOUT_WORKERS = 2
 _SECONDS_AFTER_SIGTERM = 20
+# Workers that die sooner again would go on dying.
+_BATCHES_BETWEEN_DEATHS = 100
 _SIGNALS_OF_THE_GROUP = (signal.SIGINT, signal.SIGTERM)  # that a whole process group gets
 # By so many quarter turns against the clock.
 _TURNS = (None, cv2.ROTATE_90_COUNTERCLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_CLOCKWISE)
@@ -49,11 +52,19 @@ class BatchIterator:
         position: number of the next batch, counted from the start of the stream.
     """
 
-    def __init__(self, iterator: Iterator[Batch], *, start: int = 0):
-        """Wraps an iterator that begins with the batch number `start`."""
+    def __init__(self, iterate: Callable[[int], Iterator[Batch]], *, start: int = 0):
+        """Begins with the batch number `start`.
+
+        Args:
+            iterate: makes an iterator that begins with the batch of a number; called again if a
+                worker process dies.
+            start: number of the first batch.
+        """
         self.position = start
-        self._iterator: Iterator[Batch] | None = iterator
-        self._is_new = True
+        self._iterate = iterate
+        self._iterator: Iterator[Batch] | None = iterate(start)
+        self._started = start  # where the workers that run now began
+        self._least = 1  # batches that they have to make before others may take their place
 
     def __iter__(self) -> "BatchIterator":
         """Itself."""
@@ -63,34 +74,41 @@ class BatchIterator:
         """The next batch: degraded, clean float32 [b, crop, crop, 3]; task int32 [b].
 
         Raises:
-            DataError: if a sample cannot be made, or a worker process has died.
+            DataError: if a sample cannot be made, or worker processes die again and again. One that
+                dies for once is replaced, with a warning; the batches stay the same.
             ImageError: for a bad file where the source refuses such.
         """
         if self._iterator is None:
             raise ValueError("this stream of batches is closed")
         try:
-            if self._is_new:  # worker processes are started now
-                self._is_new = False
-                with _signals_kept_from_new_processes():
-                    batch = next(self._iterator)
-            else:
-                batch = next(self._iterator)
+            batch = self._next()
         except StopIteration:
             raise
         except Exception as error:
             self.close()
             # Grain's own words for a worker that went without leaving an exception.
-            if isinstance(error, RuntimeError) and "terminated unexpectedly" in str(error):
-                raise DataError(
-                    f"a data worker process died before batch {self.position} was made: {error} "
-                    "Exit code -9 mostly means that the memory ran out: lower "
-                    "--config.data.num_workers or --config.data.cache_megabytes. Exit code 1 at "
-                    'the start: the program lacks `if __name__ == "__main__":`'
-                ) from error
-            error.add_note(f"while making batch {self.position} of the data stream")
-            raise
+            if not isinstance(error, RuntimeError) or "terminated unexpectedly" not in str(error):
+                error.add_note(f"while making batch {self.position} of the data stream")
+                raise
+            code = re.search(r"exit code (-?\d+)", str(error))
+            death = (
+                f"a data worker process died before batch {self.position} was made"
+                f"{f' (exit code {code[1]})' if code else ''}. {_causes_of_death()}"
+            )
+            if self.position - self._started < self._least:
+                raise DataError(death) from error
+            _logger.warning("%s. Others take its place, and the batches stay the same", death)
+            self._iterator = self._iterate(self.position)
+            self._started, self._least = self.position, _BATCHES_BETWEEN_DEATHS
+            return next(self)
         self.position += 1
         return batch
+
+    def _next(self) -> Batch:
+        if self.position > self._started:
+            return next(self._iterator)
+        with _signals_kept_from_new_processes():  # worker processes are started now
+            return next(self._iterator)
 
     def get_state(self) -> dict[str, int]:
         """What `make_batches` needs to continue here, as JSON: {"start": position}."""
@@ -165,18 +183,24 @@ def make_batches(
     _warn_of_small_parts(classes, crop)
     make_sample = _MakeSample(classes, crop, seed)
     dataset = grain.MapDataset.range(sys.maxsize).seed(hashed(seed)).random_map(make_sample)
-    dataset = dataset[index::count].batch(batch_size, drop_remainder=True)[start:]
+    dataset = dataset[index::count].batch(batch_size, drop_remainder=True)
     if not num_workers:
         cv2.setNumThreads(0)
         options = grain.ReadOptions(_THREADS_WITHOUT_WORKERS, _BATCHES_AHEAD)
-        return BatchIterator(iter(dataset.to_iter_dataset(options)), start=start)
+        return BatchIterator(
+            lambda position: iter(dataset[position:].to_iter_dataset(options)), start=start
+        )
     _mark_flags_parsed()
-    batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
+    one_thread = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
     workers = grain.MultiprocessingOptions(
         num_workers=num_workers, per_worker_buffer_size=max(1, _BATCHES_AHEAD // num_workers)
     )
-    batches = batches.mp_prefetch(workers, worker_init_fn=_start_worker)
-    return BatchIterator(iter(batches), start=start)
+
+    def iterate(position: int) -> Iterator[Batch]:
+        batches = dataset[position:].to_iter_dataset(one_thread)
+        return iter(batches.mp_prefetch(workers, worker_init_fn=_start_worker))
+
+    return BatchIterator(iterate, start=start)
 
 
 def describe(classes: Sequence[TrainingClass]) -> str:
@@ -292,6 +316,14 @@ def _turn(pixels: np.ndarray, which: int) -> np.ndarray:
     if which >= 4:
         return cv2.flip(pixels, 1)
     return pixels if turn is not None else pixels.copy()
+
+
+def _causes_of_death() -> str:
+    return (
+        "Exit code -9 mostly means that the memory ran out: lower --config.data.num_workers or "
+        "--config.data.cache_megabytes. Exit code 1 at the start: the program lacks "
+        '`if __name__ == "__main__":`'
+    )
 
 
 def _mark_flags_parsed() -> None:

@@ -138,7 +138,7 @@ class Checkpoints:
             return
         items = {
             "state": ocp.args.StandardSave(restoring.as_dict(state)),
-            "data": ocp.args.JsonSave({"batches": batches, "crc32": restoring.checksum(state)}),
+            "data": ocp.args.JsonSave(restoring.position(batches, restoring.checksum(state))),
             "config": ocp.args.JsonSave(dict(config)),
             "model": ocp.args.JsonSave(dict(model)),
         }

@@ -1,8 +1,11 @@
 """A clu metric writer that writes TensorBoard's event files itself, without TensorFlow."""
 
+import contextlib
 import io
+import os
+import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +18,45 @@ from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tensorboard.plugins.image.metadata import create_summary_metadata
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.plugins.text.summary_v2 import text_pb
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util import tensor_util
 
 
 class EventWriter(interface.MetricWriter):
-    """clu's writer interface on TensorBoard's event files."""
+    """clu's writer interface on TensorBoard's event files.
+
+    All methods raise OSError if the file cannot be written. TensorBoard's own writer would find out
+    in a thread, which ends with a traceback and may let the run wait for ever.
+    """
 
     def __init__(self, logdir: Path | str):
         super().__init__()
-        self._file = EventFileWriter(str(logdir))
+        now, folder = time.time(), Path(logdir)
+        name = f"events.out.tfevents.{int(now):010d}.{socket.gethostname()}.{os.getpid()}"
+        self._path = folder / f"{name}.{time.monotonic_ns()}"
+        with self._explained():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("xb")
+        self._records = RecordWriter(self._file)
+        self._write(event_pb2.Event(wall_time=now, file_version="brain.Event:2"))
+        self.flush()
 
     def _add(self, step: int, summary: Any) -> None:
-        event = event_pb2.Event(wall_time=time.time(), step=step, summary=summary)
-        self._file.add_event(event)
+        self._write(event_pb2.Event(wall_time=time.time(), step=step, summary=summary))
+
+    def _write(self, event: event_pb2.Event) -> None:
+        with self._explained():
+            self._records.write(event.SerializeToString())
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OSError(
+                f"the event file {self._path} cannot be written: {error.strerror or error}. Once "
+                "that is mended, the same command continues from the last checkpoint"
+            ) from error
 
     def write_summaries(self, step: int, values: Mapping, metadata: Mapping | None = None):
         """Raw tensors, one for each tag."""
@@ -45,6 +73,7 @@ class EventWriter(interface.MetricWriter):
         """One number for each tag."""
         for tag, value in scalars.items():
             self._add(step, scalar_pb(tag, float(value)))
+        self.flush()
 
     def write_images(self, step: int, images: Mapping):
         """Images [h, w, 3] or [n, h, w, 3] for each tag, see `_png`."""
@@ -87,11 +116,13 @@ class EventWriter(interface.MetricWriter):
 
     def flush(self):
         """Puts everything written so far into the file."""
-        self._file.flush()
+        with self._explained():
+            self._file.flush()
 
     def close(self):
-        """Flushes and closes the file."""
-        self._file.close()
+        """Closes the file; what could not be written has been told."""
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 def _png(image: np.ndarray) -> bytes:

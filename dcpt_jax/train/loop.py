@@ -6,6 +6,7 @@ Order at the start: the work directory's own newest checkpoint, else the checkpo
 
 import contextlib
 import dataclasses
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -90,7 +91,15 @@ def _write_weights(
     description = run.describe(metrics=result.metrics, steps=steps, **extra)
     params = processes.gather(run.result(result.state))
     if processes.is_main():
-        weights.save_weights(workdir / weights.WEIGHTS, params, description)
+        for left in workdir.glob(f"{weights.WEIGHTS}.new-*"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        try:
+            weights.save_weights(workdir / weights.WEIGHTS, params, description)
+        except OSError as error:
+            raise OSError(
+                f"the weights {error}. The run is complete in its last checkpoint: once that is "
+                "mended, the same command writes them"
+            ) from error
     processes.barrier("weights")
     processes.say(f"weights: {workdir / weights.WEIGHTS}")
 
@@ -147,23 +156,27 @@ class Watch:
         self._writer = (
             create_writer(workdir) if processes.is_main() else metric_writers.MultiWriter([])
         )
-        self._progress = Progress(run.config.mode, start=step, total=run.config.num_steps)
+        self._progress: Progress | None = None
         self._saved = -1
         self.latest: dict[str, float] = {}
-        self.log = StepLog(step)
+        self.log = StepLog(step)  # until the step is compiled, see there
         config = run.config
         self._validation = None
         if config.validation.every_steps or config.log.image_every_steps:
             self._validation = Validation(run)
 
     def compile(self, state: TrainState) -> jax.stages.Compiled:
-        """The step, compiled once: arguments of other shapes or places are refused by it."""
+        """The step, compiled once: arguments of other shapes or places are refused by it.
+
+        The clock of the log and of the progress bar starts when it is there.
+        """
         config = self._run.config
         lowered = self._run.lower(state)
         compiled = lowered.compile()
-        devices = list(self._run.mesh.devices.flat)
+        devices, step = list(self._run.mesh.devices.flat), int(state.step)
+        self._progress = Progress(config.mode, start=step, total=config.num_steps)
         self.log = StepLog(
-            int(state.step),
+            step,
             batch_size=config.batch_size,
             flops=throughput.flops_of(lowered, accumulate_steps=config.accumulate_steps),
             peak=throughput.peak_flops(devices, config.dtype),
@@ -185,7 +198,8 @@ class Watch:
             self._writer.write_images(step, {"degraded | restored | clean": sheet})
         if _due(step, config.log.every_steps):
             self._report(step)
-        validated = _due(step, config.validation.every_steps)
+        every, last = config.validation.every_steps, step == config.num_steps
+        validated = _due(step, every) or bool(every and last)
         if validated or _due(step, config.checkpoint.every_steps):
             self._save(step, state, validate=validated)
 
@@ -194,13 +208,13 @@ class Watch:
         if self.log.unreported:
             self._report(step)
         if step != self._saved:
-            last = step >= self._run.config.num_steps and self._run.config.validation.every_steps
-            self._save(step, state, validate=bool(last))
+            self._save(step, state, validate=False)
         self._writer.flush()
 
     def close(self) -> None:
         """Closes the event files and leaves the progress bar as it stands."""
-        self._progress.close()
+        if self._progress is not None:
+            self._progress.close()
         self._writer.close()
 
     def _report(self, step: int) -> None:

@@ -145,7 +145,7 @@ def check_structure(folder: Path, target: TrainState, *, advice: str) -> tuple[s
     )
     raise ConfigError(
         f"checkpoint {folder.name} in {folder.parent} is of another network or optimiser: "
-        f"{len(differing)} of {len(expected)} arrays differ, first {differing[0]}: "
+        f"{len(differing)} arrays differ, first {differing[0]}: "
         f"{found.get(differing[0], 'missing')} there, "
         f"{expected.get(differing[0], 'none')} by this config. {advice}"
     )
@@ -201,7 +201,10 @@ def _read_arrays(
     folder: Path, target: TrainState, unaveraged: tuple[str, ...]
 ) -> tuple[TrainState, dict[str, int]]:
     data = json.loads((folder / "data" / "metadata").read_text())
-    data = {key: int(data[key]) for key in ("batches", "crc32")}
+    expected = position(int(data["batches"]), int(data["crc32"]))
+    if data.get("check", expected["check"]) != expected["check"]:  # earlier versions wrote none
+        raise ValueError("the position in the data is not what was saved")
+    data = expected
     averages = {name: tree for name, tree in target.ema.items() if name not in unaveraged}
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
@@ -212,6 +215,18 @@ def _read_arrays(
         folder / "state", args=ocp.args.StandardRestore(abstract)
     )
     return TrainState(**arrays), data
+
+
+def position(batches: int, crc32: int) -> dict[str, int]:
+    """The item `data` of a checkpoint.
+
+    Args:
+        batches: taken from the data so far.
+        crc32: see `checksum`.
+    """
+    # A flipped bit can make another digit of a digit, which no reader of JSON would notice.
+    check = zlib.crc32(f"{batches} {crc32}".encode())
+    return {"batches": batches, "crc32": crc32, "check": check}
 
 
 def as_dict(state: TrainState) -> dict[str, Any]:

@@ -109,6 +109,7 @@ class Run:
             components=self.outputs if multi_hot else (),
             mode=self.config.mode,
             crop_size=self.config.data.crop_size,
+            averaged=list(self.optimizers) if self.config.ema_decay else [],
             source=dict(self.start.origin),
             **extra,
         )
@@ -145,6 +146,9 @@ def prepare(
     if config.require_accelerator and jax.default_backend() == "cpu":
         raise ConfigError("config.require_accelerator is set, but JAX sees only the CPU")
     config = config.copy_and_resolve_references()
+    if config.resume_from and not config.init_from:
+        saved = saved_config(config.resume_from) or {}
+        config.init_from = saved.get("init_from", "")
     tasks = configs.tasks_of(config)
     mesh = sharding.make_mesh(
         config.batch_size, config.accumulate_steps, config.fsdp_devices, devices=devices
@@ -274,6 +278,11 @@ def resume(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
         _refuse_drift(run, saved, "this work directory holds", "use another --workdir")
     elif elsewhere:
         saved = saved_config(elsewhere) or {}
+        if saved.get("mode", run.config.mode) != run.config.mode:
+            raise ConfigError(
+                f"config.resume_from: {elsewhere} holds a run of {saved['mode']}, which cannot go "
+                f"on as {run.config.mode}; to start from its weights use --config.init_from"
+            )
         _refuse_drift(run, saved, f"{elsewhere} holds", "use the config of that run")
     state = run.create_state()
     restored = checkpoints.restore_latest(state)
@@ -282,6 +291,13 @@ def resume(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
     elif elsewhere:
         restored = restore_from(elsewhere, state)
         state, started = restored.state, f"continuing {elsewhere} from step {restored.step}"
+        # At once, so that this directory can do without the other one, and says where it is.
+        checkpoints.save(
+            state,
+            batches=restored.batches,
+            config=configs.to_json(run.config),
+            model=run.describe(steps=restored.step),
+        )
     else:
         started = f"starting from {start.places(run.start, run.config)}"
         for line in start.report(run.start, run.config, run.outputs):

@@ -28,11 +28,13 @@ class Start:
         origin: what `model.json` says about it.
         classifier: arguments, classes and kind of label of a classifier that is taken over, as
             `weights.outputs_of` reads them, or {}.
+        description: that of the weights in `config.init_from`, or {}.
     """
 
     params: weights.Params = dataclasses.field(default_factory=dict)
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     classifier: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    description: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def find_start(config: ml_collections.ConfigDict, begun: Mapping[str, Any] | None) -> Start:
@@ -64,9 +66,10 @@ def find_start(config: ml_collections.ConfigDict, begun: Mapping[str, Any] | Non
             classifier = _classifier_of(begun, config.mode)
         _adopt_classifier(config, classifier)
         return Start(origin=begun.get("source") or {}, classifier=classifier)
-    params, description, origin = {}, {}, {}
+    params, description, origin, network = {}, {}, {}, {}
     if config.init_from:
         found, description = _load("init_from", config.init_from)
+        network = description
         params["network"] = found["network"]
         origin = {"init_from": str(config.init_from), **_run_of(description)}
         _check_recipe(config, description["architecture"])
@@ -95,7 +98,7 @@ def find_start(config: ml_collections.ConfigDict, begun: Mapping[str, Any] | Non
             f"{outputs[0]}, so that it cannot guide: it would always be right. "
             "Choose another --config.classifier_from, or set --config.guidance=0"
         )
-    return Start(params=params, origin=origin, classifier=classifier)
+    return Start(params=params, origin=origin, classifier=classifier, description=network)
 
 
 def adopt_architecture(config: ml_collections.ConfigDict, description: Mapping[str, Any]) -> None:
@@ -237,7 +240,13 @@ def report(start: Start, config: ml_collections.ConfigDict, outputs: tuple[str, 
     """
     lines = []
     if "network" in start.params:
-        lines.append(f"network: taken over from {config.init_from}")
+        averaged = "network" in start.description.get("averaged", ())
+        average = ", its moving average" if averaged else ""
+        lines.append(f"network: taken over from {config.init_from}{average}")
+        if start.description.get("mode") == "mask_pretrain":
+            lines.append(
+                "network: its last layers are as initialised, masked pre-training leaves them out"
+            )
     if "classifier" in start.params:
         label = config.get("label", weights.FLAT)
         kind, there = weights.outputs_of(start.classifier)
@@ -259,6 +268,8 @@ def report(start: Start, config: ml_collections.ConfigDict, outputs: tuple[str, 
             )
     elif start.params and _wants_classifier(config):
         lines.append("classifier: from scratch")
+    elif start.description.get("classifier"):
+        lines.append(f"classifier: left in {config.init_from}, this stage has none")
     return lines
 
 

@@ -30,9 +30,12 @@ __all__ = ["create_writer", "metric_writers", "periodic_actions"]
 
 
 def create_writer(logdir: Path | str) -> metric_writers.MetricWriter:
-    """Writer of TensorBoard event files that does its work in a thread of its own.
+    """Writer of TensorBoard event files.
 
     Args:
         logdir: folder of the event files; made if need be.
+
+    Raises:
+        OSError: if it cannot be written; also by the writer's methods.
     """
-    return metric_writers.AsyncMultiWriter([_summary_writer(logdir)])
+    return metric_writers.MultiWriter([_summary_writer(logdir)])
