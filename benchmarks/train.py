@@ -69,7 +69,7 @@ class Variant:
             "prepare and initialise s": made - start,
             "trace s": traced - made,
             "compile s": compiled - traced,
-            "state of a device MB": memory.argument_size_in_bytes / 1e6,
+            "state and batch of a device MB": memory.argument_size_in_bytes / 1e6,
             "temporary of a device MB": memory.temp_size_in_bytes / 1e6,
             "gigaflops of a step": (self.flops or 0) / 1e9,
         }
@@ -189,7 +189,7 @@ def _rates(figures: dict[str, float], variant: Variant) -> dict[str, float]:
 
 
 COLUMNS = ("ms", "ratio", "dispatch ms", "steps/s", "images/s", "teraflops/s", "share of peak",
-           "compile s", "state of a device MB", "temporary of a device MB")  # fmt: skip
+           "compile s", "state and batch of a device MB", "temporary of a device MB")  # fmt: skip
 
 
 def summary(figures: dict[str, Any]) -> str:

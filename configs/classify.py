@@ -17,5 +17,5 @@ from dcpt_jax import config as configs
 
 
 def get_config(arg: str = ""):
-    """Returns the config; `arg` is "", or a backbone and / or a task set or class."""
+    """Returns the config; `arg` is "", or a backbone and / or a task set."""
     return configs.classify(arg)

@@ -5,6 +5,7 @@ import logging
 import os
 import runpy
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,10 +50,32 @@ def main(argv: Sequence[str]) -> None:
         if _TRACEBACK.value:
             raise
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        _end(1)
     except KeyboardInterrupt:
         print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+        _end(130)
+    except Exception:
+        if not _is_one_of_several():
+            raise
+        traceback.print_exc()
+        _end(1)
+
+
+def _end(code: int) -> None:
+    """Ends this process, and so the others that train with it.
+
+    An orderly end would first wait for the others, for minutes: they are in the middle of a step
+    that waits for this one.
+    """
+    if _is_one_of_several():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _is_one_of_several() -> bool:
+    return _DISTRIBUTED.value or _COORDINATOR.value is not None
 
 
 def run(config, workdir: str) -> None:
@@ -142,6 +165,18 @@ def _set_up_logging() -> None:
     for name in ("orbax", "jax", "grain"):
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of the threads above
+    sys.unraisablehook = _show_unraisable
+
+
+def _show_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Python's own hook, except for what the storage's threads have to say after a failed write.
+
+    Each file that was still to be written finds the loop of the writing closed, and tells so in a
+    traceback: hundreds of them around the one message about the write that failed.
+    """
+    error = unraisable.exc_value
+    if not isinstance(error, RuntimeError) or str(error) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 if __name__ == "__main__":

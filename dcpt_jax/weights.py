@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ DESCRIPTION = "model.json"
 WEIGHTS = "weights"
 CHECKPOINTS = "checkpoints"
 PARTS = ("network", "classifier")
+_FILES = {"metrics": "metrics"}  # Orbax's names of the files inside items; others are "metadata"
 FLAT, MULTI_HOT = "flat", "multi_hot"  # kinds of labels, see `outputs_of`
 # What is in a weights folder: the description, and Orbax's files, of whatever version.
 _WRITTEN = {
@@ -320,7 +322,7 @@ def newest_description(path: Path | str) -> dict[str, Any] | None:
     """
     for folder in checkpoint_folders(path):
         try:
-            return _read_description(_description_in(folder))
+            return _read_description(folder / "model")
         except (OSError, ValueError):
             continue
     return None
@@ -334,13 +336,32 @@ def saved_steps(workdir: Path | str) -> int | None:
         return None
 
 
-def _description_in(checkpoint: Path) -> Path:
-    return checkpoint / "model" / "metadata"
+def read_item(checkpoint: Path, name: str) -> Any:
+    """An item of a training checkpoint that is JSON: "config", "model" or "metrics".
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is not what was written.
+    """
+    content = json.loads((checkpoint / name / _FILES.get(name, "metadata")).read_text())
+    try:
+        data = json.loads((checkpoint / "data" / "metadata").read_text())
+        expected = data.get("items", {}).get(name)  # earlier versions wrote none
+    except (OSError, ValueError, AttributeError):
+        expected = None
+    if expected is not None and checksum_of_json(content) != expected:
+        raise ValueError(f"{checkpoint / name} is damaged: its checksum differs")
+    return content
+
+
+def checksum_of_json(content: Any) -> int:
+    """CRC-32 of JSON values, however they are laid out."""
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 def _load_checkpoint(folder: Path) -> tuple[Params, dict[str, Any]]:
     """Parameters and description of one training checkpoint, whatever devices it was written on."""
-    description = _read_description(_description_in(folder))
+    description = _read_description(folder / "model")
     # The handler, as the checkpointer warns of a file that a folder of items has not.
     metadata = ocp.PyTreeCheckpointHandler().metadata(folder / "state")
     tree = getattr(metadata, "tree", metadata)
@@ -360,8 +381,12 @@ def _load_checkpoint(folder: Path) -> tuple[Params, dict[str, Any]]:
 
 
 def _read_description(file: Path) -> dict[str, Any]:
+    """Content of `model.json`, or of the item `model` of a checkpoint, which is a folder."""
     try:
-        description = json.loads(file.read_text(encoding="utf-8"))
+        if file.is_dir():
+            description = read_item(file.parent, file.name)
+        else:
+            description = json.loads(file.read_text(encoding="utf-8"))
         if description["format"] != 1:
             raise ValueError(f"format {description['format']} is newer than this version reads")
         return description

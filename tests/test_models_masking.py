@@ -15,8 +15,13 @@ from tests.conftest import TINY_BACKBONES
 from tests.golden import random_params
 
 PATCH = 8
-# Compiling takes seconds. PromptIR is made of Restormer's parts, but for its prompts.
-NETWORKS = ["nafnet", "restormer", pytest.param("promptir", marks=pytest.mark.slow), "swinir"]
+# Compiling takes seconds. PromptIR is made of Restormer's parts, but for its prompts; SwinIR's
+# window attention is tested alone, too.
+NETWORKS = [
+    "nafnet",
+    "restormer",
+    *(pytest.param(n, marks=pytest.mark.slow) for n in ("promptir", "swinir")),
+]
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in TINY_BACKBONES]
 SHORT = ["nafnet", *SLOW[1:]]
 # Everything in a network that has to be masked: biases, two blocks in a row (shifted windows).
@@ -160,7 +165,7 @@ def test_means_and_hidden_maps_of_coarser_size():
     assert half.dtype == jnp.bfloat16 and int(jnp.isnan(half).sum()) == 8
 
 
-@pytest.mark.parametrize("how", ["slices", "convolution"])
+@pytest.mark.parametrize("how", [pytest.param("slices", marks=pytest.mark.slow), "convolution"])
 def test_window_attention_leaves_hidden_keys_out(how):
     """As if they were not there; a window without others becomes zero."""
     rng = np.random.default_rng(0)

@@ -11,7 +11,7 @@ from tests.golden import random_params, run
 
 PATCH = 8
 NETWORKS = [
-    pytest.param(name, marks=pytest.mark.slow) if name in ("restormer", "swinir") else name
+    name if name == "nafnet" else pytest.param(name, marks=pytest.mark.slow)
     for name in TINY_BACKBONES
 ]
 

@@ -93,6 +93,21 @@ def test_it_pretrains_continues_and_restores(tmp_path, name, capsys):
     assert model.apply({"params": restored_params}, image).shape == image.shape
 
 
+def test_the_direct_pretraining(tmp_path, photo_folder):
+    """`configs/direct.py`: all of a pre-training, but the network restores."""
+    for arg in ("", "swinir,cdd11"):
+        config = configs.direct(arg)
+        assert configs.differences(
+            configs.to_json(configs.pretrain(arg)), configs.to_json(config)
+        ) == ["config.first_pass: 'clean' -> 'degraded'"]
+    config = tiny_config("direct", photo_folder)
+    config.num_steps = 2
+    result = loop.train(config, tmp_path)
+    assert result.finished and np.isfinite(result.metrics["loss"])
+    params, description = weights.load_weights(tmp_path)
+    assert set(params) == {"network", "classifier"} and description["mode"] == "pretrain"
+
+
 @pytest.mark.parametrize("name", TINY_BACKBONES)
 def test_the_smallest_crop_is_enough_for_the_classifier(name):
     config = configs.pretrain(name)

@@ -101,6 +101,35 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(tmp_path, 
     assert_is_step(restore(tmp_path), 2)
 
 
+def test_a_state_that_is_not_finite_is_not_written(tmp_path):
+    """The loss that a step reports is of the parameters before its update."""
+    checkpoints = Checkpoints(tmp_path)
+    state = make_state(3)
+    ruined = jax.tree.map(lambda x: x.at[0].set(jnp.nan), state.params)
+    with pytest.raises(FloatingPointError, match=r"step 3: .*params.*kernel.* is not finite"):
+        checkpoints.save(state.replace(params=ruined), batches=3, config={}, model={"format": 1})
+    checkpoints.close()
+    assert weights.checkpoint_steps(tmp_path) == []
+
+
+@pytest.mark.parametrize(("item", "file"), [("config", "metadata"), ("model", "metadata")])
+def test_a_flipped_bit_in_what_describes_a_run_is_seen(tmp_path, item, file):
+    for step, seed in ((1, 5), (2, 7)):
+        checkpoints = Checkpoints(tmp_path)
+        described = {"format": 1, "classes": [f"class_{seed}"]}
+        checkpoints.save(make_state(step), batches=step, config={"seed": seed}, model=described)
+        checkpoints.close()
+    path = tmp_path / "checkpoints" / "2" / item / file
+    assert restoring.saved_config(tmp_path) == {"seed": 7}
+    assert weights.newest_description(tmp_path)["classes"] == ["class_7"]
+    path.write_text(path.read_text().replace("7", "3"))  # one bit of the digit
+    found = {
+        "config": restoring.saved_config(tmp_path)["seed"],
+        "model": int(weights.newest_description(tmp_path)["classes"][0][-1]),
+    }
+    assert found == {"config": 7, "model": 7} | {item: 5}  # passed by for the one before
+
+
 def test_a_save_cut_short_is_reported_and_not_used(tmp_path, caplog):
     write(tmp_path, 1)
     unfinished = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
@@ -165,7 +194,8 @@ def test_a_want_of_memory_is_no_damage(tmp_path, monkeypatch):
     def fail(*_):
         raise MemoryError
 
-    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+    message = "cannot be read: MemoryError"
+    with monkeypatch.context() as patch, pytest.raises(OSError, match=message):
         patch.setattr(restoring, "_read_arrays", fail)
         restore(tmp_path)
     assert_is_step(restore(tmp_path), 1)

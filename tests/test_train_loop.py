@@ -59,6 +59,7 @@ def scalars(workdir):
     return {
         tag: [float(event.tensor_proto.float_val[0]) for event in events.Tensors(tag)]
         for tag in events.Tags()["tensors"]
+        if events.Tensors(tag)[0].tensor_proto.float_val  # and no picture
     }
 
 

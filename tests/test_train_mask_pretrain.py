@@ -1,5 +1,7 @@
 """Masked pre-training: its step, its configs, and whole runs."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -283,6 +285,23 @@ def test_patches_have_to_fit_the_network():
         configs.validate(config)
 
 
+def test_a_network_with_local_averages_is_refused(tmp_path, photo_folder):
+    """Before it is traced, where it comes with the weights."""
+    arguments = TINY_BACKBONES["nafnet"]
+    network = create_model("nafnet", **arguments, tlc_size=16)
+    params = {"network": random_params(parameter_shapes(network))}
+    description = weights.describe(network, None, task_set="5d", classes=("rain",))
+    folder = weights.save_weights(tmp_path / "w", params, description)
+    config = short_config("mask_pretrain", photo_folder)
+    config.init_from = str(folder)
+    with pytest.raises(ConfigError, match=r'tlc_size is \(16, 16\); .* set "tlc_size" to null in'):
+        setup.prepare(config)
+    saved = folder / weights.DESCRIPTION
+    text = saved.read_text()
+    saved.write_text(json.dumps(json.loads(text) | {"arguments": {**arguments, "tlc_size": None}}))
+    assert setup.prepare(config).network.tlc_size is None
+
+
 @pytest.mark.slow  # tracing a full network takes up to fifteen seconds
 @pytest.mark.parametrize("name", TINY_BACKBONES)
 def test_the_papers_step_builds(name):
@@ -322,6 +341,18 @@ def short_config(mode, photos, name="nafnet"):
     if mode == "mask_pretrain":
         config.mask_patch, config.reconstruction.width = 8, 4
     return config
+
+
+def test_a_run_of_two_steps(tmp_path, photo_folder):
+    config = short_config("mask_pretrain", photo_folder)
+    config.tasks = "haze,rain"
+    config.num_steps = 2
+    config.validation.update(every_steps=2, root=str(photo_folder), photos_per_class=1)
+    result = loop.train(config, tmp_path)
+    assert result.finished and np.isfinite(result.metrics["loss"])
+    params, description = weights.load_weights(tmp_path)
+    assert set(params) == {"network", "classifier"}
+    assert description["best"]["metrics"]["accuracy"] in (0, 0.5, 1)
 
 
 @pytest.mark.slow

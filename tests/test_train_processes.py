@@ -241,3 +241,67 @@ def test_one_process_needs_nothing_of_this(monkeypatch):
 def test_a_process_beyond_their_number():
     with pytest.raises(ValueError, match=r"--process_id is 2, .* 0 \.\. 1"):
         processes.initialise("127.0.0.1:1", 2, 2)
+
+
+def start_commands(photos, workdir, *more):
+    """The command in two processes, with pictures and validation."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        *(sys.executable, "-m", "dcpt_jax.main", "--config=configs/restore.py"),
+        *(f"--workdir={workdir}", f"--config.data.root={photos}", "--config.data.num_workers=0"),
+        *("--config.model.width=4", "--config.model.encoder_blocks=(1,)"),
+        *("--config.model.decoder_blocks=(1,)", "--config.data.crop_size=16"),
+        *(f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2", *more),
+    ]
+    return [
+        subprocess.Popen(
+            [*command, f"--process_id={number}"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for number in range(2)
+    ]
+
+
+@pytest.mark.slow
+def test_the_command_in_two_processes_draws_and_validates(tmp_path, photo_folder):
+    more = ["--config.num_steps=4", "--config.log.image_every_steps=2"]
+    more += ["--config.batch_size=2", "--config.validation.every_steps=2"]
+    started = start_commands(photo_folder, tmp_path / "run", *more)
+    outputs = [process.communicate(timeout=240)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0], outputs
+    assert "restore 4/4  validation: " in outputs[0] and "validation" not in outputs[1]
+    config = tiny_config("restore", photo_folder)
+    del config.model.middle_blocks
+    config.update(num_steps=4, batch_size=2, ema_decay=0.99)
+    config.optimizer.update(learning_rate=2e-3, clip_norm=1.0)
+    config.synthetic_repeats.motion_blur = 4
+    config.validation.every_steps = 2
+    loop.train(config, tmp_path / "one")
+    # 15 samples, so that one process has one more than the other, from the bundled photos.
+    for metric in ("psnr", "psnr_haze", "ssim"):
+        found, expected = (
+            scalars(tmp_path / name)[f"validation/{metric}"] for name in ("run", "one")
+        )
+        np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_the_end_of_one_process_ends_the_other(tmp_path, photo_folder):
+    more = ["--config.num_steps=100000", "--config.validation.every_steps=0"]
+    started = start_commands(photo_folder, tmp_path, *more, "--config.log.image_every_steps=0")
+    try:
+        for line in started[0].stdout:
+            if re.search(r"restore \d+/100000", line):
+                break
+        started[1].kill()
+        output = started[0].communicate(timeout=60)[0]
+        assert started[0].returncode == 1
+        assert "error: " in output and "Traceback" not in output
+    finally:
+        for process in started:
+            process.kill()

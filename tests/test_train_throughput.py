@@ -38,6 +38,11 @@ def device(kind):
         ("NVIDIA H100 80GB HBM3", "bfloat16", 989.4),
         ("NVIDIA H100 PCIe", "bfloat16", 756.0),
         ("NVIDIA H200", "float32", 494.7),
+        ("NVIDIA H100 NVL", "bfloat16", 835.5),
+        ("NVIDIA H200 NVL", "float32", 417.8),
+        ("NVIDIA L4", "bfloat16", 121.0),
+        ("NVIDIA L40", "float32", 90.5),
+        ("NVIDIA L40S", "bfloat16", 362.0),
         ("NVIDIA A100-SXM4-40GB", "float32", 156.0),
         ("TPU v4", "bfloat16", 275.0),
     ],
@@ -48,6 +53,8 @@ def test_the_peak_of_two_devices(kind, dtype, tera):
 
 def test_the_peak_of_an_unknown_device():
     assert throughput.peak_flops(jax.devices(), "float32") is None
+    for kind in ("NVIDIA L400", "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA GeForce RTX 3090 Ti"):
+        assert throughput.peak_flops([device(kind)], "float32") is None
 
 
 def test_memory_of_the_host_and_of_a_device():

@@ -53,15 +53,18 @@ def test_the_sheet_shows_a_row_for_each_class(restoring):
     sheet = validation.sheet(state)
     assert sheet.shape == (5 * 16 + 4 * 6, 3 * 16 + 2 * 6, 3)
     np.testing.assert_allclose(sheet[:16, :16], np.clip(sheet[:16, 22:38], 0, 1), atol=1e-6)
+    validation.measure(state)
+    assert validation._forward._cache_size() == 1  # one program for both
 
 
 @pytest.mark.parametrize("label", ["flat", "multi_hot"])
-def test_classification_is_measured(photo_folder, label):
+def test_classification_is_measured(photo_folder, label, monkeypatch):
     config = tiny_config("pretrain", photo_folder)
     config.tasks = "haze,rain,haze+rain"
     config.label = label
     config.validation.root = str(photo_folder)
-    _, validation, state = opened(config)
+    run, validation, state = opened(config)
+    monkeypatch.setattr(type(run.network), "tail", None)  # not needed for features
     truth = validation._truth
     # The head's bias alone decides: every sample is said to be haze.
     head = state.params["classifier"]["head"]
@@ -139,20 +142,24 @@ def test_the_best_checkpoint_is_kept_and_said(tmp_path, photo_folder, capsys):
     assert best[1]["steps"] == 4 and set(best[0]) == {"network"}
 
 
-def test_the_sheet_of_a_masked_pretraining_shows_what_is_seen_and_painted(photo_folder):
+def test_the_sheet_of_a_masked_pretraining_shows_what_is_seen_and_painted(
+    photo_folder, monkeypatch
+):
     config = tiny_config("mask_pretrain", photo_folder)
     config.tasks = "haze,rain"
     config.data.crop_size = 32
     config.mask_patch = 8
     config.validation.root = str(photo_folder)
-    _, validation, state = opened(config)
+    run, validation, state = opened(config)
     sheet = validation.sheet(state)
     assert sheet.shape == (2 * 32 + 6, 3 * 32 + 2 * 6, 3)
     seen = sheet[:32, :32].reshape(4, 8, 4, 8, 3).transpose(0, 2, 1, 3, 4).reshape(16, -1)
     assert (seen.max(axis=1) == 0).sum() == 8  # half of sixteen patches are hidden
     painted = sheet[:32, 38:70]
-    assert np.ptp(painted) > 0 and set(validation.measure(state)) == {
-        "accuracy",
-        "accuracy_haze",
-        "accuracy_rain",
-    }
+    assert np.ptp(painted) > 0
+    # What it measures needs none of this, but another program.
+    assert validation._forward._cache_size() == 1
+    monkeypatch.setattr(Validation, "_masked", None)
+    monkeypatch.setattr(type(run.network), "tail", None)
+    assert set(validation.measure(state)) == {"accuracy", "accuracy_haze", "accuracy_rain"}
+    assert validation._forward._cache_size() == 2

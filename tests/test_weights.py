@@ -150,3 +150,26 @@ def test_one_checkpoint_can_be_loaded(pretrained, tmp_path):
     (damaged / "state").mkdir(parents=True)
     with pytest.raises(ValueError, match=rf"checkpoint {damaged} cannot be read"):
         weights.load_weights(damaged)
+
+
+def test_what_a_checkpoint_is(tmp_path):
+    def folder(name, *inside):
+        for item in inside:
+            (tmp_path / name / item).mkdir(parents=True)
+        return weights.is_checkpoint(tmp_path / name)
+
+    assert folder("run/checkpoints/10", "state", "data", "config", "model")
+    assert folder("run/checkpoints/20", "data")  # damaged
+    assert folder("copies/10", "state", "model")
+    assert not folder("copies/newest", "state", "model")
+    assert not folder("run/checkpoints/30", "other")
+    # Work directories may be numbered, and hold more than what a run writes there.
+    assert not folder("runs/7", "data")
+    assert not folder("runs/8", "checkpoints", "data", "state", "model")
+    assert not folder("checkpoints/9", "weights", "data")
+
+
+def test_a_numbered_work_directory_is_none(tmp_path, small):
+    save(tmp_path / "7" / "weights", small)
+    (tmp_path / "7" / "data").mkdir()
+    assert dcpt_jax.load(tmp_path / "7")[0].width == 4

@@ -61,6 +61,7 @@ def samples_of(
     per_photo: int,
     seed: int = 0,
     most_photos: int = 0,
+    part: tuple[int, int] = (0, 1),
 ) -> Iterator[Sample]:
     """The samples of one class, the same at every call; one image is in memory at a time.
 
@@ -78,6 +79,7 @@ def samples_of(
         seed: chooses the degradation, and the cells where the grid has more than `per_photo`.
         most_photos: of a class with more images than this only so many are taken, evenly spread
             over their list; 0 = all.
+        part: (i, n) gives every n-th image alone, from the i-th on.
 
     Raises:
         ImageError: if nothing can be read, or for the first bad file where the source refuses.
@@ -89,7 +91,8 @@ def samples_of(
         )
     parts = degradations.parse(one.task.degradation)
     any_read = False
-    for index in _spread(len(one.source), most_photos):
+    indices = _spread(len(one.source), most_photos)[part[0] :: part[1]]
+    for index in indices:
         name = one.source.names[index]
         try:
             item = one.source.read(index)
@@ -112,7 +115,7 @@ def samples_of(
             else:
                 degraded = images.to_float(crop[0])
             yield Sample(label, degraded, clean, crop_name)
-    if not any_read:
+    if not any_read and indices:
         raise images.ImageError(f"none of {len(one.source)} photos of {one.name} can be read")
 
 

@@ -16,8 +16,8 @@ How often the items of a class are used in a pass over all classes (its repeats)
   published data; without such classes, nearest to the number of items of the largest class.
 """
 
-import contextlib
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,6 +38,9 @@ __all__ = [
     "parse_sources",
     "stage_of",
 ]
+
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,11 +214,13 @@ def classes_to_show(
             continue
         text = (sources or {}).get(one.name) or ""
         opened = None
-        with contextlib.suppress(ValueError, OSError):
+        try:
             if not text:
                 opened = opener.published(one.task, "restore")[0]
             elif all(kind in public.DATASETS for kind, _ in parse_sources(text)):
                 opened = opener.stated(text, one.task)
+        except (ValueError, OSError, ImportError) as error:
+            _logger.warning("no test data of %s: %s", one.name, error)
         shown.append(one if opened is None else opener.training_class(one.task, opened, Missing()))
     return tuple(shown)
 

@@ -11,7 +11,6 @@ locks, moves and removes; the directory has to be on a file system that they sha
 import contextlib
 import dataclasses
 import fcntl
-import json
 import logging
 import math
 import os
@@ -131,20 +130,26 @@ class Checkpoints:
             metrics: of a validation of this state.
 
         Raises:
+            FloatingPointError: if the state is not finite; nothing is written then.
             OSError: if this checkpoint, or the one before, cannot be written.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        items = {
-            "state": ocp.args.StandardSave(restoring.as_dict(state)),
-            "data": ocp.args.JsonSave(restoring.position(batches, restoring.checksum(state))),
-            "config": ocp.args.JsonSave(dict(config)),
-            "model": ocp.args.JsonSave(dict(model)),
-        }
+        texts = {"config": dict(config), "model": dict(model)}
         found = {name: float(value) for name, value in (metrics or {}).items()}
         if found:
-            items[_METRICS] = ocp.args.JsonSave(found)
+            texts[_METRICS] = found
+        position = restoring.position(
+            batches,
+            restoring.checksum(state, finite=True),
+            {name: weights.checksum_of_json(text) for name, text in texts.items()},
+        )
+        items = {
+            "state": ocp.args.StandardSave(restoring.as_dict(state)),
+            "data": ocp.args.JsonSave(position),
+            **{name: ocp.args.JsonSave(text) for name, text in texts.items()},
+        }
         with self._explained():
             self._manager.wait_until_finished()
             self._kept.metrics[step] = found
@@ -274,7 +279,7 @@ class _Kept:
 def _read_metrics(folder: Path) -> dict[str, float]:
     """The metrics in a checkpoint; none if there are none, or they cannot be read."""
     try:
-        found = json.loads((folder / _METRICS / _METRICS).read_text())
+        found = weights.read_item(folder, _METRICS)
         return {name: float(value) for name, value in found.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}

@@ -63,16 +63,17 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> Result:
     try:
         state, batches = resume(run, checkpoints)
         first = int(state.step)
-        with StopRequest() as stop, run.batches(start=batches) as stream:
-            result = _run_steps(run, state, stream, workdir, checkpoints, stop)
-        checkpoints.wait()
-        best = checkpoints.best()
+        with StopRequest() as stop:
+            with run.batches(start=batches) as stream:
+                result = _run_steps(run, state, stream, workdir, checkpoints, stop)
+            checkpoints.wait()
+            last = int(result.state.step)
+            # A finished run that is started again does no step and leaves the weights it wrote.
+            written = processes.on_main(lambda: weights.saved_steps(workdir))
+            if result.finished and (last > first or written != last):
+                _write_weights(run, result, workdir, checkpoints.best())
     finally:
         checkpoints.close()
-    last = int(result.state.step)
-    # A finished run that is started again does no step and leaves the weights that it wrote.
-    if result.finished and (last > first or weights.saved_steps(workdir) != last):
-        _write_weights(run, result, workdir, best)
     return result
 
 
@@ -90,7 +91,8 @@ def _write_weights(
             )
     description = run.describe(metrics=result.metrics, steps=steps, **extra)
     params = processes.gather(run.result(result.state))
-    if processes.is_main():
+
+    def save() -> None:
         for left in workdir.glob(f"{weights.WEIGHTS}.new-*"):  # by a process that was killed
             shutil.rmtree(left, ignore_errors=True)
         try:
@@ -100,7 +102,8 @@ def _write_weights(
                 f"the weights {error}. The run is complete in its last checkpoint: once that is "
                 "mended, the same command writes them"
             ) from error
-    processes.barrier("weights")
+
+    processes.on_main(save)
     processes.say(f"weights: {workdir / weights.WEIGHTS}")
 
 
@@ -116,8 +119,9 @@ def _run_steps(
     total = run.config.num_steps
     first = step = int(state.step)
     if step >= total:
-        return Result(state=state, finished=True, metrics={})
-    with contextlib.closing(Watch(run, workdir, checkpoints, stream, first)) as watch:
+        metrics = (weights.newest_description(workdir) or {}).get("metrics", {})
+        return Result(state=state, finished=True, metrics=metrics)
+    with contextlib.closing(Watch(run, workdir, checkpoints, stream, stop, first)) as watch:
         compiled = watch.compile(state)
         while step < total and not stop.asked(step):
             batch = sharding.put_batch(watch.log.timed(stream), run.mesh)
@@ -127,7 +131,7 @@ def _run_steps(
             watch.after(step, state, metrics)
         watch.finish(step, state)
     processes.say(watch.log.summary(step - first))
-    if stop.signal:
+    if stop.signal and step < total:
         processes.say(f"{stop.signal}: saved step {step} of {total}; the same command continues")
     return Result(state=state, finished=step >= total, metrics=watch.latest)
 
@@ -141,6 +145,7 @@ class Watch:
         workdir: Path,
         checkpoints: Checkpoints,
         stream: pipeline.BatchIterator,
+        stop: StopRequest,
         step: int,
     ):
         """Opens the event files and the data that the run is validated on.
@@ -150,9 +155,11 @@ class Watch:
             workdir: of the event files.
             checkpoints: of the run.
             stream: of batches, whose place is saved.
+            stop: once it is there, nothing is done that takes time but saving.
             step: steps done before.
         """
         self._run, self._checkpoints, self._stream = run, checkpoints, stream
+        self._stop = stop
         self._writer = (
             create_writer(workdir) if processes.is_main() else metric_writers.MultiWriter([])
         )
@@ -193,13 +200,15 @@ class Watch:
         self.log.add(metrics)
         self._progress.step()
         config = self._run.config
-        if _due(step, config.log.image_every_steps):
+        stopping = self._stop.signal is not None
+        if _due(step, config.log.image_every_steps) and not stopping:
             sheet = self._validation.sheet(state)
-            self._writer.write_images(step, {"degraded | restored | clean": sheet})
+            if sheet is not None:
+                self._writer.write_images(step, {"degraded | restored | clean": sheet})
         if _due(step, config.log.every_steps):
             self._report(step)
         every, last = config.validation.every_steps, step == config.num_steps
-        validated = _due(step, every) or bool(every and last)
+        validated = (_due(step, every) or bool(every and last)) and not stopping
         if validated or _due(step, config.checkpoint.every_steps):
             self._save(step, state, validate=validated)
 
@@ -234,7 +243,7 @@ class Watch:
             state,
             batches=self._stream.position,
             config=configs.to_json(self._run.config),
-            model=self._run.describe(steps=step),
+            model=self._run.describe(steps=step, metrics=self.latest),
             metrics=metrics,
         )
         self._saved = step

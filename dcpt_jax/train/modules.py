@@ -73,10 +73,17 @@ def build_reconstruction(
         network: of the run.
 
     Raises:
-        ConfigError: if the patches of the mask do not fit network and crops.
+        ConfigError: if the patches of the mask do not fit network and crops, or the network takes
+            local averages.
     """
     if "reconstruction" not in LEARNING[config.mode]:
         return None
+    if getattr(network, "tlc_size", None) is not None:
+        raise ConfigError(
+            f"config.model.tlc_size is {network.tlc_size}; it has to be None here, as partly "
+            "hidden images have no local averages. Where the weights in config.init_from bring it, "
+            f'set "tlc_size" to null in their {weights.DESCRIPTION}: the parameters are the same'
+        )
     size = config.data.crop_size
     try:
         masking.check_patch(config.mask_patch, size, size, network.size_multiple)

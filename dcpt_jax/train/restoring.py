@@ -4,10 +4,11 @@ Nothing here changes a work directory. All processes of a run call these functio
 """
 
 import dataclasses
+import errno
 import json
 import logging
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,14 @@ from dcpt_jax import weights
 from dcpt_jax.config import ConfigError
 from dcpt_jax.train import processes
 from dcpt_jax.train.state import TrainState
+
+# What to do about a state that is lost.
+RUINED = (
+    "Training stopped; the last checkpoint is kept. Try a smaller learning_rate, or clip_norm, of "
+    "the optimizer, and continue with --config.checkpoint.allow_config_change=True; or look for "
+    "values in the data that are not finite"
+)
+_DAMAGE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +80,7 @@ def saved_config(path: Path | str) -> dict[str, Any] | None:
 def _read_config(path: Path | str) -> dict[str, Any] | None:
     for folder in weights.checkpoint_folders(path):
         try:
-            return json.loads((folder / "config" / "metadata").read_text())
+            return weights.read_item(folder, "config")
         except (OSError, ValueError):
             continue
     return None
@@ -176,7 +185,10 @@ def read(
     told = "" if failure is None else f"{'fatal' if fatal else 'damage'}:{_first_line(failure)}"
     answers = processes.exchange(told)
     if fatal:
-        raise failure
+        raise OSError(
+            f"checkpoint {folder} cannot be read: {_first_line(failure)}. Once that is mended, the "
+            "same command continues from it"
+        ) from failure
     for number, answer in enumerate(answers):
         if answer.startswith("fatal:"):
             raise RuntimeError(f"process {number} cannot read {folder}: {answer[6:]}")
@@ -199,9 +211,9 @@ def read(
 
 def _read_arrays(
     folder: Path, target: TrainState, unaveraged: tuple[str, ...]
-) -> tuple[TrainState, dict[str, int]]:
+) -> tuple[TrainState, dict[str, Any]]:
     data = json.loads((folder / "data" / "metadata").read_text())
-    expected = position(int(data["batches"]), int(data["crc32"]))
+    expected = position(int(data["batches"]), int(data["crc32"]), data.get("items") or {})
     if data.get("check", expected["check"]) != expected["check"]:  # earlier versions wrote none
         raise ValueError("the position in the data is not what was saved")
     data = expected
@@ -217,16 +229,21 @@ def _read_arrays(
     return TrainState(**arrays), data
 
 
-def position(batches: int, crc32: int) -> dict[str, int]:
+def position(batches: int, crc32: int, items: Mapping[str, int]) -> dict[str, Any]:
     """The item `data` of a checkpoint.
 
     Args:
         batches: taken from the data so far.
         crc32: see `checksum`.
+        items: `weights.checksum_of_json` of the checkpoint's other items, by their names.
     """
     # A flipped bit can make another digit of a digit, which no reader of JSON would notice.
-    check = zlib.crc32(f"{batches} {crc32}".encode())
-    return {"batches": batches, "crc32": crc32, "check": check}
+    found = {"batches": batches, "crc32": crc32}
+    text = f"{batches} {crc32}"
+    if items:
+        found["items"] = dict(sorted(items.items()))
+        text += f" {found['items']}"
+    return {**found, "check": zlib.crc32(text.encode())}
 
 
 def as_dict(state: TrainState) -> dict[str, Any]:
@@ -234,15 +251,25 @@ def as_dict(state: TrainState) -> dict[str, Any]:
     return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
 
 
-def checksum(state: TrainState) -> int:
+def checksum(state: TrainState, *, finite: bool = False) -> int:
     """CRC-32 over every array, whatever devices they are on; all processes have to call it.
 
     Orbax's own files tell of a cut end, but not of a flipped bit.
+
+    Args:
+        state: of a run.
+        finite: whether to refuse values that are not finite.
+
+    Raises:
+        FloatingPointError: if one is not finite, though it should be.
     """
     crc = 0
     for path, leaf in jax.tree.leaves_with_path(as_dict(state)):
-        crc = zlib.crc32(jax.tree_util.keystr(path).encode(), crc)
-        crc = zlib.crc32(np.ascontiguousarray(processes.gather(leaf)), crc)
+        array = np.ascontiguousarray(processes.gather(leaf))
+        name = jax.tree_util.keystr(path)
+        if finite and jnp.issubdtype(array.dtype, jnp.inexact) and not np.isfinite(array).all():
+            raise FloatingPointError(f"step {int(state.step)}: {name} is not finite. {RUINED}")
+        crc = zlib.crc32(array, zlib.crc32(name.encode(), crc))
     return crc
 
 
@@ -259,9 +286,12 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 def _is_no_damage(error: Exception) -> bool:
     """Whether reading failed for want of memory, files or access rather than for what was read."""
-    missing = isinstance(error, FileNotFoundError)
-    wanting = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
-    return wanting or (isinstance(error, OSError) and not missing)
+    if isinstance(error, OSError):
+        return not (isinstance(error, _DAMAGE) or error.errno == errno.EIO)
+    text = str(error)
+    return isinstance(error, MemoryError) or any(
+        name in text for name in ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED")
+    )
 
 
 def _first_line(error: BaseException) -> str:

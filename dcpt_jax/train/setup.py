@@ -62,6 +62,16 @@ class Run:
         """The state before the first step, on all devices."""
         return _create_state(self)
 
+    def state_shapes(self) -> TrainState:
+        """The state's shapes and dtypes, and how the devices hold it; nothing is computed."""
+        shapes = jax.eval_shape(_initialiser(self), self.start.params)
+        shardings = self.state_sharding
+        if isinstance(shardings, jax.sharding.Sharding):
+            shardings = jax.tree.map(lambda _: self.state_sharding, shapes)
+        return jax.tree.map(
+            lambda x, held: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=held), shapes, shardings
+        )
+
     @property
     def best_metric(self) -> str:
         """The metric of a validation by which the best checkpoint is told."""
@@ -284,12 +294,12 @@ def resume(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
                 f"on as {run.config.mode}; to start from its weights use --config.init_from"
             )
         _refuse_drift(run, saved, f"{elsewhere} holds", "use the config of that run")
-    state = run.create_state()
-    restored = checkpoints.restore_latest(state)
+    shapes = run.state_shapes()
+    restored = checkpoints.restore_latest(shapes)
     if restored is not None:
         state, started = restored.state, f"continuing from step {restored.step}"
     elif elsewhere:
-        restored = restore_from(elsewhere, state)
+        restored = restore_from(elsewhere, shapes)
         state, started = restored.state, f"continuing {elsewhere} from step {restored.step}"
         # At once, so that this directory can do without the other one, and says where it is.
         checkpoints.save(
@@ -299,6 +309,7 @@ def resume(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
             model=run.describe(steps=restored.step),
         )
     else:
+        state = run.create_state()
         started = f"starting from {start.places(run.start, run.config)}"
         for line in start.report(run.start, run.config, run.outputs):
             processes.say(line)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from dcpt_jax.train import throughput
+from dcpt_jax.train.restoring import RUINED
 from dcpt_jax.train.state import Metrics
 
 
@@ -109,8 +110,5 @@ class StepLog:
         bad = [key for key, value in values.items() if not np.isfinite(value)]
         if bad:
             shown = ", ".join(f"{key} = {values[key]}" for key in bad)
-            raise FloatingPointError(
-                f"step {self._step}: {shown}. Training stopped; the last checkpoint is kept. "
-                "Try a smaller learning_rate, or clip_norm, of the optimizer in the config"
-            )
+            raise FloatingPointError(f"step {self._step}: {shown}. {RUINED}")
         self._values.append(values)

@@ -9,16 +9,19 @@ import jax
 
 # Dense peaks of one device in 10^12 operations a second, from the makers' data sheets: those of
 # bfloat16, and those that float32 matrix products get by default (TF32 on GPUs, bfloat16 on TPUs).
-# The kind is what `jax.Device.device_kind` says; the longest name that it begins with counts.
+# The kind is what `jax.Device.device_kind` says; the longest name counts that its first words are.
 PEAKS: dict[str, tuple[float, float]] = {
     "NVIDIA A100": (312.0, 156.0),
     "NVIDIA L4": (121.0, 60.0),
+    "NVIDIA L40": (181.0, 90.5),
     "NVIDIA L40S": (362.0, 183.0),
     "NVIDIA GeForce RTX 3090": (71.0, 35.6),
     "NVIDIA GeForce RTX 4090": (165.2, 82.6),
     "NVIDIA H100 PCIe": (756.0, 378.0),
+    "NVIDIA H100 NVL": (835.5, 417.8),
     "NVIDIA H100": (989.4, 494.7),
     "NVIDIA H200": (989.4, 494.7),
+    "NVIDIA H200 NVL": (835.5, 417.8),
     "NVIDIA B200": (2250.0, 1100.0),
     "TPU v3": (123.0, 123.0),
     "TPU v4": (275.0, 275.0),
@@ -27,6 +30,8 @@ PEAKS: dict[str, tuple[float, float]] = {
     "TPU v5": (459.0, 459.0),
     "TPU v6 lite": (918.0, 918.0),
 }
+# Words behind such a name that tell a part or another make of the device: their peaks differ.
+_OTHERS = {"MIG", "Laptop", "Ti", "D"}
 
 
 def flops_of(lowered: jax.stages.Lowered, *, accumulate_steps: int = 1) -> float | None:
@@ -60,8 +65,8 @@ def peak_flops(devices: Sequence[jax.Device], dtype: str) -> float | None:
         Operations a second; None for a device whose peak is not in `PEAKS`.
     """
     kind = devices[0].device_kind
-    known = [name for name in PEAKS if kind.startswith(name)]
-    if not known:
+    known = [name for name in PEAKS if kind == name or kind.startswith((f"{name} ", f"{name}-"))]
+    if not known or _OTHERS & set(kind.split()):
         return None
     half, single = PEAKS[max(known, key=len)]
     return len(devices) * 1e12 * (half if dtype == "bfloat16" else single)

@@ -1,6 +1,7 @@
-"""Measuring a run while it trains, on photos that it is not trained on, and pictures to look at."""
+"""Measuring a run while it trains, best on photos that it is not trained on; pictures of it."""
 
 import itertools
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,7 +19,10 @@ from dcpt_jax.train import processes, sharding
 from dcpt_jax.train.setup import Run
 from dcpt_jax.train.state import TrainState
 
-Result = tuple[held_out.Sample, np.ndarray, np.ndarray]  # sample, restored image, logits
+_logger = logging.getLogger(__name__)
+
+# Sample, image that comes of it, logits; empty what was not asked for.
+Result = tuple[held_out.Sample, np.ndarray, np.ndarray]
 
 
 class Validation:
@@ -46,11 +50,22 @@ class Validation:
             held_out_sources=settings.sources,
             **opening.arguments(data),
         )
+        for one in self._classes if settings.every_steps else ():
+            if any(one is trained for trained in run.training_classes):
+                _logger.warning(
+                    "%s is validated on the pairs that it is trained on; name others with "
+                    "--config.validation.sources.%s",
+                    *(one.name, one.name),
+                )
         self._metrics = configs.validation_metrics(run.config)
         self._truth = np.eye(len(run.tasks), dtype=bool)
         if run.config.get("label") == weights.MULTI_HOT:
             self._truth = task_sets.components(run.tasks)[1].astype(bool)
-        self._forward = jax.jit(self._apply, out_shardings=sharding.split(run.mesh))
+        # One program for measures and pictures where the measures need the images, too.
+        self._needs_images = bool({"psnr", "ssim"} & set(self._metrics))
+        self._forward = jax.jit(
+            self._apply, static_argnames="images", out_shardings=sharding.split(run.mesh)
+        )
 
     def measure(self, state: TrainState) -> dict[str, float]:
         """Measures the moving average of a state, where it has one, else its parameters.
@@ -65,7 +80,8 @@ class Validation:
         """
         names = [one.name for one in self._classes]
         sums = np.zeros((len(names), len(self._metrics) + 1))
-        for sample, restored, logits in self._results(state, self._samples()):
+        mine = self._samples(part=(jax.process_index(), jax.process_count()))
+        for sample, restored, logits in self._results(state, mine):
             sums[sample.task] += (*self._scores(sample, restored, logits), 1)
         sums = processes.total(sums)
         means = sums[:, :-1] / sums[:, -1:]
@@ -74,7 +90,7 @@ class Validation:
             found |= {f"{metric}_{n}": mean for n, mean in zip(names, column, strict=True)}
         return found
 
-    def sheet(self, state: TrainState) -> np.ndarray:
+    def sheet(self, state: TrainState) -> np.ndarray | None:
         """Degraded, restored and clean crop of a sample of every class: float32 [h, w, 3].
 
         A masked pre-training shows what the network sees and what the head makes of that.
@@ -83,16 +99,22 @@ class Validation:
             state: of the run.
 
         Returns:
-            The picture; with several processes, of those classes whose samples this one holds.
+            The picture; None in processes other than the main one, which have to call this too.
         """
-        firsts = [next(self._samples([label])) for label in range(len(self._classes))]
-        results = self._results(state, iter(firsts))
-        if self._run.reconstruction is None:
-            return gallery.grid([[s.degraded, image, s.clean] for s, image, _ in results])
-        # The picture of such a run is half what is seen, half what comes of it, see `_masked`.
-        return gallery.grid([[*np.split(image, 2, axis=1), s.clean] for s, image, _ in results])
+        labels = range(len(self._classes)) if processes.is_main() else ()
+        firsts = (next(self._samples([label])) for label in labels)
+        rows = []
+        for sample, image, _ in self._results(state, firsts, images=True):
+            # The image of a masked run is half what is seen, half what comes of it, see `_masked`.
+            seen = [sample.degraded, image]
+            if self._run.reconstruction is not None:
+                seen = np.split(image, 2, axis=1)
+            rows.append([*seen, sample.clean])
+        return gallery.grid(rows) if rows else None
 
-    def _samples(self, labels: Sequence[int] | None = None) -> Iterator[held_out.Sample]:
+    def _samples(
+        self, labels: Sequence[int] | None = None, part: tuple[int, int] = (0, 1)
+    ) -> Iterator[held_out.Sample]:
         for label in range(len(self._classes)) if labels is None else labels:
             yield from held_out.samples_of(
                 label,
@@ -100,35 +122,48 @@ class Validation:
                 size=self._run.config.data.crop_size,
                 per_photo=1,
                 most_photos=self._run.config.validation.photos_per_class,
+                part=part,
             )
 
-    def _results(self, state: TrainState, samples: Iterator[held_out.Sample]) -> Iterator[Result]:
-        """What comes of those samples that fall to this process."""
-        params, size = state.best_params(), self._run.config.batch_size
-        share = size // jax.process_count()
-        mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
-        while batch := list(itertools.islice(samples, size)):
-            filled = batch + batch[-1:] * (size - len(batch))  # so that one program is compiled
-            degraded = np.stack([sample.degraded for sample in filled[mine]])
-            batch_on_devices = sharding.put_batch({"degraded": degraded}, self._run.mesh)
-            results = self._forward(params, batch_on_devices["degraded"])
-            yield from zip(batch[mine], *map(processes.local_rows, results), strict=False)
+    def _results(
+        self, state: TrainState, samples: Iterator[held_out.Sample], *, images: bool = False
+    ) -> Iterator[Result]:
+        """What comes of the samples of this process; images if wanted or measured.
 
-    def _apply(self, params: weights.Params, degraded: jax.Array) -> tuple[jax.Array, jax.Array]:
+        The processes need not have equally many: they work until none has any left.
+        """
+        images = images or self._needs_images
+        params, size = state.best_params(), self._run.config.data.crop_size
+        share = self._run.config.batch_size // jax.process_count()
+        while True:
+            batch = list(itertools.islice(samples, share))
+            if not processes.total(np.array(len(batch))):
+                return
+            degraded = np.zeros((share, size, size, 3), np.float32)  # so that one program is enough
+            for i, sample in enumerate(batch):
+                degraded[i] = sample.degraded
+            batch_on_devices = sharding.put_batch({"degraded": degraded}, self._run.mesh)
+            results = self._forward(params, batch_on_devices["degraded"], images=images)
+            yield from zip(batch, *map(processes.local_rows, results), strict=False)
+
+    def _apply(
+        self, params: weights.Params, degraded: jax.Array, *, images: bool
+    ) -> tuple[jax.Array, jax.Array]:
+        """(images, logits); without images, the part of the network behind the features rests."""
         run = self._run
         # However the devices hold them, the images alone are shared out here.
         params = jax.lax.with_sharding_constraint(params, sharding.replicated(run.mesh))
         network = {"params": params["network"]}
-        if run.reconstruction is None:
-            restored, features = run.network.apply(
-                network, degraded, method="restored_and_features"
-            )
+        found = logits = degraded[:, 0, 0, :0]
+        if images and run.reconstruction is not None:
+            return self._masked(params, degraded), logits
+        if images:
+            found, features = run.network.apply(network, degraded, method="restored_and_features")
         else:
             features = run.network.apply(network, degraded, method="features")
-            restored = self._masked(params, degraded)
-        if "accuracy" not in self._metrics:
-            return restored, restored[:, 0, 0, :0]
-        return restored, run.classifier.apply({"params": params["classifier"]}, features)
+        if "accuracy" in self._metrics and images == self._needs_images:
+            logits = run.classifier.apply({"params": params["classifier"]}, features)
+        return found, logits
 
     def _masked(self, params: weights.Params, degraded: jax.Array) -> jax.Array:
         """Beside each other what a masked network sees, and the reconstruction: [b, h, 2w, 3]."""
