@@ -6,10 +6,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 # What is done less of, so that the default tests stay short.
+LESS = "\nconfig.batch_size = 4\nconfig.validation.every_steps = 0"
 SHORTER = {
     "STEPS = 300": "STEPS = 2",
-    "configs.pretrain()": "configs.pretrain()\nconfig.batch_size = 4",
-    "configs.restore()": "configs.restore()\nconfig.batch_size = 4",
+    "configs.pretrain()": f"configs.pretrain(){LESS}",
+    "configs.restore()": f"configs.restore(){LESS}",
     "configs.evaluate()": "configs.evaluate()\nconfig.data.update(crop_size=64, crops_per_photo=1)",
 }
 

@@ -1,5 +1,6 @@
 """The stream of batches: what is in it, that it is reproducible, and how it fails."""
 
+import gc
 import json
 import os
 import platform
@@ -444,6 +445,18 @@ def test_killed_worker_is_replaced_once(photos, num_workers, caplog):
             for _ in range(100):
                 next(batches)
     assert {p.pid for p in children(os.getpid())} <= before
+
+
+@pytest.mark.slow
+def test_workers_hold_no_lock_that_the_main_process_waits_for(photos):
+    """A worker that dies with one would let the main process wait for ever."""
+    with stream(photos, num_workers=1) as batches:
+        next(batches)
+        kind = "ProcessPrefetchDatasetIterator"
+        ours = [one for one in gc.get_objects() if type(one).__name__ == kind]
+        (ours,) = [one for one in ours if one._prefetch_process is not None]
+        with ours._prefetch_should_stop._cond, ours._set_state_request_count.get_lock():
+            assert_same([next(batches) for _ in range(20)], take(20, photos, start=1))
 
 
 @pytest.mark.slow

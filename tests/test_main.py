@@ -125,6 +125,7 @@ def test_the_three_commands(tmp_path, photo_folder):
         "--config=configs/restore.py",
         f"--workdir={second}",
         f"--config.init_from={first}",
+        "--config.validation.every_steps=0",
         *small,
         *common,
     )

@@ -4,6 +4,7 @@ import numpy as np
 
 from dcpt_jax import images
 from dcpt_jax.train import setup
+from dcpt_jax.train.validation import Validation
 from tests.conftest import tiny_config
 
 
@@ -27,7 +28,6 @@ def test_pairs_of_the_config_are_trained_on(tmp_path, photo_folder):
             np.testing.assert_allclose(degraded, 51 / 255, atol=1e-6)
             np.testing.assert_allclose(clean, 204 / 255, atol=1e-6)
     assert (batch["task"] == 0).any()
-    degraded, clean = run._sample_crops  # of the test pair
-    assert degraded.shape == clean.shape == (2, 16, 16, 3)
-    np.testing.assert_allclose(degraded[0], 26 / 255, atol=1e-6)
-    np.testing.assert_allclose(clean[0], 102 / 255, atol=1e-6)
+    sheet = Validation(run).sheet(run.create_state())
+    np.testing.assert_allclose(sheet[:16, :16], 26 / 255, atol=1e-6)  # the test pair
+    np.testing.assert_allclose(sheet[:16, -16:], 102 / 255, atol=1e-6)

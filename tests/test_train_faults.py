@@ -104,9 +104,8 @@ class Training:
     def ends_with_a_message(self, *parts):
         """Waits for the end by an error that is told in one line, without a traceback."""
         code, output = self.end(), self.output
-        # After a failed write, native threads of the storage library print this, past Python.
-        shown = "" if "RuntimeError: Event loop is closed" in output else output
-        assert code == 1 and "Traceback" not in shown and "Exception ignored" not in shown, output
+        assert code == 1, output
+        assert "Traceback" not in output and "Exception ignored" not in output, output
         (line,) = re.findall(r"^ *(error: .*)$", output, re.M)
         for part in parts:
             assert re.search(part, line), output
@@ -252,28 +251,29 @@ def test_a_run_that_is_stopped_and_killed_ends_like_an_uninterrupted_one(
 @pytest.mark.parametrize("seed", range(int(os.environ.get("DCPT_FAULT_SEEDS", "3"))))
 def test_a_run_that_is_killed_again_and_again(tmp_path, photo_folder, uninterrupted, seed):
     draw, workdir = random.Random(seed), tmp_path / "run"
-    moments = [*draw.choices(("start", "step", "save", "weights"), k=3), "save"]
+    moments = [*draw.choices(("start", "step", "save"), k=3), "save"]
     draw.shuffle(moments)
     print(f"seed {seed}: {moments}")  # shown if the test fails
-    for moment in moments:
+    for moment in [*moments, "weights"]:
+        if moment != "weights" and (workdir / "checkpoints" / str(STEPS)).exists():
+            continue  # the weights are all that is left to do
         with Training(workdir, photo_folder) as training:
             if moment == "start":
                 time.sleep(draw.uniform(0, 4))
             elif moment == "step":
-                training.until_step(draw.randint(1, STEPS))
+                assert training.until_step(draw.randint(1, STEPS - EVERY))
                 time.sleep(draw.uniform(0, 0.1))
             elif moment == "save":
-                for _ in range(draw.randint(1, 2)):
-                    training.until_saving()
-                    time.sleep(draw.uniform(0, 0.3))
-            else:
-                training.until(lambda: any(workdir.glob("weights.new*")))
+                assert training.until_saving()
                 time.sleep(draw.uniform(0, 0.1))
+            else:
+                assert training.until(lambda: any(workdir.glob("weights.new*")))
+                time.sleep(draw.uniform(0, 0.02))
             workers = [pid for pid, _ in children(training.process.pid)]
             training.process.kill()
             code = training.end()
         print(f"{moment}: exit code {code} at step {training.step}")
-        assert code in (0, -signal.SIGKILL), training.output
+        assert code == -signal.SIGKILL, training.output  # it had not ended before
         assert "Traceback" not in training.output, training.output
         assert wait_until(lambda pids=workers: not any(map(is_running, pids)))
         assert wait_until(lambda began=training.began: not left_in_shared_memory(began))
@@ -533,8 +533,7 @@ def test_a_data_worker_dies(tmp_path, photo_folder, uninterrupted, number, step)
         assert "the batches stay the same" in training.output
     assert_equal(arrays(workdir), uninterrupted)
     assert wait_until(lambda: not is_running(worker))
-    # One array at most: that which it had made and not yet registered when it was killed.
-    assert wait_until(lambda: len(left_in_shared_memory(training.began)) <= 1)
+    assert wait_until(lambda: not left_in_shared_memory(training.began))
 
 
 @pytest.mark.slow

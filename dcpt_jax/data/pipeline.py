@@ -339,6 +339,7 @@ def _start_worker(index: int, count: int) -> None:
     del index, count
     cv2.setNumThreads(0)
     _keep_memory()
+    _hold_no_locks()
     # Ctrl-C and a scheduler's SIGTERM reach the whole group; the main process still wants its
     # current batch, saves, and then stops the workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -363,6 +364,18 @@ def _signals_kept_from_new_processes() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _hold_no_locks() -> None:
+    """Lets Grain's loop in a worker look without a lock at what the main process tells it.
+
+    A worker that is killed while it holds one would keep it, and the main process would wait for it
+    for ever when it puts others in its place or closes the stream.
+    """
+    from multiprocessing import sharedctypes, synchronize
+
+    synchronize.Event.is_set = lambda event: not event._flag._semlock._is_zero()
+    sharedctypes.Synchronized.value = property(lambda number: number.get_obj().value)
 
 
 def _keep_memory() -> None:
