@@ -544,10 +544,10 @@ def test_workers_keep_the_memory_of_batches():
     program = """
 import resource, sys
 import numpy as np
-from dcpt_jax.data import pipeline, sources
+from dcpt_jax.data import sources, workers
 
 if sys.argv[1] == "keep":
-    pipeline._keep_memory()
+    workers.keep_memory()
 samples = [np.zeros((128, 128, 3), np.float32)] * 32
 
 def make_batches(count):

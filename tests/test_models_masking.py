@@ -10,7 +10,7 @@ import pytest
 from dcpt_jax import create_model
 from dcpt_jax.models import masking, parameter_shapes
 from dcpt_jax.models.nafnet import NAFBlock
-from dcpt_jax.models.swinir import attend_in_windows
+from dcpt_jax.models.windows import attend_in_windows
 from tests.conftest import TINY_BACKBONES
 from tests.golden import random_params
 

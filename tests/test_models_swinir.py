@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dcpt_jax.models.swinir import attend_in_windows, cut_windows, join_windows, softmax_attention
+from dcpt_jax.models.windows import attend_in_windows, cut_windows, join_windows, softmax_attention
 
 
 def test_attention_and_its_gradients_equal_plain_autodiff():

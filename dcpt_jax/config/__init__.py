@@ -18,8 +18,8 @@ from dcpt_jax.config.checks import (
     validation_metrics,
 )
 from dcpt_jax.config.class_flags import set_class_flags, take_class_flags
+from dcpt_jax.config.keys import base
 from dcpt_jax.config.modes import (
-    base,
     classify,
     direct,
     evaluate,

@@ -8,14 +8,9 @@ in a checkpoint is therefore one number, the position.
 new crop and turn, and where it is a clean photo a new degradation.
 """
 
-import contextlib
-import ctypes
 import logging
-import os
 import re
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -25,16 +20,15 @@ import numpy as np
 from dcpt_jax import degradations, images
 from dcpt_jax.data.classes import TrainingClass
 from dcpt_jax.data.mixing import Order, Stream, hashed
+from dcpt_jax.data.workers import signals_kept_from_new_processes, start_worker
 
 Batch = dict[str, np.ndarray]
 
 # Batches made ahead. Grain's own defaults (500 of them) fill the memory with batches.
 _BATCHES_AHEAD = 4
 _THREADS_WITHOUT_WORKERS = 2
-_SECONDS_AFTER_SIGTERM = 20
 # Workers that die sooner again would go on dying.
 _BATCHES_BETWEEN_DEATHS = 100
-_SIGNALS_OF_THE_GROUP = (signal.SIGINT, signal.SIGTERM)  # that a whole process group gets
 # By so many quarter turns against the clock.
 _TURNS = (None, cv2.ROTATE_90_COUNTERCLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_CLOCKWISE)
 
@@ -107,7 +101,7 @@ class BatchIterator:
     def _next(self) -> Batch:
         if self.position > self._started:
             return next(self._iterator)
-        with _signals_kept_from_new_processes():  # worker processes are started now
+        with signals_kept_from_new_processes():  # worker processes are started now
             return next(self._iterator)
 
     def get_state(self) -> dict[str, int]:
@@ -198,7 +192,7 @@ def make_batches(
 
     def iterate(position: int) -> Iterator[Batch]:
         batches = dataset[position:].to_iter_dataset(one_thread)
-        return iter(batches.mp_prefetch(workers, worker_init_fn=_start_worker))
+        return iter(batches.mp_prefetch(workers, worker_init_fn=start_worker))
 
     return BatchIterator(iterate, start=start)
 
@@ -332,78 +326,3 @@ def _mark_flags_parsed() -> None:
 
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
-
-
-def _start_worker(index: int, count: int) -> None:
-    """Sets a worker process up; runs in it before its first sample."""
-    del index, count
-    cv2.setNumThreads(0)
-    _keep_memory()
-    _hold_no_locks()
-    # Ctrl-C and a scheduler's SIGTERM reach the whole group; the main process still wants its
-    # current batch, saves, and then stops the workers itself.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _leave_soon)
-    if hasattr(signal, "pthread_sigmask"):  # from here on they may come
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS_OF_THE_GROUP)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-
-
-@contextlib.contextmanager
-def _signals_kept_from_new_processes() -> Iterator[None]:
-    """Blocks what `_start_worker` handles, in this thread and in processes that it starts.
-
-    A process inherits this, so a signal that comes while it starts waits for `_start_worker`. Other
-    threads of this process still get their signals.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS_OF_THE_GROUP)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _hold_no_locks() -> None:
-    """Lets Grain's loop in a worker look without a lock at what the main process tells it.
-
-    A worker that is killed while it holds one would keep it, and the main process would wait for it
-    for ever when it puts others in its place or closes the stream.
-    """
-    from multiprocessing import sharedctypes, synchronize
-
-    synchronize.Event.is_set = lambda event: not event._flag._semlock._is_zero()
-    sharedctypes.Synchronized.value = property(lambda number: number.get_obj().value)
-
-
-def _keep_memory() -> None:
-    """Lets the C library keep freed memory for the next arrays, where it is glibc.
-
-    It would return each array of this size to the system and get it back page by page, which takes
-    a third of the time of a sample. Only up to 64 MB are kept so.
-    """
-    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    mallopt(mmap_threshold, 32 << 20)
-    mallopt(trim_threshold, 64 << 20)
-
-
-def _leave_soon(*_: object) -> None:
-    timer = threading.Timer(_SECONDS_AFTER_SIGTERM, os._exit, (1,))
-    timer.daemon = True
-    timer.start()
-
-
-def _leave_with_parent() -> None:
-    """Ends a worker whose main process was killed; it would otherwise wait for ever."""
-    import multiprocessing
-
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

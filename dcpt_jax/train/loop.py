@@ -20,7 +20,8 @@ from dcpt_jax.train import processes, sharding, throughput
 from dcpt_jax.train.checkpoints import Checkpoints
 from dcpt_jax.train.interruption import StopRequest
 from dcpt_jax.train.progress import Progress
-from dcpt_jax.train.setup import Run, find_begun, prepare, resume
+from dcpt_jax.train.resuming import find_begun, resume
+from dcpt_jax.train.setup import Run, prepare
 from dcpt_jax.train.state import Metrics, TrainState
 from dcpt_jax.train.step_log import StepLog
 from dcpt_jax.train.validation import Validation

@@ -1,0 +1,93 @@
+"""Where a run goes on: its own newest checkpoint, another run's, or the start."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+
+from dcpt_jax import config as configs
+from dcpt_jax import weights
+from dcpt_jax.config import ConfigError
+from dcpt_jax.data import pipeline
+from dcpt_jax.train import processes, sharding, start
+from dcpt_jax.train.checkpoints import Checkpoints
+from dcpt_jax.train.restoring import restore_from, saved_config
+from dcpt_jax.train.setup import Run
+from dcpt_jax.train.state import TrainState
+
+
+def find_begun(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Any] | None:
+    """The description in the checkpoint that a run will go on from; None if it starts anew.
+
+    Args:
+        config: of the run.
+        workdir: of the run, whose own checkpoints come before those of `config.resume_from`.
+    """
+    for place in filter(None, (workdir, config.resume_from)):
+        if description := weights.newest_description(place):
+            return description
+    return None
+
+
+def resume(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
+    """The state to go on from, and how many batches were taken; prints what was started.
+
+    Raises:
+        ConfigError: if the directory belongs to a run of another config.
+        RuntimeError: if there are checkpoints, but none can be read.
+    """
+    elsewhere = run.config.resume_from
+    if (saved := checkpoints.config()) is not None:
+        _refuse_drift(run, saved, "this work directory holds", "use another --workdir")
+    elif elsewhere:
+        saved = saved_config(elsewhere) or {}
+        if saved.get("mode", run.config.mode) != run.config.mode:
+            raise ConfigError(
+                f"config.resume_from: {elsewhere} holds a run of {saved['mode']}, which cannot go "
+                f"on as {run.config.mode}; to start from its weights use --config.init_from"
+            )
+        _refuse_drift(run, saved, f"{elsewhere} holds", "use the config of that run")
+    shapes = run.state_shapes()
+    restored = checkpoints.restore_latest(shapes)
+    if restored is not None:
+        state, started = restored.state, f"continuing from step {restored.step}"
+    elif elsewhere:
+        restored = restore_from(elsewhere, shapes)
+        state, started = restored.state, f"continuing {elsewhere} from step {restored.step}"
+        # At once, so that this directory can do without the other one, and says where it is.
+        checkpoints.save(
+            state,
+            batches=restored.batches,
+            config=configs.to_json(run.config),
+            model=run.describe(steps=restored.step),
+        )
+    else:
+        state = run.create_state()
+        started = f"starting from {start.places(run.start, run.config)}"
+        for line in start.report(run.start, run.config, run.outputs):
+            processes.say(line)
+    count = {name: sum(x.size for x in jax.tree.leaves(p)) for name, p in state.params.items()}
+    processes.say(
+        f"{run.config.mode}, {started}: "
+        + ", ".join(f"{name} {size:,} parameters" for name, size in count.items())
+        + f"; {sharding.describe(run.mesh)}, "
+        f"batch {run.config.batch_size} of {run.config.data.crop_size}x{run.config.data.crop_size}"
+        f"\n{pipeline.describe(run.training_classes)}"
+    )
+    return state, restored.batches if restored is not None else 0
+
+
+def _refuse_drift(run: Run, saved: Mapping[str, Any], place: str, advice: str) -> None:
+    """Raises ConfigError, with what differs, if another config made a checkpoint."""
+    if not saved or run.config.checkpoint.allow_config_change:
+        return
+    defaults = configs.to_json(getattr(configs, run.config.mode)())
+    if drift := configs.differences(saved, configs.to_json(run.config), defaults=defaults):
+        raise ConfigError(
+            f"{place} a run of another config:\n  "
+            + "\n  ".join(drift)
+            + f"\n{advice}, or continue it all the same with "
+            "--config.checkpoint.allow_config_change=True"
+        )
