@@ -73,20 +73,6 @@ def test_tensorboard_gets_the_scalars(pretrained):
     assert found["loss"][-1] == np.float32(weights.load_weights(pretrained)[1]["metrics"]["loss"])
 
 
-def test_images_for_tensorboard(tmp_path, photo_folder):
-    from tensorboard.backend.event_processing import event_accumulator
-
-    config = tiny_config("pretrain", photo_folder)
-    config.num_steps = config.log.image_every_steps = 2
-    loop.train(config, tmp_path)
-    events = event_accumulator.EventAccumulator(str(tmp_path), {"tensors": 0})
-    events.Reload()
-    (event,) = events.Tensors("degraded | restored | clean")
-    width, height, png = event.tensor_proto.string_val
-    assert (int(width), int(height)) == (3 * 16 + 2 * 6, 5 * 16 + 4 * 6)
-    assert png.startswith(b"\x89PNG")
-
-
 def test_a_restoration_starts_from_the_pretrained_network(tmp_path, photo_folder, pretrained):
     config = tiny_config("restore", photo_folder)
     config.init_from = str(pretrained)
@@ -223,6 +209,20 @@ def compilations(monkeypatch):
     return at_steps
 
 
+def assert_pictures(workdir, *, count):
+    """That the event files hold so many sheets of five classes."""
+    from tensorboard.backend.event_processing import event_accumulator
+
+    events = event_accumulator.EventAccumulator(str(workdir), {"tensors": 0})
+    events.Reload()
+    found = events.Tensors("degraded | restored | clean")
+    assert len(found) == count
+    for event in found:
+        width, height, png = event.tensor_proto.string_val
+        assert (int(width), int(height)) == (3 * 16 + 2 * 6, 5 * 16 + 4 * 6)
+        assert png.startswith(b"\x89PNG")
+
+
 def test_nothing_is_compiled_after_the_first_step(tmp_path, photo_folder, monkeypatch):
     at_steps = compilations(monkeypatch)
     config = tiny_config("restore", photo_folder)
@@ -233,6 +233,7 @@ def test_nothing_is_compiled_after_the_first_step(tmp_path, photo_folder, monkey
     assert at_steps[1] == at_steps[0]
     # At steps 3 and 4 what draws and validates is compiled, with checksums and metrics of its own.
     assert at_steps[5:] == [at_steps[5]] * 7
+    assert_pictures(tmp_path, count=4)
 
 
 @pytest.mark.slow

@@ -139,6 +139,7 @@ def test_two_processes_train_like_one_and_one_goes_on(tmp_path, photo_folder, al
     assert "continuing from step 4" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_eight_devices_that_share_the_state_train_like_one(tmp_path, photo_folder, alone, capsys):
     (output,) = succeeded(train(photo_folder, tmp_path, devices=8, fsdp_devices=4))
     assert "8 x cpu, each with 1/4 of the state" in output

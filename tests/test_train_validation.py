@@ -57,7 +57,7 @@ def test_the_sheet_shows_a_row_for_each_class(restoring):
     assert validation._forward._cache_size() == 1  # one program for both
 
 
-@pytest.mark.parametrize("label", ["flat", "multi_hot"])
+@pytest.mark.parametrize("label", [pytest.param("flat", marks=pytest.mark.slow), "multi_hot"])
 def test_classification_is_measured(photo_folder, label, monkeypatch):
     config = tiny_config("pretrain", photo_folder)
     config.tasks = "haze,rain,haze+rain"
