@@ -556,7 +556,7 @@ def make_batches(count):
 
 make_batches(4)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-make_batches(20)
+make_batches(200)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
     faults = {}
@@ -564,7 +564,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
         command = [sys.executable, "-c", program, what]
         done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=True)
         faults[what] = int(done.stdout)
-    assert faults["keep"] < 100 < 1000 < faults["return"]  # pages got from the system
+    # Pages got from the system: at most once more what two batches take (the system may back a kept
+    # array by small pages where it had no huge one), against again and again.
+    assert faults["keep"] * 10 < faults["return"]
 
 
 @pytest.mark.slow
