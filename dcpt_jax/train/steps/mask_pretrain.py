@@ -77,13 +77,7 @@ def make_mask_pretrain_step(
             gamma=focal_gamma,
             label_rows=label_rows,
         )
-        loss = loss_pixel + loss_class
-        return loss, {
-            "loss": loss,
-            "loss_pixel": loss_pixel,
-            "loss_class": loss_class,
-            "accuracy": accuracy,
-        }
+        return terms.joint(loss_pixel, loss_class, accuracy)
 
     return make_step(
         loss_fn,

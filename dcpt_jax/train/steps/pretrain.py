@@ -70,12 +70,6 @@ def make_pretrain_step(
             gamma=focal_gamma,
             label_rows=label_rows,
         )
-        loss = loss_pixel + loss_class
-        return loss, {
-            "loss": loss,
-            "loss_pixel": loss_pixel,
-            "loss_class": loss_class,
-            "accuracy": accuracy,
-        }
+        return terms.joint(loss_pixel, loss_class, accuracy)
 
     return make_step(loss_fn, optimizers, ema_decay=ema_decay, accumulate_steps=accumulate_steps)

@@ -46,6 +46,23 @@ def classification(
     return loss, jnp.mean(jnp.argmax(logits, axis=-1) == labels, dtype=loss.dtype)
 
 
+def joint(
+    loss_pixel: jax.Array, loss_class: jax.Array, accuracy: jax.Array, *, weight: float = 1.0
+) -> tuple[jax.Array, Metrics]:
+    """What a step descends that restores and classifies: `loss_pixel + weight * loss_class`.
+
+    Returns:
+        (loss, its metrics).
+    """
+    loss = loss_pixel + weight * loss_class
+    return loss, {
+        "loss": loss,
+        "loss_pixel": loss_pixel,
+        "loss_class": loss_class,
+        "accuracy": accuracy,
+    }
+
+
 def squared_error(restored: jax.Array, clean: jax.Array) -> jax.Array:
     """Mean squared error of the restored images, clipped to [0, 1]."""
     return jnp.mean(jnp.square(jnp.clip(restored, 0, 1) - clean))

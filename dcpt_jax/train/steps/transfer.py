@@ -71,14 +71,8 @@ def make_transfer_step(
             gamma=focal_gamma,
             label_rows=label_rows,
         )
-        loss = loss_pixel + guidance * loss_class
-        return loss, {
-            "loss": loss,
-            "loss_pixel": loss_pixel,
-            "loss_class": loss_class,
-            "accuracy": accuracy,
-            "squared_error": terms.squared_error(restored, batch["clean"]),
-        }
+        loss, metrics = terms.joint(loss_pixel, loss_class, accuracy, weight=guidance)
+        return loss, metrics | {"squared_error": terms.squared_error(restored, batch["clean"])}
 
     return make_step(
         loss_fn,

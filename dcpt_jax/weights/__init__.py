@@ -1,0 +1,64 @@
+"""Weights folders: parameters that any JAX program can read, and what they belong to.
+
+`W/weights` is an Orbax folder of host arrays, `{"network": ..., "classifier": ...}`, with
+`model.json` beside them. Orbax alone restores it, on any number of devices:
+`orbax.checkpoint.StandardCheckpointer().restore(path)`.
+"""
+
+from dcpt_jax.weights.checkpoints import (
+    CHECKPOINTS,
+    PARTS,
+    WEIGHTS,
+    checkpoint_folders,
+    checkpoint_steps,
+    checksum_of_json,
+    is_checkpoint,
+    newest_description,
+    read_item,
+)
+from dcpt_jax.weights.description import (
+    DESCRIPTION,
+    FLAT,
+    MULTI_HOT,
+    Params,
+    classifier_of,
+    describe,
+    local_converter_size,
+    network_of,
+    outputs_of,
+)
+from dcpt_jax.weights.folders import (
+    is_weights_folder,
+    load,
+    load_classifier,
+    load_weights,
+    save_weights,
+    saved_steps,
+)
+
+__all__ = [
+    "CHECKPOINTS",
+    "DESCRIPTION",
+    "FLAT",
+    "MULTI_HOT",
+    "PARTS",
+    "WEIGHTS",
+    "Params",
+    "checkpoint_folders",
+    "checkpoint_steps",
+    "checksum_of_json",
+    "classifier_of",
+    "describe",
+    "is_checkpoint",
+    "is_weights_folder",
+    "load",
+    "load_classifier",
+    "load_weights",
+    "local_converter_size",
+    "network_of",
+    "newest_description",
+    "outputs_of",
+    "read_item",
+    "save_weights",
+    "saved_steps",
+]

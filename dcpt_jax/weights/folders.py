@@ -1,0 +1,223 @@
+"""Weights folders: written whole, and read from wherever weights are."""
+
+import glob
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from dcpt_jax.weights.checkpoints import (
+    CHECKPOINTS,
+    WEIGHTS,
+    checkpoint_steps,
+    is_checkpoint,
+    load_checkpoint,
+)
+from dcpt_jax.weights.description import (
+    DESCRIPTION,
+    Params,
+    classifier_of,
+    network_of,
+    outputs_of,
+    read_description,
+)
+
+# What is in a weights folder: the description, and Orbax's files, of whatever version.
+_WRITTEN = {
+    *(DESCRIPTION, "_METADATA", "_CHECKPOINT_METADATA", "_sharding", "array_metadatas"),
+    *("manifest.ocdbt", "d", "commit_success.txt"),
+}
+
+
+def save_weights(folder: Path | str, params: Params, description: Mapping[str, Any]) -> Path:
+    """Writes a weights folder; an older one in its place is replaced only once this is whole.
+
+    Any other folder in its place is kept beside it, under a name that a warning says. Where several
+    processes train together, one of them calls this.
+
+    Args:
+        folder: where to; parents are made.
+        params: {"network": ...[, "classifier": ...]}, arrays of any kind.
+        description: see `describe`.
+
+    Returns:
+        The folder's absolute path.
+
+    Raises:
+        OSError: if it cannot be written; nothing has changed then.
+    """
+    folder = Path(folder).absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = folder.with_name(f"{folder.name}.new-{os.getpid()}")
+    try:
+        with _checkpointer() as checkpointer:
+            checkpointer.save(fresh, jax.device_get(params), force=True)
+        text = json.dumps(description, indent=2) + "\n"
+        (fresh / DESCRIPTION).write_text(text, encoding="utf-8")
+        _put_in_place(fresh, folder)
+    except BaseException as error:
+        for left in (
+            fresh,
+            *folder.parent.glob(f"{glob.escape(fresh.name)}.orbax-checkpoint-tmp*"),
+        ):
+            shutil.rmtree(left, ignore_errors=True)
+        if isinstance(error, Exception):  # the storage libraries raise many kinds
+            raise OSError(f"{folder} cannot be written: {_first(error)}") from error
+        raise
+    return folder
+
+
+def _checkpointer() -> ocp.StandardCheckpointer:
+    """One that waits for no other process, where several train together."""
+    if jax.process_count() == 1:
+        return ocp.StandardCheckpointer()
+    this = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"process_{this}"
+    )
+    return ocp.StandardCheckpointer(multiprocessing_options=alone)
+
+
+def _put_in_place(fresh: Path, folder: Path) -> None:
+    """Renames a new folder to its name; an older weights folder of that name is removed."""
+    if not folder.exists():
+        fresh.rename(folder)
+        return
+    replaceable = is_weights_folder(folder)
+    old = folder.with_name(f"{folder.name}.old-{os.getpid()}")
+    folder.rename(old)
+    try:
+        fresh.rename(folder)
+    except BaseException:
+        old.rename(folder)
+        raise
+    if replaceable:
+        shutil.rmtree(old)
+    else:
+        logging.warning("%s was no weights folder, or held more; it is kept as %s", folder, old)
+
+
+def is_weights_folder(folder: Path | str) -> bool:
+    """Whether a folder is one that `save_weights` wrote, and holds nothing else."""
+    folder = Path(folder)
+    try:
+        description = read_description(folder / DESCRIPTION)
+    except (OSError, ValueError):
+        return False
+    inside = {entry.name for entry in folder.iterdir()}
+    others = [name for name in inside - _WRITTEN if not name.startswith("ocdbt.process_")]
+    return "architecture" in description and "_METADATA" in inside and not others
+
+
+def load_weights(path: Path | str) -> tuple[Params, dict[str, Any]]:
+    """Reads parameters and description from a weights folder, a work directory or a checkpoint.
+
+    A work directory whose run has not ended yet holds no `weights`; its newest readable checkpoint
+    is taken then, the moving average of the network if there is one. If a finished run was
+    continued and has not ended again, its older `weights` are taken, with a warning.
+
+    Args:
+        path: weights folder, work directory W, or one of its checkpoints, W/checkpoints/5000.
+
+    Returns:
+        ({"network": ...[, "classifier": ...]} as host arrays, the content of `model.json`).
+
+    Raises:
+        FileNotFoundError: if there are no weights; the message says what was looked for.
+        ValueError: if `model.json` is damaged or of a format this version does not know, or the
+            checkpoint that is named cannot be read.
+    """
+    path = Path(path).expanduser().absolute()
+    if is_checkpoint(path):
+        try:
+            return load_checkpoint(path)
+        except Exception as error:  # the storage libraries raise many kinds
+            raise ValueError(f"checkpoint {path} cannot be read: {_first(error)}") from error
+    for folder in (path, path / WEIGHTS):
+        if (folder / DESCRIPTION).is_file():
+            description = read_description(folder / DESCRIPTION)
+            newest = max(checkpoint_steps(path), default=0)
+            if newest > (description.get("steps") or newest):
+                logging.warning(
+                    "%s: weights of step %d; the run has gone on to step %d since and not ended",
+                    path, description["steps"], newest,
+                )  # fmt: skip
+            with _checkpointer() as checkpointer:
+                params = checkpointer.restore(folder)
+            return jax.tree.map(np.asarray, params), description
+    for step in checkpoint_steps(path):
+        try:
+            return load_checkpoint(path / CHECKPOINTS / str(step))
+        except Exception as error:
+            logging.warning("%s: checkpoint %d cannot be read (%s)", path, step, _first(error))
+    raise FileNotFoundError(
+        f"no weights in {path}: neither {DESCRIPTION} (a weights folder) nor {WEIGHTS}/ nor a "
+        f"readable checkpoint in {CHECKPOINTS}/ (a work directory)"
+    )
+
+
+def load(path: Path | str) -> tuple[nn.Module, Params]:
+    """Restoration network and its parameters from a weights folder or work directory.
+
+    Args:
+        path: see `load_weights`.
+
+    Returns:
+        (model, params): `model.apply({"params": params}, degraded)`.
+
+    Raises:
+        FileNotFoundError: see `load_weights`.
+        ValueError: see `load_weights`.
+    """
+    params, description = load_weights(path)
+    return network_of(description), params["network"]
+
+
+def load_classifier(path: Path | str) -> tuple[nn.Module, Params, tuple[str, ...]]:
+    """Degradation classifier, its parameters, and what each of its logits stands for.
+
+    A softmax over the logits is meant where "label" in `model.json` is "flat" or missing, the
+    sigmoid of each where it is "multi_hot".
+
+    Args:
+        path: see `load_weights`.
+
+    Returns:
+        (classifier, params, class names in index order; of a multi-hot classifier the names of its
+        components).
+
+    Raises:
+        FileNotFoundError: see `load_weights`.
+        ValueError: if these weights hold no classifier.
+    """
+    params, description = load_weights(path)
+    if description["classifier"] is None or "classifier" not in params:
+        raise ValueError(
+            f"the weights in {path} hold no classifier (they were fine-tuned for restoration); "
+            "take those of the pre-training"
+        )
+    return classifier_of(description), params["classifier"], outputs_of(description)[1]
+
+
+def saved_steps(workdir: Path | str) -> int | None:
+    """After how many steps a work directory's `weights` were written; None if there are none."""
+    try:
+        return read_description(Path(workdir) / WEIGHTS / DESCRIPTION).get("steps")
+    except (OSError, ValueError):
+        return None
+
+
+def _first(error: Exception) -> str:
+    if code := re.search(r"os_error_code='(\d+)'", str(error)):  # in the storage's long messages
+        return os.strerror(int(code[1]))
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
