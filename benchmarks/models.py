@@ -7,7 +7,8 @@ A training step is forward, L1 loss, backward and AdamW. Where PyTorch is instal
 the same size (see `benchmarks.torch_runs`) runs in turn with ours, so that other load on the
 machine meets both alike; then read the ratio, not the times. Set the number of threads of PyTorch
 by --threads; XLA takes all cores it is allowed (`taskset` restricts it). On CPUs the whole process
-keeps freed memory (`dcpt_jax.host_memory`), which our commands do not; both sides gain from it.
+has huge pages (`dcpt_jax.host_memory`), as our commands have; both sides gain from them. With
+`GLIBC_TUNABLES=glibc.malloc.hugetlb=0` neither has.
 
 On a GPU both run there, PyTorch if its build can. Matrix products and convolutions in float32 may
 then use TensorFloat-32 in both (JAX's default); `--dtype bfloat16` is mixed precision in both.
@@ -34,7 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dcpt_jax.host_memory import keep_freed_memory
+from dcpt_jax.host_memory import start_with_huge_pages
 from dcpt_jax.models import BACKBONES, RestorationNetwork, create_model
 
 WHAT = ("forward", "training step")
@@ -290,7 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    keep_freed_memory()  # PyTorch, in the same process, gains from it too
+    start_with_huge_pages("benchmarks.models")  # PyTorch, in the same process, gains from it too
     # Programs from a cache would make compiling look free.
     jax.config.update("jax_enable_compilation_cache", False)
     main()

@@ -21,9 +21,9 @@ ALLOWED = {
     "config": {"data"},
     "train": {"config", "data", "evaluate", "losses", "metrics", "models", "weights"},
     "evaluate": {"config", "data", "images", "metrics", "restore", "weights"},
-    "restore": {"images", "models", "weights"},
+    "restore": {"host_memory", "images", "models", "weights"},
     "data_check": {"config", "data"},
-    "main": {"config", "train", "evaluate"},
+    "main": {"config", "evaluate", "host_memory", "train"},
     "host_memory": set(),
 }
 
