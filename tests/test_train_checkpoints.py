@@ -93,6 +93,9 @@ def lose_the_state(folder):
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(tmp_path, caplog, damage):
     write(tmp_path, 1, 2)
     damage(tmp_path / "checkpoints" / "2")
+    params, _ = weights.load_weights(tmp_path)  # what another run starts from
+    jax.tree.map(np.testing.assert_array_equal, params["network"], make_state(1).params["network"])
+    assert "checkpoint 2 cannot be read" in caplog.text
     assert_is_step(restore(tmp_path), 1)
     assert "checkpoint 2 is damaged" in caplog.text
     assert "continuing from checkpoint 1 instead" in caplog.text

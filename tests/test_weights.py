@@ -1,6 +1,8 @@
 import json
+import shutil
 import subprocess
 import sys
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -150,6 +152,31 @@ def test_one_checkpoint_can_be_loaded(pretrained, tmp_path):
     (damaged / "state").mkdir(parents=True)
     with pytest.raises(ValueError, match=rf"checkpoint {damaged} cannot be read"):
         weights.load_weights(damaged)
+
+
+def test_a_checkpoint_with_other_content_than_was_saved_is_not_loaded(pretrained, tmp_path):
+    checkpoint = tmp_path / "10"
+    shutil.copytree(pretrained / weights.CHECKPOINTS / "10", checkpoint)
+    saved = weights.read_position(checkpoint)
+    intact, _ = weights.load_weights(checkpoint)
+    other = {**saved["crc32"], "params": saved["crc32"]["params"] ^ 1}
+    data = weights.position(saved["batches"], other, saved["items"])
+    (checkpoint / "data" / "metadata").write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=r"cannot be read: .*checksum differs"):
+        weights.load_weights(checkpoint)
+    shutil.rmtree(checkpoint / "data")  # a copy of state and model alone
+    jax.tree.map(np.testing.assert_array_equal, weights.load_weights(checkpoint)[0], intact)
+
+
+def test_the_checksum_of_an_earlier_version_is_not_looked_at(pretrained, tmp_path):
+    checkpoint = tmp_path / "10"
+    shutil.copytree(pretrained / weights.CHECKPOINTS / "10", checkpoint)
+    data = {"batches": 10, "crc32": 5, "check": zlib.crc32(b"10 5")}
+    (checkpoint / "data" / "metadata").write_text(json.dumps(data))
+    assert weights.load_weights(checkpoint)[1]["steps"] == 10
+    (checkpoint / "data" / "metadata").write_text(json.dumps({**data, "batches": 11}))
+    with pytest.raises(ValueError, match="position in the data"):
+        weights.load_weights(checkpoint)
 
 
 def test_what_a_checkpoint_is(tmp_path):

@@ -140,9 +140,9 @@ class Checkpoints:
         found = {name: float(value) for name, value in (metrics or {}).items()}
         if found:
             texts[_METRICS] = found
-        position = restoring.position(
+        position = weights.position(
             batches,
-            restoring.checksum(state, finite=True),
+            restoring.checksums(state, finite=True),
             {name: weights.checksum_of_json(text) for name, text in texts.items()},
         )
         items = {

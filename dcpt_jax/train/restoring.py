@@ -5,9 +5,8 @@ Nothing here changes a work directory. All processes of a run call these functio
 
 import dataclasses
 import errno
-import json
+import functools
 import logging
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -193,7 +192,7 @@ def read(
         if answer.startswith("fatal:"):
             raise RuntimeError(f"process {number} cannot read {folder}: {answer[6:]}")
     damage = next((answer[7:] for answer in answers if answer), "")
-    if not damage and checksum(state) != data["crc32"]:
+    if not damage and checksums(state) != data["crc32"] and isinstance(data["crc32"], Mapping):
         damage = "its content is not what was saved: the checksum differs"
     if damage:
         return None, damage
@@ -212,11 +211,7 @@ def read(
 def _read_arrays(
     folder: Path, target: TrainState, unaveraged: tuple[str, ...]
 ) -> tuple[TrainState, dict[str, Any]]:
-    data = json.loads((folder / "data" / "metadata").read_text())
-    expected = position(int(data["batches"]), int(data["crc32"]), data.get("items") or {})
-    if data.get("check", expected["check"]) != expected["check"]:  # earlier versions wrote none
-        raise ValueError("the position in the data is not what was saved")
-    data = expected
+    data = weights.read_position(folder)
     averages = {name: tree for name, tree in target.ema.items() if name not in unaveraged}
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
@@ -229,48 +224,33 @@ def _read_arrays(
     return TrainState(**arrays), data
 
 
-def position(batches: int, crc32: int, items: Mapping[str, int]) -> dict[str, Any]:
-    """The item `data` of a checkpoint.
-
-    Args:
-        batches: taken from the data so far.
-        crc32: see `checksum`.
-        items: `weights.checksum_of_json` of the checkpoint's other items, by their names.
-    """
-    # A flipped bit can make another digit of a digit, which no reader of JSON would notice.
-    found = {"batches": batches, "crc32": crc32}
-    text = f"{batches} {crc32}"
-    if items:
-        found["items"] = dict(sorted(items.items()))
-        text += f" {found['items']}"
-    return {**found, "check": zlib.crc32(text.encode())}
-
-
 def as_dict(state: TrainState) -> dict[str, Any]:
     """A state as checkpoints hold it."""
     return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
 
 
-def checksum(state: TrainState, *, finite: bool = False) -> int:
-    """CRC-32 over every array, whatever devices they are on; all processes have to call it.
-
-    Orbax's own files tell of a cut end, but not of a flipped bit.
+def checksums(state: TrainState, *, finite: bool = False) -> dict[str, int]:
+    """`weights.checksum_of_arrays` of each part; all processes have to call it.
 
     Args:
-        state: of a run.
+        state: of a run, on whatever devices.
         finite: whether to refuse values that are not finite.
 
     Raises:
         FloatingPointError: if one is not finite, though it should be.
     """
-    crc = 0
-    for path, leaf in jax.tree.leaves_with_path(as_dict(state)):
-        array = np.ascontiguousarray(processes.gather(leaf))
-        name = jax.tree_util.keystr(path)
+
+    def to_host(part: str, name: str, leaf: jax.Array) -> np.ndarray:
+        array = processes.gather(leaf)
         if finite and jnp.issubdtype(array.dtype, jnp.inexact) and not np.isfinite(array).all():
-            raise FloatingPointError(f"step {int(state.step)}: {name} is not finite. {RUINED}")
-        crc = zlib.crc32(array, zlib.crc32(name.encode(), crc))
-    return crc
+            place = f"step {int(state.step)}: .{part}{name}"
+            raise FloatingPointError(f"{place} is not finite. {RUINED}")
+        return array
+
+    return {
+        part: weights.checksum_of_arrays(arrays, functools.partial(to_host, part))
+        for part, arrays in as_dict(state).items()
+    }
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

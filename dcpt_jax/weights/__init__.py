@@ -11,10 +11,13 @@ from dcpt_jax.weights.checkpoints import (
     WEIGHTS,
     checkpoint_folders,
     checkpoint_steps,
+    checksum_of_arrays,
     checksum_of_json,
     is_checkpoint,
     newest_description,
+    position,
     read_item,
+    read_position,
 )
 from dcpt_jax.weights.description import (
     DESCRIPTION,
@@ -46,6 +49,7 @@ __all__ = [
     "Params",
     "checkpoint_folders",
     "checkpoint_steps",
+    "checksum_of_arrays",
     "checksum_of_json",
     "classifier_of",
     "describe",
@@ -58,7 +62,9 @@ __all__ = [
     "network_of",
     "newest_description",
     "outputs_of",
+    "position",
     "read_item",
+    "read_position",
     "save_weights",
     "saved_steps",
 ]

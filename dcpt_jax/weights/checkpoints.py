@@ -4,8 +4,10 @@ Training writes them, see `dcpt_jax.train.checkpoints`: `W/checkpoints/5000/` ho
 `state`, `data`, `config` and `model`, and after a validation its `metrics`.
 """
 
+import contextlib
 import json
 import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,46 @@ def newest_description(path: Path | str) -> dict[str, Any] | None:
     return None
 
 
+def position(
+    batches: int, crc32: Mapping[str, int] | int, items: Mapping[str, int]
+) -> dict[str, Any]:
+    """The item `data` of a checkpoint.
+
+    Args:
+        batches: taken from the data so far.
+        crc32: `checksum_of_arrays` of the parts of the state, "params", "ema" and so on. (Earlier
+            versions wrote one number for all, of another kind, which is not looked at.)
+        items: `checksum_of_json` of the checkpoint's other items, by their names.
+    """
+    if isinstance(crc32, Mapping):
+        crc32 = dict(sorted(crc32.items()))
+    # A flipped bit can make another digit of a digit, which no reader of JSON would notice.
+    found = {"batches": batches, "crc32": crc32}
+    text = f"{batches} {crc32}"
+    if items:
+        found["items"] = dict(sorted(items.items()))
+        text += f" {found['items']}"
+    return {**found, "check": zlib.crc32(text.encode())}
+
+
+def read_position(checkpoint: Path) -> dict[str, Any]:
+    """The item `data` of a checkpoint, see `position`.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is not what was written.
+    """
+    data = json.loads((checkpoint / "data" / "metadata").read_text())
+    try:
+        expected = position(int(data["batches"]), data["crc32"], data.get("items") or {})
+        whole = data.get("check", expected["check"]) == expected["check"]  # once there was none
+    except (KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise ValueError("the position in the data is not what was saved")
+    return expected
+
+
 def read_item(checkpoint: Path, name: str) -> Any:
     """An item of a training checkpoint that is JSON: "config", "model" or "metrics".
 
@@ -77,11 +119,9 @@ def read_item(checkpoint: Path, name: str) -> Any:
         ValueError: if it is not what was written.
     """
     content = json.loads((checkpoint / name / _FILES.get(name, "metadata")).read_text())
-    try:
-        data = json.loads((checkpoint / "data" / "metadata").read_text())
-        expected = data.get("items", {}).get(name)  # earlier versions wrote none
-    except (OSError, ValueError, AttributeError):
-        expected = None
+    expected = None
+    with contextlib.suppress(OSError, ValueError):
+        expected = read_position(checkpoint).get("items", {}).get(name)  # once there was none
     if expected is not None and checksum_of_json(content) != expected:
         raise ValueError(f"{checkpoint / name} is damaged: its checksum differs")
     return content
@@ -92,8 +132,32 @@ def checksum_of_json(content: Any) -> int:
     return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
+def checksum_of_arrays(
+    tree: Any, to_host: Callable[[str, Any], np.ndarray] = lambda name, leaf: np.asarray(leaf)
+) -> int:
+    """CRC-32 over the names and contents of arrays.
+
+    Orbax's own files tell of a cut end, but not of a flipped bit.
+
+    Args:
+        tree: of arrays of any kind.
+        to_host: brings one of them, and its name, to this process.
+    """
+    crc = 0
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        name = jax.tree_util.keystr(path)
+        array = np.ascontiguousarray(to_host(name, leaf))
+        crc = zlib.crc32(array, zlib.crc32(name.encode(), crc))
+    return crc
+
+
 def load_checkpoint(folder: Path) -> tuple[Params, dict[str, Any]]:
-    """Parameters and description of one training checkpoint, whatever devices it was written on."""
+    """Parameters and description of one training checkpoint, whatever devices it was written on.
+
+    Raises:
+        ValueError: if their checksums differ from what was saved.
+        Exception: of many kinds if they cannot be read.
+    """
     description = _describes(folder)
     # The handler, as the checkpointer warns of a file that a folder of items has not.
     metadata = ocp.PyTreeCheckpointHandler().metadata(folder / "state")
@@ -108,6 +172,12 @@ def load_checkpoint(folder: Path) -> tuple[Params, dict[str, Any]]:
         folder / "state",
         args=ocp.args.PyTreeRestore(item=item, restore_args=to_host, partial_restore=True),
     )
+    expected = None
+    with contextlib.suppress(FileNotFoundError):  # in a copy of state and model alone
+        expected = read_position(folder)["crc32"]
+    for name, arrays in state.items():
+        if isinstance(expected, Mapping) and checksum_of_arrays(arrays) != expected.get(name):
+            raise ValueError("its content is not what was saved: the checksum differs")
     params = {**state["params"], **state.get("ema", {})}
     # What only helps in training is no part of the weights.
     return {name: params[name] for name in PARTS if name in params}, description
