@@ -35,10 +35,10 @@ BATCH, CROP = 7, 16  # no other test has batches of this size, see `left_in_shar
 class Training:
     """The command, running in a group of processes of its own, and what it printed so far."""
 
-    def __init__(self, workdir, photos, *flags, limit=None):
+    def __init__(self, workdir, photos, *flags, limit=None, program=("-m", "dcpt_jax.main")):
         self.workdir, self.output = Path(workdir), ""
         self.began = time.time()
-        command = [sys.executable, "-m", "dcpt_jax.main", "--config=configs/restore.py"]
+        command = [sys.executable, *program, "--config=configs/restore.py"]
         command += [f"--workdir={workdir}", f"--config.data.root={photos}"]
         for key, value in TINY_BACKBONES["nafnet"].items():
             command.append(f"--config.model.{key}={value}")
@@ -547,6 +547,43 @@ def test_a_loss_that_is_not_finite(tmp_path, photo_folder, half_way, uninterrupt
     assert weights.checkpoint_steps(workdir) == [15, 10]
     output = assert_continues_to_the_same_end(workdir, photo_folder, uninterrupted)
     assert "continuing from step 15" in output
+
+
+POISONED = """
+import itertools
+
+import numpy as np
+from absl import app
+
+from dcpt_jax import main
+from dcpt_jax.train import sharding
+
+put, numbers = sharding.put_batch, itertools.count(1)
+
+def put_poisoned(batch, mesh):
+    if next(numbers) == 12:
+        batch["degraded"][0, 3, 4, 1] = np.nan
+    return put(batch, mesh)
+
+if __name__ == "__main__":
+    sharding.put_batch = put_poisoned
+    app.run(main.main, flags_parser=main.parse_flags)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("report_every", "noticed"), [(1, 12), (50, 15)])
+def test_a_nan_in_a_batch(tmp_path, photo_folder, uninterrupted, report_every, noticed):
+    """It is in the whole state at once; at the latest the next checkpoint is not written."""
+    (tmp_path / "poisoned.py").write_text(POISONED)
+    workdir = tmp_path / "run"
+    flags = {"program": (tmp_path / "poisoned.py",)}
+    report = f"--config.log.every_steps={report_every}"
+    with Training(workdir, photo_folder, report, **flags) as training:
+        training.ends_with_a_message(rf"step {noticed}: .* = nan", "look for values in the data")
+    assert weights.checkpoint_steps(workdir) == [10, 5]
+    output = assert_continues_to_the_same_end(workdir, photo_folder, uninterrupted)
+    assert "continuing from step 10" in output
 
 
 @pytest.mark.slow

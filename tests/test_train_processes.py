@@ -38,9 +38,9 @@ after = loop.Watch.after
 def slow(self, step, state, metrics):
     after(self, step, state, metrics)
     if step == 3 and number == "1":
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), getattr(signal, stop))
     time.sleep(0.4)  # the signal takes its time to the other process
-if stop == "stop":
+if stop != "none":
     loop.Watch.after = slow
 try:
     result = loop.train(config, workdir.replace("NUMBER", number))
@@ -52,13 +52,13 @@ print("held", held, flush=True)
 """
 
 
-def train(photos, workdir, *, count=1, devices=1, steps=4, fsdp_devices=1, stop=False):
+def train(photos, workdir, *, count=1, devices=1, steps=4, fsdp_devices=1, stop="none"):
     """Trains in processes of their own; returns their exit codes, output and errors."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     flags = f"--xla_force_host_platform_device_count={devices}"
-    arguments = (photos, workdir, steps, fsdp_devices, "stop" if stop else "run", port, count)
+    arguments = (photos, workdir, steps, fsdp_devices, stop, port, count)
     started = [
         subprocess.Popen(
             [sys.executable, "-c", _TRAIN, *map(str, arguments), str(number)],
@@ -180,8 +180,9 @@ def test_a_run_of_one_device_goes_on_elsewhere(tmp_path, photo_folder, alone, la
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_process_stops_both_at_the_same_step(tmp_path, photo_folder):
-    outputs = succeeded(train(photo_folder, tmp_path / "run", count=2, steps=12, stop=True))
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_to_one_process_stops_both_at_the_same_step(tmp_path, photo_folder, name):
+    outputs = succeeded(train(photo_folder, tmp_path / "run", count=2, steps=12, stop=name))
     stopped = int(re.search(r"SIGTERM: saved step (\d+) of 12", outputs[0])[1])
     assert 3 <= stopped < 12
     assert weights.checkpoint_steps(tmp_path / "run")[0] == stopped

@@ -14,18 +14,19 @@ class StopRequest:
     A second SIGINT interrupts at once. Outside the main thread nothing is installed.
 
     Where several processes train together, each may get its signal at another step, or only one
-    of them. SIGTERM is then left to JAX, which tells all processes and lets them agree on a step;
-    SIGINT is for one process alone and interrupts it, which ends the others.
+    of them. SIGTERM is then left to JAX, which tells all processes and lets them agree on a step,
+    and the first SIGINT is handed on to it as one.
     """
 
     def __init__(self) -> None:
         self.signal: str | None = None
+        self._interrupted = False  # by SIGINT
         self._previous: dict[int, object] = {}
         self._several = jax.process_count() > 1
 
     def __enter__(self) -> "StopRequest":
-        if threading.current_thread() is threading.main_thread() and not self._several:
-            for number in (signal.SIGTERM, signal.SIGINT):
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT,) if self._several else (signal.SIGTERM, signal.SIGINT):
                 self._previous[number] = signal.signal(number, self._note)
         return self
 
@@ -45,11 +46,16 @@ class StopRequest:
             and not self.signal
             and multihost_utils.reached_preemption_sync_point(step)
         ):
-            self.signal = "SIGTERM"
+            self.signal = "SIGINT" if self._interrupted else "SIGTERM"
         return self.signal is not None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if self.signal == "SIGINT" and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.signal = signal.Signals(number).name
+        if number == signal.SIGINT:
+            if self._interrupted:
+                raise KeyboardInterrupt
+            self._interrupted = True
+        if self._several:
+            signal.raise_signal(signal.SIGTERM)  # JAX takes it from here
+        else:
+            self.signal = signal.Signals(number).name
