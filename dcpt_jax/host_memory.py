@@ -18,9 +18,9 @@ def start_with_huge_pages(module: str) -> None:
     On CPUs XLA takes the memory of a step, gigabytes in one block, when the step begins and frees
     it when it ends. The operating system then has to find and clear every page again in the next
     step: hundreds of thousands of 4 KB for one step of SwinIR or PromptIR, or a few hundredths to
-    thousandths as many of 2 MB, which saves about a tenth of the step. glibc asks for those only if the environment
-    variable GLIBC_TUNABLES tells it so before the program starts; for your own programs set
-    `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`.
+    thousandths as many of 2 MB, which saves about a tenth of the step. glibc asks for those only if
+    the environment variable GLIBC_TUNABLES tells it so before the program starts; for your own
+    programs set `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`.
 
     Returns, and changes nothing, where that cannot be or would not help: if this process is not
     `python -m module`, if the variable already sets it (0 leaves it off), if glibc is older than
