@@ -47,6 +47,7 @@ class Training:
         self.process = subprocess.Popen(
             [*command, "--config.data.num_workers=1", *flags],
             cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},  # for programs that lie elsewhere
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -572,15 +573,15 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("report_every", "noticed"), [(1, 12), (50, 15)])
-def test_a_nan_in_a_batch(tmp_path, photo_folder, uninterrupted, report_every, noticed):
-    """It is in the whole state at once; at the latest the next checkpoint is not written."""
+@pytest.mark.parametrize("report_every", [1, 50])
+def test_a_nan_in_a_batch(tmp_path, photo_folder, uninterrupted, report_every):
+    """It is in the whole state at once; its step is named, also where the metrics come later."""
     (tmp_path / "poisoned.py").write_text(POISONED)
     workdir = tmp_path / "run"
     flags = {"program": (tmp_path / "poisoned.py",)}
     report = f"--config.log.every_steps={report_every}"
     with Training(workdir, photo_folder, report, **flags) as training:
-        training.ends_with_a_message(rf"step {noticed}: .* = nan", "look for values in the data")
+        training.ends_with_a_message("step 12: .* = nan", "look for values in the data")
     assert weights.checkpoint_steps(workdir) == [10, 5]
     output = assert_continues_to_the_same_end(workdir, photo_folder, uninterrupted)
     assert "continuing from step 10" in output
