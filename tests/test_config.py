@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +8,8 @@ import pytest
 from dcpt_jax import config as configs
 from dcpt_jax import create_model
 from dcpt_jax.config import ConfigError
+from dcpt_jax.config.recipes import published_samples
+from dcpt_jax.data.tasks import TASK_SETS
 from dcpt_jax.train import modules, setup
 
 ARGS = [
@@ -118,6 +122,17 @@ def test_published_samples_depend_on_the_backbone():
     assert found[""] == found["nafnet,5d"] == [13_702, 85_443, 72_135, 13_830, 16_824]
     assert found["swinir,5d"] == [13_702, 85_443, 72_135, 69_150, 84_120]
     assert found["swinir,10d"] == found["nafnet,10d"]
+
+
+def test_published_samples_are_of_a_class_by_name():
+    haze = next(task for task in TASK_SETS["5d"] if task.name == "haze")
+    assert published_samples(haze, "swinir", masked=True) == (72_135, 72_135)
+    rain = next(task for task in TASK_SETS["5d"] if task.name == "rain")
+    assert published_samples(rain, "swinir", masked=True) == (13_702, 60_000)
+    blur = dataclasses.replace(haze, name="motion_blur")  # another class of equal numbers
+    mist = dataclasses.replace(haze, name="mist")
+    for one in (blur, mist):
+        assert published_samples(one, "swinir", masked=True) == haze.samples
 
 
 @pytest.mark.parametrize("mode", CLASSIFYING)

@@ -21,9 +21,9 @@ def photos(paths):
     return PhotoSource(paths)
 
 
-def samples(photos, *, size, per_photo, seed=0, task="noise"):
-    (one,) = synthetic_classes(resolve_tasks(task), photos)
-    return list(held_out.samples_of(3, one, size=size, per_photo=per_photo, seed=seed))
+def samples(photos, **options):
+    (one,) = synthetic_classes(resolve_tasks("noise"), photos)
+    return list(held_out.samples_of(3, one, **options))
 
 
 def corner(sample):
@@ -112,8 +112,21 @@ def test_bad_photo_is_never_evaluated_under_another_name(tmp_path):
     assert [(sample.name, corner(sample)[2]) for sample in found] == [("0", 0), ("2", 2)]
     with pytest.raises(images.ImageError, match=r"1\.png"):
         samples(PhotoSource(paths, on_bad_file="refuse"), size=8, per_photo=1)
-    with pytest.raises(images.ImageError, match="none of 1 photos of noise"):
-        samples(PhotoSource(paths[1:2]), size=8, per_photo=1)
+
+
+def test_photos_of_which_none_can_be_read(tmp_path):
+    for i in range(5):
+        images.write_image(tmp_path / f"{i}.png", np.full((20, 20, 3), i / 255))
+    photos = PhotoSource(sorted(tmp_path.iterdir()))
+    for i in (1, 3):  # once the source has looked at them
+        (tmp_path / f"{i}.png").write_bytes(b"none")
+    options = {"size": 8, "per_photo": 1, "most_photos": 2}
+    message = "none of the 2 photos of noise that were tried can be read"
+    with pytest.raises(images.ImageError, match=message):
+        samples(photos, **options)
+    # Others may have what a part of them has not.
+    assert samples(photos, **options, part=(0, 2)) == []
+    assert samples(photos, **options, part=(2, 3)) == []
 
 
 @pytest.mark.parametrize("options", [{"size": -1, "per_photo": 1}, {"size": 8, "per_photo": 0}])

@@ -212,6 +212,17 @@ def test_what_is_shown_while_training(photos, data):
     assert opening.classes_to_show(stated, sources={"low_light": f"lol:{data}/lol"})[0] is stated[0]
 
 
+def test_bad_test_data_are_refused(photos, data, tmp_path):
+    write(tmp_path, "data/lol/eval15/low/b.png data/lol/eval15/high/b.png")
+    (tmp_path / "data/lol/eval15/low/b.png").write_bytes(b"")
+    classes = open_classes(TASKS, root=photos, datasets=data)
+    assert opening.classes_to_show(classes, datasets=data)[0].source.names == ("a",)
+    with pytest.raises(images.ImageError, match=r"b\.png: the file is empty.*on_bad_file=skip"):
+        opening.classes_to_show(classes, datasets=data, on_bad_file="refuse")
+    with pytest.raises(TypeError, match="held_out_rot"):
+        opening.classes_to_show(classes, held_out_rot=photos)
+
+
 def test_keys_of_a_config():
     config = configs.pretrain()
     keys = opening.arguments(config.data)

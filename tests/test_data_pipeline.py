@@ -1,17 +1,8 @@
 """The stream of batches: what is in it, that it is reproducible, and how it fails."""
 
-import gc
-import json
-import os
-import platform
-import signal
-import subprocess
-import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -253,30 +244,6 @@ def test_mixed_stream_is_the_same_for_any_number_of_workers(paths):
         assert_same(whole[7:], take_of(mixed(paths), 13, num_workers=num_workers, start=7))
 
 
-@pytest.mark.slow
-def test_memory_stays_bounded(tmp_path):
-    psutil = pytest.importorskip("psutil")
-    for i in range(12):  # 2 MB each; the caches keep two
-        pixels = np.random.default_rng(i).integers(0, 256, (600 + 50 * i, 800, 3), np.uint8)
-        cv2.imwrite(str(tmp_path / f"{i}.jpg"), pixels)
-    source = PhotoSource(sorted(tmp_path.iterdir()), cache_megabytes=5)
-    before = {p.pid for p in children(os.getpid())}
-    sizes = []
-    with stream(source, batch_size=4, crop=64, num_workers=2) as batches:
-        for step in range(200):
-            next(batches)
-            if step in (60, 199):
-                workers = [p for p in children(os.getpid()) if p.pid not in before]
-                sizes.append([psutil.Process().memory_info().rss, *rss(workers)])
-    assert len(sizes[0]) == len(sizes[1]) == 3
-    for early, late in zip(*sizes, strict=True):
-        assert late - early < 30e6
-
-
-def rss(processes):
-    return sorted(process.memory_info().rss for process in processes)
-
-
 def test_class_without_items_is_refused():
     with pytest.raises(ValueError, match="class 'rain' needs at least one item"):
         take_of([of_pairs([])], 1)
@@ -314,15 +281,15 @@ def test_far_start_is_quick(photos):
     assert_same(far, take(1, photos, start=10**9))
 
 
-def test_state_continues_the_stream(photos):
+def test_position_continues_the_stream(photos):
     with stream(photos, start=2) as batches:
         assert batches.position == 2
         next(batches)
         next(batches)
-        state = json.loads(json.dumps(batches.get_state()))
+        position = batches.position
         expected = next(batches)
-    assert state == {"start": 4}
-    assert_same([expected], take(1, photos, **state))
+    assert position == 4
+    assert_same([expected], take(1, photos, start=position))
 
 
 @pytest.mark.parametrize("count", [2, 5])
@@ -420,182 +387,6 @@ def test_error_in_a_worker_comes_through(tmp_path):
     source = PhotoSource([tmp_path / "only.png"], on_bad_file="refuse")
     with pytest.raises(images.ImageError, match=r"only\.png: .*checksum"):
         take(1, source, num_workers=2)
-
-
-def children(pid):
-    psutil = pytest.importorskip("psutil")
-    found = psutil.Process(pid).children(recursive=True)
-    return [p for p in found if "resource_tracker" not in " ".join(p.cmdline())]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_killed_worker_is_replaced_once(photos, num_workers, caplog):
-    before = {p.pid for p in children(os.getpid())}
-    with stream(photos, num_workers=num_workers) as batches:
-        found = [next(batches)]
-        next(p for p in children(os.getpid()) if p.pid not in before).kill()
-        found += [next(batches) for _ in range(19)]
-        assert "worker process died before batch" in caplog.text
-        assert "exit code -9" in caplog.text and "the batches stay the same" in caplog.text
-        assert batches.position == 20
-        assert_same(found, take(20, photos))
-        next(p for p in children(os.getpid()) if p.pid not in before).kill()
-        with pytest.raises(pipeline.DataError, match=r"worker process died before batch .*code -9"):
-            for _ in range(100):
-                next(batches)
-    assert {p.pid for p in children(os.getpid())} <= before
-
-
-@pytest.mark.slow
-def test_workers_hold_no_lock_that_the_main_process_waits_for(photos):
-    """A worker that dies with one would let the main process wait for ever."""
-    with stream(photos, num_workers=1) as batches:
-        next(batches)
-        kind = "ProcessPrefetchDatasetIterator"
-        ours = [one for one in gc.get_objects() if type(one).__name__ == kind]
-        (ours,) = [one for one in ours if one._prefetch_process is not None]
-        with ours._prefetch_should_stop._cond, ours._set_state_request_count.get_lock():
-            assert_same([next(batches) for _ in range(20)], take(20, photos, start=1))
-
-
-@pytest.mark.slow
-def test_worker_that_dies_before_its_first_batch_is_told(photos):
-    before = {p.pid for p in children(os.getpid())}
-    thread = threading.Thread(target=kill_the_first_child, args=(before,), daemon=True)
-    thread.start()
-    with stream(photos, num_workers=1) as batches, pytest.raises(pipeline.DataError, match="batch"):
-        next(batches)
-
-
-def kill_the_first_child(before):
-    while True:
-        for process in children(os.getpid()):
-            if process.pid not in before:
-                process.kill()
-                return
-        time.sleep(0.001)
-
-
-@pytest.mark.slow
-def test_workers_outlive_ctrl_c_and_stop_when_closed(photos):
-    before = {p.pid for p in children(os.getpid())}
-    batches = stream(photos, num_workers=2)
-    for _ in range(2):  # one batch from each worker: both have started
-        next(batches)
-    workers = [p for p in children(os.getpid()) if p.pid not in before]
-    assert len(workers) == 2
-    for worker in workers:
-        worker.send_signal(signal.SIGINT)
-        worker.send_signal(signal.SIGTERM)
-    for _ in range(20):
-        next(batches)
-    batches.close()
-    assert not [worker for worker in workers if worker.is_running()]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("delay", [0, 0.05, 0.3])
-def test_workers_survive_signals_while_they_start(photos, delay):
-    before = {p.pid for p in children(os.getpid())}
-    shot = []
-
-    def shoot():
-        while True:
-            for process in children(os.getpid()):
-                if process.pid not in before and process.pid not in shot:
-                    time.sleep(delay)
-                    process.send_signal(signal.SIGINT)
-                    process.send_signal(signal.SIGTERM)
-                    shot.append(process.pid)
-                    if len(shot) == 2:
-                        return
-            time.sleep(0.001)
-
-    thread = threading.Thread(target=shoot, daemon=True)
-    thread.start()
-    with stream(photos, num_workers=2) as batches:
-        for _ in range(8):
-            next(batches)
-        assert len(shot) == 2
-    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
-
-
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
-PROGRAM = """
-import os, signal, sys
-from dcpt_jax.data import classes, pipeline, sources, tasks
-
-def main():
-    photos = sources.PhotoSource(sys.argv[1:])
-    batches = pipeline.make_batches(
-        classes.synthetic_classes(tasks.resolve_tasks("5d"), photos),
-        batch_size=2, crop=16, seed=0, num_workers=2,
-    )
-    next(batches)
-    print("running", flush=True)
-    signal.pause()
-
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told so")
-def test_workers_keep_the_memory_of_batches():
-    program = """
-import resource, sys
-import numpy as np
-from dcpt_jax.data import sources, workers
-
-if sys.argv[1] == "keep":
-    workers.keep_memory()
-samples = [np.zeros((128, 128, 3), np.float32)] * 32
-
-def make_batches(count):
-    for _ in range(count):
-        batch = np.stack(samples), np.stack(samples)
-
-make_batches(4)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-make_batches(200)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-    faults = {}
-    for what in ("keep", "return"):
-        command = [sys.executable, "-c", program, what]
-        done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=True)
-        faults[what] = int(done.stdout)
-    # Pages got from the system: at most once more what two batches take (the system may back a kept
-    # array by small pages where it had no huge one), against again and again.
-    assert faults["keep"] * 10 < faults["return"]
-
-
-@pytest.mark.slow
-def test_workers_end_when_the_main_process_is_killed(paths, tmp_path):
-    psutil = pytest.importorskip("psutil")
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM + 'if __name__ == "__main__":\n    main()\n')
-    command = [sys.executable, str(program), *map(str, paths)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=ENVIRONMENT
-    ) as main:
-        assert main.stdout.readline() == b"running\n"
-        workers = children(main.pid)
-        assert len(workers) == 2
-        main.kill()
-    gone, alive = psutil.wait_procs(workers, timeout=10)
-    for worker in alive:
-        worker.kill()
-    assert len(gone) == 2
-
-
-@pytest.mark.slow
-def test_program_without_main_guard_is_told_so(paths, tmp_path):
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM + "main()\n")
-    command = [sys.executable, str(program), *map(str, paths)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=ENVIRONMENT)
-    assert done.returncode == 1
-    assert 'the program lacks `if __name__ == "__main__":`' in done.stderr
 
 
 @pytest.mark.parametrize(

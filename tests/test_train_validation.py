@@ -3,7 +3,9 @@ import pytest
 
 from dcpt_jax import images, metrics
 from dcpt_jax.config import ConfigError
-from dcpt_jax.train import loop
+from dcpt_jax.data import held_out
+from dcpt_jax.images import ImageError
+from dcpt_jax.train import loop, processes
 from dcpt_jax.train.setup import prepare
 from dcpt_jax.train.validation import Validation
 from tests.conftest import tiny_config
@@ -55,6 +57,36 @@ def test_the_sheet_shows_a_row_for_each_class(restoring):
     np.testing.assert_allclose(sheet[:16, :16], np.clip(sheet[:16, 22:38], 0, 1), atol=1e-6)
     validation.measure(state)
     assert validation._forward._cache_size() == 1  # one program for both
+
+
+def test_a_process_whose_share_of_a_class_cannot_be_read_goes_on(restoring, monkeypatch):
+    _, validation, state = restoring
+
+    def of_others(*, part):
+        for sample in held_out.samples(validation._classes, size=16, per_photo=1):
+            if sample.task != 2:
+                yield sample
+
+    monkeypatch.setattr(validation, "_samples", of_others)
+    # What all processes get to know alike, whoever tried to read.
+    with pytest.raises(ImageError, match=r"none of the photos of haze that were .*\.sources\.haze"):
+        validation.measure(state)
+    one_more = [20.0, 0.5, 1]  # of each class in another process: decibels, SSIM, samples
+    monkeypatch.setattr(processes, "total", lambda n: n + one_more if n.ndim else n)
+    found = validation.measure(state)
+    assert (found["psnr_haze"], found["ssim_haze"]) == (20.0, 0.5)
+
+
+def test_bad_files_are_refused_as_the_config_says(tmp_path, photo_folder):
+    images.write_image(tmp_path / "a.png", np.full((20, 20, 3), 0.5))
+    (tmp_path / "b.png").write_bytes(b"none")
+    config = tiny_config("restore", photo_folder)
+    config.validation.root = str(tmp_path)
+    run = prepare(config)
+    assert [len(one.source) for one in Validation(run)._classes] == [1] * 5
+    run.config.data.on_bad_file = "refuse"
+    with pytest.raises(ImageError, match=r"b\.png: .*on_bad_file=skip"):
+        Validation(run)
 
 
 @pytest.mark.parametrize("label", [pytest.param("flat", marks=pytest.mark.slow), "multi_hot"])

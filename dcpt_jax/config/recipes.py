@@ -133,8 +133,9 @@ def published_samples(task: Task, recipe: str, *, masked: bool = False) -> tuple
             the restoration.
     """
     before, after = task.samples
-    if recipe not in ("", "nafnet") and task.samples in [one.samples for one in TASK_SETS["5d"]]:
+    of_5d = any((task.name, task.samples) == (one.name, one.samples) for one in TASK_SETS["5d"])
+    if of_5d and recipe not in ("", "nafnet"):
         before = _MORE_SAMPLES.get(task.name, before)
-    if masked and task.samples in [one.samples for one in TASK_SETS["5d"]]:
+    if of_5d and masked:
         after = _MASKED_SAMPLES[task.name]
     return before, after

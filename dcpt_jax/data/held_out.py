@@ -44,13 +44,10 @@ def samples(
     size: int,
     per_photo: int,
     seed: int = 0,
-    most_photos: int = 0,
 ) -> Iterator[Sample]:
     """The samples of all classes, one class after the other; see `samples_of`."""
     for label, one in enumerate(classes):
-        yield from samples_of(
-            label, one, size=size, per_photo=per_photo, seed=seed, most_photos=most_photos
-        )
+        yield from samples_of(label, one, size=size, per_photo=per_photo, seed=seed)
 
 
 def samples_of(
@@ -79,10 +76,11 @@ def samples_of(
         seed: chooses the degradation, and the cells where the grid has more than `per_photo`.
         most_photos: of a class with more images than this only so many are taken, evenly spread
             over their list; 0 = all.
-        part: (i, n) gives every n-th image alone, from the i-th on.
+        part: (i, n) gives every n-th image alone, from the i-th on. A part may be empty.
 
     Raises:
-        ImageError: if nothing can be read, or for the first bad file where the source refuses.
+        ImageError: if nothing can be read of the whole, which a part does not know, or for the
+            first bad file where the source refuses.
         ValueError: if `size` is negative or `per_photo` below 1.
     """
     if size < 0 or per_photo < 1:
@@ -115,8 +113,10 @@ def samples_of(
             else:
                 degraded = images.to_float(crop[0])
             yield Sample(label, degraded, clean, crop_name)
-    if not any_read and indices:
-        raise images.ImageError(f"none of {len(one.source)} photos of {one.name} can be read")
+    if not any_read and part == (0, 1):
+        raise images.ImageError(
+            f"none of the {len(indices)} photos of {one.name} that were tried can be read"
+        )
 
 
 def count(one: TrainingClass, *, size: int, per_photo: int) -> int:

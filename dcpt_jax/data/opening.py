@@ -26,6 +26,7 @@ from dcpt_jax.data.classes import TrainingClass
 from dcpt_jax.data.decoded import DecodedCache
 from dcpt_jax.data.opener import Missing, Opener, SourceError, open_source, parse_sources
 from dcpt_jax.data.tasks import Task
+from dcpt_jax.images import ImageError
 
 __all__ = [
     "OpenedClass",
@@ -178,7 +179,7 @@ def classes_to_show(
     sources: Mapping[str, str] | None = None,
     held_out_root: str = "",
     held_out_sources: Mapping[str, str] | None = None,
-    **_: Any,
+    on_bad_file: str = "skip",
 ) -> tuple[TrainingClass, ...]:
     """The classes of a run with data to watch it by while it trains, best not trained on.
 
@@ -192,12 +193,14 @@ def classes_to_show(
         sources: as for `open_classes`.
         held_out_root: folder of clean photos; "" = bundled ones.
         held_out_sources: what to watch classes by, by their names, as `sources` states it.
+        on_bad_file: "skip" or "refuse".
 
     Raises:
         SourceError: if one of `held_out_sources` cannot be opened.
         FileNotFoundError: if there are no photos in `held_out_root`.
+        ImageError: if none of them can be read, or for a bad file where `on_bad_file` is "refuse".
     """
-    opener = Opener("held_out", held_out_root, datasets, "skip", DecodedCache(0))
+    opener = Opener("held_out", held_out_root, datasets, on_bad_file, DecodedCache(0))
     shown = []
     for one in classes:
         if stated := (held_out_sources or {}).get(one.name):
@@ -220,6 +223,8 @@ def classes_to_show(
             elif all(kind in public.DATASETS for kind, _ in parse_sources(text)):
                 opened = opener.stated(text, one.task)
         except (ValueError, OSError, ImportError) as error:
+            if isinstance(error, ImageError) and on_bad_file == "refuse":
+                raise
             _logger.warning("no test data of %s: %s", one.name, error)
         shown.append(one if opened is None else opener.training_class(one.task, opened, Missing()))
     return tuple(shown)

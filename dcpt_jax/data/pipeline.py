@@ -43,7 +43,8 @@ class BatchIterator:
     """The stream of batches; an iterator and a context manager that stops its workers.
 
     Attributes:
-        position: number of the next batch, counted from the start of the stream.
+        position: number of the next batch, counted from the start of the stream; as `start` of
+            `make_batches` it continues here.
     """
 
     def __init__(self, iterate: Callable[[int], Iterator[Batch]], *, start: int = 0):
@@ -103,10 +104,6 @@ class BatchIterator:
             return next(self._iterator)
         with signals_kept_from_new_processes():  # worker processes are started now
             return next(self._iterator)
-
-    def get_state(self) -> dict[str, int]:
-        """What `make_batches` needs to continue here, as JSON: {"start": position}."""
-        return {"start": self.position}
 
     def close(self) -> None:
         """Stops worker processes and threads; a second call does nothing."""

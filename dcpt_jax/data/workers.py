@@ -54,7 +54,10 @@ def _hold_no_locks() -> None:
     from multiprocessing import sharedctypes, synchronize
 
     synchronize.Event.is_set = lambda event: not event._flag._semlock._is_zero()
-    sharedctypes.Synchronized.value = property(lambda number: number.get_obj().value)
+    sharedctypes.Synchronized.value = property(
+        lambda number: number.get_obj().value,
+        lambda number, value: setattr(number.get_obj(), "value", value),
+    )
 
 
 def keep_memory() -> None:

@@ -14,6 +14,7 @@ from dcpt_jax import metrics, weights
 from dcpt_jax.data import held_out, opening
 from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.evaluate import gallery
+from dcpt_jax.images import ImageError
 from dcpt_jax.models import masking
 from dcpt_jax.train import processes, sharding
 from dcpt_jax.train.setup import Run
@@ -41,14 +42,17 @@ class Validation:
         Raises:
             SourceError: if a source that the config names cannot be opened.
             FileNotFoundError: if there are no photos.
+            ImageError: for a bad file where the config refuses them, or if all are bad.
         """
         settings, data = run.config.validation, run.config.data
         self._run = run
         self._classes = opening.classes_to_show(
             run.training_classes,
+            datasets=data.datasets,
+            sources=data.sources,
             held_out_root=settings.root,
             held_out_sources=settings.sources,
-            **opening.arguments(data),
+            on_bad_file=data.on_bad_file,
         )
         for one in self._classes if settings.every_steps else ():
             if any(one is trained for trained in run.training_classes):
@@ -77,6 +81,10 @@ class Validation:
             Means over classes, and under "<metric>_<class>" those of each class: `psnr` (dB) and
             `ssim` of 8-bit RGB images if the run restores, `accuracy` if it classifies (with
             multi-hot labels: the share of samples with all components right).
+
+        Raises:
+            ImageError: in all processes, if none of them can read anything of a class; for a bad
+                file where the config refuses them.
         """
         names = [one.name for one in self._classes]
         sums = np.zeros((len(names), len(self._metrics) + 1))
@@ -84,6 +92,12 @@ class Validation:
         for sample, restored, logits in self._results(state, mine):
             sums[sample.task] += (*self._scores(sample, restored, logits), 1)
         sums = processes.total(sums)
+        unread = [name for name, count in zip(names, sums[:, -1], strict=True) if not count]
+        if unread:
+            raise ImageError(
+                f"none of the photos of {', '.join(unread)} that were tried can be read; name "
+                f"others with --config.validation.sources.{unread[0]}"
+            )
         means = sums[:, :-1] / sums[:, -1:]
         found = dict(zip(self._metrics, means.mean(axis=0).tolist(), strict=True))
         for metric, column in zip(self._metrics, means.T.tolist(), strict=True):
