@@ -9,7 +9,7 @@ import pytest
 from dcpt_jax import config as configs
 from dcpt_jax import weights
 from dcpt_jax.config import ConfigError
-from dcpt_jax.train import loop
+from dcpt_jax.train import loop, resuming
 from tests.conftest import tiny_config
 
 
@@ -271,6 +271,45 @@ def test_a_run_goes_on_in_another_directory(tmp_path, photo_folder, pretrained, 
     assert weights.checkpoint_steps(tmp_path / "run") == [12, 10]  # 10 was taken over at once
     # From now on its own checkpoint counts.
     config.resume_from = str(tmp_path / "nothing")
+    loop.train(config, tmp_path / "run")
+    assert "continuing from step 12" in capsys.readouterr().out
+
+
+def test_where_a_run_that_goes_on_elsewhere_started_is_found(tmp_path, photo_folder):
+    def checkpoint(workdir, step, **config):
+        file = tmp_path / workdir / "checkpoints" / str(step) / "config" / "metadata"
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps(config))
+
+    def found():
+        return resuming.with_its_start(config, tmp_path / "run").init_from
+
+    config = tiny_config("pretrain", photo_folder)
+    assert resuming.with_its_start(config, tmp_path / "run") is config
+    config.resume_from = str(tmp_path / "first")
+    assert found() == ""
+    checkpoint("first", 10, init_from="weights of the first")
+    assert found() == "weights of the first" and not config.init_from
+    checkpoint("run", 10, init_from="weights")  # from now on its own checkpoint counts
+    assert found() == "weights"
+    config.init_from = "others"
+    assert found() == "others"
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_elsewhere_can_do_without_the_other_directory(
+    tmp_path, photo_folder, pretrained, capsys
+):
+    """Also where that one started from weights, which its config names and this one does not."""
+    config = tiny_config("pretrain", photo_folder)
+    config.init_from = str(pretrained)
+    loop.train(config, tmp_path / "first")
+    config.init_from = ""
+    config.model.width = 6  # the network is that of the weights
+    config.resume_from = str(tmp_path / "first" / "checkpoints" / "10")
+    loop.train(config, tmp_path / "run")
+    assert_equal(arrays(tmp_path / "first", step=12), arrays(tmp_path / "run", step=12))
+    (tmp_path / "first").rename(tmp_path / "moved")
     loop.train(config, tmp_path / "run")
     assert "continuing from step 12" in capsys.readouterr().out
 

@@ -55,3 +55,11 @@ def test_a_loss_that_is_not_finite_names_its_step():
     log.add({"loss": jnp.float32("nan")})
     with pytest.raises(FloatingPointError, match="step 42: loss = nan"):
         log.check()
+
+
+def test_the_summary_says_what_its_time_holds():
+    log = StepLog(0)
+    log.add({"loss": jnp.float32(1)})
+    line = log.summary(1)
+    assert line.startswith("1 steps in 0 s, checkpoints and validations included, ")
+    assert "compilation of the step not; 0.0% of it waiting for data" in line

@@ -1,3 +1,4 @@
+import errno
 import json
 import shutil
 import subprocess
@@ -111,7 +112,7 @@ def test_a_failed_write_leaves_the_old_folder_and_nothing_else(tmp_path, small, 
         raise RuntimeError("the disk\nis full")
 
     monkeypatch.setattr(ocp.StandardCheckpointer, "save", fail)
-    with pytest.raises(OSError, match=r"w cannot be written: the disk$"):
+    with pytest.raises(OSError, match=r"w cannot be written: the disk is full$"):
         save(folder, small)
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -168,7 +169,17 @@ def test_a_checkpoint_with_other_content_than_was_saved_is_not_loaded(pretrained
     jax.tree.map(np.testing.assert_array_equal, weights.load_weights(checkpoint)[0], intact)
 
 
-def test_the_checksum_of_an_earlier_version_is_not_looked_at(pretrained, tmp_path):
+@pytest.mark.parametrize("lost", ["data", "data/metadata"])
+def test_a_checkpoint_in_place_that_lost_its_checksums_is_not_loaded(pretrained, tmp_path, lost):
+    checkpoint = tmp_path / weights.CHECKPOINTS / "10"
+    shutil.copytree(pretrained / weights.CHECKPOINTS / "10", checkpoint)
+    (checkpoint / lost).rename(tmp_path / "lost")
+    for place in (checkpoint, tmp_path):
+        with pytest.raises((ValueError, FileNotFoundError), match=r"cannot be read|no weights in"):
+            weights.load_weights(place)
+
+
+def test_the_checksum_of_an_earlier_version_is_of_more_than_the_weights(pretrained, tmp_path):
     checkpoint = tmp_path / "10"
     shutil.copytree(pretrained / weights.CHECKPOINTS / "10", checkpoint)
     data = {"batches": 10, "crc32": 5, "check": zlib.crc32(b"10 5")}
@@ -177,6 +188,31 @@ def test_the_checksum_of_an_earlier_version_is_not_looked_at(pretrained, tmp_pat
     (checkpoint / "data" / "metadata").write_text(json.dumps({**data, "batches": 11}))
     with pytest.raises(ValueError, match="position in the data"):
         weights.load_weights(checkpoint)
+
+
+def raised(error, cause=None):
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("too\n  small"), "too small"),
+        (MemoryError(), "MemoryError"),
+        (OSError(errno.ENOSPC, "x"), "No space left on device"),
+        (FileNotFoundError(errno.ENOENT, "x", "a/b"), "No such file or directory: a/b"),
+        (RuntimeError("INTERNAL: [os_error_code='27' file='a']"), "File too large"),
+        (RuntimeError("a" * 200 + "b" * 200), f"{'a' * 150} ... {'b' * 150}"),
+        # What Orbax says of another error is no more than the place.
+        (raised(ValueError("in Orbax"), OSError(errno.EIO, "x")), "Input/output error"),
+        (raised(ValueError("in Orbax"), MemoryError()), "MemoryError"),
+        # One that quotes its cause says more than that.
+        (raised(ValueError("model: no JSON"), ValueError("no JSON")), "model: no JSON"),
+    ],
+)
+def test_what_went_wrong_is_told_in_a_line(error, reason):
+    assert weights.reason_of(error) == reason
 
 
 def test_what_a_checkpoint_is(tmp_path):

@@ -2,7 +2,8 @@
 
 `W/checkpoints/<step>/` holds the items `state`, `data`, `config` and `model`, and after a
 validation its `metrics`. `data` is the number of batches taken, which is all that the pipeline
-needs to continue its stream with any number of workers, and the checksum of the state.
+needs to continue its stream with any number of workers, and the checksums of the state's parts and
+of the other items.
 
 Where several processes train together all of them call these methods, and the main one alone
 locks, moves and removes; the directory has to be on a file system that they share.
@@ -44,7 +45,6 @@ class Checkpoints:
         keep: int = 2,
         keep_best: int = 0,
         best_metric: str = "",
-        best_is: str = "max",
     ):
         """Opens a work directory, making it if need be.
 
@@ -52,9 +52,8 @@ class Checkpoints:
             workdir: the run's directory.
             keep: how many of the newest checkpoints to keep; older ones are removed.
             keep_best: how many to keep besides, those with the best values of a metric.
-            best_metric: its name in the `metrics` that are saved. Checkpoints without it are never
-                best.
-            best_is: "max" or "min".
+            best_metric: its name in the `metrics` that are saved; the larger the better.
+                Checkpoints without it are never best.
 
         Raises:
             RuntimeError: if another run is writing to it.
@@ -65,7 +64,7 @@ class Checkpoints:
         self._lock: Any = None
         self.unfinished: list[int] = processes.on_main(self._take)
         _check_shared(self._workdir)
-        self._kept = _Kept(keep, keep_best, best_metric, best_is)
+        self._kept = _Kept(keep, keep_best, best_metric)
         self._failed = False
         self._manager = self._open()
 
@@ -176,7 +175,7 @@ class Checkpoints:
                 f"continues from checkpoint {steps[0]}" if steps else "starts from the first step"
             )
             raise OSError(
-                f"a checkpoint cannot be written to {self._folder}: {_reason(error)}. "
+                f"a checkpoint cannot be written to {self._folder}: {weights.reason_of(error)}. "
                 f"Once that is mended, the same command {follows}"
             ) from error
 
@@ -257,15 +256,13 @@ class _Kept:
     newest: int
     number_of_best: int
     metric: str
-    best_is: str
     metrics: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)  # by step
 
     def best(self, steps: Sequence[int]) -> list[int]:
         """Those of some steps whose metric is known and a number, the best last."""
         values = {step: self.metrics.get(step, {}).get(self.metric, math.nan) for step in steps}
-        sign = 1 if self.best_is == "max" else -1
         known = [step for step in steps if not math.isnan(values[step])]
-        return sorted(known, key=lambda step: (sign * values[step], step))
+        return sorted(known, key=lambda step: (values[step], step))
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """See `orbax.checkpoint.checkpoint_managers.PreservationPolicy`."""
@@ -283,17 +280,6 @@ def _read_metrics(folder: Path) -> dict[str, float]:
         return {name: float(value) for name, value in found.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, in a line; of the storage's long messages the system's part."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    code = getattr(error, "errno", None) or next(
-        iter(re.findall(r"os_error_code='(\d+)'", text)), 0
-    )
-    if code:
-        return os.strerror(int(code))
-    return text if len(text) <= 300 else f"{text[:150]} ... {text[-150:]}"
 
 
 def _lock(workdir: Path) -> Any:

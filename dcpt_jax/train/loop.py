@@ -20,7 +20,7 @@ from dcpt_jax.train import processes, sharding, throughput
 from dcpt_jax.train.checkpoints import Checkpoints
 from dcpt_jax.train.interruption import StopRequest
 from dcpt_jax.train.progress import Progress
-from dcpt_jax.train.resuming import find_begun, resume
+from dcpt_jax.train.resuming import find_begun, resume, with_its_start
 from dcpt_jax.train.setup import Run, prepare
 from dcpt_jax.train.state import Metrics, TrainState
 from dcpt_jax.train.step_log import StepLog
@@ -54,6 +54,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> Result:
         RuntimeError: if another process trains in this directory.
     """
     workdir = Path(workdir).absolute()
+    config = with_its_start(config, workdir)
     run = prepare(config, begun=find_begun(config, workdir))
     checkpoints = Checkpoints(
         workdir,
@@ -122,7 +123,7 @@ def _run_steps(
     if step >= total:
         metrics = (weights.newest_description(workdir) or {}).get("metrics", {})
         return Result(state=state, finished=True, metrics=metrics)
-    with contextlib.closing(Watch(run, workdir, checkpoints, stream, stop, first)) as watch:
+    with contextlib.closing(Watch(run, workdir, checkpoints, stream, stop)) as watch:
         compiled = watch.compile(state)
         while step < total and not stop.asked(step):
             batch = sharding.put_batch(watch.log.timed(stream), run.mesh)
@@ -147,7 +148,6 @@ class Watch:
         checkpoints: Checkpoints,
         stream: pipeline.BatchIterator,
         stop: StopRequest,
-        step: int,
     ):
         """Opens the event files and the data that the run is validated on.
 
@@ -157,17 +157,17 @@ class Watch:
             checkpoints: of the run.
             stream: of batches, whose place is saved.
             stop: once it is there, nothing is done that takes time but saving.
-            step: steps done before.
         """
         self._run, self._checkpoints, self._stream = run, checkpoints, stream
         self._stop = stop
         self._writer = (
             create_writer(workdir) if processes.is_main() else metric_writers.MultiWriter([])
         )
+        # Both start in `compile`.
+        self.log: StepLog | None = None
         self._progress: Progress | None = None
         self._saved = -1
         self.latest: dict[str, float] = {}
-        self.log = StepLog(step)  # until the step is compiled, see there
         config = run.config
         self._validation = None
         if config.validation.every_steps or config.log.image_every_steps:

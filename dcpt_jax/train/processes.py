@@ -51,12 +51,6 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
-def barrier(name: str) -> None:
-    """Waits until all processes are here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
-
-
 def exchange(text: str) -> list[str]:
     """What each process passes, in their order; all have to call it."""
     if jax.process_count() == 1:

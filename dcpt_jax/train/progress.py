@@ -51,7 +51,7 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
             return
-        # Of the last steps only: the first ones wait for the compiler.
+        # Of the last steps only: what is done between steps, and their speed, changes on the way.
         now = time.monotonic()
         rate = (step - self._step) / max(now - self._time, 1e-9)
         self._step, self._time = step, now

@@ -73,16 +73,9 @@ def saved_config(path: Path | str) -> dict[str, Any] | None:
     Args:
         path: work directory, or one of its checkpoints.
     """
-    return processes.on_main(lambda: _read_config(path))
-
-
-def _read_config(path: Path | str) -> dict[str, Any] | None:
-    for folder in weights.checkpoint_folders(path):
-        try:
-            return weights.read_item(folder, "config")
-        except (OSError, ValueError):
-            continue
-    return None
+    return processes.on_main(
+        lambda: weights.newest_readable(path, lambda folder: weights.read_item(folder, "config"))
+    )
 
 
 def _folders_to_resume(path: Path | str) -> list[str]:
@@ -136,9 +129,7 @@ def check_structure(folder: Path, target: TrainState, *, advice: str) -> tuple[s
         ConfigError: if the checkpoint's arrays have other names or shapes than the target's.
     """
     try:
-        # The handler, as the checkpointer warns of a file that a folder of items has not.
-        metadata = ocp.PyTreeCheckpointHandler().metadata(folder / "state")
-        found = _shapes(getattr(metadata, "tree", metadata))
+        found = _shapes(weights.read_metadata(folder))
     except Exception:
         return ()  # unreadable: restoring it will say so
     expected = _shapes(as_dict(target))
@@ -173,7 +164,8 @@ def read(
         What it held and "", or None and what is wrong with it: in all processes the same.
 
     Raises:
-        Exception: if reading failed for want of memory, files or access.
+        OSError: if reading failed here for want of memory, files or access.
+        RuntimeError: if it did so in another process.
     """
     state, data, failure = None, {}, None
     try:
@@ -181,19 +173,21 @@ def read(
     except Exception as error:
         failure = error
     fatal = failure is not None and _is_no_damage(failure)
-    told = "" if failure is None else f"{'fatal' if fatal else 'damage'}:{_first_line(failure)}"
+    reason = "" if failure is None else weights.reason_of(failure)
+    told = "" if failure is None else f"{'fatal' if fatal else 'damage'}:{reason}"
     answers = processes.exchange(told)
     if fatal:
         raise OSError(
-            f"checkpoint {folder} cannot be read: {_first_line(failure)}. Once that is mended, the "
-            "same command continues from it"
+            f"checkpoint {folder} cannot be read: {reason}. Once that is mended, the same command "
+            "continues from it"
         ) from failure
     for number, answer in enumerate(answers):
         if answer.startswith("fatal:"):
             raise RuntimeError(f"process {number} cannot read {folder}: {answer[6:]}")
     damage = next((answer[7:] for answer in answers if answer), "")
-    if not damage and checksums(state) != data["crc32"] and isinstance(data["crc32"], Mapping):
-        damage = "its content is not what was saved: the checksum differs"
+    if not damage:
+        mine = "" if _is_as_saved(state, data["crc32"]) else weights.OTHER_CONTENT
+        damage = next(filter(None, processes.exchange(mine)), "")
     if damage:
         return None, damage
     if unaveraged:
@@ -222,6 +216,15 @@ def _read_arrays(
         folder / "state", args=ocp.args.StandardRestore(abstract)
     )
     return TrainState(**arrays), data
+
+
+def _is_as_saved(state: TrainState, crc32: Mapping[str, int] | int) -> bool:
+    """Whether a state has the checksums that were saved; all processes have to call it."""
+    if isinstance(crc32, Mapping):
+        return checksums(state) == crc32
+    # Earlier versions wrote one number for the state as a whole.
+    whole = weights.checksum_of_arrays(as_dict(state), lambda _, leaf: processes.gather(leaf))
+    return whole == crc32
 
 
 def as_dict(state: TrainState) -> dict[str, Any]:
@@ -272,9 +275,3 @@ def _is_no_damage(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(
         name in text for name in ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED")
     )
-
-
-def _first_line(error: BaseException) -> str:
-    while error.__cause__ is not None:  # what Orbax says of it is no more than the place
-        error = error.__cause__
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -31,6 +31,24 @@ def find_begun(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, An
     return None
 
 
+def with_its_start(config: ml_collections.ConfigDict, workdir: Path) -> ml_collections.ConfigDict:
+    """The config with the `init_from` of the run that `config.resume_from` goes on from.
+
+    The run's own checkpoints say it, too, so that the other directory is needed only once.
+
+    Args:
+        config: of the run; it is not changed.
+        workdir: of the run.
+    """
+    if not config.resume_from or config.init_from:
+        return config
+    places = (workdir, config.resume_from)
+    saved = next(filter(None, (saved_config(place) for place in places)), {})
+    config = config.copy_and_resolve_references()
+    config.init_from = saved.get("init_from", "")
+    return config
+
+
 def resume(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
     """The state to go on from, and how many batches were taken; prints what was started.
 

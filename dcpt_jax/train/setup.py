@@ -20,7 +20,6 @@ from dcpt_jax.data.classes import TrainingClass
 from dcpt_jax.train import modules, sharding, start, steps
 from dcpt_jax.train.modules import LEARNING
 from dcpt_jax.train.optimizer import adamw, constant_schedule, cosine_schedule
-from dcpt_jax.train.restoring import saved_config
 from dcpt_jax.train.start import Start
 from dcpt_jax.train.state import Step, TrainState, create_state
 
@@ -71,6 +70,10 @@ class Run:
         )
 
     @property
+    def _trains_classifier(self) -> bool:
+        return "classifier" in LEARNING[self.config.mode]
+
+    @property
     def best_metric(self) -> str:
         """The metric of a validation by which the best checkpoint is told."""
         return self.config.validation.metric or configs.validation_metrics(self.config)[0]
@@ -111,7 +114,7 @@ class Run:
         multi_hot = self.config.get("label") == weights.MULTI_HOT
         return weights.describe(
             self.network,
-            self.classifier if "classifier" in LEARNING[self.config.mode] else None,
+            self.classifier if self._trains_classifier else None,
             task_set=task_set,
             classes=names,
             components=self.outputs if multi_hot else (),
@@ -126,7 +129,7 @@ class Run:
         """The parameters that the run is done for: what only helped in training is left out."""
         params = state.best_params()
         names = ["network"]
-        if "classifier" in LEARNING[self.config.mode]:
+        if self._trains_classifier:
             names.append("classifier")
         return {name: params[name] for name in names}
 
@@ -154,9 +157,6 @@ def prepare(
     if config.require_accelerator and jax.default_backend() == "cpu":
         raise ConfigError("config.require_accelerator is set, but JAX sees only the CPU")
     config = config.copy_and_resolve_references()
-    if config.resume_from and not config.init_from:
-        saved = saved_config(config.resume_from) or {}
-        config.init_from = saved.get("init_from", "")
     tasks = configs.tasks_of(config)
     mesh = sharding.make_mesh(
         config.batch_size, config.accumulate_steps, config.fsdp_devices, devices=devices

@@ -14,6 +14,7 @@ from dcpt_jax import weights
 from dcpt_jax.config import ConfigError
 from dcpt_jax.config.checks import SCRATCH
 from dcpt_jax.data import tasks as task_sets
+from dcpt_jax.train.modules import LEARNING
 
 HEAD = "head"  # the classifier's last layer, whose last axis are the classes or components
 
@@ -274,7 +275,7 @@ def report(start: Start, config: ml_collections.ConfigDict, outputs: tuple[str, 
 
 
 def _wants_classifier(config: ml_collections.ConfigDict) -> bool:
-    return config.mode in ("pretrain", "mask_pretrain", "classify") or bool(config.get("guidance"))
+    return "classifier" in LEARNING[config.mode] or bool(config.get("guidance"))
 
 
 def _adopt_classifier(config: ml_collections.ConfigDict, classifier: Mapping[str, Any]) -> None:

@@ -100,8 +100,8 @@ class StepLog:
         waited = (self._waited_before + self._waited) / elapsed
         peak = throughput.peak_resident_bytes() / 2**30
         return (
-            f"{steps} steps in {elapsed:.0f} s, compilation and checkpoints included; "
-            f"{waited:.1%} of it waiting for data; at most {peak:.1f} GB of memory"
+            f"{steps} steps in {elapsed:.0f} s, checkpoints and validations included, compilation "
+            f"of the step not; {waited:.1%} of it waiting for data; at most {peak:.1f} GB of memory"
         )
 
     def _fetch(self) -> None:

@@ -1,8 +1,8 @@
-"""clu's metric writers and periodic actions, made to work without TensorFlow.
+"""clu's metric writers, made to work without TensorFlow.
 
 `clu.metric_writers` imports TensorFlow for its summary writer: over a gigabyte, seconds at every
 start and on a GPU a share of its memory, only to write event files. This module puts the writer of
-`event_writer` in that place. Import clu's writers and actions from here.
+`event_writer` in that place. Import clu's writers from here.
 """
 
 import sys
@@ -24,9 +24,9 @@ sys.modules.setdefault(_module.__name__, _module)
 # TensorBoard's own switch against importing TensorFlow where it happens to be installed.
 sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("notf"))
 
-from clu import metric_writers, periodic_actions  # noqa: E402
+from clu import metric_writers  # noqa: E402
 
-__all__ = ["create_writer", "metric_writers", "periodic_actions"]
+__all__ = ["create_writer", "metric_writers"]
 
 
 def create_writer(logdir: Path | str) -> metric_writers.MetricWriter:
@@ -38,4 +38,4 @@ def create_writer(logdir: Path | str) -> metric_writers.MetricWriter:
     Raises:
         OSError: if it cannot be written; also by the writer's methods.
     """
-    return metric_writers.MultiWriter([_summary_writer(logdir)])
+    return _summary_writer(logdir)

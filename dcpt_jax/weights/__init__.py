@@ -7,6 +7,7 @@
 
 from dcpt_jax.weights.checkpoints import (
     CHECKPOINTS,
+    OTHER_CONTENT,
     PARTS,
     WEIGHTS,
     checkpoint_folders,
@@ -15,8 +16,10 @@ from dcpt_jax.weights.checkpoints import (
     checksum_of_json,
     is_checkpoint,
     newest_description,
+    newest_readable,
     position,
     read_item,
+    read_metadata,
     read_position,
 )
 from dcpt_jax.weights.description import (
@@ -30,6 +33,7 @@ from dcpt_jax.weights.description import (
     network_of,
     outputs_of,
 )
+from dcpt_jax.weights.failures import reason_of
 from dcpt_jax.weights.folders import (
     is_weights_folder,
     load,
@@ -44,6 +48,7 @@ __all__ = [
     "DESCRIPTION",
     "FLAT",
     "MULTI_HOT",
+    "OTHER_CONTENT",
     "PARTS",
     "WEIGHTS",
     "Params",
@@ -61,10 +66,13 @@ __all__ = [
     "local_converter_size",
     "network_of",
     "newest_description",
+    "newest_readable",
     "outputs_of",
     "position",
     "read_item",
+    "read_metadata",
     "read_position",
+    "reason_of",
     "save_weights",
     "saved_steps",
 ]

@@ -1,7 +1,8 @@
 """The checkpoints of a work directory, as far as other programs than training read them.
 
 Training writes them, see `dcpt_jax.train.checkpoints`: `W/checkpoints/5000/` holds the items
-`state`, `data`, `config` and `model`, and after a validation its `metrics`.
+`state`, `data`, `config` and `model`, and after a validation its `metrics`. Here is also what tells
+whether they are whole: the checksums in `data`, and how they are computed.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from dcpt_jax.weights.description import Params, parse
 
 CHECKPOINTS, WEIGHTS = "checkpoints", "weights"  # folders in a work directory
 PARTS = ("network", "classifier")  # of a state, that are weights; others only help in training
+OTHER_CONTENT = "its content is not what was saved: the checksum differs"
 _FILES = {"metrics": "metrics"}  # Orbax's names of the files inside items; others are "metadata"
 
 
@@ -63,9 +65,19 @@ def newest_description(path: Path | str) -> dict[str, Any] | None:
     Args:
         path: work directory, or one of its checkpoints.
     """
+    return newest_readable(path, _describes)
+
+
+def newest_readable(path: Path | str, read: Callable[[Path], Any]) -> Any | None:
+    """What is read of the newest checkpoint of which it can be read, or None.
+
+    Args:
+        path: work directory, or one of its checkpoints.
+        read: from the folder of a checkpoint; raises OSError or ValueError where it cannot.
+    """
     for folder in checkpoint_folders(path):
         try:
-            return _describes(folder)
+            return read(folder)
         except (OSError, ValueError):
             continue
     return None
@@ -78,8 +90,8 @@ def position(
 
     Args:
         batches: taken from the data so far.
-        crc32: `checksum_of_arrays` of the parts of the state, "params", "ema" and so on. (Earlier
-            versions wrote one number for all, of another kind, which is not looked at.)
+        crc32: `checksum_of_arrays` of the parts of the state, "params", "ema" and so on; earlier
+            versions wrote that of the state as a whole, which only all of it can be compared with.
         items: `checksum_of_json` of the checkpoint's other items, by their names.
     """
     if isinstance(crc32, Mapping):
@@ -151,6 +163,17 @@ def checksum_of_arrays(
     return crc
 
 
+def read_metadata(checkpoint: Path) -> Any:
+    """Names, shapes and dtypes of the arrays in a checkpoint, in a tree like its state.
+
+    Raises:
+        Exception: of many kinds if they cannot be read.
+    """
+    # The handler, as the checkpointer warns of a file that a folder of items has not.
+    metadata = ocp.PyTreeCheckpointHandler().metadata(checkpoint / "state")
+    return getattr(metadata, "tree", metadata)
+
+
 def load_checkpoint(folder: Path) -> tuple[Params, dict[str, Any]]:
     """Parameters and description of one training checkpoint, whatever devices it was written on.
 
@@ -159,9 +182,7 @@ def load_checkpoint(folder: Path) -> tuple[Params, dict[str, Any]]:
         Exception: of many kinds if they cannot be read.
     """
     description = _describes(folder)
-    # The handler, as the checkpointer warns of a file that a folder of items has not.
-    metadata = ocp.PyTreeCheckpointHandler().metadata(folder / "state")
-    tree = getattr(metadata, "tree", metadata)
+    tree = read_metadata(folder)
     item = {
         name: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree[name])
         for name in ("params", "ema")
@@ -173,11 +194,12 @@ def load_checkpoint(folder: Path) -> tuple[Params, dict[str, Any]]:
         args=ocp.args.PyTreeRestore(item=item, restore_args=to_host, partial_restore=True),
     )
     expected = None
-    with contextlib.suppress(FileNotFoundError):  # in a copy of state and model alone
+    # It may be a copy of state and model alone, but where it was written nothing may be missing.
+    if (folder / "data").is_dir() or folder.parent.name == CHECKPOINTS:
         expected = read_position(folder)["crc32"]
     for name, arrays in state.items():
         if isinstance(expected, Mapping) and checksum_of_arrays(arrays) != expected.get(name):
-            raise ValueError("its content is not what was saved: the checksum differs")
+            raise ValueError(OTHER_CONTENT)
     params = {**state["params"], **state.get("ema", {})}
     # What only helps in training is no part of the weights.
     return {name: params[name] for name in PARTS if name in params}, description

@@ -4,7 +4,6 @@ import glob
 import json
 import logging
 import os
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ import orbax.checkpoint as ocp
 from dcpt_jax.weights.checkpoints import (
     CHECKPOINTS,
     WEIGHTS,
+    checkpoint_folders,
     checkpoint_steps,
     is_checkpoint,
     load_checkpoint,
@@ -30,6 +30,7 @@ from dcpt_jax.weights.description import (
     outputs_of,
     read_description,
 )
+from dcpt_jax.weights.failures import reason_of
 
 # What is in a weights folder: the description, and Orbax's files, of whatever version.
 _WRITTEN = {
@@ -71,7 +72,7 @@ def save_weights(folder: Path | str, params: Params, description: Mapping[str, A
         ):
             shutil.rmtree(left, ignore_errors=True)
         if isinstance(error, Exception):  # the storage libraries raise many kinds
-            raise OSError(f"{folder} cannot be written: {_first(error)}") from error
+            raise OSError(f"{folder} cannot be written: {reason_of(error)}") from error
         raise
     return folder
 
@@ -141,7 +142,7 @@ def load_weights(path: Path | str) -> tuple[Params, dict[str, Any]]:
         try:
             return load_checkpoint(path)
         except Exception as error:  # the storage libraries raise many kinds
-            raise ValueError(f"checkpoint {path} cannot be read: {_first(error)}") from error
+            raise ValueError(f"checkpoint {path} cannot be read: {reason_of(error)}") from error
     for folder in (path, path / WEIGHTS):
         if (folder / DESCRIPTION).is_file():
             description = read_description(folder / DESCRIPTION)
@@ -154,11 +155,12 @@ def load_weights(path: Path | str) -> tuple[Params, dict[str, Any]]:
             with _checkpointer() as checkpointer:
                 params = checkpointer.restore(folder)
             return jax.tree.map(np.asarray, params), description
-    for step in checkpoint_steps(path):
+    for folder in checkpoint_folders(path):
         try:
-            return load_checkpoint(path / CHECKPOINTS / str(step))
+            return load_checkpoint(folder)
         except Exception as error:
-            logging.warning("%s: checkpoint %d cannot be read (%s)", path, step, _first(error))
+            reason = reason_of(error)
+            logging.warning("%s: checkpoint %s cannot be read (%s)", path, folder.name, reason)
     raise FileNotFoundError(
         f"no weights in {path}: neither {DESCRIPTION} (a weights folder) nor {WEIGHTS}/ nor a "
         f"readable checkpoint in {CHECKPOINTS}/ (a work directory)"
@@ -214,10 +216,3 @@ def saved_steps(workdir: Path | str) -> int | None:
         return read_description(Path(workdir) / WEIGHTS / DESCRIPTION).get("steps")
     except (OSError, ValueError):
         return None
-
-
-def _first(error: Exception) -> str:
-    if code := re.search(r"os_error_code='(\d+)'", str(error)):  # in the storage's long messages
-        return os.strerror(int(code[1]))
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
