@@ -269,9 +269,9 @@ class ThreeConvs(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, visible: jax.Array | None = None) -> jax.Array:
-        """[b, h, w, c] -> [b, h, w, c]; `visible` as in the `masking` module."""
+        """[b, h, w, c] -> [b, h, w, c]; x is zero where `visible` (see `masking`) hides it."""
         channels = x.shape[-1]
-        y = Conv(channels // 4, size=3, dtype=self.dtype, name="conv_0")(hide(x, visible))
+        y = Conv(channels // 4, size=3, dtype=self.dtype, name="conv_0")(x)
         y = nn.leaky_relu(y, 0.2)
         y = Conv(channels // 4, dtype=self.dtype, name="conv_1")(y)
         y = nn.leaky_relu(y, 0.2)
