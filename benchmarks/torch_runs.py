@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.cases import images
+
 Runners = dict[str, Callable[[], None]]
 
 SOURCES = {
@@ -60,6 +62,43 @@ def network(architecture: str, arguments: dict[str, Any], size: int) -> torch.nn
 
     networks = {"restormer": torch_networks.Restormer, "promptir": torch_networks.PromptIR}
     return networks[architecture](**arguments)
+
+
+def make(
+    architecture: str,
+    arguments: dict[str, Any],
+    batch: int,
+    size: int,
+    *,
+    dtype: str,
+    device: str,
+    threads: int,
+    **way: bool,
+) -> tuple[Runners, dict[str, Any]]:
+    """The `runners` of a network, and what they cost beside time.
+
+    Args:
+        architecture: name of the network in `create_model`.
+        arguments: all its arguments.
+        batch: images of a batch.
+        size: their height and width.
+        dtype: as for `runners`.
+        device: "cpu", or "gpu", which becomes "cpu" where PyTorch cannot use it.
+        threads: of PyTorch on the CPU.
+        way: as for `runners`.
+    """
+    torch.set_num_threads(threads)
+    place = torch.device("cuda" if device == "gpu" and torch.cuda.is_available() else "cpu")
+    if place.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+    model = network(architecture, arguments, size)
+    run, facts = runners(model, images(batch, size), place, dtype=dtype, **way)
+    return run, {
+        "version": f"{torch.__version__} on {place.type}; {SOURCES[architecture]}",
+        **facts,
+    }
 
 
 def runners(

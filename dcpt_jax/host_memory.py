@@ -31,14 +31,20 @@ def start_with_huge_pages(module: str) -> None:
         module: what the command is called by, such as "dcpt_jax.main". Nothing of it may have been
             done yet: it begins anew.
     """
-    tunables = os.environ.get("GLIBC_TUNABLES", "")
     if ["-m", module] not in [sys.orig_argv[i : i + 2] for i in range(len(sys.orig_argv))]:
         return
+    if variables := huge_pages():
+        os.environ.update(variables)
+        with contextlib.suppress(OSError):  # then it goes on without
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def huge_pages() -> dict[str, str]:
+    """The environment variable with which a new process gets huge pages; empty as said above."""
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
     if _SETTING in tunables or not _are_given_on_request() or any(map(glob.glob, _ACCELERATORS)):
-        return
-    os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, (tunables, f"{_SETTING}=1")))
-    with contextlib.suppress(OSError):  # then it goes on without
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        return {}
+    return {"GLIBC_TUNABLES": ":".join(filter(None, (tunables, f"{_SETTING}=1")))}
 
 
 def _are_given_on_request() -> bool:

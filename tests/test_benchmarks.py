@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import input_pipeline
+from benchmarks import cases, input_pipeline
 from benchmarks import models as benchmarks
 from benchmarks import train as training
 from dcpt_jax import degradations, images
@@ -21,7 +21,7 @@ OPTIONS = argparse.Namespace(
 
 
 def tiny_case(name):
-    return benchmarks.Case("tiny", name, TINY_BACKBONES[name], batch=2, size=16)
+    return cases.Case("tiny", name, TINY_BACKBONES[name], batch=2, size=16)
 
 
 @pytest.mark.slow
@@ -74,7 +74,7 @@ def test_pytorch_networks_compute_what_ours_do(name, changes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [*benchmarks.SMALL, *benchmarks.FULL], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*cases.SMALL, *cases.FULL], ids=lambda case: case.name)
 def test_pytorch_networks_have_our_number_of_parameters(case):
     pytest.importorskip("torch")
     from benchmarks import torch_runs

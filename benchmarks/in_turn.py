@@ -1,0 +1,135 @@
+"""Runs functions of several processes in turn, and times them.
+
+Each side of a comparison has a process of its own, with the memory and the environment it would
+have by itself: in one process the blocks of one framework break up the heap of the other, and what
+helps one (huge pages) may harm the other. The processes wait for each other, so that other load on
+the machine meets all alike.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+WARM_UP = 2  # rounds that are not counted
+
+
+class Side:
+    """A process that makes functions without arguments, and runs them when asked.
+
+    A context manager that ends it.
+
+    Attributes:
+        name: of the side.
+        facts: what making the functions found out; empty if `missing`.
+        missing: what could not be imported, or "".
+    """
+
+    def __init__(
+        self,
+        name: str,
+        make: str,
+        arguments: Mapping[str, Any],
+        environment: Mapping[str, str] | None = None,
+    ):
+        """Starts the process and waits until it is ready.
+
+        Args:
+            name: of the side.
+            make: "module:function", which returns functions by their names and facts, JSON.
+            arguments: its keyword arguments, JSON.
+            environment: variables that the process has besides those of this one.
+
+        Raises:
+            RuntimeError: if it ends.
+        """
+        self.name = name
+        paths = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.in_turn", make, json.dumps(arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={
+                **os.environ,
+                **(environment or {}),
+                "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+            },
+        )
+        self.facts, self.missing = self._answer()
+
+    def time(self, what: str) -> float:
+        """Milliseconds of one run of a function, after one that is not counted."""
+        self._ask(what)
+        return self._answer()
+
+    def peak_bytes(self) -> int:
+        """The most memory that the process has had, of all that the system gave it."""
+        self._ask("")
+        return self._answer()
+
+    def _ask(self, what: str) -> None:
+        print(what, file=self._process.stdin, flush=True)
+
+    def _answer(self) -> Any:
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.name} ended with exit code {self._process.wait()}")
+        return json.loads(line)
+
+    def __enter__(self) -> Side:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.terminate()
+        self._process.wait()
+        self._process.stdin.close()
+        self._process.stdout.close()
+
+
+def time_in_turn(sides: Sequence[Side], what: str, repetitions: int) -> dict[str, list[float]]:
+    """Milliseconds of each repetition on each side, all sides in each round."""
+    rounds = [{side.name: side.time(what) for side in sides} for _ in range(repetitions + WARM_UP)]
+    return {side.name: [one[side.name] for one in rounds[WARM_UP:]] for side in sides}
+
+
+def _serve(make: str, arguments: str) -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+
+    def answer(value: Any) -> None:
+        print(json.dumps(value), file=answers, flush=True)
+
+    module, function = make.split(":")
+    try:
+        functions, facts = getattr(importlib.import_module(module), function)(
+            **json.loads(arguments)
+        )
+    except ImportError as error:
+        answer([{}, str(error)])
+        return
+    answer([facts, ""])
+    for line in sys.stdin:
+        if what := line.rstrip("\n"):
+            functions[what]()  # finds its data and memory again
+            start = time.perf_counter()
+            functions[what]()
+            answer(1e3 * (time.perf_counter() - start))
+        else:
+            answer(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+if __name__ == "__main__":
+    _serve(*sys.argv[1:])
