@@ -19,7 +19,7 @@ ALLOWED = {
     "convert": {"models", "weights"},
     "weights": {"models"},
     "config": {"data"},
-    "train": {"config", "data", "evaluate", "losses", "metrics", "models", "weights"},
+    "train": {"config", "data", "evaluate", "images", "losses", "metrics", "models", "weights"},
     "evaluate": {"config", "data", "images", "metrics", "restore", "weights"},
     "restore": {"host_memory", "images", "models", "weights"},
     "data_check": {"config", "data"},

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dcpt_jax.models.convolutions import (
+    cut,
     depthwise_conv,
     patch_conv,
     plain_conv,
@@ -176,26 +177,32 @@ class Conv(nn.Module):
     kernel_init: nn.initializers.Initializer | None = None
     bias_init: nn.initializers.Initializer | None = None
 
-    @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Applies the convolution in `dtype`."""
+        return self.in_parts(x, 1)[0]
+
+    @nn.compact
+    def in_parts(self, x: jax.Array, parts: int) -> list[jax.Array]:
+        """The output along its channels in `parts` or in one, see `convolutions.cut`."""
         shape = (self.size, self.size, x.shape[-1], self.features)
         by_fan_in = uniform_by_fan_in(math.prod(shape[:3]))
         stored = parameter_dtype(self.dtype)
         kernel = self.param("kernel", self.kernel_init or by_fan_in, shape, stored)
-        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        if self.size == 1 and self.stride == 1:
-            x = pointwise_conv(x, kernel)
-        elif self.size == self.stride:
-            x = patch_conv(x, kernel)
-        elif self.size == 3 and self.stride == 1:
-            x = square_conv(x, kernel)
-        else:
-            x = plain_conv(x, kernel, stride=self.stride, padding=self.size // 2)
+        x = x.astype(self.dtype)
+        maps = [self._convolve(x, part) for part in cut(kernel.astype(self.dtype), parts)]
         if self.use_bias:
             bias = self.param("bias", self.bias_init or by_fan_in, (self.features,), stored)
-            x = add_wide(x, bias)
-        return x
+            maps = list(map(add_wide, maps, cut(bias, parts)))
+        return maps
+
+    def _convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        if self.size == 1 and self.stride == 1:
+            return pointwise_conv(x, kernel)
+        if self.size == self.stride:
+            return patch_conv(x, kernel)
+        if self.size == 3 and self.stride == 1:
+            return square_conv(x, kernel)
+        return plain_conv(x, kernel, stride=self.stride, padding=self.size // 2)
 
 
 class DepthwiseConv(nn.Module):
@@ -209,17 +216,26 @@ class DepthwiseConv(nn.Module):
     kernel_init: nn.initializers.Initializer | None = None
     bias_init: nn.initializers.Initializer | None = None
 
-    @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[b, h, w, c] -> [b, h, w, c] in `dtype`."""
+        return self.of_parts([x])[0]
+
+    @nn.compact
+    def of_parts(self, maps: Sequence[jax.Array]) -> list[jax.Array]:
+        """The same for a map whose channels come in equal parts, as `Conv.in_parts` gives them."""
         by_fan_in = uniform_by_fan_in(9)
-        channels, stored = x.shape[-1], parameter_dtype(self.dtype)
+        channels = sum(part.shape[-1] for part in maps)
+        stored = parameter_dtype(self.dtype)
         kernel = self.param("kernel", self.kernel_init or by_fan_in, (3, 3, 1, channels), stored)
-        x = depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype))
+        kernels = jnp.split(kernel.astype(self.dtype), len(maps), axis=-1)
+        maps = [
+            depthwise_conv(x.astype(self.dtype), part)
+            for x, part in zip(maps, kernels, strict=True)
+        ]
         if self.use_bias:
             bias = self.param("bias", self.bias_init or by_fan_in, (channels,), stored)
-            x = add_wide(x, bias)
-        return x
+            maps = list(map(add_wide, maps, jnp.split(bias, len(maps))))
+        return maps
 
 
 class Linear(nn.Module):

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from dcpt_jax.models.convolutions import in_parts
 from dcpt_jax.models.layers import (
     Conv,
     DepthwiseConv,
@@ -187,22 +189,23 @@ class NAFBlock(nn.Module):
             return self.param(name, zeros, (channels,), stored)
 
         y = LayerNorm(dtype=self.dtype, name="norm_1")(x)
-        y = Conv(2 * channels, dtype=self.dtype, name="conv_1")(y)
-        y = gate(DepthwiseConv(dtype=self.dtype, name="conv_2")(hide(y, visible)))
+        maps = Conv(2 * channels, dtype=self.dtype, name="conv_1").in_parts(y, 2)
+        maps = [hide(y, visible) for y in maps]
+        y = gate(DepthwiseConv(dtype=self.dtype, name="conv_2").of_parts(maps))
         attention = Conv(channels, dtype=self.dtype, name="attention")
         y = multiply_wide(y, pooled(y, attention, self.window, visible).astype(stored))
         y = Conv(channels, dtype=self.dtype, name="conv_3")(y)
         x = x + multiply_wide(y, residual_scale("beta"))
 
         y = LayerNorm(dtype=self.dtype, name="norm_2")(x)
-        y = gate(Conv(2 * channels, dtype=self.dtype, name="conv_4")(y))
+        y = gate(Conv(2 * channels, dtype=self.dtype, name="conv_4").in_parts(y, 2))
         y = Conv(channels, dtype=self.dtype, name="conv_5")(y)
         return x + multiply_wide(y, residual_scale("gamma"))
 
 
-def gate(x: jax.Array) -> jax.Array:
-    """First half of the channels times the second: [..., 2c] -> [..., c]."""
-    first, second = jnp.split(x, 2, axis=-1)
+def gate(maps: Sequence[jax.Array]) -> jax.Array:
+    """First half of the channels times the second: both [b, h, w, c], or one [b, h, w, 2c]."""
+    first, second = in_parts(maps, 2)
     return first * second
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from dcpt_jax.models.activations import gelu
 from dcpt_jax.models.layers import (
     Conv,
     Linear,
@@ -258,7 +259,7 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[b, h, w, c] -> [b, h, w, c]."""
-        y = nn.gelu(linear(self.hidden, self.dtype, name="expand")(x), approximate=False)
+        y = gelu(linear(self.hidden, self.dtype, name="expand")(x))
         return linear(x.shape[-1], self.dtype, name="project")(y)
 
 

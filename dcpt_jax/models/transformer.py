@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from dcpt_jax.models.activations import gated_gelu
+from dcpt_jax.models.convolutions import in_parts
 from dcpt_jax.models.layers import (
     Conv,
     DepthwiseConv,
@@ -114,14 +116,17 @@ class ChannelAttention(nn.Module):
         style, channels = self.style, x.shape[-1]
         stored = parameter_dtype(style.dtype)
         temperature = self.param("temperature", nn.initializers.ones, (self.heads,), stored)
-        qkv = hide(style.conv(3 * channels, "qkv")(x), visible)
-        mixed = style.depthwise("qkv_depthwise")(qkv)
+        qkv = style.conv(3 * channels, "qkv").in_parts(x, 3)
+        mixed = style.depthwise("qkv_depthwise").of_parts([hide(y, visible) for y in qkv])
         # Zero where hidden, queries and keys add nothing to the sums over pixels.
-        y = attend(hide(mixed, visible), temperature, style.attention)
+        query, key, value = (hide(y, visible) for y in in_parts(mixed, 3))
+        y = attend(query, key, value, temperature, style.attention)
         return style.conv(channels, "project_out")(y)
 
 
-def attend(mixed: jax.Array, temperature: jax.Array, attention: str) -> jax.Array:
+def attend(
+    query: jax.Array, key: jax.Array, value: jax.Array, temperature: jax.Array, attention: str
+) -> jax.Array:
     """Attention between the channels of each head.
 
     The reference normalises queries and keys over all pixels and multiplies them then. Here they
@@ -129,26 +134,28 @@ def attend(mixed: jax.Array, temperature: jax.Array, attention: str) -> jax.Arra
     no normalised map is ever written.
 
     Args:
-        mixed: [b, h, w, 3c]: queries, keys and values.
+        query: [b, h, w, c].
+        key: the same.
+        value: the same.
         temperature: [heads], in the dtype of norms and softmax.
         attention: "relu" or "softmax".
 
     Returns:
-        [b, h, w, c] in the dtype of `mixed`.
+        [b, h, w, c] in the dtype of `value`.
     """
-    b, h, w, channels = mixed.shape
+    b, h, w, channels = value.shape
     heads, wide = temperature.size, temperature.dtype
 
     def per_head(x: jax.Array) -> jax.Array:  # [b, heads, pixels, channels of a head]
         return x.reshape(b, h * w, heads, -1).transpose(0, 2, 1, 3)
 
-    query, key, value = map(per_head, jnp.split(mixed, 3, axis=-1))
+    query, key, value = map(per_head, (query, key, value))
     products = jnp.einsum("bhni,bhnj->bhij", query, key, preferred_element_type=wide)
     products = products * _inverse_norm(query, wide)[..., :, None]
     products = products * _inverse_norm(key, wide)[..., None, :] * temperature[:, None, None]
     weights = nn.relu(products) if attention == "relu" else nn.softmax(products)
-    y = jnp.einsum("bhij,bhnj->bhni", weights.astype(mixed.dtype), value)
-    return y.transpose(0, 2, 1, 3).reshape(b, h, w, channels // 3)
+    y = jnp.einsum("bhij,bhnj->bhni", weights.astype(value.dtype), value)
+    return y.transpose(0, 2, 1, 3).reshape(b, h, w, channels)
 
 
 def _inverse_norm(x: jax.Array, dtype: Any) -> jax.Array:
@@ -167,11 +174,10 @@ class FeedForward(nn.Module):
         """[b, h, w, c] -> [b, h, w, c]; `visible` as in the `masking` module."""
         style, channels = self.style, x.shape[-1]
         hidden = int(channels * style.ffn_expansion)
-        y = style.conv(2 * hidden, "project_in")(x)
-        y = style.depthwise("depthwise")(hide(y, visible))
-        first, second = jnp.split(y, 2, axis=-1)
-        y = nn.gelu(first, approximate=False) * second
-        return style.conv(channels, "project_out")(y)
+        maps = style.conv(2 * hidden, "project_in").in_parts(x, 2)
+        maps = style.depthwise("depthwise").of_parts([hide(y, visible) for y in maps])
+        first, second = in_parts(maps, 2)
+        return style.conv(channels, "project_out")(gated_gelu(first, second))
 
 
 class Levels(RestorationNetwork):
