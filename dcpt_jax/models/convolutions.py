@@ -11,8 +11,10 @@ common floating dtype, and return that dtype. Gradients are reverse mode only (`
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import jax
@@ -25,9 +27,22 @@ Formulation = Literal["slices", "convolution"]
 _WIDE = 48
 
 
+_chosen: contextvars.ContextVar[Formulation | None] = contextvars.ContextVar("chosen", default=None)
+
+
 def formulation() -> Formulation:
     """The formulation for the backend in use: "slices" on CPUs, "convolution" elsewhere."""
-    return "slices" if jax.default_backend() == "cpu" else "convolution"
+    return _chosen.get() or ("slices" if jax.default_backend() == "cpu" else "convolution")
+
+
+@contextlib.contextmanager
+def formulated(how: Formulation) -> Iterator[None]:
+    """Within it, what is traced is formulated like this on every backend."""
+    before = _chosen.set(how)
+    try:
+        yield
+    finally:
+        _chosen.reset(before)
 
 
 def cut(array: jax.Array, parts: int, *, how: Formulation | None = None) -> list[jax.Array]:

@@ -33,7 +33,7 @@ what is written
 large photos
   By default a photo runs whole as long as the network is estimated to need less than 2 GiB of
   working memory for it (about 1 megapixel for the paper's NAFNet, 0.25 for its Restormer and
-  PromptIR, 0.16 for its SwinIR), and in the largest tiles that do otherwise. Neighbouring tiles
+  PromptIR, 0.14 for its SwinIR), and in the largest tiles that do otherwise. Neighbouring tiles
   overlap and are blended. All networks look at the whole photo in some way, so tiles do not give
   quite the same. If memory runs out, tiles of half the side are used. Every new size of a whole
   photo is compiled once, which takes seconds to half a minute; tiles have one size, so --tile 512
