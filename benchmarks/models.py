@@ -9,8 +9,7 @@ the same size (see `benchmarks.torch_runs`) runs in turn with ours, in a process
 --threads; XLA takes all cores it is allowed (`taskset` restricts it).
 
 On CPUs ours has huge pages (`dcpt_jax.host_memory`), as our commands have. PyTorch has the
-environment that this is started in; with `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` it has them, too,
-which makes its steps slower.
+environment that this is started in; with `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` it has them, too.
 
 On a GPU both run there, PyTorch if its build can. Matrix products and convolutions in float32 may
 then use TensorFloat-32 in both (JAX's default); `--dtype bfloat16` is mixed precision in both.
