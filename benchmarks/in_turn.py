@@ -3,7 +3,8 @@
 Each side of a comparison has a process of its own, with the memory and the environment it would
 have by itself: in one process the blocks of one framework break up the heap of the other, and what
 helps one (huge pages) may harm the other. The processes wait for each other, so that other load on
-the machine meets all alike.
+the machine meets all alike. A turn is a few runs one after another, as training is: the first after
+a pause has to get back what the system, or the host of a virtual machine, took away meanwhile.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 WARM_UP = 2  # rounds that are not counted
+RUNS = 4  # of a function in each turn, one after another as in training; the first is not counted
 
 
 class Side:
@@ -67,7 +70,7 @@ class Side:
         self.facts, self.missing = self._answer()
 
     def time(self, what: str) -> float:
-        """Milliseconds of one run of a function, after one that is not counted."""
+        """Milliseconds of one run of a function: the median of a turn's `RUNS` but the first."""
         self._ask(what)
         return self._answer()
 
@@ -123,12 +126,15 @@ def _serve(make: str, arguments: str) -> None:
     answer([facts, ""])
     for line in sys.stdin:
         if what := line.rstrip("\n"):
-            functions[what]()  # finds its data and memory again
-            start = time.perf_counter()
-            functions[what]()
-            answer(1e3 * (time.perf_counter() - start))
+            answer(median([_milliseconds(functions[what]) for _ in range(RUNS)][1:]))
         else:
             answer(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def _milliseconds(function: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    function()
+    return 1e3 * (time.perf_counter() - start)
 
 
 if __name__ == "__main__":
