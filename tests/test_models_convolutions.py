@@ -47,6 +47,21 @@ def test_value_and_both_gradients_equal_plain_autodiff(case, how, size, monkeypa
             np.testing.assert_allclose(gradient, wanted, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize(("cache", "rows"), [(10**6, 6), (500, 3), (1, 1)])
+def test_the_kernel_gradient_is_summed_over_parts_that_fit_into_the_cache(monkeypatch, cache, rows):
+    monkeypatch.setattr(convolutions, "_WIDE", 1)
+    monkeypatch.setattr(convolutions, "_CACHE_BYTES", cache)
+    rng = np.random.default_rng(6)
+    x = jnp.asarray(rng.standard_normal((2, 6, 4, 3)), jnp.float32)
+    kernel = jnp.asarray(rng.standard_normal((3, 3, 3, 5)), jnp.float32)
+    assert convolutions._rows_in_cache(6, 2 * 4 * 5 * 4) == rows
+    gradients = (
+        jax.grad(lambda k, how=how: jnp.sin(square_conv(x, k, how=how)).sum())(kernel)
+        for how in ("slices", "convolution")
+    )
+    np.testing.assert_allclose(*gradients, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (3, 1)])
 def test_depthwise_on_lines_and_single_pixels(size):
     rng = np.random.default_rng(4)

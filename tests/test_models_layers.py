@@ -14,7 +14,6 @@ from dcpt_jax.models.layers import (
     pixel_shuffle,
     positive_counts,
 )
-from dcpt_jax.models.norms import layer_norm
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3), (2, 5), (4, 4), (5, 9), (16, 17)])
@@ -42,43 +41,6 @@ def test_pixel_shuffle_takes_the_channel_as_slowest_index():
     shuffled = pixel_shuffle(x)
     np.testing.assert_array_equal(shuffled[0, :, :, 0], [[0, 1], [2, 3]])
     np.testing.assert_array_equal(shuffled[0, :, :, 1], [[4, 5], [6, 7]])
-
-
-def naive_norm(x, scale, bias, epsilon):
-    mean = x.mean(-1, keepdims=True)
-    variance = ((x - mean) ** 2).mean(-1, keepdims=True)
-    return (x - mean) / jnp.sqrt(variance + epsilon) * scale + bias
-
-
-@pytest.mark.parametrize("how", ["slices", "convolution"])
-def test_layer_norm_and_its_gradients_equal_plain_autodiff(how):
-    with jax.enable_x64(True):
-        rng = np.random.default_rng(1)
-        x = jnp.asarray(rng.standard_normal((2, 3, 4, 5)))
-        scale, bias = jnp.asarray(rng.standard_normal((2, 5)))
-        y, pull = jax.vjp(lambda *a: layer_norm(*a, 1e-6, how=how), x, scale, bias)
-        expected, expected_pull = jax.vjp(lambda *a: naive_norm(*a, 1e-6), x, scale, bias)
-        np.testing.assert_allclose(y, expected, rtol=1e-12)
-        direction = jnp.asarray(rng.standard_normal(y.shape))
-        for mine, wanted in zip(pull(direction), expected_pull(direction), strict=True):
-            np.testing.assert_allclose(mine, wanted, rtol=1e-10, atol=1e-12)
-
-
-def test_layer_norm_of_bfloat16_has_float32_statistics():
-    # In bfloat16 these would have mean 256 and no variance.
-    x = jnp.asarray([[256.0, 258.0]], jnp.bfloat16)
-    y = layer_norm(x, jnp.ones(2), jnp.zeros(2), 1e-6)
-    assert y.dtype == jnp.bfloat16
-    np.testing.assert_allclose(y.astype(jnp.float32), [[-1, 1]], atol=1e-2)
-
-
-@pytest.mark.parametrize("level", [0.0, 0.7])
-def test_layer_norm_of_constant_pixels_has_finite_gradients(level):
-    x = jnp.full((1, 2, 2, 8), level)
-    gradients = jax.grad(
-        lambda x, s, b: jnp.sum(layer_norm(x, s, b, 1e-6) * jnp.arange(8.0)), (0, 1, 2)
-    )(x, jnp.ones(8), jnp.zeros(8))
-    assert all(bool(jnp.isfinite(gradient).all()) for gradient in gradients)
 
 
 @pytest.mark.parametrize(("size", "stride", "channels"), [(1, 1, 50), (3, 1, 30), (2, 2, 25)])

@@ -25,7 +25,8 @@ Formulation = Literal["slices", "convolution"]
 
 # From this many channels in and out on, matrix products beat XLA's gradient of a 3x3 kernel.
 _WIDE = 48
-
+# Of a core's cache: what a loop over parts of a map works on at a time.
+_CACHE_BYTES = 2**20
 
 _chosen: contextvars.ContextVar[Formulation | None] = contextvars.ContextVar("chosen", default=None)
 
@@ -86,7 +87,7 @@ def square_conv(x: jax.Array, kernel: jax.Array, *, how: Formulation | None = No
         x: [b, h, w, in].
         kernel: [3, 3, in, out].
         how: formulation; None asks `formulation()`. With "slices" and enough channels the kernel's
-            gradient is nine matrix products: 172 ms in place of 422 for 180 channels at 128x128.
+            gradient is nine matrix products: 48 ms in place of 222 for 180 channels at 128x128.
 
     Returns:
         [b, h, w, out].
@@ -108,19 +109,42 @@ def _square_forward(x, kernel):
 def _square_backward(saved, gradient):
     x, kernel = saved
     to_input = plain_conv(gradient, kernel[::-1, ::-1].swapaxes(2, 3), padding=1)
-    h, w = x.shape[1:3]
-    padded, flat = _pad_by_one(x), gradient.reshape(-1, gradient.shape[-1])
-    accumulator = jnp.promote_types(x.dtype, jnp.float32)
-    products = [
-        jnp.matmul(
-            padded[:, i : i + h, j : j + w].reshape(-1, x.shape[-1]).T,
-            flat,
-            preferred_element_type=accumulator,
-        )
-        for i in range(3)
-        for j in range(3)
-    ]
-    return to_input, jnp.stack(products).reshape(kernel.shape).astype(kernel.dtype)
+    return to_input, _square_kernel_gradient(_pad_by_one(x), gradient).astype(kernel.dtype)
+
+
+def _square_kernel_gradient(padded: jax.Array, gradient: jax.Array) -> jax.Array:
+    """Sums over images and pixels the products of both, for each of nine shifts of the input.
+
+    Each is a matrix product of a shifted copy. Some rows at a time, so that the copies stay in
+    cache: that halves the time for 60 channels at 128x128. As for depthwise kernels the batch is
+    not cut, since it may be spread over devices.
+    """
+    (b, h, w, outputs), inputs = gradient.shape, padded.shape[-1]
+    accumulator = jnp.promote_types(padded.dtype, jnp.float32)
+    rows = _rows_in_cache(h, b * w * max(inputs, outputs) * padded.dtype.itemsize)
+
+    def add_rows(i, sums):
+        lines = lax.dynamic_slice(padded, (0, i * rows, 0, 0), (b, rows + 2, w + 2, inputs))
+        flat = lax.dynamic_slice_in_dim(gradient, i * rows, rows, axis=1).reshape(-1, outputs)
+        return [
+            jnp.matmul(
+                lines[:, k // 3 : k // 3 + rows, k % 3 : k % 3 + w].reshape(-1, inputs).T,
+                flat,
+                preferred_element_type=accumulator,
+            )
+            + sums[k]
+            for k in range(9)
+        ]
+
+    zeros = [jnp.zeros((inputs, outputs), accumulator)] * 9
+    sums = lax.fori_loop(0, h // rows, add_rows, zeros) if rows < h else add_rows(0, zeros)
+    return jnp.stack(sums).reshape(3, 3, inputs, outputs)
+
+
+def _rows_in_cache(height: int, row_bytes: int) -> int:
+    """The most rows, a divisor of the height, that fit into the cache; or one."""
+    fitting = (rows for rows in range(height, 1, -1) if rows * row_bytes <= _CACHE_BYTES)
+    return next((rows for rows in fitting if height % rows == 0), 1)
 
 
 _square_conv.defvjp(_square_forward, _square_backward)
@@ -206,29 +230,29 @@ def _depthwise_by_slices(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _depthwise_forward(x, kernel):
-    # The input is kept, not its padded copy: padding again costs less than holding both.
-    return _depthwise_by_slices(x, kernel), (x, kernel)
+    # The padded input is kept, not the input: nothing else is made of that, and what is behind the
+    # convolution may be computed again from it.
+    padded = _pad_by_one(x)
+    return _sum_of_taps(padded, kernel), (padded, kernel)
 
 
 def _depthwise_backward(saved, gradient):
-    x, kernel = saved
-    padded = _pad_by_one(gradient)
-    to_input = _sum_of_taps(padded, kernel[::-1, ::-1])
-    return to_input, _depthwise_kernel_gradient(x, padded).astype(kernel.dtype)
+    padded, kernel = saved
+    padded_gradient = _pad_by_one(gradient)
+    to_input = _sum_of_taps(padded_gradient, kernel[::-1, ::-1])
+    return to_input, _depthwise_kernel_gradient(padded, padded_gradient).astype(kernel.dtype)
 
 
-def _depthwise_kernel_gradient(x: jax.Array, padded_gradient: jax.Array) -> jax.Array:
-    """Sums `x` times the gradient, shifted, over images and pixels, for each of nine shifts.
-
-    The gradient is shifted and not `x`, as its padded copy is at hand.
+def _depthwise_kernel_gradient(padded: jax.Array, padded_gradient: jax.Array) -> jax.Array:
+    """Sums the input times the gradient, shifted, over images and pixels, for each of nine shifts.
 
     Row by row into [b, 3, w, c] accumulators that stay in cache, one for each shift along the row;
     one reduction over all pixels is about eight times slower. Four rows at a time, so that the
     accumulators are read and written a fourth as often. The batch axis is kept until the end, so
     that a batch that is spread over devices is summed across them once and not once a row.
     """
-    b, h, w, c = x.shape
-    accumulator = jnp.promote_types(x.dtype, jnp.float32)
+    b, h, w, c = padded.shape[0], padded.shape[1] - 2, padded.shape[2] - 2, padded.shape[3]
+    accumulator = jnp.promote_types(padded.dtype, jnp.float32)
     together = math.gcd(h, 4)
 
     def sum_of_shift(j):
@@ -236,7 +260,7 @@ def _depthwise_kernel_gradient(x: jax.Array, padded_gradient: jax.Array) -> jax.
             for row in range(together):
                 start = i * together + row
                 lines = lax.dynamic_slice(padded_gradient, (0, start, j, 0), (b, 3, w, c))
-                factor = lax.dynamic_slice_in_dim(x, start, 1, axis=1)
+                factor = lax.dynamic_slice(padded, (0, start + 1, 1, 0), (b, 1, w, c))
                 sums = sums + lines.astype(accumulator) * factor.astype(accumulator)
             return sums
 

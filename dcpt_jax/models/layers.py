@@ -19,6 +19,7 @@ from dcpt_jax.models.convolutions import (
     pointwise_conv,
     square_conv,
 )
+from dcpt_jax.models.folding import Normed, fold_norm, is_folded
 
 COMPUTE_DTYPES = ("float32", "bfloat16", "float64")
 
@@ -177,22 +178,38 @@ class Conv(nn.Module):
     kernel_init: nn.initializers.Initializer | None = None
     bias_init: nn.initializers.Initializer | None = None
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Applies the convolution in `dtype`."""
-        return self.in_parts(x, 1)[0]
+    def __call__(self, x: jax.Array | Normed, factor: jax.Array | None = None) -> jax.Array:
+        """Applies the convolution in `dtype`.
+
+        Args:
+            x: [b, h, w, in]; for size 1 also what `LayerNorm.for_kernel` gives.
+            factor: None, or [features], by which the output's channels are multiplied.
+        """
+        return self.in_parts(x, 1, factor)[0]
 
     @nn.compact
-    def in_parts(self, x: jax.Array, parts: int) -> list[jax.Array]:
+    def in_parts(
+        self, x: jax.Array | Normed, parts: int, factor: jax.Array | None = None
+    ) -> list[jax.Array]:
         """The output along its channels in `parts` or in one, see `convolutions.cut`."""
-        shape = (self.size, self.size, x.shape[-1], self.features)
+        channels = (x.map if isinstance(x, Normed) else x).shape[-1]
+        shape = (self.size, self.size, channels, self.features)
         by_fan_in = uniform_by_fan_in(math.prod(shape[:3]))
         stored = parameter_dtype(self.dtype)
         kernel = self.param("kernel", self.kernel_init or by_fan_in, shape, stored)
-        x = x.astype(self.dtype)
-        maps = [self._convolve(x, part) for part in cut(kernel.astype(self.dtype), parts)]
+        bias = None
         if self.use_bias:
             bias = self.param("bias", self.bias_init or by_fan_in, (self.features,), stored)
+        x, kernel, bias = fold_norm(x, kernel, bias)
+        if factor is not None and is_folded(x, self.features):
+            kernel, bias = kernel * factor, None if bias is None else bias * factor
+            factor = None
+        x = x.astype(self.dtype)
+        maps = [self._convolve(x, part) for part in cut(kernel.astype(self.dtype), parts)]
+        if bias is not None:
             maps = list(map(add_wide, maps, cut(bias, parts)))
+        if factor is not None:
+            maps = list(map(multiply_wide, maps, cut(factor, parts)))
         return maps
 
     def _convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -250,15 +267,24 @@ class Linear(nn.Module):
     kernel_init: nn.initializers.Initializer | None = None
     bias_init: nn.initializers.Initializer | None = None
 
+    def __call__(self, x: jax.Array | Normed) -> jax.Array:
+        """Applies the layer in `dtype`, also to what `LayerNorm.for_kernel` gives."""
+        return self.in_parts(x, 1)[0]
+
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Applies the layer in `dtype`."""
-        by_fan_in = uniform_by_fan_in(x.shape[-1])
-        shape, stored = (x.shape[-1], self.features), parameter_dtype(self.dtype)
+    def in_parts(self, x: jax.Array | Normed, parts: int) -> list[jax.Array]:
+        """The output along its channels in `parts` or in one, see `convolutions.cut`."""
+        channels = (x.map if isinstance(x, Normed) else x).shape[-1]
+        by_fan_in = uniform_by_fan_in(channels)
+        shape, stored = (channels, self.features), parameter_dtype(self.dtype)
         kernel = self.param("kernel", self.kernel_init or by_fan_in, shape, stored)
-        # On two axes, for the reason given in `pointwise_conv`.
-        flat = x.astype(self.dtype).reshape(-1, x.shape[-1]) @ kernel.astype(self.dtype)
+        bias = None
         if self.use_bias:
             bias = self.param("bias", self.bias_init or by_fan_in, (self.features,), stored)
-            flat = add_wide(flat, bias)
-        return flat.reshape(*x.shape[:-1], self.features)
+        x, kernel, bias = fold_norm(x, kernel, bias)
+        # On two axes, for the reason given in `pointwise_conv`.
+        flat = x.astype(self.dtype).reshape(-1, channels)
+        maps = [flat @ part for part in cut(kernel.astype(self.dtype), parts)]
+        if bias is not None:
+            maps = list(map(add_wide, maps, cut(bias, parts)))
+        return [part.reshape(*x.shape[:-1], part.shape[-1]) for part in maps]

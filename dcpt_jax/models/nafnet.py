@@ -188,19 +188,17 @@ class NAFBlock(nn.Module):
             zeros = nn.initializers.zeros
             return self.param(name, zeros, (channels,), stored)
 
-        y = LayerNorm(dtype=self.dtype, name="norm_1")(x)
+        y = LayerNorm(dtype=self.dtype, name="norm_1").for_kernel(x)
         maps = Conv(2 * channels, dtype=self.dtype, name="conv_1").in_parts(y, 2)
         maps = [hide(y, visible) for y in maps]
         y = gate(DepthwiseConv(dtype=self.dtype, name="conv_2").of_parts(maps))
         attention = Conv(channels, dtype=self.dtype, name="attention")
         y = multiply_wide(y, pooled(y, attention, self.window, visible).astype(stored))
-        y = Conv(channels, dtype=self.dtype, name="conv_3")(y)
-        x = x + multiply_wide(y, residual_scale("beta"))
+        x = x + Conv(channels, dtype=self.dtype, name="conv_3")(y, residual_scale("beta"))
 
-        y = LayerNorm(dtype=self.dtype, name="norm_2")(x)
+        y = LayerNorm(dtype=self.dtype, name="norm_2").for_kernel(x)
         y = gate(Conv(2 * channels, dtype=self.dtype, name="conv_4").in_parts(y, 2))
-        y = Conv(channels, dtype=self.dtype, name="conv_5")(y)
-        return x + multiply_wide(y, residual_scale("gamma"))
+        return x + Conv(channels, dtype=self.dtype, name="conv_5")(y, residual_scale("gamma"))
 
 
 def gate(maps: Sequence[jax.Array]) -> jax.Array:

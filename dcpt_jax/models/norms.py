@@ -1,4 +1,4 @@
-"""Norms over the channels of each pixel, with backward passes that XLA runs fast on CPUs."""
+"""Norms over the channels of each pixel, with a backward pass that XLA runs fast on CPUs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from flax import linen as nn
 from jax import lax
 
 from dcpt_jax.models.convolutions import Formulation, formulation
+from dcpt_jax.models.folding import Normed
 from dcpt_jax.models.layers import parameter_dtype
 
 
@@ -26,98 +27,68 @@ class LayerNorm(nn.Module):
     centred: bool = True
     dtype: Any = jnp.float32
 
-    @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., c] -> [..., c] in `dtype`."""
+        return self.for_kernel(x).done().astype(self.dtype)
+
+    @nn.compact
+    def for_kernel(self, x: jax.Array) -> Normed:
+        """The same for a 1x1 convolution or linear layer, which applies scale and bias itself."""
         stored = parameter_dtype(self.dtype)
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), stored)
         bias = None
         if self.centred:
             bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), stored)
-        return layer_norm(x.astype(self.dtype), scale, bias, self.epsilon)
+        # Rounded first, so that a norm sees the same whether or not a caller rounded before it.
+        wide = x.astype(self.dtype).astype(stored)
+        return Normed(normalise(wide, self.epsilon, centred=self.centred), scale, bias)
 
 
-def layer_norm(
-    x: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array | None,
-    epsilon: float,
-    *,
-    how: Formulation | None = None,
+def normalise(
+    x: jax.Array, epsilon: float, *, centred: bool, how: Formulation | None = None
 ) -> jax.Array:
-    """Layer norm over the last axis.
+    """Divides each row by its standard deviation.
 
     Args:
-        x: [..., c].
-        scale: [c], in the dtype for the statistics.
-        bias: [c], likewise; None also leaves the mean where it is.
+        x: [..., c] in the dtype for the statistics.
         epsilon: added to the variance.
-        how: formulation, see `convolutions`; "slices" has its own backward pass.
+        centred: whether to subtract the mean.
+        how: formulation, see `convolutions`; "slices" has its own backward pass, for which only the
+            result and one number a row are kept.
 
     Returns:
         [..., c] in the dtype of x.
     """
-    wide = x.astype(scale.dtype)
     if (how or formulation()) == "convolution":
-        mean, inverse = _statistics(wide, epsilon)
-        normal = wide * inverse * scale if bias is None else (wide - mean) * inverse * scale + bias
-    else:
-        rows = wide.reshape(-1, x.shape[-1])
-        if bias is None:
-            normal = _scale_norm_of_rows(rows, scale, epsilon).reshape(x.shape)
-        else:
-            normal = _layer_norm_of_rows(rows, scale, bias, epsilon).reshape(x.shape)
-    return normal.astype(x.dtype)
+        return _normal_and_inverse(x, epsilon, centred)[0]
+    return _normal_rows(x.reshape(-1, x.shape[-1]), epsilon, centred).reshape(x.shape)
 
 
-def _statistics(x: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array]:
+def _normal_and_inverse(x: jax.Array, epsilon: float, centred: bool) -> tuple[jax.Array, jax.Array]:
+    """What `normalise` gives, and one divided by the deviations, [..., 1]."""
     mean = x.mean(axis=-1, keepdims=True)
-    variance = jnp.square(x - mean).mean(axis=-1, keepdims=True)
-    return mean, lax.rsqrt(variance + epsilon)
+    inverse = lax.rsqrt(jnp.square(x - mean).mean(axis=-1, keepdims=True) + epsilon)
+    return (x - mean if centred else x) * inverse, inverse
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _layer_norm_of_rows(x, scale, bias, epsilon):
-    return _layer_norm_forward(x, scale, bias, epsilon)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _normal_rows(x, epsilon, centred):
+    return _normal_and_inverse(x, epsilon, centred)[0]
 
 
-def _layer_norm_forward(x, scale, bias, epsilon):
-    # Behind a barrier, here and below, the statistics are one number a row; left alone, XLA on
-    # CPUs writes each of them out as a map with all channels.
-    mean, inverse = lax.optimization_barrier(_statistics(x, epsilon))
-    return (x - mean) * inverse * scale + bias, (x, scale, mean, inverse)
+def _forward(x, epsilon, centred):
+    normal, inverse = _normal_and_inverse(x, epsilon, centred)
+    return normal, (normal, inverse)
 
 
-def _layer_norm_backward(epsilon, saved, gradient):
-    x, scale, mean, inverse = saved
-    normal = (x - mean) * inverse
-    product = lax.optimization_barrier(gradient * normal)
-    # Sums over channels as matrix products: reductions would first write `scale` out for each row.
-    sums = gradient @ scale[:, None], product @ scale[:, None]
-    offset, along = (total / x.shape[-1] for total in lax.optimization_barrier(sums))
-    to_x = inverse * (gradient * scale - offset - normal * along)
-    return to_x, product.sum(axis=0), gradient.sum(axis=0)
+def _backward(epsilon, centred, saved, gradient):
+    normal, inverse = saved[0], lax.optimization_barrier(saved[1])
+    along = (gradient * normal).mean(axis=-1, keepdims=True)
+    if centred:
+        gradient = gradient - gradient.mean(axis=-1, keepdims=True)
+    else:
+        normal = normal - normal.mean(axis=-1, keepdims=True)
+    return (inverse * (gradient - normal * along),)
 
 
-_layer_norm_of_rows.defvjp(_layer_norm_forward, _layer_norm_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _scale_norm_of_rows(x, scale, epsilon):
-    return _scale_norm_forward(x, scale, epsilon)[0]
-
-
-def _scale_norm_forward(x, scale, epsilon):
-    mean, inverse = lax.optimization_barrier(_statistics(x, epsilon))
-    return x * inverse * scale, (x, scale, mean, inverse)
-
-
-def _scale_norm_backward(epsilon, saved, gradient):
-    x, scale, mean, inverse = saved
-    product = lax.optimization_barrier(gradient * x * inverse)
-    along = lax.optimization_barrier(product @ scale[:, None]) / x.shape[-1]
-    to_x = inverse * (gradient * scale - (x - mean) * inverse * along)
-    return to_x, product.sum(axis=0)
-
-
-_scale_norm_of_rows.defvjp(_scale_norm_forward, _scale_norm_backward)
+_normal_rows.defvjp(_forward, _backward)

@@ -12,6 +12,7 @@ import numpy as np
 from flax import linen as nn
 
 from dcpt_jax.models.activations import gelu
+from dcpt_jax.models.folding import Normed
 from dcpt_jax.models.layers import (
     Conv,
     Linear,
@@ -219,12 +220,14 @@ class SwinBlock(nn.Module):
 
         `visible` as in the `masking` module.
         """
-        attention = WindowAttention(
-            self.heads, self.window, self.shift, self.qkv_bias, self.dtype, name="attention"
-        )
-        y = LayerNorm(1e-5, dtype=self.dtype, name="norm_1")(x)
-        x = x + attention(y, visible)
-        y = LayerNorm(1e-5, dtype=self.dtype, name="norm_2")(x)
+        # Norms work on single pixels: the one in front of the attention is taken in its windows.
+        windows = cut_windows(x, self.window, self.shift)
+        y = LayerNorm(1e-5, dtype=self.dtype, name="norm_1").for_kernel(windows)
+        if visible is not None:
+            visible = cut_windows(visible, self.window, self.shift)[..., 0]
+        attention = WindowAttention(self.heads, self.qkv_bias, self.dtype, name="attention")
+        x = x + join_windows(attention(y, visible), self.window, self.shift)
+        y = LayerNorm(1e-5, dtype=self.dtype, name="norm_2").for_kernel(x)
         return x + FeedForward(self.hidden, self.dtype, name="mlp")(y)
 
 
@@ -232,22 +235,19 @@ class WindowAttention(nn.Module):
     """Attention between the pixels of each window; see `SwinBlock` for the attributes."""
 
     heads: int
-    window: int
-    shift: int
     qkv_bias: bool
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, visible: jax.Array | None = None) -> jax.Array:
-        """[b, h, w, c] -> [b, h, w, c]; `visible` as in the `masking` module."""
-        channels = x.shape[-1]
-        windows = cut_windows(x, self.window, self.shift)
-        qkv = linear(3 * channels, self.dtype, use_bias=self.qkv_bias, name="qkv")(windows)
-        if visible is not None:
-            visible = cut_windows(visible, self.window, self.shift)[..., 0]
-        y = attend_in_windows(qkv, self.heads, parameter_dtype(self.dtype), visible)
-        y = linear(channels, self.dtype, name="project_out")(y)
-        return join_windows(y, self.window, self.shift)
+    def __call__(self, x: Normed, visible: jax.Array | None = None) -> jax.Array:
+        """Normed [b, rows, columns, n, c], n pixels of a window, to the same; see `masking`.
+
+        `visible` is [b, rows, columns, n].
+        """
+        channels = x.map.shape[-1]
+        qkv = linear(3 * channels, self.dtype, use_bias=self.qkv_bias, name="qkv")
+        y = attend_in_windows(qkv.in_parts(x, 3), self.heads, parameter_dtype(self.dtype), visible)
+        return linear(channels, self.dtype, name="project_out")(y)
 
 
 class FeedForward(nn.Module):
@@ -257,10 +257,10 @@ class FeedForward(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[b, h, w, c] -> [b, h, w, c]."""
+    def __call__(self, x: Normed) -> jax.Array:
+        """Normed [b, h, w, c] to the same."""
         y = gelu(linear(self.hidden, self.dtype, name="expand")(x))
-        return linear(x.shape[-1], self.dtype, name="project")(y)
+        return linear(x.map.shape[-1], self.dtype, name="project")(y)
 
 
 class ThreeConvs(nn.Module):

@@ -17,6 +17,7 @@ from jax import lax
 
 from dcpt_jax.models.activations import gated_gelu
 from dcpt_jax.models.convolutions import in_parts
+from dcpt_jax.models.folding import Normed
 from dcpt_jax.models.layers import (
     Conv,
     DepthwiseConv,
@@ -98,9 +99,9 @@ class TransformerBlock(nn.Module):
     def __call__(self, x: jax.Array, visible: jax.Array | None = None) -> jax.Array:
         """[b, h, w, c] -> [b, h, w, c]; `visible` as in the `masking` module."""
         style = self.style
-        y = style.layer_norm("norm_1")(x)
+        y = style.layer_norm("norm_1").for_kernel(x)
         x = x + ChannelAttention(self.heads, style, name="attention")(y, visible)
-        y = style.layer_norm("norm_2")(x)
+        y = style.layer_norm("norm_2").for_kernel(x)
         return x + FeedForward(style, name="feed_forward")(y, visible)
 
 
@@ -111,9 +112,9 @@ class ChannelAttention(nn.Module):
     style: BlockStyle
 
     @nn.compact
-    def __call__(self, x: jax.Array, visible: jax.Array | None = None) -> jax.Array:
-        """[b, h, w, c] -> [b, h, w, c]; c is a multiple of `heads`, `visible` as in `masking`."""
-        style, channels = self.style, x.shape[-1]
+    def __call__(self, x: Normed, visible: jax.Array | None = None) -> jax.Array:
+        """Normed [b, h, w, c] to the same, c a multiple of `heads`; `visible` as in `masking`."""
+        style, channels = self.style, x.map.shape[-1]
         stored = parameter_dtype(style.dtype)
         temperature = self.param("temperature", nn.initializers.ones, (self.heads,), stored)
         qkv = style.conv(3 * channels, "qkv").in_parts(x, 3)
@@ -170,9 +171,9 @@ class FeedForward(nn.Module):
     style: BlockStyle
 
     @nn.compact
-    def __call__(self, x: jax.Array, visible: jax.Array | None = None) -> jax.Array:
-        """[b, h, w, c] -> [b, h, w, c]; `visible` as in the `masking` module."""
-        style, channels = self.style, x.shape[-1]
+    def __call__(self, x: Normed, visible: jax.Array | None = None) -> jax.Array:
+        """Normed [b, h, w, c] to the same; `visible` as in the `masking` module."""
+        style, channels = self.style, x.map.shape[-1]
         hidden = int(channels * style.ffn_expansion)
         maps = style.conv(2 * hidden, "project_in").in_parts(x, 2)
         maps = style.depthwise("depthwise").of_parts([hide(y, visible) for y in maps])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 
-from dcpt_jax.models.convolutions import Formulation, formulation
+from dcpt_jax.models.convolutions import Formulation, formulation, in_parts
 
 
 def cut_windows(x: jax.Array, window: int, shift: int) -> jax.Array:
@@ -33,7 +35,7 @@ def join_windows(windows: jax.Array, window: int, shift: int) -> jax.Array:
 
 
 def attend_in_windows(
-    qkv: jax.Array,
+    qkv: Sequence[jax.Array],
     heads: int,
     wide: jnp.dtype,
     visible: jax.Array | None = None,
@@ -43,7 +45,8 @@ def attend_in_windows(
     """Softmax attention between the pixels of each window.
 
     Args:
-        qkv: [b, rows, columns, pixels of a window, 3c]: queries, keys and values of all windows.
+        qkv: queries, keys and values of all windows: three [b, rows, columns, pixels of a window,
+            c], or one with 3c.
         heads: attention heads.
         wide: dtype of scores and softmax.
         visible: None, or [b, rows, columns, pixels of a window], 0 for pixels that get no weight. A
@@ -55,73 +58,101 @@ def attend_in_windows(
     Returns:
         [b, rows, columns, pixels of a window, c] in the dtype of `qkv`.
     """
-    rows = qkv.shape[1]
-    parts = 1 if (how or formulation()) == "convolution" else math.gcd(rows, 8)
+    maps, bias = list(in_parts(qkv, 3)), None
+    if visible is not None:
+        maps = [jnp.where(visible[..., None] > 0, x, jnp.zeros((), x.dtype)) for x in maps]
+        # Finite, so that where no key is visible, and all get the same, the softmax is finite too.
+        bias = jnp.where(visible > 0, 0, jnp.finfo(wide).min / 2).astype(wide)
+    sliced = (how or formulation()) == "slices"
+    attend = _attend_transposed if sliced else _attend
+    parts = math.gcd(maps[0].shape[1], 8) if sliced else 1
 
-    def attend(part: jax.Array, visible: jax.Array | None) -> jax.Array:
-        bias = None
-        if visible is not None:
-            part = jnp.where(visible[..., None] > 0, part, jnp.zeros((), part.dtype))
-            bias = hidden_keys_bias(visible, heads, wide)
-        shape = part.shape[:-1]
-        cells = part.reshape(-1, shape[-1], 3, heads, part.shape[-1] // 3 // heads)
-        # -> [3, windows and heads, pixels of a window, channels of a head]
-        cells = cells.transpose(2, 0, 3, 1, 4)
-        query, key, value = cells.reshape(3, -1, *cells.shape[-2:])
-        y = softmax_attention(query * cells.shape[-1] ** -0.5, key, value, wide, bias)
-        return y.reshape(cells.shape[1:]).swapaxes(1, 2).reshape(*shape, -1)
+    def attend_to_part(query, key, value, bias):
+        *shape, n, c = query.shape
+        cells = (x.reshape(-1, n, heads, c // heads) for x in (query, key, value))
+        y = attend(*cells, None if bias is None else bias.reshape(-1, n), wide)
+        return y.reshape(*shape, n, c)
 
-    masks = [None] * parts if visible is None else jnp.split(visible, parts, axis=1)
-    split = zip(jnp.split(qkv, parts, axis=1), masks, strict=True)
-    return jnp.concatenate([attend(part, mask) for part, mask in split], axis=1)
+    split = [[None] * parts if x is None else jnp.split(x, parts, axis=1) for x in (*maps, bias)]
+    return jnp.concatenate([attend_to_part(*part) for part in zip(*split, strict=True)], axis=1)
 
 
-def hidden_keys_bias(visible: jax.Array, heads: int, wide: jnp.dtype) -> jax.Array:
-    """What leaves hidden keys no weight: [b, rows, columns, n] -> [windows and heads, 1, n].
-
-    It is finite, so that in a window without visible keys, where all get the same, the softmax is
-    finite too.
-    """
-    bias = jnp.where(visible > 0, 0, jnp.finfo(wide).min / 2).astype(wide)
-    return bias.reshape(-1, 1, visible.shape[-1]).repeat(heads, axis=0)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def softmax_attention(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    wide: jnp.dtype,
-    bias: jax.Array | None = None,
-) -> jax.Array:
-    """softmax(query key^T + bias) value for each of t windows: three [t, n, d] -> [t, n, d].
-
-    `wide` is the dtype of scores and softmax, `bias` a constant [t, 1, n], or None for none. The
-    backward pass needs the sum of each row of weights times their gradients; as in Dao et al.,
-    FlashAttention (2022, appendix B), it takes the product of output and its gradient, which has d
-    columns and not n: row sums are slow on CPUs.
-    """
-    return _attention_forward(query, key, value, wide, bias)[0]
-
-
-def _attention_forward(query, key, value, wide, bias):
-    scores = jnp.einsum("tid,tjd->tij", query, key, preferred_element_type=wide)
+def _attend(query, key, value, bias, wide):
+    """Attention of t windows with n pixels: three [t, n, heads, d], and None or [t, n], to one."""
+    scores = jnp.einsum(
+        "tihd,tjhd->thij", query * query.shape[-1] ** -0.5, key, preferred_element_type=wide
+    )
     if bias is not None:
-        scores = scores + bias
+        scores = scores + bias[:, None, None, :]
     weights = nn.softmax(scores).astype(query.dtype)
-    y = jnp.einsum("tij,tjd->tid", weights, value)
-    return y, (query, key, value, weights, y)
+    return jnp.einsum("thij,tjhd->tihd", weights, value)
 
 
-def _attention_backward(wide, saved, gradient):
-    query, key, value, weights, y = saved
-    to_value = jnp.einsum("tij,tid->tjd", weights, gradient)
-    to_weights = jnp.einsum("tid,tjd->tij", gradient, value, preferred_element_type=wide)
-    along = (gradient.astype(wide) * y.astype(wide)).sum(axis=-1, keepdims=True)
-    to_scores = (weights.astype(wide) * (to_weights - along)).astype(query.dtype)
-    to_query = jnp.einsum("tij,tjd->tid", to_scores, key)
-    to_key = jnp.einsum("tij,tid->tjd", to_scores, query)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _attend_transposed(query, key, value, bias, wide):
+    """The same as `_attend`, as XLA runs it fast on CPUs.
+
+    All is kept with a window's pixels along the last axis: products are then 64 numbers wide, where
+    a head has 10 to 30 channels, and sums over keys are sums of rows. The weights are not divided
+    by their sums; that is done to the output, and the sums are the product with one more channel of
+    ones in the values. The backward pass needs for each query the sum of weights times their
+    gradients; that is the product of the output and its gradient (as in Dao et al., FlashAttention,
+    2022, appendix B), and subtracting it is once more that channel's product.
+    """
+    return _transposed_forward(query, key, value, bias, wide)[0]
+
+
+def _transposed_forward(query, key, value, bias, wide):
+    t, _, heads, d = query.shape
+    query = _channels_first(query * d**-0.5)
+    key = _per_head(key)
+    value = _channels_first(value)
+    value = jnp.concatenate([value, jnp.ones_like(value[:, :1])], axis=1)
+    scores = jnp.einsum("tjd,tdi->tji", key, query, preferred_element_type=wide)
+    if bias is not None:
+        scores = scores + bias.repeat(heads, axis=0)[..., None]
+    weights = jnp.exp(scores - scores.max(axis=1, keepdims=True)).astype(value.dtype)
+    sums = jnp.einsum("tdj,tji->tdi", value, weights, preferred_element_type=wide)
+    y, total = sums[:, :d] / sums[:, d:], sums[:, d:]
+    saved = query, key, value, weights, y, total
+    return _channels_last(y.astype(query.dtype), t), saved
+
+
+def _transposed_backward(wide, saved, gradient):
+    query, key, value, weights, y, total = saved
+    (t, _, _, d), stored = gradient.shape, query.dtype
+    gradient = _channels_first(gradient).astype(wide) / total
+    along = (gradient * y).sum(axis=1, keepdims=True)
+    # Behind barriers the transposed maps are written out, and the products take the faster way.
+    value, key = lax.optimization_barrier((value.swapaxes(1, 2), key.swapaxes(1, 2)))
+    # In full precision, as it subtracts numbers that may be close.
+    extended = jnp.concatenate([gradient, -along], axis=1)
+    to_weights = jnp.einsum("tjd,tdi->tji", value.astype(wide), extended)
+    to_scores = (weights.astype(wide) * to_weights).astype(stored)
+    gradient = gradient.astype(stored)
+    to_query = jnp.einsum("tdj,tji->tdi", key, to_scores)
+    to_key = jnp.einsum("tji,tdi->tjd", to_scores, query)
+    to_value = jnp.einsum("tji,tdi->tjd", weights, gradient)
+    to_query = _channels_last(to_query * d**-0.5, t)
+    to_key, to_value = (x.reshape(t, -1, *x.shape[1:]).swapaxes(1, 2) for x in (to_key, to_value))
     return to_query, to_key, to_value, None  # the bias is a constant
 
 
-softmax_attention.defvjp(_attention_forward, _attention_backward)
+_attend_transposed.defvjp(_transposed_forward, _transposed_backward)
+
+
+def _per_head(x: jax.Array) -> jax.Array:
+    """[t, n, heads, d] -> [t * heads, n, d]."""
+    x = x.swapaxes(1, 2)
+    return x.reshape(-1, *x.shape[2:])
+
+
+def _channels_first(x: jax.Array) -> jax.Array:
+    """[t, n, heads, d] -> [t * heads, d, n]."""
+    x = x.transpose(0, 2, 3, 1)
+    return x.reshape(-1, *x.shape[2:])
+
+
+def _channels_last(x: jax.Array, windows: int) -> jax.Array:
+    """The inverse of `_channels_first`."""
+    return x.reshape(windows, -1, *x.shape[1:]).transpose(0, 3, 1, 2)
