@@ -4,7 +4,8 @@ A norm ends with a scale and a bias for each channel, and a residual branch of N
 for each. Both can be applied to the small kernel of the 1x1 convolution behind or before, in place
 of the large map: (n * scale + bias) K = n (scale K) + bias K. The map is then read and written once
 less forward, and twice less backward, where the gradients of scale and bias are found from the
-kernel's. On CPUs, whose time goes by the maps written, that saves a tenth to a quarter of a step.
+kernel's. On CPUs, whose time goes by the maps written, NAFNet's steps took a tenth less by this and
+by what norms and depthwise convolutions no longer keep.
 """
 
 from __future__ import annotations
