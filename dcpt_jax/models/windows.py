@@ -66,6 +66,8 @@ def attend_in_windows(
     sliced = (how or formulation()) == "slices"
     attend = _attend_transposed if sliced else _attend
     parts = math.gcd(maps[0].shape[1], 8) if sliced else 1
+    if parts > 1:
+        maps = [_join_gradients_once(x) for x in maps]
 
     def attend_to_part(query, key, value, bias):
         *shape, n, c = query.shape
@@ -75,6 +77,25 @@ def attend_in_windows(
 
     split = [[None] * parts if x is None else jnp.split(x, parts, axis=1) for x in (*maps, bias)]
     return jnp.concatenate([attend_to_part(*part) for part in zip(*split, strict=True)], axis=1)
+
+
+@jax.custom_vjp
+def _join_gradients_once(x: jax.Array) -> jax.Array:
+    """Gives x [..., c], whose gradient comes in parts that XLA else joins anew for each use."""
+    return x
+
+
+def _join_forward(x):
+    return x, None
+
+
+def _join_backward(_, gradient):
+    # On two axes, as the matrix products behind it take it: another shape would be another copy.
+    flat = lax.optimization_barrier(gradient.reshape(-1, gradient.shape[-1]))
+    return (flat.reshape(gradient.shape),)
+
+
+_join_gradients_once.defvjp(_join_forward, _join_backward)
 
 
 def _attend(query, key, value, bias, wide):
