@@ -1,4 +1,4 @@
-"""How a command takes memory from the operating system: in huge pages."""
+"""How a command takes memory from the operating system: in huge pages, which it keeps."""
 
 import contextlib
 import glob
@@ -7,25 +7,29 @@ import platform
 import sys
 from pathlib import Path
 
-_SETTING = "glibc.malloc.hugetlb"
+_VARIABLE = "GLIBC_TUNABLES"
+_HUGE_PAGES = "glibc.malloc.hugetlb"
+_KEPT = ("glibc.malloc.trim_threshold", "glibc.malloc.mmap_threshold")  # what is freed is kept
+_KEEP = ":".join(f"{setting}={2**40}" for setting in _KEPT)
 _KERNEL = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _ACCELERATORS = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/accel*", "/dev/vfio/[0-9]*")
 
 
-def start_with_huge_pages(module: str) -> None:
-    """Starts a command over, in the same process, so that the C library asks for huge pages.
+def start_with_kept_memory(module: str) -> None:
+    """Starts a command over, in the same process, with memory in huge pages that it keeps.
 
     On CPUs XLA takes the memory of a step, gigabytes in one block, when the step begins and frees
     it when it ends. The operating system then has to find and clear every page again in the next
-    step: hundreds of thousands of 4 KB for one step of SwinIR or PromptIR, or a few hundredths to
-    thousandths as many of 2 MB, which saves about a tenth of the step. glibc asks for those only if
-    the environment variable GLIBC_TUNABLES tells it so before the program starts; for your own
-    programs set `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`.
+    step: hundreds of thousands of 4 KB for one step of SwinIR or PromptIR, a seventh of the time
+    still where they are of 2 MB. So the C library is told to ask for huge pages and to keep what is
+    freed. It reads that, from the environment variable GLIBC_TUNABLES, only when a program starts.
+    It keeps blocks of this size for the first thread only, so JAX is told to run steps in the
+    thread that calls them: calling a step then takes until it is done.
 
     Returns, and changes nothing, where that cannot be or would not help: if this process is not
-    `python -m module`, if the variable already sets it (0 leaves it off), if glibc is older than
-    2.35 or there is none, if the kernel does not give huge pages on request, or gives them unasked,
-    and where a GPU or TPU is at hand, which has memory of its own.
+    `python -m module`, if the variable has one of these settings (`glibc.malloc.hugetlb=0` leaves
+    all off), if glibc is older than 2.35 or there is none, if the kernel gives no huge pages, and
+    where a GPU or TPU is at hand, which has memory of its own.
 
     Args:
         module: what the command is called by, such as "dcpt_jax.main". Nothing of it may have been
@@ -33,26 +37,49 @@ def start_with_huge_pages(module: str) -> None:
     """
     if ["-m", module] not in [sys.orig_argv[i : i + 2] for i in range(len(sys.orig_argv))]:
         return
-    if variables := huge_pages():
+    if variables := kept_memory():
         os.environ.update(variables)
         with contextlib.suppress(OSError):  # then it goes on without
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    use_kept_memory()
 
 
-def huge_pages() -> dict[str, str]:
-    """The environment variable with which a new process gets huge pages; empty as said above."""
-    tunables = os.environ.get("GLIBC_TUNABLES", "")
-    if _SETTING in tunables or not _are_given_on_request() or any(map(glob.glob, _ACCELERATORS)):
+def kept_memory() -> dict[str, str]:
+    """The environment variable for a new process that calls `use_kept_memory`; empty as above."""
+    tunables = os.environ.get(_VARIABLE, "")
+    if any(setting in tunables for setting in (_HUGE_PAGES, *_KEPT)):
         return {}
-    return {"GLIBC_TUNABLES": ":".join(filter(None, (tunables, f"{_SETTING}=1")))}
+    kernel = _kernel_setting()
+    if kernel not in ("madvise", "always") or any(map(glob.glob, _ACCELERATORS)):
+        return {}
+    ask = f"{_HUGE_PAGES}=1" if kernel == "madvise" else ""
+    return {_VARIABLE: ":".join(filter(None, (tunables, ask, _KEEP)))}
 
 
-def _are_given_on_request() -> bool:
-    """Whether the C library can ask for huge pages, and the kernel waits to be asked."""
+def use_kept_memory() -> None:
+    """Lets steps run where memory is kept, in a process that began with `kept_memory`.
+
+    Processes that it starts, for data, do not inherit the setting: they would keep the memory of
+    the largest photo that they have seen. Does nothing in other processes.
+    """
+    tunables = os.environ.get(_VARIABLE, "")
+    if not tunables.endswith(_KEEP):
+        return
+    if rest := tunables.removesuffix(_KEEP).rstrip(":"):
+        os.environ[_VARIABLE] = rest
+    else:
+        del os.environ[_VARIABLE]
+    import jax  # only here: what is above runs before anything of a command is imported
+
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
+def _kernel_setting() -> str:
+    """When the kernel gives huge pages to a C library that can ask: always, madvise or never."""
     library, version = platform.libc_ver()
     if library != "glibc" or tuple(map(int, version.split(".")[:2])) < (2, 35):
-        return False
+        return "never"
     try:
-        return "[madvise]" in _KERNEL.read_text()
+        return _KERNEL.read_text().partition("[")[2].partition("]")[0]
     except OSError:
-        return False
+        return "never"
