@@ -29,7 +29,7 @@ from typing import Any
 
 from benchmarks.cases import FULL, SMALL, Case
 from benchmarks.in_turn import Side, time_in_turn
-from dcpt_jax.host_memory import kept_memory
+from dcpt_jax.host_memory import huge_pages
 
 WHAT = ("forward", "training step")
 
@@ -59,7 +59,7 @@ def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
 def start(case: Case, options: argparse.Namespace) -> list[Side]:
     """Starts our side of a case, and PyTorch's in each of its ways where it is installed."""
     # Else JAX would take most of a GPU's memory and leave PyTorch too little.
-    environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **kept_memory()}
+    environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **huge_pages(kept=True)}
     arguments = {
         "architecture": case.architecture,
         "batch": case.batch,

@@ -1,4 +1,4 @@
-"""How a command takes memory from the operating system: in huge pages, which it keeps."""
+"""How a command takes memory from the operating system: in huge pages, which training keeps."""
 
 import contextlib
 import glob
@@ -15,16 +15,16 @@ _KERNEL = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _ACCELERATORS = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/accel*", "/dev/vfio/[0-9]*")
 
 
-def start_with_kept_memory(module: str) -> None:
-    """Starts a command over, in the same process, with memory in huge pages that it keeps.
+def start_with_huge_pages(module: str, *, kept: bool) -> None:
+    """Starts a command over, in the same process, with memory in huge pages.
 
     On CPUs XLA takes the memory of a step, gigabytes in one block, when the step begins and frees
     it when it ends. The operating system then has to find and clear every page again in the next
     step: hundreds of thousands of 4 KB for one step of SwinIR or PromptIR, a seventh of the time
-    still where they are of 2 MB. So the C library is told to ask for huge pages and to keep what is
-    freed. It reads that, from the environment variable GLIBC_TUNABLES, only when a program starts.
-    It keeps blocks of this size for the first thread only, so JAX is told to run steps in the
-    thread that calls them: calling a step then takes until it is done.
+    still where they are of 2 MB. So the C library is told to ask for huge pages, and to keep what
+    is freed. It reads that, from the environment variable GLIBC_TUNABLES, only when a program
+    starts. It keeps blocks of this size for the first thread only, so JAX is told to run steps in
+    the thread that calls them: calling a step then takes until it is done.
 
     Returns, and changes nothing, where that cannot be or would not help: if this process is not
     `python -m module`, if the variable has one of these settings (`glibc.malloc.hugetlb=0` leaves
@@ -34,18 +34,24 @@ def start_with_kept_memory(module: str) -> None:
     Args:
         module: what the command is called by, such as "dcpt_jax.main". Nothing of it may have been
             done yet: it begins anew.
+        kept: whether to keep memory, for commands that run the same step again and again. Where
+            sizes vary, a fifth more memory was needed, and nothing won.
     """
     if ["-m", module] not in [sys.orig_argv[i : i + 2] for i in range(len(sys.orig_argv))]:
         return
-    if variables := kept_memory():
+    if variables := huge_pages(kept=kept):
         os.environ.update(variables)
         with contextlib.suppress(OSError):  # then it goes on without
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     use_kept_memory()
 
 
-def kept_memory() -> dict[str, str]:
-    """The environment variable for a new process that calls `use_kept_memory`; empty as above."""
+def huge_pages(*, kept: bool) -> dict[str, str]:
+    """The environment variable with which a new process gets huge pages; empty as said above.
+
+    Args:
+        kept: whether it keeps them; it has to call `use_kept_memory`.
+    """
     tunables = os.environ.get(_VARIABLE, "")
     if any(setting in tunables for setting in (_HUGE_PAGES, *_KEPT)):
         return {}
@@ -53,11 +59,12 @@ def kept_memory() -> dict[str, str]:
     if kernel not in ("madvise", "always") or any(map(glob.glob, _ACCELERATORS)):
         return {}
     ask = f"{_HUGE_PAGES}=1" if kernel == "madvise" else ""
-    return {_VARIABLE: ":".join(filter(None, (tunables, ask, _KEEP)))}
+    settings = ":".join(filter(None, (tunables, ask, _KEEP if kept else "")))
+    return {_VARIABLE: settings} if settings != tunables else {}
 
 
 def use_kept_memory() -> None:
-    """Lets steps run where memory is kept, in a process that began with `kept_memory`.
+    """Lets steps run where memory is kept, in a process that began with kept `huge_pages`.
 
     Processes that it starts, for data, do not inherit the setting: they would keep the memory of
     the largest photo that they have seen. Does nothing in other processes.

@@ -15,7 +15,7 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from dcpt_jax import config as configs
-from dcpt_jax.host_memory import start_with_kept_memory
+from dcpt_jax.host_memory import start_with_huge_pages
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "File in configs/, e.g. configs/pretrain.py[:preset].", lock_config=True
@@ -181,5 +181,5 @@ def _show_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
 
 
 if __name__ == "__main__":
-    start_with_kept_memory("dcpt_jax.main")
+    start_with_huge_pages("dcpt_jax.main", kept=True)
     app.run(main, flags_parser=parse_flags)

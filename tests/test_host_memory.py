@@ -20,7 +20,7 @@ host_memory._ACCELERATORS = ()
 with open(Path(__file__).parent / "starts", "a") as file:
     print(os.getpid(), file=file)
 if __name__ == "__main__":
-    host_memory.start_with_kept_memory("the_command")
+    host_memory.start_with_huge_pages("the_command", kept="--keep" in sys.argv)
     print(os.environ.get("GLIBC_TUNABLES"), sys.argv[1:], sys.flags.optimize)
     print("jax" in sys.modules)
 """
@@ -62,7 +62,7 @@ def start(folder, *command, kernel="always [madvise] never", tunables=None):
     environment.pop("GLIBC_TUNABLES", None)
     if tunables is not None:
         environment["GLIBC_TUNABLES"] = tunables
-    command = [sys.executable, "-O", *command, "a b", "--c"]
+    command = [sys.executable, "-O", *command, "a b", "--keep"]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=60, env=environment, cwd=folder
     )
@@ -81,8 +81,20 @@ def start(folder, *command, kernel="always [madvise] never", tunables=None):
 def test_a_command_starts_over_once_in_its_process(tmp_path, kernel, left):
     """What keeps memory is gone again from the variable, so that processes do not inherit it."""
     printed, starts = start(tmp_path, "-m", "the_command", kernel=kernel)
-    assert printed == [f"{left} ['a b', '--c'] 1", "True"]
+    assert printed == [f"{left} ['a b', '--keep'] 1", "True"]
     assert len(starts) == 2 and len(set(starts)) == 1
+
+
+@glibc_that_asks
+def test_without_keeping_only_huge_pages_are_asked_for(monkeypatch, tmp_path):
+    kernel = tmp_path / "enabled"
+    monkeypatch.setattr(host_memory, "_KERNEL", kernel)
+    monkeypatch.setattr(host_memory, "_ACCELERATORS", ())
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    kernel.write_text("always [madvise] never")
+    assert host_memory.huge_pages(kept=False) == {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    kernel.write_text("[always] madvise never")
+    assert host_memory.huge_pages(kept=False) == {}
 
 
 @glibc_that_asks
@@ -132,10 +144,10 @@ def test_accelerators_are_left_alone(monkeypatch, tmp_path):
     monkeypatch.setattr(host_memory, "_ACCELERATORS", (str(tmp_path / "nvidia[0-9]*"),))
     monkeypatch.setenv("GLIBC_TUNABLES", "")
     (tmp_path / "nvidia0").touch()
-    host_memory.start_with_kept_memory("the_command")
+    host_memory.start_with_huge_pages("the_command", kept=True)
     assert not started
     (tmp_path / "nvidia0").unlink()
-    host_memory.start_with_kept_memory("the_command")
+    host_memory.start_with_huge_pages("the_command", kept=True)
     assert started == [(sys.executable, [sys.executable, "-m", "the_command", "x"])]
 
 
@@ -145,7 +157,7 @@ def test_steps_find_the_memory_of_the_last_step(monkeypatch):
     """Compared with a process that gives it back each time."""
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     monkeypatch.setattr(host_memory, "_ACCELERATORS", ())
-    kept = host_memory.kept_memory()
+    kept = host_memory.huge_pages(kept=True)
     given_back = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
     def faults(variables):
