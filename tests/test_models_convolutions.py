@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,8 +29,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("how", ["slices", "convolution"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "how"), [*itertools.product(CASES, ("slices", "convolution")), ("depthwise", "taps")]
+)
 @pytest.mark.parametrize("size", [(8, 4), (2, 6)])
 def test_value_and_both_gradients_equal_plain_autodiff(case, how, size, monkeypatch):
     monkeypatch.setattr(convolutions, "_WIDE", 1)
@@ -75,11 +78,12 @@ def test_depthwise_on_lines_and_single_pixels(size):
         np.testing.assert_allclose(fast, plain, atol=1e-5)
 
 
-def test_depthwise_keeps_bfloat16_and_sums_its_kernel_gradient_in_float32():
+@pytest.mark.parametrize("how", ["slices", "taps"])
+def test_depthwise_keeps_bfloat16_and_sums_its_kernel_gradient_in_float32(how):
     # 4096 ones: a bfloat16 sum would stop growing at 256.
     x = jnp.ones((1, 64, 64, 2), jnp.bfloat16)
     kernel = jnp.ones((3, 3, 1, 2), jnp.bfloat16)
-    y, pull = jax.vjp(lambda x, k: depthwise_conv(x, k, how="slices"), x, kernel)
+    y, pull = jax.vjp(lambda x, k: depthwise_conv(x, k, how=how), x, kernel)
     to_x, to_kernel = pull(jnp.ones_like(y))
     assert (y.dtype, to_x.dtype, to_kernel.dtype) == (jnp.bfloat16,) * 3
     assert to_kernel[1, 1, 0, 0] == 4096
@@ -108,3 +112,13 @@ def test_the_backend_chooses_the_formulation(monkeypatch, backend, expected):
     traced = jax.make_jaxpr(lambda x, kernel: depthwise_conv(x, kernel))
     text = str(traced(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 1, 2))))
     assert ("conv_general_dilated" in text) == (expected == "convolution")
+
+
+def test_single_operations_can_be_formulated():
+    with convolutions.formulated(depthwise="taps"):
+        assert convolutions.formulation("depthwise") == "taps"
+        assert convolutions.formulation("pointwise") == "slices"  # as the backend has it
+    with convolutions.formulated("convolution", depthwise="taps"):
+        assert convolutions.formulation("depthwise") == "taps"
+        assert convolutions.formulation("norm") == "convolution"
+    assert convolutions.formulation("depthwise") == "slices"

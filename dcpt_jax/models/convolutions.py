@@ -1,12 +1,13 @@
 """Convolutions in the formulations that are fast where they run.
 
 XLA on CPUs is slow at grouped and at 1x1 convolutions, so there every function here computes with
-slices and matrix products; on GPUs and TPUs, whose compilers know convolutions best, it calls the
-plain one. `formulation` decides; nothing else in the package asks which backend is running.
+slices and matrix products; on GPUs and TPUs it calls XLA's own convolutions, except where
+`_ACCELERATORS` names a faster formulation. `formulation` decides; nothing else in the package asks
+which backend is running.
 
 All functions take images [b, h, w, c] and kernels in the usual layout [kh, kw, in, out], in one
 common floating dtype, and return that dtype. Gradients are reverse mode only (`jax.grad`, not
-`jax.jvp`), because some formulations bring their own backward pass.
+`jax.jvp`) with "slices", which brings its own backward passes.
 """
 
 from __future__ import annotations
@@ -21,25 +22,41 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-Formulation = Literal["slices", "convolution"]
+Formulation = Literal["slices", "convolution", "taps"]
+Operation = Literal["depthwise", "pointwise", "square", "patch", "norm", "other"]
+
+# On GPUs and TPUs; "convolution" where an operation is not named.
+_ACCELERATORS: dict[Operation, Formulation] = {}
 
 # From this many channels in and out on, matrix products beat XLA's gradient of a 3x3 kernel.
 _WIDE = 48
 # Of a core's cache: what a loop over parts of a map works on at a time.
 _CACHE_BYTES = 2**20
 
-_chosen: contextvars.ContextVar[Formulation | None] = contextvars.ContextVar("chosen", default=None)
+_Chosen = dict[Operation, Formulation]
+_chosen: contextvars.ContextVar[_Chosen] = contextvars.ContextVar("chosen")
 
 
-def formulation() -> Formulation:
-    """The formulation for the backend in use: "slices" on CPUs, "convolution" elsewhere."""
-    return _chosen.get() or ("slices" if jax.default_backend() == "cpu" else "convolution")
+def formulation(operation: Operation = "other") -> Formulation:
+    """The formulation of an operation for the backend in use: "slices" on CPUs."""
+    chosen = _chosen.get({})
+    if operation in chosen or "other" in chosen:
+        return chosen.get(operation, chosen.get("other"))
+    if jax.default_backend() == "cpu":
+        return "slices"
+    return _ACCELERATORS.get(operation, "convolution")
 
 
 @contextlib.contextmanager
-def formulated(how: Formulation) -> Iterator[None]:
-    """Within it, what is traced is formulated like this on every backend."""
-    before = _chosen.set(how)
+def formulated(how: Formulation | None = None, **operations: Formulation) -> Iterator[None]:
+    """Forces formulations while tracing, whatever the backend.
+
+    Args:
+        how: of every operation that is not named; None leaves those as they are.
+        **operations: the formulation of single operations, such as `depthwise="taps"`.
+    """
+    chosen = operations if how is None else {"other": how, **operations}
+    before = _chosen.set(chosen)
     try:
         yield
     finally:
@@ -86,13 +103,14 @@ def square_conv(x: jax.Array, kernel: jax.Array, *, how: Formulation | None = No
     Args:
         x: [b, h, w, in].
         kernel: [3, 3, in, out].
-        how: formulation; None asks `formulation()`. With "slices" and enough channels the kernel's
-            gradient is nine matrix products: 48 ms in place of 222 for 180 channels at 128x128.
+        how: formulation; None asks `formulation("square")`. With "slices" and enough channels the
+            kernel's gradient is nine matrix products: 48 ms in place of 222 for 180 channels at
+            128x128.
 
     Returns:
         [b, h, w, out].
     """
-    if (how or formulation()) == "convolution" or min(kernel.shape[2:]) < _WIDE:
+    if (how or formulation("square")) == "convolution" or min(kernel.shape[2:]) < _WIDE:
         return plain_conv(x, kernel, padding=1)
     return _square_conv(x, kernel)
 
@@ -156,12 +174,12 @@ def pointwise_conv(x: jax.Array, kernel: jax.Array, *, how: Formulation | None =
     Args:
         x: [b, h, w, in].
         kernel: [1, 1, in, out].
-        how: formulation; None asks `formulation()`.
+        how: formulation; None asks `formulation("pointwise")`.
 
     Returns:
         [b, h, w, out].
     """
-    if (how or formulation()) == "convolution":
+    if (how or formulation("pointwise")) == "convolution":
         return plain_conv(x, kernel)
     # A matrix product on two axes: on four, XLA picks a slower one and a much slower gradient.
     flat = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
@@ -185,13 +203,13 @@ def patch_conv(x: jax.Array, kernel: jax.Array, *, how: Formulation | None = Non
     Args:
         x: [b, h, w, in], h and w multiples of the kernel size.
         kernel: [size, size, in, out].
-        how: formulation; None asks `formulation()`.
+        how: formulation; None asks `formulation("patch")`.
 
     Returns:
         [b, h / size, w / size, out].
     """
     size, _, inputs, outputs = kernel.shape
-    if (how or formulation()) == "convolution":
+    if (how or formulation("patch")) == "convolution":
         return plain_conv(x, kernel, stride=size)
     flat_kernel = kernel.reshape(1, 1, size * size * inputs, outputs)
     return pointwise_conv(space_to_depth(x, size), flat_kernel, how=how)
@@ -203,14 +221,22 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, *, how: Formulation | None =
     Args:
         x: [b, h, w, c].
         kernel: [3, 3, 1, c].
-        how: formulation; None asks `formulation()`.
+        how: formulation; None asks `formulation("depthwise")`.
 
     Returns:
         [b, h, w, c].
     """
-    if (how or formulation()) == "convolution":
+    how = how or formulation("depthwise")
+    if how == "convolution":
         return plain_conv(x, kernel, padding=1, groups=x.shape[-1])
-    return _depthwise_by_slices(x, kernel)
+    return _depthwise_by_taps(x, kernel) if how == "taps" else _depthwise_by_slices(x, kernel)
+
+
+def _depthwise_by_taps(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The sum of nine shifted products, in float32; gradients by JAX."""
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return _sum_of_taps(padded.astype(wide), kernel.astype(wide)).astype(x.dtype)
 
 
 def _pad_by_one(x: jax.Array) -> jax.Array:

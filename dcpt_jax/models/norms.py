@@ -59,7 +59,7 @@ def normalise(
     Returns:
         [..., c] in the dtype of x.
     """
-    if (how or formulation()) == "convolution":
+    if (how or formulation("norm")) == "convolution":
         return _normal_and_inverse(x, epsilon, centred)[0]
     return _normal_rows(x.reshape(-1, x.shape[-1]), epsilon, centred).reshape(x.shape)
 
