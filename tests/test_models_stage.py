@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dcpt_jax.models.convolutions import formulated
 from dcpt_jax.models.nafnet import NAFBlock
 from dcpt_jax.models.stage import Stage, rematerialised
 from tests.golden import random_params
@@ -63,6 +64,24 @@ def test_rematerialisation_saves_memory():
         step = jax.jit(jax.grad(lambda p, x, stage=stage: jnp.square(stage.apply(p, x)).sum()))
         needed.append(step.lower(params, x).compile().memory_analysis().temp_size_in_bytes)
     assert needed[1] < 0.5 * needed[0]
+
+
+def test_keeping_products_alone_gives_the_plain_gradients_from_fewer_bytes():
+    """In bfloat16, for which JAX would keep float32 maps of each norm."""
+    kept, gradients = {}, {}
+    for block in ("products", "convolution"):
+        stage = Stage(2, kinds=(functools.partial(NAFBlock, dtype=jnp.bfloat16),))
+        x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 16, 16, 8)), jnp.bfloat16)
+        with formulated("convolution", depthwise="taps", block=block):
+            params = random_params(jax.eval_shape(stage.init, jax.random.key(0), x)["params"])
+            apply = jax.jit(lambda p, x, stage=stage: stage.apply({"params": p}, x))
+            y, pull = jax.vjp(apply, params, x)
+        kept[block] = sum(leaf.nbytes for leaf in jax.tree.leaves(pull))
+        gradients[block] = pull(jnp.sin(y))
+    assert kept["products"] < 0.2 * kept["convolution"]
+    for a, b in zip(*map(jax.tree.leaves, gradients.values()), strict=True):
+        scale = float(jnp.abs(b).max())
+        np.testing.assert_allclose(a.astype("f4"), b.astype("f4"), atol=0.02 * scale)
 
 
 def test_many_blocks_are_made_without_running_them():

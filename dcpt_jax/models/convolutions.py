@@ -21,12 +21,15 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
-Formulation = Literal["slices", "convolution", "taps"]
-Operation = Literal["depthwise", "pointwise", "square", "patch", "norm", "other"]
+Formulation = Literal["slices", "convolution", "taps", "products"]
+Operation = Literal["depthwise", "pointwise", "square", "patch", "norm", "block", "other"]
 
 # On GPUs and TPUs; "convolution" where an operation is not named.
 _ACCELERATORS: dict[Operation, Formulation] = {}
+
+PRODUCT = "product"  # name of a result worth keeping for the backward pass, beside XLA's own
 
 # From this many channels in and out on, matrix products beat XLA's gradient of a 3x3 kernel.
 _WIDE = 48
@@ -236,7 +239,8 @@ def _depthwise_by_taps(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The sum of nine shifted products, in float32; gradients by JAX."""
     wide = jnp.promote_types(x.dtype, jnp.float32)
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    return _sum_of_taps(padded.astype(wide), kernel.astype(wide)).astype(x.dtype)
+    y = _sum_of_taps(padded.astype(wide), kernel.astype(wide)).astype(x.dtype)
+    return checkpoint_name(y, PRODUCT)
 
 
 def _pad_by_one(x: jax.Array) -> jax.Array:

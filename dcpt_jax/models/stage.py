@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from dcpt_jax.models.convolutions import Formulation, formulation
+from dcpt_jax.models.convolutions import PRODUCT, Formulation, formulation
 
 # From this many repetitions on, the parameters of a row are drawn together: XLA takes about 0.1 s
 # to compile each drawing of random numbers, and a large network has hundreds.
@@ -50,9 +50,12 @@ class Stage(nn.Module):
             return x  # of the right shape and dtype, which is all that initialising looks at
         for i in range(self.blocks):
             make = self.kinds[i % len(self.kinds)]
-            if self.remat and not self.is_initializing():
+            recompute = self.remat or formulation("block") == "products"
+            if recompute and not self.is_initializing():
                 params = self.variables["params"][f"block_{i}"]
-                x = rematerialised(_applied(make(parent=None)))(params, (x, visible))
+                applied = _applied(make(parent=None))
+                keep = rematerialised if self.remat else products_kept
+                x = keep(applied)(params, (x, visible))
             else:
                 x = make(name=f"block_{i}")(x, visible)
         return x
@@ -105,6 +108,24 @@ def rematerialised(
 
     apply.defvjp(forward, backward)
     return apply
+
+
+def products_kept(function: Callable[[Any, Any], jax.Array]) -> Callable[[Any, Any], jax.Array]:
+    """The same function, of which the backward pass keeps the results of convolutions and products.
+
+    Everything between them (norms, gates, biases, factors) is computed again, in the kernels that
+    need it. JAX would keep several float32 maps of each norm instead, and GPUs, whose time goes by
+    the bytes moved, would write and read them.
+
+    Args:
+        function: (params, x) -> array; both trees of floating-point arrays.
+    """
+    return jax.checkpoint(function, policy=_is_product)
+
+
+def _is_product(primitive: Any, *_: Any, **parameters: Any) -> bool:
+    products = (lax.conv_general_dilated_p, lax.dot_general_p)
+    return primitive in products or parameters.get("name") == PRODUCT
 
 
 def _applied(block: nn.Module) -> Callable[[Any, Any], jax.Array]:
