@@ -19,7 +19,7 @@ from dcpt_jax import config as configs
 from dcpt_jax import images, metrics, weights
 from dcpt_jax.data import held_out, opening
 from dcpt_jax.data import tasks as task_sets
-from dcpt_jax.evaluate import baselines, gallery
+from dcpt_jax.evaluate import baselines, gallery, scores
 from dcpt_jax.evaluate.tables import BaselineResult, ClassResult, Evaluation
 from dcpt_jax.restore import predictor
 
@@ -50,9 +50,7 @@ class Judge:
     def predict(self, degraded: np.ndarray) -> np.ndarray:
         """What it says to images [b, h, w, 3]: 0/1 [b, outputs], one 1 for a judge of classes."""
         logits = _classify(self.network, self.classifier, self.params, degraded)
-        if self.label == weights.MULTI_HOT:
-            return np.asarray(logits > 0, np.uint8)
-        return np.eye(len(self.outputs), dtype=np.uint8)[np.asarray(logits.argmax(-1))]
+        return scores.answer(logits, self.label)
 
     def truth(self, tasks: Sequence[task_sets.Task]) -> np.ndarray | None:
         """What it should say to each task: 0/1 [tasks, outputs]; None if it does not know them all.
@@ -222,7 +220,7 @@ def score(
     """Means per class, also of other methods, and what a classifier said that knows all classes."""
     names = [task.name for task in tasks]
     # Of each class, of each sample: PSNR and SSIM of degraded, restored and each method's image.
-    scores: dict[int, list[tuple[list[float], list[float]]]] = {i: [] for i in range(len(tasks))}
+    measured: dict[int, list[tuple[list[float], list[float]]]] = {i: [] for i in range(len(tasks))}
     truth = judge.truth(tasks) if judge is not None else None
     said, exact = (
         np.zeros_like(truth, int) if truth is not None else None,
@@ -234,27 +232,25 @@ def score(
             *(method(sample.degraded) for method in methods),
         )
         pairs = [(one, sample.clean) for one in found]
-        psnr = [min(metrics.psnr(*pair, rounding=rounding), metrics.PSNR_LIMIT) for pair in pairs]
+        psnr = [scores.psnr(*pair, rounding=rounding) for pair in pairs]
         ssim = [metrics.ssim(*pair, rounding=rounding) for pair in pairs]
-        scores[sample.task].append((psnr, ssim))
+        measured[sample.task].append((psnr, ssim))
         pictures.offer(sample, image, *psnr[:2])
         if truth is not None:
             seen = _middle(sample.degraded, JUDGED_SIDE)
             answer = judge.predict(np.ascontiguousarray(seen)[None])[0]
             said[sample.task] += answer
             exact[sample.task] += (answer == truth[sample.task]).all()
-    means = np.array([np.mean(scores[i], axis=0) for i in range(len(tasks))])
+    means = np.array([np.mean(measured[i], axis=0) for i in range(len(tasks))])
     classes = tuple(
-        ClassResult(name, len(scores[i]), *means[i, :, :2].ravel().tolist())
+        ClassResult(name, len(measured[i]), *means[i, :, :2].ravel().tolist())
         for i, name in enumerate(names)
     )
     others = tuple(
         BaselineResult(m.name, m.library, m.citation, *map(tuple, means[:, :, 2 + i].T.tolist()))
         for i, m in enumerate(methods)
     )
-    convention = (
-        f"{metrics.convention(rounding=rounding)}, at most {metrics.PSNR_LIMIT:.0f} dB a sample"
-    )
+    convention = scores.convention(rounding=rounding)
     if truth is None:
         return Evaluation(classes, convention, None, (), baselines=others)
     if judge.label == weights.FLAT:
