@@ -8,7 +8,7 @@ import pytest
 from dcpt_jax import images
 from dcpt_jax import metrics as dcpt_metrics
 from dcpt_jax.data import held_out, tasks
-from dcpt_jax.evaluate import gallery, run
+from dcpt_jax.evaluate import baselines, gallery, run
 from dcpt_jax.evaluate.tables import ClassResult, Evaluation
 from tests.conftest import tiny_config
 
@@ -218,6 +218,29 @@ def test_a_run_writes_tables_and_a_sheet(tmp_path, photo_folder, pretrained, cap
     assert evaluation.to_text() in out and f"wrote {tmp_path / 'sheet.png'}" in out
     again = run.evaluate(config, tmp_path / "again")
     assert again.to_json() == evaluation.to_json()
+
+
+def test_a_run_with_baselines_adds_tables_and_changes_nothing_else(
+    tmp_path, photo_folder, pretrained
+):
+    pytest.importorskip("pywt")
+    config = tiny_config("evaluate", photo_folder)
+    config.init_from = str(pretrained)
+    config.tasks = "noise,low_light"
+    config.data.crops_per_photo = 1
+    without = run.evaluate(config, tmp_path / "without")
+    assert "baselines" not in without.to_json()
+    config.baselines = True
+    evaluation = run.evaluate(config, tmp_path / "with")
+    assert dataclasses.replace(evaluation, baselines=()).to_json() == without.to_json()
+    saved = json.loads((tmp_path / "with/evaluation.json").read_text())["baselines"]
+    assert list(saved) == [method.name for method in baselines.METHODS]
+    assert saved["gamma"]["classes"]["low_light"]["psnr"] == evaluation.baselines[3].psnr[1]
+    table = (tmp_path / "with/evaluation.md").read_text()
+    assert "The same samples, classical methods." in table
+    extra = set(table.splitlines()) - set(without.to_markdown().splitlines())
+    assert all(f"- {method.name}: {method.library}; " in table for method in baselines.METHODS)
+    assert len(extra) == 1 + 2 * (1 + 1 + 3) + len(baselines.METHODS) - 1  # one rule for both
 
 
 def test_numbers_belong_to_the_saved_weights(tmp_path, photo_folder, pretrained):

@@ -19,8 +19,8 @@ from dcpt_jax import config as configs
 from dcpt_jax import images, metrics, weights
 from dcpt_jax.data import held_out, opening
 from dcpt_jax.data import tasks as task_sets
-from dcpt_jax.evaluate import gallery
-from dcpt_jax.evaluate.tables import ClassResult, Evaluation
+from dcpt_jax.evaluate import baselines, gallery, scores
+from dcpt_jax.evaluate.tables import BaselineResult, ClassResult, Evaluation
 from dcpt_jax.restore import predictor
 
 SHEET_HEIGHT = 2400  # pixels of all pictures of the sheet above one another, at most
@@ -50,9 +50,7 @@ class Judge:
     def predict(self, degraded: np.ndarray) -> np.ndarray:
         """What it says to images [b, h, w, 3]: 0/1 [b, outputs], one 1 for a judge of classes."""
         logits = _classify(self.network, self.classifier, self.params, degraded)
-        if self.label == weights.MULTI_HOT:
-            return np.asarray(logits > 0, np.uint8)
-        return np.eye(len(self.outputs), dtype=np.uint8)[np.asarray(logits.argmax(-1))]
+        return scores.answer(logits, self.label)
 
     def truth(self, tasks: Sequence[task_sets.Task]) -> np.ndarray | None:
         """What it should say to each task: 0/1 [tasks, outputs]; None if it does not know them all.
@@ -88,8 +86,10 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> Evaluati
     Raises:
         ConfigError: if the config is wrong.
         FileNotFoundError: if there are no weights or no photos.
+        ImportError: if baselines are asked for and one needs a library that is not installed.
     """
     configs.validate(config)
+    methods = baselines.available() if config.baselines else ()
     params, description = weights.load_weights(config.init_from)
     if config.tasks:
         tasks = task_sets.resolve_tasks(config.tasks)
@@ -113,7 +113,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> Evaluati
     else:
         restored = restore_whole(network, params["network"], samples)
     pictures = PictureSheet([task.name for task in tasks], counts, data.crop_size)
-    evaluation = score(tasks, restored, judge, pictures, rounding=config.rounding)
+    evaluation = score(tasks, restored, judge, pictures, rounding=config.rounding, methods=methods)
     evaluation = dataclasses.replace(
         evaluation,
         convention=f"{evaluation.convention}, {whole}",
@@ -215,39 +215,47 @@ def score(
     pictures: "PictureSheet",
     *,
     rounding: metrics.Rounding = "uint8",
+    methods: Sequence[baselines.Method] = (),
 ) -> Evaluation:
-    """Means per class, and what the classifier said where it knows all classes."""
+    """Means per class, also of other methods, and what a classifier said that knows all classes."""
     names = [task.name for task in tasks]
-    scores: dict[int, list[tuple[float, ...]]] = {i: [] for i in range(len(tasks))}
+    # Of each class, of each sample: PSNR and SSIM of degraded, restored and each method's image.
+    measured: dict[int, list[tuple[list[float], list[float]]]] = {i: [] for i in range(len(tasks))}
     truth = judge.truth(tasks) if judge is not None else None
     said, exact = (
         np.zeros_like(truth, int) if truth is not None else None,
         np.zeros(len(tasks), int),
     )
     for sample, image in restored:
-        degraded = np.clip(sample.degraded, 0, 1)
-        pairs = ((degraded, sample.clean), (image, sample.clean))
-        psnr = [min(metrics.psnr(*pair, rounding=rounding), metrics.PSNR_LIMIT) for pair in pairs]
+        found = (
+            *(np.clip(sample.degraded, 0, 1), image),
+            *(method(sample.degraded) for method in methods),
+        )
+        pairs = [(one, sample.clean) for one in found]
+        psnr = [scores.psnr(*pair, rounding=rounding) for pair in pairs]
         ssim = [metrics.ssim(*pair, rounding=rounding) for pair in pairs]
-        scores[sample.task].append((*psnr, *ssim))
-        pictures.offer(sample, image, *psnr)
+        measured[sample.task].append((psnr, ssim))
+        pictures.offer(sample, image, *psnr[:2])
         if truth is not None:
             seen = _middle(sample.degraded, JUDGED_SIDE)
             answer = judge.predict(np.ascontiguousarray(seen)[None])[0]
             said[sample.task] += answer
             exact[sample.task] += (answer == truth[sample.task]).all()
+    means = np.array([np.mean(measured[i], axis=0) for i in range(len(tasks))])
     classes = tuple(
-        ClassResult(name, len(scores[i]), *np.mean(scores[i], axis=0).tolist())
+        ClassResult(name, len(measured[i]), *means[i, :, :2].ravel().tolist())
         for i, name in enumerate(names)
     )
-    convention = (
-        f"{metrics.convention(rounding=rounding)}, at most {metrics.PSNR_LIMIT:.0f} dB a sample"
+    others = tuple(
+        BaselineResult(m.name, m.library, m.citation, *map(tuple, means[:, :, 2 + i].T.tolist()))
+        for i, m in enumerate(methods)
     )
+    convention = scores.convention(rounding=rounding)
     if truth is None:
-        return Evaluation(classes, convention, None, ())
+        return Evaluation(classes, convention, None, (), baselines=others)
     if judge.label == weights.FLAT:
-        return Evaluation(classes, convention, said, judge.outputs)
-    return Evaluation(classes, convention, said, judge.outputs, truth, exact)
+        return Evaluation(classes, convention, said, judge.outputs, baselines=others)
+    return Evaluation(classes, convention, said, judge.outputs, truth, exact, baselines=others)
 
 
 class PictureSheet:

@@ -1,6 +1,7 @@
 """What an evaluation found, as numbers, as Markdown and as JSON values."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,25 @@ class ClassResult:
 
 
 @dataclasses.dataclass(frozen=True)
+class BaselineResult:
+    """Means over the samples of each class, in their order, of a classical method.
+
+    Attributes:
+        name: of the method.
+        library: the function that did the work.
+        citation: of the method.
+        psnr: dB, one mean per class.
+        ssim: one mean per class.
+    """
+
+    name: str
+    library: str
+    citation: str
+    psnr: tuple[float, ...]
+    ssim: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluation:
     """Results of all classes.
 
@@ -37,6 +57,7 @@ class Evaluation:
             consists of. None for a classifier of classes.
         exact: with it: int [classes], samples in which the classifier was right in all components.
         data: what the samples of each class are, in words; () to say nothing.
+        baselines: what classical methods made of the same samples; () if they were not asked for.
     """
 
     classes: tuple[ClassResult, ...]
@@ -46,6 +67,7 @@ class Evaluation:
     truth: np.ndarray | None = None
     exact: np.ndarray | None = None
     data: tuple[str, ...] = ()
+    baselines: tuple[BaselineResult, ...] = ()
 
     def mean(self) -> ClassResult:
         """Plain mean over the classes."""
@@ -81,7 +103,7 @@ class Evaluation:
             "truth": self.truth.tolist(),
             "exact": self.exact.tolist(),
         } if multi_hot else None  # fmt: skip
-        return {
+        found = {
             "convention": self.convention,
             "classes": {c.name: _values(c) for c in self.classes},
             "mean": _values(self.mean()),
@@ -90,6 +112,23 @@ class Evaluation:
             "confusion": self.confusion.tolist() if measured and not multi_hot else None,
             "predicted_classes": [] if multi_hot else list(self.predicted),
             "components": components,
+        }
+        if self.baselines:
+            found["baselines"] = {b.name: self._baseline_values(b) for b in self.baselines}
+        return found
+
+    def _baseline_values(self, baseline: BaselineResult) -> dict[str, Any]:
+        """A classical method's results as plain values."""
+        pairs = zip(baseline.psnr, baseline.ssim, strict=True)
+        named = zip(self.classes, pairs, strict=True)
+        return {
+            "library": baseline.library,
+            "citation": baseline.citation,
+            "classes": {c.name: {"psnr": psnr, "ssim": ssim} for c, (psnr, ssim) in named},
+            "mean": {
+                "psnr": float(np.mean(baseline.psnr)),
+                "ssim": float(np.mean(baseline.ssim)),
+            },
         }
 
     def to_markdown(self) -> str:
@@ -110,11 +149,34 @@ class Evaluation:
         if self.data:
             named = zip(self.classes, self.data, strict=True)
             lines += ["", *(f"- {c.name}: {text}" for c, text in named)]
+        if self.baselines:
+            lines += ["", *self._baseline_lines()]
         if self.truth is not None:
             lines += ["", *self._component_lines()]
         elif self.confusion is not None:
             lines += ["", *self._confusion_lines()]
         return "\n".join(lines) + "\n"
+
+    def _baseline_lines(self) -> list[str]:
+        """The tables of the classical methods, of PSNR and of SSIM."""
+        lines = [
+            "The same samples, classical methods. None is told the class, the noise's strength or "
+            "the blur's kernel. Bold: the best of each row."
+        ]
+        names = [*(c.name for c in self.classes), "mean"]
+        for metric, digits in (("psnr", 2), ("ssim", 3)):
+            columns = [
+                [getattr(c, f"{metric}_{which}") for c in self.classes]
+                for which in ("degraded", "restored")
+            ] + [list(getattr(b, metric)) for b in self.baselines]
+            values = [*zip(*columns, strict=True), tuple(map(np.mean, columns))]
+            rows = [
+                [name, *_best_in_bold(row, digits)] for name, row in zip(names, values, strict=True)
+            ]
+            methods = [b.name for b in self.baselines]
+            headings = [metric.upper(), "degraded", "network", *methods]
+            lines += ["", *_markdown(headings, rows)]
+        return [*lines, "", *(f"- {b.name}: {b.library}; {b.citation}" for b in self.baselines)]
 
     def _confusion_lines(self) -> list[str]:
         """The table of a classifier of classes."""
@@ -171,6 +233,13 @@ class Evaluation:
 
 def _values(result: ClassResult) -> dict[str, Any]:
     return {k: v for k, v in dataclasses.asdict(result).items() if k != "name"}
+
+
+def _best_in_bold(values: Sequence[float], digits: int) -> list[str]:
+    """The values as text; those that show as the highest are bold."""
+    texts = [f"{value:.{digits}f}" for value in values]
+    best = f"{max(values):.{digits}f}"
+    return [f"**{text}**" if text == best else text for text in texts]
 
 
 def _markdown(headings: list[str], rows: list[list[str]]) -> list[str]:

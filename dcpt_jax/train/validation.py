@@ -13,7 +13,7 @@ from dcpt_jax import config as configs
 from dcpt_jax import metrics, weights
 from dcpt_jax.data import held_out, opening
 from dcpt_jax.data import tasks as task_sets
-from dcpt_jax.evaluate import gallery
+from dcpt_jax.evaluate import gallery, scores
 from dcpt_jax.images import ImageError
 from dcpt_jax.models import masking
 from dcpt_jax.train import processes, sharding
@@ -197,11 +197,9 @@ class Validation:
     def _scores(self, sample: held_out.Sample, restored: np.ndarray, logits: np.ndarray) -> Any:
         for metric in self._metrics:
             if metric == "accuracy":
-                said = logits > 0
-                if self._run.config.get("label") != weights.MULTI_HOT:
-                    said = np.arange(logits.size) == logits.argmax()
+                said = scores.answer(logits, self._run.config.get("label", weights.FLAT))
                 yield float((said == self._truth[sample.task]).all())
             elif metric == "psnr":
-                yield min(metrics.psnr(restored, sample.clean), metrics.PSNR_LIMIT)
+                yield scores.psnr(restored, sample.clean)
             else:
                 yield metrics.ssim(restored, sample.clean)

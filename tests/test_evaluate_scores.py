@@ -1,0 +1,19 @@
+import numpy as np
+import pytest
+
+from dcpt_jax import metrics, weights
+from dcpt_jax.evaluate import scores
+
+
+def test_a_perfect_sample_counts_the_limit():
+    image = np.full((12, 12, 3), 0.5, np.float32)
+    assert scores.psnr(image, image) == metrics.PSNR_LIMIT
+    assert scores.psnr(image + 0.1, image, rounding="none") == pytest.approx(20, abs=1e-3)
+    assert scores.convention() == "RGB, rounded to 8 bits, at most 100 dB a sample"
+
+
+def test_answers_of_classifiers_of_classes_and_of_components():
+    logits = np.array([[-2.0, -1.0, -3.0], [1.0, 3.0, -1.0]])
+    assert scores.answer(logits, weights.FLAT).tolist() == [[0, 1, 0], [0, 1, 0]]
+    assert scores.answer(logits, weights.MULTI_HOT).tolist() == [[0, 0, 0], [1, 1, 0]]
+    assert scores.answer(logits[1], weights.FLAT).tolist() == [0, 1, 0]
