@@ -145,6 +145,12 @@ def test_labels(mode):
     config.label = "multi_hot"
     configs.validate(config)
     assert configs.outputs_of(config) == ("low_light", "haze")
+    config.tasks = "clean,haze"
+    configs.validate(config)
+    assert configs.outputs_of(config) == ("haze",)
+    config.tasks = "low_light+haze,haze+low_light"
+    with pytest.raises(ConfigError, match=r"all of the same components, low_light, haze; "):
+        configs.validate(config)
     config.tasks = "noise:15,noise:25"
     with pytest.raises(ConfigError, match=r"all of one component, noise; .*--config\.label=flat"):
         configs.validate(config)

@@ -47,6 +47,8 @@ def test_by_default_all_is_synthesised_from_the_same_photos(photos):
     assert len({id(one.source) for one in classes}) == 1
     assert all(one.is_synthetic and one.task.repeats == 1 for one in classes)
     assert classes[0].origin == f"synthetic rain on 2 photos of {photos}"
+    (clean,) = open_classes(resolve_tasks("clean"), root=photos)
+    assert clean.origin == f"2 photos of {photos}, as they are" and clean.is_synthetic
 
 
 def test_bundled_photos_of_both_splits():

@@ -135,6 +135,19 @@ def test_components_in_order_of_first_appearance():
     assert table.dtype == np.uint8
 
 
+def test_clean_has_no_component_and_is_a_class_of_its_own():
+    asked = resolve_tasks("clean,rain,rain+haze")
+    assert names(asked) == ["clean", "rain", "rain+haze"]
+    found, table = tasks.components(asked)
+    assert found == ("rain", "haze")
+    assert table.tolist() == [[0, 0], [1, 0], [1, 1]]
+    found, table = tasks.components(resolve_tasks("clean"))
+    assert found == () and table.shape == (1, 0)
+    with pytest.raises(ValueError, match="'clean' means no degradation"):
+        resolve_tasks("clean+rain")
+    assert tasks.class_named("clean") == "clean" and tasks.class_named("clean:1") is None
+
+
 def test_components_of_the_sets():
     found, table = tasks.components(tasks.TASK_SETS["cdd11"])
     assert found == ("low_light", "haze", "rain", "snow")

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from dcpt_jax.degradations import degrade, get, names, parse
 
+DAMAGING = tuple(name for name in names() if name != "clean")
+
 
 @pytest.fixture(scope="module")
 def patches() -> list[np.ndarray]:
@@ -40,7 +42,7 @@ def _range_or_all(name: str) -> tuple[float, float]:
     return (low, high) if low < high else (high / 5, high)
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", DAMAGING)
 def test_stronger_is_worse_and_range_is_damaging(name: str, patches: list[np.ndarray]) -> None:
     low, high = _range_or_all(name)
     strengths = [low + share * (high - low) for share in (0, 0.25, 0.5, 0.75, 1)]
@@ -63,7 +65,7 @@ def test_stronger_is_worse_and_range_is_damaging(name: str, patches: list[np.nda
     assert psnrs[0] < mildest and psnrs[-1] > strongest, psnrs
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", DAMAGING)
 def test_strength_0_leaves_the_image(name: str, patches: list[np.ndarray]) -> None:
     degraded = degrade(patches[0], f"{name}:0")
     if name == "low_light":  # keeps the noise of a well exposed sensor
@@ -90,7 +92,7 @@ def test_any_size_seed_and_strength(
         "random": np.random.default_rng(seed).random(shape, dtype=np.float32),
     }[level]
     before = image.copy()
-    for name in names():
+    for name in DAMAGING:
         low, high = _range_or_all(name)
         degraded = degrade(image, f"{name}:{low + share * (high - low)}", seed=seed)
         assert degraded.shape == shape and degraded.dtype == np.float32
@@ -103,9 +105,18 @@ def test_any_size_seed_and_strength(
             assert np.abs(degraded - image).max() > 0.01
 
 
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(height=st.integers(1, 70), width=st.integers(1, 70), seed=st.integers(0, 2**32))
+def test_clean_images_of_any_size_stay_as_they_are(height: int, width: int, seed: int) -> None:
+    image = np.random.default_rng(seed).random((height, width, 3), dtype=np.float32)
+    result = degrade(image, "clean", seed=seed)
+    assert result.dtype == np.float32 and not np.shares_memory(result, image)
+    np.testing.assert_array_equal(result, image)
+
+
 @settings(max_examples=10, deadline=None, derandomize=True)
 @given(
-    chosen=st.lists(st.sampled_from(names()), min_size=1, max_size=5),
+    chosen=st.lists(st.sampled_from(DAMAGING), min_size=1, max_size=5),
     seed=st.integers(0, 2**32),
 )
 def test_any_mixture(chosen: list[str], seed: int) -> None:
@@ -116,7 +127,7 @@ def test_any_mixture(chosen: list[str], seed: int) -> None:
     assert degraded.shape == image.shape and np.isfinite(degraded).all()
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", DAMAGING)
 def test_largest_strength_works(name: str) -> None:
     image = np.random.default_rng(0).random((16, 17, 3), dtype=np.float32)
     degraded = degrade(image, f"{name}:{get(name).largest}")

@@ -10,8 +10,9 @@ from dcpt_jax.degradations import apply_parts, degrade, get, names, parse
 NAMES = (
     *("noise", "motion_blur", "haze", "rain", "low_light"),
     *("defocus_blur", "jpeg", "snow", "mosaic", "inpainting"),
-    "poisson_noise",
+    *("poisson_noise", "clean"),
 )
+DAMAGING = NAMES[:-1]
 
 
 @pytest.fixture
@@ -19,19 +20,19 @@ def image() -> np.ndarray:
     return np.random.default_rng(0).random((24, 31, 3), dtype=np.float32)
 
 
-def test_names_are_the_ten_classes_and_poisson_noise() -> None:
+def test_names_are_the_ten_classes_and_the_further_ones() -> None:
     assert names() == NAMES
     assert [get(name).name for name in names()] == list(NAMES)
 
 
 def test_every_entry_is_complete() -> None:
-    for name in names():
+    for name in DAMAGING:
         entry = get(name)
         low, high = entry.strength_range
         assert 0 < low <= high <= entry.largest
         assert entry.summary.endswith(".") and entry.unit
         assert any(character.isdigit() for character in entry.source)  # a year: literature
-    assert [name for name in names() if len(set(get(name).strength_range)) == 1] == ["mosaic"]
+    assert [name for name in DAMAGING if len(set(get(name).strength_range)) == 1] == ["mosaic"]
     assert [name for name in names() if not get(name).clips] == ["noise"]
 
 
@@ -111,7 +112,7 @@ def test_parse_refuses_unknown_names(spec: str) -> None:
 
 
 @pytest.mark.parametrize("strength", ["", "loud", "-1", "nan", "inf", "-inf", "1:2", "1e9"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DAMAGING)
 def test_parse_refuses_bad_strengths_with_the_range(name: str, strength: str) -> None:
     entry = get(name)
     low, high = entry.strength_range
@@ -123,8 +124,21 @@ def test_parse_refuses_bad_strengths_with_the_range(name: str, strength: str) ->
     assert repr(strength) in message
 
 
+def test_clean_takes_no_strength() -> None:
+    assert parse(" clean ") == ((get("clean"), None),)
+    for strength in ("3", "0", "1-2", "1/2", ""):
+        with pytest.raises(ValueError, match=r"'clean' takes no strength, .*: write 'clean'"):
+            parse(f"clean:{strength}")
+
+
+@pytest.mark.parametrize("spec", ["clean+rain", "rain+clean", "clean+clean", "noise:25+clean+haze"])
+def test_clean_is_no_part_of_a_mixture(spec: str) -> None:
+    with pytest.raises(ValueError, match=r"'clean' means no degradation.* leave it out"):
+        parse(spec)
+
+
 def test_degrade_with_an_integer_seed_is_repeatable(image: np.ndarray) -> None:
-    for name in names():
+    for name in DAMAGING:
         first, again, other = (degrade(image, name, seed=seed) for seed in (3, 3, 4))
         np.testing.assert_array_equal(first, again)
         assert np.abs(first - other).max() > 0.01
@@ -132,7 +146,7 @@ def test_degrade_with_an_integer_seed_is_repeatable(image: np.ndarray) -> None:
 
 
 def test_a_generator_moves_on(image: np.ndarray) -> None:
-    for name in names():
+    for name in DAMAGING:
         rng = np.random.default_rng(3)
         first, *others = (degrade(image, name, seed=rng) for _ in range(6))
         np.testing.assert_array_equal(first, degrade(image, name, seed=3))
@@ -141,7 +155,7 @@ def test_a_generator_moves_on(image: np.ndarray) -> None:
 
 
 def test_global_random_state_is_neither_used_nor_changed(image: np.ndarray) -> None:
-    spec = "+".join(NAMES)
+    spec = "+".join(DAMAGING)
     np.random.seed(1)
     first, state = degrade(image, spec), np.random.get_state()[1].copy()
     np.random.seed(1)
@@ -170,7 +184,7 @@ def test_order_of_a_mixture_matters(image: np.ndarray) -> None:
 def test_clipping_follows_the_last_degradation(image: np.ndarray) -> None:
     outside = degrade(image, "haze+noise:50")
     assert outside.min() < 0 and outside.max() > 1
-    for last in NAMES[1:]:
+    for last in DAMAGING[1:]:
         inside = degrade(image, f"noise:200+{last}")
         assert inside.min() >= 0 and inside.max() <= 1
 

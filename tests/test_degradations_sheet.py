@@ -6,6 +6,8 @@ import pytest
 
 from dcpt_jax.degradations import get, names, sheet
 
+DRAWN = tuple(name for name in names() if name != "clean")  # the first column shows it
+
 
 @pytest.fixture
 def photo() -> np.ndarray:
@@ -15,7 +17,8 @@ def photo() -> np.ndarray:
 
 
 def test_three_strengths_span_the_range() -> None:
-    for name in names():
+    assert sheet.three_strengths(get("clean")) == (0, 0, 0)
+    for name in DRAWN:
         mild, medium, strong = sheet.three_strengths(get(name))
         low, high = get(name).strength_range
         assert strong == high
@@ -27,13 +30,19 @@ def test_three_strengths_span_the_range() -> None:
 def test_layout(photo: np.ndarray, crop: int) -> None:
     drawn = sheet.draw_sheet(photo, cell=64, crop=crop)
     assert drawn.dtype == np.uint8
-    assert drawn.shape == (len(names()) * (64 + 20), 4 * 64, 3)
-    rows = drawn.reshape(len(names()), 84, 4, 64, 3).transpose(0, 2, 1, 3, 4)
+    assert drawn.shape == (len(DRAWN) * (64 + 20), 4 * 64, 3)
+    rows = drawn.reshape(len(DRAWN), 84, 4, 64, 3).transpose(0, 2, 1, 3, 4)
     for row in rows:
         np.testing.assert_array_equal(row[0][20:], rows[0][0][20:])  # clean
         assert all((cell[:20] < 100).any() for cell in row)  # captions
         for degraded in row[1:]:
             assert np.abs(degraded[20:].astype(int) - row[0][20:]).mean() > 0.3
+
+
+def test_clean_can_be_drawn(photo: np.ndarray) -> None:
+    drawn = sheet.draw_sheet(photo, cell=64, only=("clean",))
+    cells = drawn[20:].reshape(64, 4, 64, 3).transpose(1, 0, 2, 3)
+    np.testing.assert_array_equal(cells, np.broadcast_to(cells[0], cells.shape))
 
 
 def test_further_draws_of_chosen_classes(photo: np.ndarray) -> None:
@@ -81,7 +90,7 @@ def test_command_writes_a_png(photo: np.ndarray, tmp_path, capsys) -> None:
 def test_default_photo_comes_with_scikit_image(tmp_path) -> None:
     pytest.importorskip("skimage")
     assert sheet.main(["--output", str(tmp_path / "sheet.png"), "--cell", "64"]) == 0
-    assert cv2.imread(str(tmp_path / "sheet.png")).shape == (84 * len(names()), 256, 3)
+    assert cv2.imread(str(tmp_path / "sheet.png")).shape == (84 * len(DRAWN), 256, 3)
 
 
 def test_bad_calls_say_what_is_wrong(tmp_path, capsys) -> None:

@@ -89,6 +89,7 @@ def test_a_classifier_of_components_by_hand():
         predicted=("low_light", "haze", "snow"),
         truth=np.array([[1, 0, 0], [1, 1, 0]], np.uint8),
         exact=np.array([3, 1]),
+        nothing=np.array([0, 1]),
     )
     assert (evaluation.class_accuracy(0), evaluation.class_accuracy(1)) == (0.75, 0.25)
     assert evaluation.accuracy() == 0.5
@@ -105,6 +106,30 @@ def test_a_classifier_of_components_by_hand():
     assert saved["components"]["names"] == ["low_light", "haze", "snow"]
     assert saved["components"]["accuracy"] == [0.75, 0.75, 0.875]
     assert saved["components"]["found"] == [[4, 1, 0], [2, 3, 1]]
+    assert "none (clean)" not in text and saved["components"]["nothing"] == [0, 1]
+
+
+def test_finding_no_component_means_clean():
+    evaluation = Evaluation(
+        classes=(
+            ClassResult("clean", 4, 100.0, 50.0, 1.0, 0.75),
+            ClassResult("haze", 2, 22.0, 25.0, 0.75, 0.8),
+        ),
+        convention="RGB",
+        confusion=np.array([[1], [1]]),
+        predicted=("haze",),
+        truth=np.array([[0], [1]], np.uint8),
+        exact=np.array([3, 1]),
+        nothing=np.array([3, 1]),
+    )
+    assert (evaluation.class_accuracy(0), evaluation.class_accuracy(1)) == (0.75, 0.5)
+    assert evaluation.component_accuracy(0) == 0.625
+    text = evaluation.to_markdown()
+    assert "| | haze | none (clean) | all right |" in text
+    assert "| clean | 1 | 3/4 | 75% |" in text
+    assert "| haze | 1/2 | 1 | 50% |" in text
+    assert "| accuracy | 62% | 62% | 62% |" in text
+    assert json.loads(json.dumps(evaluation.to_json()))["components"]["names"] == ["haze"]
 
 
 class Says(nn.Module):
@@ -132,6 +157,9 @@ def test_what_judges_say_and_should_say(caplog):
     asked = tasks.resolve_tasks("rain,low_light+rain+haze")  # a mixture that it never saw
     assert components.truth(asked).tolist() == [[0, 1, 0], [1, 1, 1]]
     assert components.truth(tasks.resolve_tasks("haze,rain+snow")) is None
+    assert components.truth(tasks.resolve_tasks("clean,haze")).tolist() == [[0, 0, 0], [1, 0, 0]]
+    assert components.truth(tasks.resolve_tasks("clean")).tolist() == [[0, 0, 0]]
+    assert flat.truth(tasks.resolve_tasks("clean,haze")) is None
 
 
 def test_scores_of_a_judge_of_components():
@@ -151,6 +179,26 @@ def test_scores_of_a_judge_of_components():
     assert evaluation.predicted == ("haze", "rain", "low_light")
     assert evaluation.confusion.tolist() == [[0, 2, 1], [1, 1, 2]]
     assert evaluation.exact.tolist() == [1, 1] and evaluation.accuracy() == 0.5
+
+
+def test_scores_of_clean_samples():
+    found = tasks.resolve_tasks("clean,rain")
+    judge = run.Judge(
+        *(Says(), Says(), {"network": {}, "classifier": {}}),
+        *("multi_hot", ("haze", "rain", "low_light")),
+    )
+
+    def restored():
+        for task, pixel in ((0, [-1, -1, -1]), (0, [-1, 1, -1]), (1, [-1, -1, -1])):
+            image = np.full((12, 12, 3), 0.5, np.float32)
+            image[0, 0] = pixel
+            yield held_out.Sample(task, image, np.clip(image, 0, 1), "photo"), image
+
+    evaluation = run.score(found, restored(), judge, run.PictureSheet(["a", "b"], [2, 1], 12))
+    assert evaluation.exact.tolist() == [1, 0] and evaluation.nothing.tolist() == [1, 1]
+    clean = evaluation.classes[0]  # unchanged: as good as a score can get, and finite
+    assert (clean.psnr_degraded, clean.psnr_restored) == (100.0, 100.0)
+    assert clean.ssim_degraded == 1.0
 
 
 def test_the_sheet_of_eleven_mixtures_can_be_looked_at():

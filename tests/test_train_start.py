@@ -106,6 +106,10 @@ def test_a_guide_of_components_guides_to_mixtures_that_it_never_saw():
     options = start.guide_options(MIXED, task_sets.resolve_tasks("low_light+rain+haze,rain"))
     assert set(options) == {"label_rows"}
     assert options["label_rows"].tolist() == [[1, 1, 1], [0, 0, 1]]
+    options = start.guide_options(MIXED, task_sets.resolve_tasks("clean,rain"))
+    assert options["label_rows"].tolist() == [[0, 0, 0], [0, 0, 1]]
+    options = start.guide_options(MIXED, task_sets.resolve_tasks("clean"))
+    assert options["label_rows"].tolist() == [[0, 0, 0]]
     flat = {"classes": ["haze", "low_light+haze"]}
     asked = task_sets.resolve_tasks("low_light+haze")
     assert start.guide_options(flat, asked) == {"labels": (1,)}
@@ -301,6 +305,11 @@ def test_a_guide_of_one_class_is_refused(tmp_path, photo_folder, pretrained):
     config = grown_config("transfer", photo_folder, pretrained, classifier_from=str(other))
     with pytest.raises(ConfigError, match=r"other knows only rain, .*always be right"):
         start.find_start(config, None)
+    # One component can be there or not: a photo can be clean.
+    description |= {"label": "multi_hot", "components": ["rain"]}
+    other = weights.save_weights(tmp_path / "component", params, description)
+    config.classifier_from = str(other)
+    assert start.find_start(config, None).classifier["components"] == ["rain"]
     config.guidance = 0.0
     assert start.find_start(config, None).classifier == {}
 

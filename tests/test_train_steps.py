@@ -1,5 +1,6 @@
 import json
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,7 @@ from dcpt_jax import create_classifier, create_model, from_torch, to_torch
 from dcpt_jax.train import steps
 from dcpt_jax.train.optimizer import adamw
 from dcpt_jax.train.state import create_state
+from dcpt_jax.train.steps import terms
 from tests.golden import rule_weights
 
 
@@ -259,6 +261,21 @@ def test_pretraining_with_multi_hot_labels(small):
     for _ in range(40):
         state, last = step(state, batch)
     assert last["loss_class"] < 0.7 * first["loss_class"]
+
+
+def test_a_clean_image_is_right_where_no_component_is_found():
+    class Logits(nn.Module):
+        def __call__(self, features):
+            return features[0]
+
+    rows = np.array([[0, 0], [1, 0]], np.uint8)  # clean, rain
+    logits = jnp.array([[-1.0, -2.0], [-1.0, 3.0], [2.0, -1.0]])
+    loss, accuracy = terms.classification(
+        Logits(), {}, (logits,), jnp.array([0, 0, 1]), gamma=0.0, label_rows=rows
+    )
+    right = np.array([[1, 2], [1, -3], [2, 1]])
+    np.testing.assert_allclose(loss, np.log1p(np.exp(-right)).mean(), rtol=1e-6)
+    np.testing.assert_allclose(accuracy, 2 / 3)
 
 
 def test_restoration_learns_and_leaves_no_classifier(small):

@@ -290,11 +290,15 @@ def _check_two_classes(config: ml_collections.ConfigDict) -> None:
             f"config.tasks is {config.tasks!r}, a single class; a classifier needs two or more, "
             "e.g. --config.tasks=5d or --config.tasks=haze,rain"
         )
-    if config.get("label") == "multi_hot" and len(outputs_of(config)) < 2:
+    if config.get("label") != "multi_hot":
+        return
+    names, rows = task_sets.components(tasks_of(config))
+    if (rows == rows[0]).all():
+        kind = "one component" if len(names) == 1 else "the same components"
         raise ConfigError(
-            f"config.tasks is {config.tasks!r}, all of one component, "
-            f"{outputs_of(config)[0]}; multi-hot labels need two or more, e.g. "
-            "--config.tasks=low_light,haze,low_light+haze, or --config.label=flat"
+            f"config.tasks is {config.tasks!r}, all of {kind}, {', '.join(names)}; multi-hot "
+            "labels have to differ, e.g. --config.tasks=low_light,haze,low_light+haze or "
+            "--config.tasks=clean,haze, or set --config.label=flat"
         )
 
 

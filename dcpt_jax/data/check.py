@@ -178,6 +178,8 @@ def report(checked: Sequence[Checked], *, crop: int, by: str, shares: bool = Tru
             rows.append((*row, f"{part.too_small(crop) or '-'}", *_extremes(part.sizes), ""))
             what = "stand-in, " if one.opened.missing.note and one.opened.is_stand_in else ""
             kind = "synthetic on" if one.opened.training_class.is_synthetic else "pairs in"
+            if kind == "synthetic on" and one.opened.task.degradation == "clean":
+                kind = "photos as they are in"
             rows[-1] = (*rows[-1][:-1], f"{what}{kind} {part.place}")
             name = share = ""  # of further parts
     lines = _aligned(rows)

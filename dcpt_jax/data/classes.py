@@ -35,7 +35,19 @@ def synthetic_classes(tasks: Sequence[Task], photos: PhotoSource) -> tuple[Train
     """Every task as a synthetic degradation of the same clean photos, which share one cache."""
     return tuple(
         TrainingClass(
-            task, photos, f"synthetic {task.degradation} on {len(photos)} photos", is_synthetic=True
+            task, photos, synthetic_origin(task, f"{len(photos)} photos"), is_synthetic=True
         )
         for task in tasks
     )
+
+
+def synthetic_origin(task: Task, photos: str) -> str:
+    """What the items of a synthetic class are, for people.
+
+    Args:
+        task: the class.
+        photos: how many of which photos, "11 photos".
+    """
+    if task.degradation == "clean":
+        return f"{photos}, as they are"
+    return f"synthetic {task.degradation} on {photos}"

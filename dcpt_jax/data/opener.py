@@ -7,7 +7,7 @@ from typing import Any
 
 from dcpt_jax.data import datasets as public
 from dcpt_jax.data import listing, pairs, sources
-from dcpt_jax.data.classes import TrainingClass
+from dcpt_jax.data.classes import TrainingClass, synthetic_origin
 from dcpt_jax.data.decoded import DecodedCache
 from dcpt_jax.data.pair_source import PairSource
 from dcpt_jax.data.tasks import Task
@@ -131,7 +131,7 @@ class Opener:
         note = f" ({missing.note})" if missing.note else ""
         if opened is None:
             photos, where = self._clean_photos()
-            origin = f"synthetic {task.degradation} on {len(photos)} {where}{note}"
+            origin = synthetic_origin(task, f"{len(photos)} {where}") + note
             return TrainingClass(task, photos, origin, is_synthetic=True)
         if opened.is_pairs:
             return TrainingClass(task, opened.source, opened.what + note, is_synthetic=False)
@@ -139,7 +139,7 @@ class Opener:
         # That of a class as such; "noise:15" asks for a strength of its own.
         if self.split == "held_out" and fixed.partition(":")[0] == task.name:
             task = dataclasses.replace(task, degradation=fixed)
-        origin = f"synthetic {task.degradation} on {len(opened.source)} {opened.what}{note}"
+        origin = synthetic_origin(task, f"{len(opened.source)} {opened.what}") + note
         return TrainingClass(task, opened.source, origin, is_synthetic=True)
 
     def published(self, task: Task, stage: str) -> tuple[Opened | None, Missing]:

@@ -185,6 +185,8 @@ def resolve_trained(task_set: str, classes: Sequence[str]) -> tuple[Task, ...]:
 def components(tasks: Sequence[Task]) -> tuple[tuple[str, ...], np.ndarray]:
     """The single degradations that classes consist of: the multi-hot labels.
 
+    "clean" consists of none: its row is zeros, and it is not among the names.
+
     Args:
         tasks: the classes. Strengths do not count: "noise:25" consists of "noise".
 
@@ -194,7 +196,10 @@ def components(tasks: Sequence[Task]) -> tuple[tuple[str, ...], np.ndarray]:
     Raises:
         ValueError: for a degradation that is unknown.
     """
-    parts = [[part.name for part, _ in degradations.parse(task.degradation)] for task in tasks]
+    parts = [
+        [part.name for part, _ in degradations.parse(task.degradation) if part.name != "clean"]
+        for task in tasks
+    ]
     names = tuple(dict.fromkeys(name for found in parts for name in found))
     table = np.array([[name in found for name in names] for found in parts], np.uint8)
     return names, table.reshape(len(parts), len(names))

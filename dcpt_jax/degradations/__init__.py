@@ -3,7 +3,8 @@
 A spec names one or several degradations in the order in which they happen, each with an optional
 strength: `"noise:25"`, `"low_light+haze+rain"`, `"haze:0.5+rain"`. A strength that is left out is
 drawn from the class's range; one that is a range, `"noise:1-50"`, or a choice, `"noise:15/25/50"`,
-from that. A new class is one module with a `Degradation` constant and one entry in `_REGISTERED`.
+from that. `"clean"` means no degradation and stands alone. A new class is one module with a
+`Degradation` constant and one entry in `_REGISTERED`.
 
 NumPy and OpenCV only: worker processes of the data pipeline import this package and must hold no
 accelerator. Importing it changes no global setting, so OpenCV keeps its own thread pool, which
@@ -17,6 +18,7 @@ import numpy as np
 
 from dcpt_jax.degradations import (
     blur,
+    clean,
     defocus,
     inpainting,
     jpeg,
@@ -42,6 +44,7 @@ _REGISTERED = (
     mosaic.MOSAIC,
     inpainting.INPAINTING,
     noise.POISSON_NOISE,
+    clean.CLEAN,
 )
 _BY_NAME = {degradation.name: degradation for degradation in _REGISTERED}
 
@@ -70,8 +73,9 @@ def parse(spec: str) -> tuple[tuple[Degradation, float | None], ...]:
         or a choice, a degradation that draws from it.
 
     Raises:
-        ValueError: empty spec or part, unknown name (lists the known ones), or a strength that is
-            no number, negative, NaN or too large (states the allowed range).
+        ValueError: empty spec or part, unknown name (lists the known ones), a strength that is no
+            number, negative, NaN or too large (states the allowed range), or `clean` with a
+            strength or with other parts.
     """
     if not isinstance(spec, str) or not spec.strip():
         raise ValueError(
@@ -88,6 +92,11 @@ def parse(spec: str) -> tuple[tuple[Degradation, float | None], ...]:
             )
         degradation = get(name)
         parts.append(degradation.with_strength(strength) if colon else (degradation, None))
+    if len(parts) > 1 and any(degradation is clean.CLEAN for degradation, _ in parts):
+        raise ValueError(
+            f"degradation {spec!r}: 'clean' means no degradation, so it cannot be part of a "
+            "mixture; leave it out, or write 'clean' alone"
+        )
     return tuple(parts)
 
 

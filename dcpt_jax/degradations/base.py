@@ -21,8 +21,10 @@ class Degradation:
             modified; `degraded` is a new float32 array of that shape. All randomness comes from
             `rng`. Nothing is checked here: `degrade` checks, a training pipeline need not.
         strength_range: (low, high), from which `sample_strength` draws; equal for a class that has
-            one strength only. Larger is worse, on average over draws, for every class.
-        largest: largest strength accepted when one is given by hand, >= `strength_range[1]`.
+            one strength only, (0, 0) for `clean`, which has none. Larger is worse, on average over
+            draws, for every class.
+        largest: largest strength accepted when one is given by hand, >= `strength_range[1]`; 0 if
+            none is accepted.
         unit: what the strength counts.
         clips: True when the result always lies in [0, 1]; False when it may leave that range.
         summary: one sentence for a person.
@@ -82,6 +84,8 @@ class Degradation:
             value: a number or its text, from 0 (leaves the image as it is, but for the sensor noise
                 of `low_light`) to `largest`; `strength_range` does not limit it.
         """
+        if not self.largest:
+            raise ValueError(f"{self.name!r} takes no strength, not {value!r}: write '{self.name}'")
         try:
             strength = float(value)
         except (TypeError, ValueError):

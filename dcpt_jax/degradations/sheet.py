@@ -47,7 +47,7 @@ def draw_sheet(
             network sees them in training; 0 degrades the middle square of the photo at cell size.
         seed: of the draws; mild, medium and strong of a row use the same draws.
         draws: number of further pictures per row, strong again with other draws.
-        only: names of the degradations to draw; all if empty.
+        only: names of the degradations to draw; all but `clean`, the first column, if empty.
 
     Returns:
         uint8 [rows, columns, 3], RGB.
@@ -59,13 +59,15 @@ def draw_sheet(
     if not crop:
         clean = cv2.resize(clean, (cell - _FRAME, cell - _FRAME), interpolation=cv2.INTER_AREA)
     rows = []
-    for name in only or degradations.names():
-        strengths = three_strengths(degradations.get(name))
+    for name in only or [name for name in degradations.names() if name != "clean"]:
+        entry = degradations.get(name)
+        strengths = three_strengths(entry)
         shown = [*zip(("mild", "medium", "strong"), strengths, [seed] * 3, strict=True)]
         shown += [("strong", strengths[-1], seed + 1 + draw) for draw in range(draws)]
         cells = [_captioned(clean, cell, f"{name}: clean")]
         for word, strength, its_seed in shown:
-            degraded = degradations.degrade(clean, f"{name}:{strength}", seed=its_seed)
+            spec = f"{name}:{strength}" if entry.largest else name
+            degraded = degradations.degrade(clean, spec, seed=its_seed)
             error = np.mean((np.clip(degraded, 0, 1) - clean) ** 2)
             caption = f"{word} {strength:.3g}   {-10 * np.log10(max(error, 1e-10)):.1f} dB"
             cells.append(_captioned(degraded, cell, caption))
@@ -83,9 +85,12 @@ def table() -> str:
         entry = degradations.get(name)
         low, high = entry.strength_range
         drawn = f"{low:g} to {high:g}" if low < high else f"{high:g}"
+        largest = f"{entry.largest:g}"
+        if not entry.largest:
+            drawn = largest = "none"
         clips = "yes" if entry.clips else "no"
         lines.append(
-            f"| `{name}` | {entry.summary} | {entry.unit} | {drawn} | {entry.largest:g} | {clips} "
+            f"| `{name}` | {entry.summary} | {entry.unit} | {drawn} | {largest} | {clips} "
             f"| {entry.source} |"
         )
     return "\n".join(lines)

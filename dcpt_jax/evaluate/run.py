@@ -55,7 +55,7 @@ class Judge:
     def truth(self, tasks: Sequence[task_sets.Task]) -> np.ndarray | None:
         """What it should say to each task: 0/1 [tasks, outputs]; None if it does not know them all.
 
-        A judge of components need not know a mixture as a whole.
+        A judge of components need not know a mixture as a whole, nor "clean".
         """
         names, rows = tuple(task.name for task in tasks), np.eye(len(tasks), dtype=np.uint8)
         if self.label == weights.MULTI_HOT:
@@ -222,10 +222,8 @@ def score(
     # Of each class, of each sample: PSNR and SSIM of degraded, restored and each method's image.
     measured: dict[int, list[tuple[list[float], list[float]]]] = {i: [] for i in range(len(tasks))}
     truth = judge.truth(tasks) if judge is not None else None
-    said, exact = (
-        np.zeros_like(truth, int) if truth is not None else None,
-        np.zeros(len(tasks), int),
-    )
+    said = np.zeros_like(truth, int) if truth is not None else None
+    exact, nothing = np.zeros((2, len(tasks)), int)
     for sample, image in restored:
         found = (
             *(np.clip(sample.degraded, 0, 1), image),
@@ -241,6 +239,7 @@ def score(
             answer = judge.predict(np.ascontiguousarray(seen)[None])[0]
             said[sample.task] += answer
             exact[sample.task] += (answer == truth[sample.task]).all()
+            nothing[sample.task] += not answer.any()
     means = np.array([np.mean(measured[i], axis=0) for i in range(len(tasks))])
     classes = tuple(
         ClassResult(name, len(measured[i]), *means[i, :, :2].ravel().tolist())
@@ -255,7 +254,8 @@ def score(
         return Evaluation(classes, convention, None, (), baselines=others)
     if judge.label == weights.FLAT:
         return Evaluation(classes, convention, said, judge.outputs, baselines=others)
-    return Evaluation(classes, convention, said, judge.outputs, truth, exact, baselines=others)
+    results = (said, judge.outputs, truth, exact, nothing)
+    return Evaluation(classes, convention, *results, baselines=others)
 
 
 class PictureSheet:

@@ -56,6 +56,7 @@ class Evaluation:
         truth: of a classifier of components: 0/1 [classes, components], which of them each class
             consists of. None for a classifier of classes.
         exact: with it: int [classes], samples in which the classifier was right in all components.
+        nothing: with it: int [classes], samples in which it found no component: "clean", it says.
         data: what the samples of each class are, in words; () to say nothing.
         baselines: what classical methods made of the same samples; () if they were not asked for.
     """
@@ -66,6 +67,7 @@ class Evaluation:
     predicted: tuple[str, ...]
     truth: np.ndarray | None = None
     exact: np.ndarray | None = None
+    nothing: np.ndarray | None = None
     data: tuple[str, ...] = ()
     baselines: tuple[BaselineResult, ...] = ()
 
@@ -88,10 +90,12 @@ class Evaluation:
 
     def component_accuracy(self, index: int) -> float:
         """Mean over the classes of the share of samples that are right in one component."""
-        samples = np.array([c.samples for c in self.classes])
-        found = self.confusion[:, index]
-        right = np.where(self.truth[:, index], found, samples - found)
-        return float(np.mean(right / samples))
+        return float(self._shares_right(self.confusion, self.truth)[index])
+
+    def _shares_right(self, found: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        """Per column of [classes, columns]: mean share of samples in which it was rightly said."""
+        samples = np.array([[c.samples] for c in self.classes])
+        return np.mean(np.where(truth, found, samples - found) / samples, axis=0)
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values."""
@@ -102,6 +106,7 @@ class Evaluation:
             "found": self.confusion.tolist(),
             "truth": self.truth.tolist(),
             "exact": self.exact.tolist(),
+            "nothing": self.nothing.tolist(),
         } if multi_hot else None  # fmt: skip
         found = {
             "convention": self.convention,
@@ -200,21 +205,26 @@ class Evaluation:
 
     def _component_lines(self) -> list[str]:
         """The table of a classifier of components."""
+        found, truth, columns = self.confusion, self.truth, self.predicted
+        is_clean = ~self.truth.any(axis=1)
+        if is_clean.any():
+            found, truth = np.c_[found, self.nothing], np.c_[truth, is_clean]
+            columns = (*columns, "none (clean)")
         rows = []
         for i, c in enumerate(self.classes):
             cells = [
-                f"{found}/{c.samples}" if there else str(found)
-                for found, there in zip(self.confusion[i], self.truth[i], strict=True)
+                f"{count}/{c.samples}" if there else str(count)
+                for count, there in zip(found[i], truth[i], strict=True)
             ]
             rows.append([c.name, *cells, f"{self.class_accuracy(i):.0%}"])
-        shares = [f"{self.component_accuracy(i):.0%}" for i in range(len(self.predicted))]
-        rows.append(["accuracy", *shares, f"{self.accuracy():.0%}"])
+        shares = self._shares_right(found, truth)
+        rows.append(["accuracy", *(f"{share:.0%}" for share in shares), f"{self.accuracy():.0%}"])
         return [
             f"Classification: all components right in {self.accuracy():.1%} of the samples (mean "
             "of the classes). Rows: true class; columns: in how many samples the component was "
             "found, of how many where it is there.",
             "",
-            *_markdown(["", *self.predicted, "all right"], rows),
+            *_markdown(["", *columns, "all right"], rows),
         ]
 
     def to_text(self) -> str:

@@ -93,7 +93,9 @@ def find_start(config: ml_collections.ConfigDict, begun: Mapping[str, Any] | Non
             f"there is no classifier in {config.init_from} to guide the transfer: name a work "
             "directory of a pre-training with --config.classifier_from, or set --config.guidance=0"
         )
-    if config.mode == "transfer" and classifier and len(outputs := _outputs(classifier)) < 2:
+    label, outputs = weights.outputs_of(classifier) if classifier else (weights.FLAT, ())
+    # A single component can be there or not.
+    if config.mode == "transfer" and classifier and label == weights.FLAT and len(outputs) < 2:
         raise ConfigError(
             f"the classifier in {config.classifier_from or config.init_from} knows only "
             f"{outputs[0]}, so that it cannot guide: it would always be right. "
@@ -118,7 +120,7 @@ def guide_options(
 
     Args:
         classifier: see `Start`.
-        tasks: of the run. A guide of components need not know a mixture as a whole.
+        tasks: of the run. A guide of components need not know a mixture as a whole, nor "clean".
 
     Returns:
         `labels` or `label_rows` of `steps.make_transfer_step`.
@@ -323,10 +325,6 @@ def _classifier_of(description: Mapping[str, Any], mode: str) -> dict[str, Any]:
         "classes": list(description["classes"]),
         **({"label": label, "components": list(outputs)} if label != weights.FLAT else {}),
     }
-
-
-def _outputs(classifier: Mapping[str, Any]) -> tuple[str, ...]:
-    return weights.outputs_of(classifier)[1]
 
 
 def _run_of(description: Mapping[str, Any]) -> dict[str, Any]:
