@@ -10,7 +10,7 @@ from dcpt_jax.degradations import apply_parts, degrade, get, names, parse
 NAMES = (
     *("noise", "motion_blur", "haze", "rain", "low_light"),
     *("defocus_blur", "jpeg", "snow", "mosaic", "inpainting"),
-    *("poisson_noise", "clean"),
+    *("poisson_noise", "real", "clean"),
 )
 DAMAGING = NAMES[:-1]
 

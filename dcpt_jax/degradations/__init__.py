@@ -25,6 +25,7 @@ from dcpt_jax.degradations import (
     low_light,
     mosaic,
     noise,
+    real,
     snow,
     weather,
 )
@@ -44,6 +45,7 @@ _REGISTERED = (
     mosaic.MOSAIC,
     inpainting.INPAINTING,
     noise.POISSON_NOISE,
+    real.REAL,
     clean.CLEAN,
 )
 _BY_NAME = {degradation.name: degradation for degradation in _REGISTERED}
