@@ -63,11 +63,12 @@ def _step(case, modules, optimizers, accumulate_steps):
 LEARNING = {"DCModel": ["classifier"], "DCDistModel": ["network"]}
 
 
-def _replay(shared, name, dtype, accumulate_steps=1):
+def _replay(shared, name, dtype, accumulate_steps=1, compute=None):
     """Runs a recorded case; returns its config, our metrics and our last state and modules."""
     case, batches, final = _case(shared, name)
     options = case["options"]
-    modules = {"network": _network(options["network_g"], dtype)}
+    compute = compute or dtype  # of the modules; parameters and batches are in `dtype`
+    modules = {"network": _network(options["network_g"], compute)}
     weights = {"network": rule_weights(case["params_g"], case["weight_salt_g"])}
     if "network_dc" in options:
         dc = options["network_dc"]
@@ -75,7 +76,7 @@ def _replay(shared, name, dtype, accumulate_steps=1):
             feature_dims=tuple(dc["feature_dims"]),
             num_classes=dc["num_classes"],
             num_blocks=dc["num_res_blocks"],
-            dtype=dtype,
+            dtype=compute,
         )
         weights["classifier"] = rule_weights(case["params_dc"], case["weight_salt_dc"])
     params = {

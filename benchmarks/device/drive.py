@@ -1,0 +1,306 @@
+"""Proves and measures the package on a GPU within a time budget: see README.md.
+
+    benchmarks/device/run.sh --budget 210 --out results --golden ../shared/golden
+
+All processes start early and compile beside each other, as many at a time as there are slots. Once
+all are compiled, or a share of the budget is spent, each in order of worth has the device to
+itself for a moment; what then still compiles is halted meanwhile. Figures are written as soon as
+they are there, to results.json in the folder --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import json
+import os
+import platform
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.device import table, variants
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = ("right", "micro", "fast", "profile", "fed", "whole")
+COMPILING = 0.55  # share of the budget after which the first turns are given at the latest
+
+
+class Process:
+    """A job that runs: what it said, and whether it still does anything.
+
+    Attributes:
+        state: "running", "ready" for its turn, "timing", "done", or "failed".
+    """
+
+    def __init__(self, job: variants.Job, environment: dict[str, str]):
+        self.job, self.state, self.began = job, "running", time.monotonic()
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", job.module, json.dumps(job.arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            cwd=ROOT,
+            env=environment,
+            start_new_session=True,  # a group of its own, to be halted and ended as a whole
+        )
+        self._messages: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True).start()
+        self._halted = False
+
+    def _read(self) -> None:
+        for line in self._process.stdout:
+            self._messages.put(line)
+        self._messages.put(None)
+
+    def poll(self) -> dict[str, Any]:
+        """Figures that it said since the last call."""
+        found: dict[str, Any] = {}
+        while not self._messages.empty():
+            line = self._messages.get()
+            if line is None:
+                code = self._process.wait()
+                self.state = "done" if code == 0 else "failed"
+                if code:
+                    found["error"] = f"exit code {code}: {self.tail()}"
+                break
+            try:
+                message = json.loads(line)
+            except ValueError:
+                continue
+            if "ready" in message:
+                self.state = "ready"
+                found |= {"ready after s": time.monotonic() - self.began, **message["ready"]}
+            else:
+                found |= message.get("figures", {})
+        return found
+
+    def tail(self) -> str:
+        """The end of what it wrote to its standard error."""
+        self._log.seek(0)
+        return self._log.read()[-1500:]
+
+    def take_turn(self) -> None:
+        """Lets it measure."""
+        self.state = "timing"
+        try:
+            self._process.stdin.write("go\n")
+            self._process.stdin.flush()
+        except OSError:  # it ended meanwhile; `poll` will say so
+            pass
+
+    def halt(self, halted: bool) -> None:
+        """Halts it with all its own processes, or lets it go on."""
+        if halted != self._halted and self.state not in ("done", "failed"):
+            self._signal(signal.SIGSTOP if halted else signal.SIGCONT)
+            self._halted = halted
+
+    def end(self, reason: str) -> dict[str, Any]:
+        """Ends it with all its own processes; figures that say why."""
+        self.halt(False)
+        self._signal(signal.SIGKILL)
+        self.state = "failed"
+        return {"error": f"{reason}; {self.tail()[-600:]}"}
+
+    def close(self) -> None:
+        """Leaves nothing behind."""
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+        self._log.close()
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
+
+
+class Driver:
+    """Runs jobs until they are done or the time is over, and keeps results.json up to date."""
+
+    def __init__(self, options: argparse.Namespace, facts: dict[str, Any]):
+        self.began, self.options = time.monotonic(), options
+        self.results: dict[str, Any] = {"facts": facts, "parts": {}}
+        self.processes: list[Process] = []
+        self._environment = environment(options.rehearse)
+
+    @property
+    def spent(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.began
+
+    def note(self, job: variants.Job, figures: dict[str, Any]) -> None:
+        """Adds figures to the results and writes them."""
+        if not figures:
+            return
+        part = self.results["parts"].setdefault(job.part, {})
+        part.setdefault(job.name, {}).update(figures)
+        self.results["facts"]["seconds"] = self.spent
+        if "error" in figures:
+            print(f"{self.spent:5.0f} s  {job.name}: {figures['error'][-200:]}", flush=True)
+        write(self.options.out / "results.json", self.results)
+
+    def run(self, jobs: Sequence[variants.Job]) -> None:
+        """All jobs, as far as the budget goes."""
+        waiting = list(jobs)
+        try:
+            while waiting or any(p.state in ("running", "ready") for p in self.processes):
+                if self.spent > self.options.budget:
+                    break
+                self._poll()
+                self._start(waiting)
+                self._give_turns(waiting)
+                time.sleep(0.1)
+            self._poll()
+        finally:
+            for process in self.processes:
+                if process.state in ("running", "ready", "timing"):
+                    self.note(process.job, process.end(f"no time left, it was {process.state}"))
+                process.close()
+            for job in waiting:
+                self.note(job, {"error": "not started: no time left"})
+
+    def _poll(self) -> None:
+        for process in self.processes:
+            before = process.state
+            if before in ("done", "failed"):
+                continue
+            self.note(process.job, process.poll())
+            if process.state != before:
+                print(f"{self.spent:5.0f} s  {process.job.name}: {process.state}", flush=True)
+
+    def _start(self, waiting: list[variants.Job]) -> None:
+        while waiting and sum(p.state == "running" for p in self.processes) < self.options.slots:
+            self.processes.append(Process(waiting.pop(0), self._environment))
+
+    def _give_turns(self, waiting: Sequence[variants.Job]) -> None:
+        """Turns to all that are ready, if it is time for turns."""
+        compiling = any(p.state == "running" and p.job.timed for p in self.processes)
+        early = self.spent < COMPILING * self.options.budget
+        if early and (compiling or any(job.timed for job in waiting)):
+            return
+        # The input pipeline last: it needs all cores.
+        ready = [p for p in self.processes if p.state == "ready"]
+        ready.sort(key=lambda process: process.job.part == "fed")
+        if not ready:
+            return
+        for process in self.processes:
+            process.halt(process not in ready)
+        for process in ready:
+            self._turn(process)
+        for process in self.processes:
+            process.halt(False)
+
+    def _turn(self, process: Process) -> None:
+        left = self.options.budget - self.spent
+        if left < 2:
+            return
+        began, limit = time.monotonic(), min(process.job.seconds, left)
+        process.take_turn()
+        while process.state == "timing":
+            self.note(process.job, process.poll())
+            if time.monotonic() - began > limit:
+                self.note(process.job, process.end(f"longer than {limit:.0f} s in its turn"))
+            time.sleep(0.02)
+        print(f"{self.spent:5.0f} s  {process.job.name}: {process.state}", flush=True)
+
+
+def write(path: Path, results: dict[str, Any]) -> None:
+    """Writes JSON so that a reader, or a sudden end, never finds half of it."""
+    new = path.with_name(path.name + ".new")
+    new.write_text(json.dumps(results, indent=1) + "\n")
+    new.replace(path)
+
+
+def environment(rehearse: bool) -> dict[str, str]:
+    """Of all processes: they share the device's memory, and find the package and its tests."""
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    found = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95",
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if rehearse:
+        found |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+        found.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    return found
+
+
+def facts_of_machine(options: argparse.Namespace) -> dict[str, Any]:
+    """Of what and when the results are."""
+    card = "CPU (rehearsal)"
+    if not options.rehearse:
+        query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version",
+                 "--format=csv,noheader"]  # fmt: skip
+        try:
+            card = subprocess.run(query, capture_output=True, text=True, timeout=20).stdout.strip()
+        except (OSError, subprocess.SubprocessError) as error:
+            card = f"unknown: {error}"
+    return {
+        "date": datetime.date.today().isoformat(),
+        "card": card,
+        "machine": f"{os.cpu_count()} cores, Python {platform.python_version()}",
+        "budget": options.budget,
+        "rehearsal": options.rehearse,
+    }
+
+
+def chosen(options: argparse.Namespace) -> list[variants.Job]:
+    """The jobs of the parts that were asked for."""
+    jobs = variants.all_jobs(
+        tiny=options.rehearse,
+        golden=str(options.golden.resolve()) if options.golden else "",
+        photos=str(options.photos.resolve()) if options.photos else "",
+        out=str(options.out.resolve()),
+    )
+    if "profile" not in options.parts:
+        for job in jobs:
+            job.arguments.pop("profile", None)
+    return [job for job in jobs if job.part in options.parts]
+
+
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--budget", type=float, default=210, help="seconds for everything (%(default)s)")
+    add("--out", type=Path, required=True, help="folder for results.json and what else there is")
+    add("--parts", default=",".join(PARTS), help="some of %(default)s")
+    add("--golden", type=Path, help="folder of the recordings; without it nothing is compared")
+    add("--photos", type=Path, help="folder of photos, or of packed ones; else the bundled ones")
+    add("--slots", type=int, help="processes that compile at a time; by default by the cores")
+    add("--rehearse", action="store_true", help="tiny sizes, on the CPU")
+    options = parser.parse_args(arguments)
+    options.parts = options.parts.split(",")
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"--parts has {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
+    options.slots = options.slots or max(2, min(14, (os.cpu_count() or 1) - 2))
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Runs all, and prints the table."""
+    options = parsed(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    driver = Driver(options, facts_of_machine(options))
+    driver.run(chosen(options))
+    driver.results["facts"]["seconds"] = driver.spent
+    driver.results["cost"] = table.costs(driver.results)
+    write(options.out / "results.json", driver.results)
+    print(table.text(driver.results), flush=True)
+    return driver.results
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""Single operations in several formulations, each timed alone, and what the card reaches at most.
+
+Forward, and forward with the gradients of all inputs ("both"). Inputs are rotated, so that a cache
+does not hold them from one run to the next.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import itertools
+import math
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from statistics import median
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.device import depthwise, turns
+from dcpt_jax.models import activations, convolutions, norms
+
+# What of the inputs of an operation is rotated, at least; the cache of an H100 holds 50 MB.
+_ROTATED_BYTES = 200e6
+
+Case = tuple[str, Callable, tuple[tuple[int, ...], ...], str]  # name, function, shapes, dtype
+
+
+def cases(tiny: bool) -> Iterator[Case]:
+    """All operations, by worth; with `tiny` a few for a CPU."""
+    maps = [(32, 128, 128, 128), (32, 64, 64, 256), (32, 16, 16, 1024)]
+    if tiny:
+        maps = [(2, 16, 16, 16)]
+    for shape, dtype in itertools.product(maps, ("bfloat16", "float32")):
+        if dtype == "float32" and shape != maps[0]:
+            continue
+        for name, function in depthwise_variants(tiny).items():
+            yield f"depthwise {name}", function, (shape, (3, 3, 1, shape[3])), dtype
+    for shape, out in (
+        [((2, 16, 16, 16), 8)]
+        if tiny
+        else [
+            ((32, 128, 128, 64), 128),
+            ((32, 16, 16, 512), 1024),
+        ]
+    ):
+        for how in ("convolution", "slices"):
+            function = functools.partial(convolutions.pointwise_conv, how=how)
+            yield f"pointwise {how}", function, (shape, (1, 1, shape[3], out)), "bfloat16"
+    shape = (2, 16, 16, 16) if tiny else (32, 128, 128, 64)
+    for how in ("convolution", "slices"):
+        function = functools.partial(norms.normalise, epsilon=1e-6, centred=True, how=how)
+        for dtype in ("bfloat16", "float32"):
+            yield f"norm {how}", _in_float32(function), (shape,), dtype
+    for name, function in (
+        ("gelu ours", activations.gelu),
+        ("gelu of jax", functools.partial(jax.nn.gelu, approximate=False)),
+    ):
+        yield name, function, (shape,), "bfloat16"
+
+
+def _in_float32(function: Callable) -> Callable:
+    """As a network calls a norm: the map is in its dtype, the statistics are in float32."""
+    return lambda x: function(x.astype(jnp.float32)).astype(x.dtype)
+
+
+def depthwise_variants(tiny: bool) -> dict[str, Callable]:
+    """The formulations of a depthwise convolution, the package's and those only tried here."""
+    names = ("convolution", "taps", "slices")
+    found = {name: functools.partial(convolutions.depthwise_conv, how=name) for name in names}
+    return found | {
+        "taps, one reduction": depthwise.taps_one_reduction,
+        "taps, nine sums": depthwise.taps_nine_sums,
+        "taps, sums in steps": depthwise.taps_sums_in_steps,
+        "pallas": depthwise.pallas(interpret=tiny),
+    }
+
+
+def forward_and_both(function: Callable) -> dict[str, Callable]:
+    """The programs of an operation: `inputs` and, last, a gradient of its output."""
+
+    def both(*inputs):
+        *inputs, gradient = inputs
+        value, back = jax.vjp(function, *inputs)
+        return value, back(gradient)
+
+    return {"forward": lambda *inputs: function(*inputs[:-1]), "both": both}
+
+
+def compile_case(case: Case) -> dict[str, Any]:
+    """The compiled programs of a case, and the shapes of their inputs."""
+    _, function, shapes, dtype = case
+    inputs = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
+    inputs.append(jax.eval_shape(function, *inputs))
+    programs = {}
+    for what, program in forward_and_both(function).items():
+        try:
+            programs[what] = jax.jit(program).lower(*inputs).compile()
+        except Exception as error:
+            programs[what] = f"{type(error).__name__}: {error}"[-600:]
+    return {"programs": programs, "inputs": inputs}
+
+
+def time_case(found: dict[str, Any]) -> dict[str, Any]:
+    """Microseconds of each program of a case; the text of the error where there is none."""
+    bytes_of_all = sum(math.prod(x.shape) * x.dtype.itemsize for x in found["inputs"])
+    sets = [
+        [_random(x, seed) for x in found["inputs"]]
+        for seed in range(1 + math.ceil(_ROTATED_BYTES / bytes_of_all) if bytes_of_all > 1e6 else 1)
+    ][:16]
+    figures = {}
+    for what, program in found["programs"].items():
+        if isinstance(program, str):
+            figures[f"{what}: error"] = program
+            continue
+        try:
+            figures[f"{what} us"] = microseconds(program, sets)
+        except Exception as error:
+            figures[f"{what}: error"] = f"{type(error).__name__}: {error}"[-600:]
+    return figures
+
+
+def _random(x: jax.ShapeDtypeStruct, seed: int) -> jax.Array:
+    size = math.prod(x.shape)
+    # A short piece of noise, repeated: making gigabytes of it would take longer than measuring.
+    piece = np.random.default_rng(seed).standard_normal(min(size, 2**20)).astype(np.float32)
+    whole = np.resize(piece, size).reshape(x.shape)
+    return jnp.asarray(whole).astype(x.dtype)
+
+
+def microseconds(program: Callable, sets: list[list[jax.Array]]) -> float:
+    """Median over rounds of the time of a run, many runs dispatched before one wait."""
+    inputs = itertools.cycle(sets)
+
+    def spent(runs: int) -> float:
+        start = time.perf_counter()
+        for _ in range(runs):
+            out = program(*next(inputs))
+        jax.block_until_ready(out)
+        return (time.perf_counter() - start) / runs
+
+    spent(1)
+    runs = max(1, min(50, int(0.02 / max(spent(1), 1e-6))))
+    return 1e6 * median(spent(runs) for _ in range(3))
+
+
+def agreement(tiny: bool) -> dict[str, Any]:
+    """How far each way of a depthwise convolution is from XLA's in float32, relative, both passes.
+
+    On this device: a kernel that is wrong must not win.
+    """
+    shape = (2, 16, 32, 64)
+    inputs = [_random(jax.ShapeDtypeStruct(s, np.dtype("float32")), i)
+              for i, s in enumerate((shape, (3, 3, 1, 64), shape))]  # fmt: skip
+    outputs = {}
+    for name, function in depthwise_variants(tiny).items():
+        try:
+            with jax.default_matmul_precision("highest"):
+                value, (to_x, to_kernel) = jax.jit(forward_and_both(function)["both"])(*inputs)
+            outputs[name] = [np.asarray(one, np.float64) for one in (value, to_x, to_kernel)]
+        except Exception as error:
+            outputs[name] = f"{type(error).__name__}: {error}"[-600:]
+    right = outputs["convolution"]
+    return {
+        name: found if isinstance(found, str) else max(
+            float(np.linalg.norm(one - other) / np.linalg.norm(other))
+            for one, other in zip(found, right, strict=True)
+        )
+        for name, found in outputs.items()
+    }  # fmt: skip
+
+
+def ceilings(tiny: bool) -> dict[str, Any]:
+    """Programs for a large copy and a large matrix product, with their bytes or operations."""
+    side, words = (256, 2**16) if tiny else (8192, 2**28)
+    matrix = jax.ShapeDtypeStruct((side, side), jnp.bfloat16)
+    line = jax.ShapeDtypeStruct((words,), jnp.float32)
+    product = jax.jit(jnp.matmul).lower(matrix, matrix).compile()
+    copy = jax.jit(lambda x: x * 1.0001).lower(line).compile()
+    return {
+        "bfloat16 product": (product, [matrix, matrix], 2 * side**3, "teraflops/s"),
+        "copy": (copy, [line], 8 * words, "TB/s"),
+    }
+
+
+def main() -> None:
+    """Compiles all, waits for its turn and times them, for as long as it may."""
+    options = turns.arguments()
+    jax.config.update("jax_enable_compilation_cache", False)
+    tiny, listed = options["tiny"], list(cases(options["tiny"]))
+    with concurrent.futures.ThreadPoolExecutor(options["threads"]) as pool:
+        largest = ceilings(tiny)
+        found = list(pool.map(compile_case, listed))
+    agreements = agreement(tiny)
+    turns.wait_for_turn(agreement=agreements)
+    began = time.perf_counter()
+    for name, (program, inputs, count, unit) in largest.items():
+        spent = microseconds(program, [[_random(x, i) for i, x in enumerate(inputs)]])
+        turns.say("figures", {name: {unit: count / spent / 1e6, "us": spent}})
+    for case, compiled in zip(listed, found, strict=True):
+        name, _, shapes, dtype = case
+        label = f"{name}, {'x'.join(map(str, shapes[0]))} {dtype}"
+        if len(shapes) > 1 and "pointwise" in name:
+            label += f" -> {shapes[1][3]}"
+        if time.perf_counter() - began > options["seconds"]:
+            turns.say("figures", {label: {"error": "no time left"}})
+            continue
+        try:
+            turns.say("figures", {label: time_case(compiled)})
+        except Exception:
+            turns.say("figures", {label: {"error": traceback.format_exc()[-600:]}})
+        compiled.clear()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""One of our networks on the device: a training step or a forward pass, and its kernels."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks.device import kernel_times, turns
+from dcpt_jax.models import create_model, parameter_shapes
+from dcpt_jax.models.convolutions import formulated
+from dcpt_jax.train import throughput
+
+_SHARE = 0.92  # of the device's memory that a program may need
+
+
+def random_params(shapes: Any) -> Any:
+    """Parameters on the device that keep the activations in range."""
+    rng = np.random.default_rng(0)
+
+    def draw(leaf):
+        scale = 1 / np.sqrt(max(1, np.prod(leaf.shape[:-1]))) if len(leaf.shape) > 1 else 0.05
+        return jnp.asarray(scale * rng.standard_normal(leaf.shape), leaf.dtype)
+
+    return jax.tree.map(draw, shapes)
+
+
+def programs(model: Any) -> tuple[Any, Any, optax.GradientTransformation]:
+    """Functions for a forward pass and a training step (L1 and AdamW), and the optimiser."""
+    optimizer = optax.adamw(3e-4)
+
+    def forward(params, degraded):
+        return model.apply({"params": params}, degraded)
+
+    def step(params, state, degraded, clean):
+        def loss(params):
+            return jnp.abs(forward(params, degraded) - clean).mean()
+
+        value, gradients = jax.value_and_grad(loss)(params)
+        updates, state = optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    return forward, step, optimizer
+
+
+def compiled(options: dict[str, Any], batch: int) -> tuple[Any, Any, dict[str, Any]]:
+    """Compiles a variant for a batch, on shapes alone.
+
+    Args:
+        options: of a variant, see `variants.Variant`.
+        batch: images of a batch.
+
+    Returns:
+        The program, the shapes of its inputs, and what it cost.
+    """
+    model = create_model(options["architecture"], dtype=options["dtype"], **options["arguments"])
+    forward, step, optimizer = programs(model)
+    params = parameter_shapes(model)
+    image = jax.ShapeDtypeStruct((batch, options["size"], options["size"], 3), jnp.float32)
+    inputs, function, donated = (params, image), forward, ()
+    if options["what"] == "step":
+        inputs = (params, jax.eval_shape(optimizer.init, params), image, image)
+        function, donated = step, (0, 1)
+    start = time.perf_counter()
+    with formulated(**options["formulations"]):
+        lowered = jax.jit(function, donate_argnums=donated).lower(*inputs)
+    traced = time.perf_counter()
+    program = lowered.compile()
+    memory = program.memory_analysis()
+    peak = memory.temp_size_in_bytes + memory.argument_size_in_bytes
+    peak += memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return (
+        program,
+        inputs,
+        {
+            "batch": batch,
+            "trace s": traced - start,
+            "compile s": time.perf_counter() - traced,
+            "planned GB": peak / 1e9,
+            "gigaflops": (throughput.flops_of(lowered) or 0) / 1e9,
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        },
+    )
+
+
+def fitting(options: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+    """The same for the largest batch, of the one wanted, its half and so on, that fits."""
+    limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
+    batch = options["batch"]
+    while True:
+        program, inputs, facts = compiled(options, batch)
+        if not limit or batch == 1 or facts["planned GB"] * 1e9 <= _SHARE * limit:
+            return program, inputs, facts
+        batch //= 2
+
+
+def main() -> None:
+    """Compiles, waits for its turn, times, and looks at the kernels if asked to."""
+    options = turns.arguments()
+    jax.config.update("jax_enable_compilation_cache", False)
+    program, inputs, facts = fitting(options)
+    turns.wait_for_turn(**facts)
+    params = random_params(inputs[0])
+    rng = np.random.default_rng(0)
+    shapes = [x.shape for x in inputs if isinstance(x, jax.ShapeDtypeStruct)]
+    images = [jnp.asarray(rng.random(shape, np.float32)) for shape in shapes]
+    if options["what"] == "step":
+        state = jax.tree.map(lambda x: jnp.asarray(np.zeros(x.shape, x.dtype)), inputs[1])
+        carried = [params, state]
+
+        def run():
+            *carried[:], value = program(*carried, *images)
+            jax.block_until_ready((carried, value))
+            run.value = value
+    else:
+
+        def run():
+            run.value = jax.block_until_ready(program(params, *images))
+
+    figures = facts | turns.milliseconds(run, seconds=options["seconds"])
+    figures["finite"] = bool(jnp.isfinite(run.value).all())
+    statistics = jax.devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in statistics:
+        figures["peak GB"] = statistics["peak_bytes_in_use"] / 1e9
+    peak = throughput.peak_flops(jax.devices()[:1], options["dtype"])
+    if figures["gigaflops"]:
+        figures["teraflops/s"] = figures["gigaflops"] / figures["ms"]
+        if peak:
+            figures["share of peak"] = figures["teraflops/s"] * 1e12 / peak
+    turns.say("figures", figures)
+    if options.get("profile"):
+        with tempfile.TemporaryDirectory() as folder:
+            turns.say("figures", {"kernels": kernel_times.of(run, folder, runs=3)})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""A recorded network, classifier or training run on the device, in each precision.
+
+The recordings are those of the tests (`tests/golden.py`); "highest" has to agree with them as the
+CPU does, the others within the bounds here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.device import turns
+from tests import golden, test_models_classifier, test_train_steps
+
+# Of the error relative to what is recorded, by the root of the sum of squares: of outputs and
+# features, logits and losses. TF32 keeps 10 bits of a factor, bfloat16 7 of everything.
+BOUNDS = {"default": 5e-3, "bfloat16": 5e-2}
+WAYS = {"highest": ("float32", "highest"), "default": ("float32", "default"),
+        "bfloat16": ("bfloat16", "default")}  # fmt: skip
+
+
+def relative(ours: Any, recorded: np.ndarray) -> float:
+    """Norm of the difference over the norm of what is recorded."""
+    recorded = np.asarray(recorded, np.float64)
+    difference = np.asarray(ours, np.float64).reshape(recorded.shape) - recorded
+    return float(np.linalg.norm(difference) / max(np.linalg.norm(recorded), 1e-30))
+
+
+def largest(ours: Any, recorded: np.ndarray) -> float:
+    """The largest difference of an element."""
+    return float(np.abs(np.asarray(ours, np.float64).reshape(recorded.shape) - recorded).max())
+
+
+def network(root: Path, case: str, dtype: Any) -> dict[str, float]:
+    """Output, features and gradients of a recorded network."""
+    config, recorded = golden.read_case(root / "golden/models" / case)
+    model, variables = golden.recorded_network(config, dtype, config["weight_salt"])
+    restored, features = golden.run(
+        model, variables, jnp.asarray(recorded["x"], dtype), method="restored_and_features"
+    )
+    errors = config["f32_vs_f64_max_abs"]
+    pairs = [(restored, recorded["y"], errors["y"])]
+    pairs += [
+        (feature, recorded[f"feat_{i}"], errors["feats"][i]) for i, feature in enumerate(features)
+    ]
+    return {
+        "of allowed": max(largest(a, b) / (10 * e) for a, b, e in pairs),
+        "relative": max(relative(a, b) for a, b, _ in pairs),
+        "output relative": relative(restored, recorded["y"]),
+    }
+
+
+def classifier(root: Path, case: str, dtype: Any) -> dict[str, float]:
+    """Logits of a recorded classifier."""
+    config, recorded, model, variables, inputs = test_models_classifier.recorded_case(
+        root, case, dtype
+    )
+    logits = golden.run(model, variables, *inputs)
+    allowed = 10 * config["f32_vs_f64_max_abs"]
+    return {
+        "of allowed": largest(logits, recorded["logits"]) / allowed,
+        "relative": relative(logits, recorded["logits"]),
+    }
+
+
+def steps(root: Path, case: str, dtype: Any) -> dict[str, float]:
+    """Losses of a recorded training run, and its last parameters.
+
+    Adam moves an entry whose gradient is near zero by the rate either way, so parameters are
+    counted that are off by more than the tests allow.
+    """
+    # As in training: parameters stay float32, whatever the network computes in.
+    recorded, final, metrics, state, modules = test_train_steps._replay(
+        root, case, jnp.float32, compute=dtype
+    )
+    ratios, relatives = [], []
+    for single, double, values in zip(
+        recorded["records_f32"], recorded["records_f64"], metrics, strict=True
+    ):
+        triples = zip(
+            test_train_steps._our_losses(values),
+            test_train_steps._recorded_losses(single),
+            test_train_steps._recorded_losses(double),
+            strict=True,
+        )
+        for ours, expected, exact in triples:
+            if ours is not None:
+                allowed = max(10 * abs(expected - exact), 2e-6)
+                ratios.append(abs(float(ours) - exact) / allowed)
+                relatives.append(abs(float(ours) - exact) / abs(exact))
+    off = total = 0
+    for prefix, tree, module in test_train_steps._trees(state, modules):
+        for key, value in test_train_steps.to_torch(tree, module, body=False).items():
+            if (key := f"{prefix}/{key}") in final:
+                off += int((np.abs(value - final[key]) > 3e-6).sum())
+                total += value.size
+    return {
+        "of allowed": max(*ratios, off / total / 1e-3),
+        "relative": max(relatives),
+        "parameters off": off / total,
+    }
+
+
+KINDS: dict[str, Callable[[Path, str, Any], dict[str, float]]] = {
+    "network": network,
+    "classifier": classifier,
+    "steps": steps,
+}
+
+
+def main() -> None:
+    """Compares the named recordings, one after another."""
+    options = turns.arguments()
+    root = Path(options["golden"]).parent
+    for kind, case in options["cases"]:
+        for way, (dtype, precision) in WAYS.items():
+            try:
+                with jax.default_matmul_precision(precision):
+                    found = KINDS[kind](root, case, jnp.dtype(dtype).type)
+                if way == "highest":
+                    found["right"] = found["of allowed"] <= 1
+                else:
+                    found["right"] = found["relative"] <= BOUNDS[way]
+            except Exception as error:
+                found = {"error": f"{type(error).__name__}: {error}"[-600:]}
+            turns.say("figures", {f"{case}, {way}": found})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""PyTorch's network on the device: a training step or a forward pass, eager or compiled."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from benchmarks import torch_runs
+from benchmarks.cases import images
+from benchmarks.device import turns
+from dcpt_jax.models import create_model
+
+
+def main() -> None:
+    """Builds a network (and compiles it if asked to), waits for its turn and times it.
+
+    What is compiled is compiled by running it, so that the device is used before the turn. Without
+    `torch.compile`, nothing is done there before.
+    """
+    options = turns.arguments()
+    place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if place.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    what = {"step": "training step", "forward": "forward"}[options["what"]]
+    arguments = create_model(options["architecture"], **options["arguments"]).arguments()
+
+    def prepared(batch: int):
+        model = torch_runs.network(options["architecture"], arguments, options["size"])
+        runs, facts = torch_runs.runners(
+            model,
+            images(batch, options["size"]),
+            place,
+            dtype=options["dtype"],
+            channels_last=place.type == "cuda",
+            compiled=options["compiled"],
+            what=(what,),
+        )
+        return runs[what], {key.removeprefix(f"{what}: "): value for key, value in facts.items()}
+
+    start = time.perf_counter()
+    if options["compiled"]:
+        run, facts = fitting(prepared, options["batch"])
+        if place.type == "cuda":
+            torch.cuda.empty_cache()
+        turns.wait_for_turn(**facts, **{"prepare s": time.perf_counter() - start})
+    else:
+        torch_runs.network(options["architecture"], arguments, options["size"])
+        turns.wait_for_turn()
+        run, facts = fitting(prepared, options["batch"])
+    figures = facts | turns.milliseconds(run, seconds=options["seconds"])
+    if "peak MB" in figures:
+        figures["peak GB"] = figures.pop("peak MB") / 1e3
+    turns.say("figures", figures | {"version": torch.__version__})
+
+
+def fitting(prepared, batch: int):
+    """What `prepared` gives for the largest batch, of this, its half and so on, that fits."""
+    while True:
+        try:
+            run, facts = prepared(batch)
+            return run, facts | {"batch": batch}
+        except torch.cuda.OutOfMemoryError:
+            if batch == 1:
+                raise
+        torch.cuda.empty_cache()
+        batch //= 2
+
+
+if __name__ == "__main__":
+    main()

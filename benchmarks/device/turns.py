@@ -1,0 +1,67 @@
+"""What a process of the kit and the one that started it say to each other.
+
+A process prepares (imports, traces, compiles), says that it is ready, waits for its turn, measures
+alone on the device, and says its figures. Each message is a line of JSON on what was its standard
+output; what libraries print goes to the standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+_answers = None
+
+
+def arguments() -> dict[str, Any]:
+    """The arguments of this process; from now on, only messages go to its standard output."""
+    global _answers
+    _answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return json.loads(sys.argv[1])
+
+
+def say(kind: str, figures: dict[str, Any]) -> None:
+    """Sends figures: "figures" at any time, "ready" once."""
+    print(json.dumps({kind: figures}), file=_answers, flush=True)
+
+
+def wait_for_turn(**facts: Any) -> None:
+    """Says that this process is ready, and what that took; returns when it is its turn."""
+    say("ready", facts)
+    if not sys.stdin.readline():
+        sys.exit("the process that started this one has ended")
+
+
+def milliseconds(
+    run: Callable[[], None], *, warm_up: int = 3, least: int = 10, seconds: float = 3.0
+) -> dict[str, float]:
+    """Times a function that returns when the device is done.
+
+    Args:
+        run: the function.
+        warm_up: runs that are not counted.
+        least: of the runs that are counted, unless they take thrice the time.
+        seconds: after which no more runs are made.
+
+    Returns:
+        "ms", the median; "fastest ms"; "runs".
+    """
+    began, times = time.perf_counter(), []
+    for _ in range(warm_up):
+        run()
+        if time.perf_counter() - began > seconds:
+            break
+    began = time.perf_counter()
+    while True:
+        start = time.perf_counter()
+        run()
+        times.append(1e3 * (time.perf_counter() - start))
+        spent = time.perf_counter() - began
+        if (len(times) >= least and spent > seconds) or spent > 3 * seconds or len(times) > 200:
+            return {"ms": median(times), "fastest ms": min(times), "runs": len(times)}

@@ -1,0 +1,171 @@
+"""What the kit runs, in order of worth."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A process of the kit.
+
+    Attributes:
+        name: of its figures in the results.
+        part: of the kit that it belongs to.
+        module: that it runs, with `arguments` as JSON.
+        timed: whether it waits for a turn, in which it has the device to itself.
+        seconds: of its turn, or of all it does if it has none; then it is ended.
+    """
+
+    name: str
+    part: str
+    module: str
+    arguments: dict[str, Any]
+    timed: bool = True
+    seconds: float = 30
+
+
+# The paper's batch and crop; of the others half of NAFNet's, so that float32 fits a card too.
+_BATCHES = {"nafnet": 32, "restormer": 16, "promptir": 16, "swinir": 16}
+_TINY: dict[str, dict[str, Any]] = {
+    "nafnet": dict(width=4, encoder_blocks=(1, 1), middle_blocks=1, decoder_blocks=(1, 1)),
+    "restormer": dict(dim=4, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1, heads=(1, 2, 2, 2)),
+}
+# Names of combinations of formulations.
+WAYS = {
+    "convolution": {},
+    "taps": {"depthwise": "taps"},
+    "taps, matmul": {"depthwise": "taps", "pointwise": "slices"},
+    "taps, norm": {"depthwise": "taps", "norm": "slices"},
+    "matmul": {"pointwise": "slices"},
+}
+
+
+def network(architecture: str, what: str, dtype: str, way: str, *, tiny: bool, **more: Any) -> Job:
+    """A run of a network: `way` is one of `WAYS` for ours, "eager" or "compile" for PyTorch's."""
+    arguments = {
+        "architecture": architecture,
+        "arguments": _TINY[architecture] if tiny else {},
+        "what": what,
+        "dtype": dtype,
+        "batch": _BATCHES[architecture] if what == "step" else 1,
+        "size": 128 if what == "step" else 512,
+        "seconds": 0.2 if tiny else 2.0,
+    }
+    if tiny:
+        arguments |= {"batch": 2 if what == "step" else 1, "size": 32}
+    if way in WAYS:
+        module, name = "ours", way
+        arguments |= {"formulations": WAYS[way], **more}
+    else:
+        module, name = "theirs", f"torch {way}"
+        arguments["compiled"] = way == "compile"
+    return Job(
+        f"{architecture} {what} {dtype} {name}",
+        "fast",
+        f"benchmarks.device.{module}",
+        arguments,
+        seconds=40,
+    )
+
+
+def fast(tiny: bool) -> list[Job]:
+    """Training steps and forward passes of the networks, ours and PyTorch's."""
+    half, single = "bfloat16", "float32"
+    rows: list[tuple[str, str, str, str]] = [
+        ("nafnet", "step", half, "compile"),
+        ("nafnet", "step", half, "convolution"),
+        ("nafnet", "step", half, "taps"),
+        ("nafnet", "step", half, "eager"),
+        ("nafnet", "step", half, "taps, matmul"),
+        ("nafnet", "step", single, "taps"),
+        ("nafnet", "step", single, "eager"),
+        ("nafnet", "step", single, "convolution"),
+        ("nafnet", "step", half, "taps, norm"),
+        ("nafnet", "forward", half, "taps"),
+        ("nafnet", "forward", half, "convolution"),
+        ("nafnet", "forward", half, "eager"),
+    ]
+    for name in ("restormer", "promptir", "swinir"):
+        ways = ("convolution",) if name == "swinir" else ("taps", "convolution")
+        rows += [(name, "step", half, way) for way in ("eager", *ways)]
+    rows += [(name, "step", half, "compile") for name in ("restormer", "swinir")]
+    rows += [("nafnet", "forward", half, "compile")]
+    for name in ("restormer", "promptir", "swinir"):
+        way = "convolution" if name == "swinir" else "taps"
+        rows += [(name, "forward", half, "eager"), (name, "forward", half, way)]
+        rows += [(name, "step", single, "eager"), (name, "step", single, way)]
+    if tiny:
+        rows = [
+            ("nafnet", "step", single, "taps"),
+            ("nafnet", "step", half, "convolution"),
+            ("nafnet", "step", single, "eager"),
+            ("nafnet", "forward", single, "taps"),
+            ("restormer", "step", single, "taps"),
+        ]
+    return [network(*row, tiny=tiny, profile=_profiled(*row, tiny=tiny)) for row in rows]
+
+
+def _profiled(architecture: str, what: str, dtype: str, way: str, *, tiny: bool) -> bool:
+    """Whether the kernels of a run are listed: of each network's step in bfloat16 the best guess"""
+    guess = "convolution" if architecture == "swinir" else "taps"
+    return what == "step" and way == guess and (tiny or dtype == "bfloat16")
+
+
+def right(tiny: bool, golden: str) -> list[Job]:
+    """The recordings, a few in each process."""
+    groups = [
+        [("network", "nafnet_small")],
+        [("network", "restormer_small")],
+        [("network", "promptir_tiny")],
+        [("network", "swinir_small")],
+        [("steps", "dcpt_nafnet")],
+        [("steps", "finetune_nafnet_clip")],
+        [("classifier", f"dc_{name}") for name in ("nafnet", "restormer")],
+        [("classifier", f"dc_{name}") for name in ("promptir_tiny", "swinir")],
+    ]
+    if tiny:
+        groups = [[("classifier", "dc_nafnet")]]
+    return [
+        Job(
+            cases[0][1],
+            "right",
+            "benchmarks.device.right",
+            {"golden": golden, "cases": cases},
+            timed=False,
+            seconds=240,
+        )
+        for cases in groups
+    ]
+
+
+def all_jobs(*, tiny: bool, golden: str, photos: str, out: str) -> list[Job]:
+    """Everything, in order of worth."""
+    networks = fast(tiny)
+    micro = Job(
+        "operations",
+        "micro",
+        "benchmarks.device.operations",
+        {"tiny": tiny, "threads": 2 if tiny else 8, "seconds": 5 if tiny else 30},
+        seconds=60,
+    )
+    fed = Job(
+        "input pipeline",
+        "fed",
+        "benchmarks.device.fed",
+        {"tiny": tiny, "photos": photos, "workers": 1 if tiny else 16},
+        seconds=45,
+    )
+    whole = Job(
+        "commands",
+        "whole",
+        "benchmarks.device.whole",
+        {"tiny": tiny, "photos": "", "out": out},
+        timed=False,
+        seconds=300,
+    )
+    recordings = right(tiny, golden) if golden else []
+    first = 5
+    return [*networks[:first], micro, *recordings[:4], fed, *networks[first:9],
+            *recordings[4:], whole, *networks[9:]]  # fmt: skip
