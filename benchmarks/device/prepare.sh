@@ -6,7 +6,7 @@ set -e
 cd "$(dirname "$0")/../.."
 golden=${1:-../shared/golden}
 mkdir -p .whl .device/golden
-for name in grain array-record clu ml-collections; do
+for name in grain array-record portpicker clu ml-collections; do
     wanted="$wanted $(sed -n "s/^\($name==[^ ]*\).*/\1/p" constraints.txt)"
 done
 # PyTorch's NAFNet and SwinIR, to compare with.

@@ -27,25 +27,30 @@ class Job:
 
 
 # The paper's batch and crop; of the others half of NAFNet's, so that float32 fits a card too.
-_BATCHES = {"nafnet": 32, "restormer": 16, "promptir": 16, "swinir": 16}
+_BATCHES = {"nafnet": 32, "bundled": 32, "restormer": 16, "promptir": 16, "swinir": 16}
+# The network that ships (configs/bundled.py), in its restoration training.
+_BUNDLED = dict(width=32, encoder_blocks=(2, 2, 4), middle_blocks=4, decoder_blocks=(2, 2, 2))
 _TINY: dict[str, dict[str, Any]] = {
     "nafnet": dict(width=4, encoder_blocks=(1, 1), middle_blocks=1, decoder_blocks=(1, 1)),
     "restormer": dict(dim=4, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1, heads=(1, 2, 2, 2)),
 }
 # Names of combinations of formulations.
+_PLAIN = {"how": "convolution"}
+_PRODUCTS = {**_PLAIN, "block": "products"}
 WAYS = {
-    "convolution": {},
-    "taps": {"depthwise": "taps"},
-    "taps, matmul": {"depthwise": "taps", "pointwise": "slices"},
-    "taps, norm": {"depthwise": "taps", "norm": "slices"},
-    "matmul": {"pointwise": "slices"},
+    "package": {},
+    "convolution": _PLAIN,
+    "products": _PRODUCTS,
+    "taps, products": {**_PRODUCTS, "depthwise": "taps"},
+    "matmul, products": {**_PRODUCTS, "pointwise": "slices"},
+    "taps, matmul, products": {**_PRODUCTS, "depthwise": "taps", "pointwise": "slices"},
 }
 
 
 def network(architecture: str, what: str, dtype: str, way: str, *, tiny: bool, **more: Any) -> Job:
     """A run of a network: `way` is one of `WAYS` for ours, "eager" or "compile" for PyTorch's."""
     arguments = {
-        "architecture": architecture,
+        "architecture": "nafnet" if architecture == "bundled" else architecture,
         "arguments": _TINY[architecture] if tiny else {},
         "what": what,
         "dtype": dtype,
@@ -55,6 +60,8 @@ def network(architecture: str, what: str, dtype: str, way: str, *, tiny: bool, *
     }
     if tiny:
         arguments |= {"batch": 2 if what == "step" else 1, "size": 32}
+    if architecture == "bundled":
+        arguments |= {"arguments": _BUNDLED, "size": 192 if what == "step" else 1024}
     if way in WAYS:
         module, name = "ours", way
         arguments |= {"formulations": WAYS[way], **more}
@@ -74,43 +81,42 @@ def fast(tiny: bool) -> list[Job]:
     """Training steps and forward passes of the networks, ours and PyTorch's."""
     half, single = "bfloat16", "float32"
     rows: list[tuple[str, str, str, str]] = [
+        ("bundled", "step", half, "package"),
         ("nafnet", "step", half, "compile"),
+        ("nafnet", "step", half, "package"),
         ("nafnet", "step", half, "convolution"),
-        ("nafnet", "step", half, "taps"),
         ("nafnet", "step", half, "eager"),
-        ("nafnet", "step", half, "taps, matmul"),
-        ("nafnet", "step", single, "taps"),
+        ("nafnet", "step", single, "package"),
         ("nafnet", "step", single, "eager"),
-        ("nafnet", "step", single, "convolution"),
-        ("nafnet", "step", half, "taps, norm"),
-        ("nafnet", "forward", half, "taps"),
-        ("nafnet", "forward", half, "convolution"),
+        ("restormer", "step", half, "package"),
+        ("restormer", "step", half, "eager"),
+        ("nafnet", "forward", half, "package"),
         ("nafnet", "forward", half, "eager"),
+        ("nafnet", "step", half, "matmul, products"),
+        ("swinir", "step", half, "package"),
+        ("swinir", "step", half, "eager"),
+        ("promptir", "step", half, "package"),
+        ("promptir", "step", half, "eager"),
+        ("restormer", "step", half, "compile"),
+        ("swinir", "step", half, "compile"),
     ]
     for name in ("restormer", "promptir", "swinir"):
-        ways = ("convolution",) if name == "swinir" else ("taps", "convolution")
-        rows += [(name, "step", half, way) for way in ("eager", *ways)]
-    rows += [(name, "step", half, "compile") for name in ("restormer", "swinir")]
-    rows += [("nafnet", "forward", half, "compile")]
-    for name in ("restormer", "promptir", "swinir"):
-        way = "convolution" if name == "swinir" else "taps"
-        rows += [(name, "forward", half, "eager"), (name, "forward", half, way)]
-        rows += [(name, "step", single, "eager"), (name, "step", single, way)]
+        rows += [(name, "forward", half, way) for way in ("eager", "package")]
+        rows += [(name, "step", single, way) for way in ("eager", "package")]
     if tiny:
         rows = [
-            ("nafnet", "step", single, "taps"),
-            ("nafnet", "step", half, "convolution"),
+            ("nafnet", "step", single, "package"),
+            ("nafnet", "step", half, "taps, matmul, products"),
             ("nafnet", "step", single, "eager"),
-            ("nafnet", "forward", single, "taps"),
-            ("restormer", "step", single, "taps"),
+            ("nafnet", "forward", single, "package"),
+            ("restormer", "step", single, "package"),
         ]
     return [network(*row, tiny=tiny, profile=_profiled(*row, tiny=tiny)) for row in rows]
 
 
 def _profiled(architecture: str, what: str, dtype: str, way: str, *, tiny: bool) -> bool:
     """Whether the kernels of a run are listed: of each network's step in bfloat16 the best guess"""
-    guess = "convolution" if architecture == "swinir" else "taps"
-    return what == "step" and way == guess and (tiny or dtype == "bfloat16")
+    return what == "step" and way == "package" and (tiny or dtype == "bfloat16")
 
 
 def right(tiny: bool, golden: str) -> list[Job]:

@@ -27,7 +27,7 @@ Formulation = Literal["slices", "convolution", "taps", "products"]
 Operation = Literal["depthwise", "pointwise", "square", "patch", "norm", "block", "other"]
 
 # On GPUs and TPUs; "convolution" where an operation is not named.
-_ACCELERATORS: dict[Operation, Formulation] = {}
+_ACCELERATORS: dict[Operation, Formulation] = {"block": "products"}
 
 PRODUCT = "product"  # name of a result worth keeping for the backward pass, beside XLA's own
 

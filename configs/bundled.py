@@ -1,0 +1,79 @@
+"""The network that ships with the package: a NAFNet of 3.1 million parameters for ten classes.
+
+    python -m dcpt_jax.main --config=configs/bundled.py:pretrain --workdir=W/pretrain \
+        --config.data.root=PHOTOS
+    python -m dcpt_jax.main --config=configs/bundled.py:restore --workdir=W/restore \
+        --config.init_from=W/pretrain --config.data.root=PHOTOS
+    python -m dcpt_jax.main --config=configs/bundled.py:classify --workdir=W/classify \
+        --config.init_from=W/restore --config.data.root=PHOTOS
+
+Three stages: DCPT pre-training with multi-hot labels, restoration fine-tuning, and a classifier on
+the features of the network that restores, so that one network tells and mends. The last folder's
+`weights` holds both. PHOTOS is any folder of clean photos, about 1024 pixels wide; which ones the
+shipped weights were trained on, for how long and with which scores is in docs/model_card.md.
+"""
+
+from dcpt_jax import config as configs
+
+TASKS = "noise,jpeg,rain,snow,haze,low_light,motion_blur,defocus_blur,real,clean"
+NETWORK = {
+    "name": "nafnet",
+    "width": 32,
+    "encoder_blocks": (2, 2, 4),
+    "middle_blocks": 4,
+    "decoder_blocks": (2, 2, 2),
+}
+
+
+def get_config(arg: str = ""):
+    """Returns the config of a stage; `arg` is "pretrain", "restore" or "classify"."""
+    stages = {"pretrain": _pretrain, "restore": _restore, "classify": _classify}
+    if arg not in stages:
+        raise configs.ConfigError(
+            f"configs/bundled.py:{arg}: name one of its stages, {', '.join(stages)}, "
+            "after the colon: --config=configs/bundled.py:pretrain"
+        )
+    config = stages[arg]()
+    config.tasks = TASKS
+    config.model.update(NETWORK)
+    config.data.cache_megabytes = 1024
+    config.log.update(every_steps=50, image_every_steps=0)
+    config.validation.every_steps = 0
+    config.checkpoint.every_steps = 500
+    return config
+
+
+def _pretrain():
+    config = configs.pretrain()
+    config.label = "multi_hot"
+    config.num_steps = 500
+    config.batch_size = 16
+    config.data.crop_size = 64
+    config.classifier.num_blocks = 1
+    config.optimizer.update(learning_rate=1e-3, warmup_steps=20)
+    config.classifier_optimizer.update(learning_rate=1e-3, warmup_steps=20)
+    return config
+
+
+def _restore():
+    config = configs.restore()
+    config.num_steps = 4400
+    config.batch_size = 16
+    config.ema_decay = 0.999
+    config.data.crop_size = 192
+    # Blurred crops differ least from clean ones, so their share of the loss is the smallest.
+    config.synthetic_repeats.update(motion_blur=2, defocus_blur=2, noise=2)
+    config.optimizer.update(learning_rate=1e-3, warmup_steps=200, clip_norm=1.0)
+    return config
+
+
+def _classify():
+    config = configs.classify()
+    config.label = "multi_hot"
+    config.num_steps = 1000
+    config.batch_size = 16
+    config.ema_decay = 0.99
+    config.data.crop_size = 128
+    config.classifier.num_blocks = 1
+    config.classifier_optimizer.update(learning_rate=1e-3, warmup_steps=20)
+    return config
