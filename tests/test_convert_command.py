@@ -302,12 +302,6 @@ def test_numbers_too_large_for_float32_are_refused(tmp_path, state, capsys):
     assert "too large for float32: intro.bias" in capsys.readouterr().err
 
 
-def test_a_converted_nafnet_hints_at_its_local_converter(tmp_path, state, capsys):
-    path = write_pth(tmp_path / "net.pth", state)
-    assert command.main([str(path), str(tmp_path / "w")]) == 0
-    assert "--tlc SIZE" in capsys.readouterr().out
-
-
 def test_class_names_are_stripped_and_differ(tmp_path, network, state, capsys):
     classifier = dcpt_jax.create_classifier(network.feature_dims, num_classes=2, num_blocks=1)
     first = write_pth(tmp_path / "g.pth", state)

@@ -15,7 +15,8 @@ import pytest
 import dcpt_jax
 from dcpt_jax import images, weights
 from dcpt_jax.restore import command
-from dcpt_jax.restore.command import main, plan
+from dcpt_jax.restore.command import main, parser, plan
+from tests.conftest import TINY_BACKBONES
 from tests.test_restore_predictor import photo, small_network
 
 SIZE = (24, 32)
@@ -69,10 +70,10 @@ def test_a_folder_is_restored_with_its_structure_and_a_second_run_skips_it(
     one = put(tmp_path / "in/one.png")
     put(tmp_path / "in/sub/two.jpg", seed=1)
     arguments = (tmp_path / "in", "--output", tmp_path / "out", "--weights", weights_folder)
-    assert run(*arguments, "--tlc", "off") == 0
+    assert run(*arguments) == 0
     assert files(tmp_path / "out") == ["one.png", "sub/two.png"]
     shown = capsys.readouterr().out
-    assert "million parameters, on cpu" in shown
+    assert "million parameters, on cpu" in shown and "local converter" not in shown
     assert shown.splitlines()[-1].startswith("2 restored, 0 skipped, 0 failed in ")
     assert str(tmp_path / "out") in shown.splitlines()[-1]
 
@@ -87,7 +88,7 @@ def test_a_folder_is_restored_with_its_structure_and_a_second_run_skips_it(
     assert shown.splitlines()[-1].startswith("0 restored, 2 skipped, 0 failed in ")
     assert (tmp_path / "out/one.png").stat().st_mtime_ns == before
 
-    assert run(*arguments, "--overwrite", "--tlc", "off") == 0
+    assert run(*arguments, "--overwrite") == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("2 restored, 0 skipped")
     assert (tmp_path / "out/one.png").stat().st_mtime_ns > before
 
@@ -347,7 +348,7 @@ def test_wrong_paths_end_with_status_2(tmp_path, monkeypatch, capsys, change, me
         (["x.png", "--output", "o", "--weights", "w", "--tile", "0"], "'0' is neither auto nor"),
         (["x.png", "--output", "o", "--weights", "w", "--tile", "1.5"], "'1.5' is neither"),
         (["x.png", "--output", "o", "--weights", "w", "--format", "bmp"], "png"),
-        (["x.png", "--output", "o", "--weights", "w", "--tlc", "maybe"], "auto"),
+        (["x.png", "--output", "o", "--weights", "w", "--tlc", "on"], "'on' is neither auto nor"),
         (["x.png", "--output", "o", "--weights", "w", "--tlc", "0"], "size in pixels"),
     ],
 )
@@ -387,39 +388,49 @@ def changed(weights_folder, tmp_path, **entries):
     return folder
 
 
+def test_the_local_converter_is_off_unless_asked_for(weights_folder):
+    model, remarks = network(weights_folder, None)
+    assert model.tlc_size is None and remarks == ""
+    assert dcpt_jax.load(weights_folder)[0] == model
+    assert parser().parse_args(["x", "--output", "o", "--weights", "w"]).tlc is None
+
+
 def test_the_local_converter_takes_the_size_of_the_training_crop(weights_folder, tmp_path):
-    for tlc in ("auto", "on"):
-        model, remarks = network(weights_folder, tlc)
-        assert tuple(model.tlc_size) == (16, 16)
-        assert "on, for training crops of 16 pixels" in remarks
-    model, remarks = network(weights_folder, "off")
-    assert model.tlc_size is None
-    assert "local converter off" in remarks
+    model, remarks = network(weights_folder, "auto")
+    assert tuple(model.tlc_size) == (16, 16)
+    assert remarks == "local converter for training crops of 16 pixels"
     # The network takes multiples of its size_multiple only.
     model, _ = network(changed(weights_folder, tmp_path, crop_size=15), "auto")
     assert tuple(model.tlc_size) == (16, 16)
 
 
-def test_without_a_crop_size_the_local_converter_is_off_or_an_error(weights_folder, tmp_path):
+def test_without_a_crop_size_the_local_converter_needs_a_size(weights_folder, tmp_path):
     folder = changed(weights_folder, tmp_path, crop_size=None)
-    model, remarks = network(folder, "auto")
-    assert model.tlc_size is None
-    assert "do not say their crop_size" in remarks
-    with pytest.raises(command.UsageError, match="does not say crop_size"):
-        network(folder, "on")
+    with pytest.raises(command.UsageError, match="does not say crop_size; give it, --tlc SIZE"):
+        network(folder, "auto")
     model, remarks = network(folder, "31")  # rounded up to what the network takes
     assert tuple(model.tlc_size) == (32, 32)
-    assert "on, for training crops of 32 pixels" in remarks
+    assert "for training crops of 32 pixels" in remarks
+
+
+def test_a_network_without_a_local_converter_refuses_it(tmp_path):
+    model = dcpt_jax.create_model("restormer", **TINY_BACKBONES["restormer"])
+    description = weights.describe(model, None, task_set="noise", classes=("noise",))
+    folder = weights.save_weights(tmp_path / "w", {"network": {"x": np.ones(1)}}, description)
+    assert network(folder, None)[0] == model
+    for tlc in ("auto", "128"):
+        with pytest.raises(command.UsageError, match="restormer has no local converter"):
+            network(folder, tlc)
 
 
 def test_weights_of_the_pre_training_are_told(weights_folder, tmp_path):
-    _, remarks = network(changed(weights_folder, tmp_path, mode="pretrain"), "auto")
+    _, remarks = network(changed(weights_folder, tmp_path, mode="pretrain"), None)
     assert "have not learned to restore" in remarks
 
 
 def test_the_local_converter_changes_nothing_for_images_within_its_window(weights_folder):
     local, params, _ = command.load_network(weights_folder, "auto")
-    plain, _, _ = command.load_network(weights_folder, "off")
+    plain, _, _ = command.load_network(weights_folder, None)
     small, large = photo(24, 24), photo(*SIZE)
     np.testing.assert_allclose(
         dcpt_jax.restore(local, params, small), dcpt_jax.restore(plain, params, small), atol=1e-5

@@ -59,11 +59,6 @@ def convert(options: argparse.Namespace) -> None:
         if reads_folder:
             to_torch(read.params["network"], read.network)  # only to find what does not fit
         print(f"wrote: {weights.save_weights(options.output, read.params, read.description)}")
-        if read.network.architecture == "nafnet" and not reads_folder:
-            print(
-                "hint: a NAFNet restores whole photos better with `dcpt_jax.restore --tlc SIZE`, "
-                "the size of its training crops, which its file does not say"
-            )
         return
     states = {options.output: to_torch(read.params["network"], read.network, body=options.body)}
     if options.classifier:

@@ -42,10 +42,10 @@ large photos
 local converter (--tlc)
   NAFNet averages over the whole image, and averages over a large photo differ from those over the
   crops it was trained on. The test-time local converter averages over windows of 1.5 times the
-  training crop instead. auto: on if the weights say how large that was (crop_size in model.json)
-  and the network has it. SIZE: for training crops of so many pixels; converted weights do not say
-  it (128 in DCPT). It changes nothing for photos smaller than the window. Tiles agree with the
-  whole photo better with it than without.
+  training crop instead. It is off by default, because it may help or harm: measure it on photos
+  like yours. SIZE is the training crop in pixels (128 in DCPT), auto takes it from the weights
+  (crop_size in model.json; converted weights do not say it). It changes nothing for photos smaller
+  than the window. Tiles agree with the whole photo better with it than without.
 
 exit status
   0: all photos are restored or were finished before; 1: some failed, each is named with the
@@ -101,9 +101,10 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--tlc",
         type=_tlc,
-        default="auto",
-        metavar="auto|on|off|SIZE",
-        help="test-time local converter of NAFNet, see below (default: %(default)s)",
+        default=None,
+        metavar="SIZE|auto",
+        help="use NAFNet's test-time local converter, for training crops of SIZE pixels; it may "
+        "help or harm, see below (default: not used)",
     )
     return result
 
@@ -222,7 +223,8 @@ def _predictor(options: argparse.Namespace, display: "Display") -> Callable:
     display.line(
         f"network: {model.architecture}, {count / 1e6:.2f} million parameters, on "
         f"{device.platform} ({device.device_kind}); tiles {options.tile or 'auto'}"
-        f"{'; self-ensemble' if options.ensemble else ''}; {'; '.join(remarks)}"
+        f"{'; self-ensemble' if options.ensemble else ''}"
+        f"{''.join(f'; {remark}' for remark in remarks)}"
     )
     return Predictor(
         model,
@@ -234,12 +236,12 @@ def _predictor(options: argparse.Namespace, display: "Display") -> Callable:
     )
 
 
-def load_network(path: Path, tlc: str) -> tuple[Any, dict[str, Any], list[str]]:
+def load_network(path: Path, tlc: str | None) -> tuple[Any, dict[str, Any], list[str]]:
     """Network with the local converter as asked for.
 
     Args:
         path: weights folder or work directory.
-        tlc: "auto", "on", "off" or a size, see --help.
+        tlc: "auto" or a size, see --help; None: the network as the weights describe it.
 
     Returns:
         (model, its parameters, what the user should know about them).
@@ -254,37 +256,29 @@ def load_network(path: Path, tlc: str) -> tuple[Any, dict[str, Any], list[str]]:
         model, params = weights.network_of(description), params["network"]
     except Exception as error:  # damaged arrays raise whatever the storage libraries raise
         raise UsageError(f"--weights {path} cannot be used: {error}") from error
-    changes, remark = _local_converter(model, description.get("crop_size"), tlc)
-    remarks = [f"local converter {remark}"]
+    remarks = []
+    if tlc is not None:
+        size = _local_converter(model, description.get("crop_size"), tlc)
+        model = weights.network_of(description, tlc_size=size)
+        remarks.append(f"local converter for training crops of {size} pixels")
     if description.get("mode") in ("pretrain", "mask_pretrain"):
         remarks.append("these weights come from the pre-training and have not learned to restore")
-    return weights.network_of(description, **changes), params, remarks
+    return model, params, remarks
 
 
-def _local_converter(model: Any, crop: int | None, tlc: str) -> tuple[dict[str, Any], str]:
-    """Keyword arguments to change for --tlc, and what to say about them."""
-    if not hasattr(model, "tlc_size"):
-        if tlc not in ("auto", "off"):
-            raise UsageError(
-                f"--tlc {tlc}: {model.architecture} has no local converter; leave it out"
-            )
-        return {}, f"off ({model.architecture} has none)"
-    if tlc == "off":
-        return {"tlc_size": None}, "off"
-    if tlc.isdigit():
-        crop = int(tlc)
-    elif model.tlc_size is not None:
-        return {}, f"on, for training crops of {model.tlc_size[0]} pixels"
-    if crop is None:
-        if tlc == "on":
-            raise UsageError(
-                "--tlc on: model.json of these weights does not say crop_size; give it, --tlc SIZE"
-            )
-        return {}, "off (the weights do not say their crop_size; --tlc SIZE gives it)"
+def _local_converter(model: Any, crop: int | None, tlc: str) -> int:
+    """The network's `tlc_size` for --tlc, "auto" or a size."""
     from dcpt_jax import weights
 
-    size = weights.local_converter_size(model, crop)
-    return {"tlc_size": size}, f"on, for training crops of {size} pixels"
+    if not hasattr(model, "tlc_size"):
+        raise UsageError(f"--tlc {tlc}: {model.architecture} has no local converter; leave it out")
+    if tlc != "auto":
+        crop = int(tlc)
+    if crop is None:
+        raise UsageError(
+            "--tlc auto: model.json of these weights does not say crop_size; give it, --tlc SIZE"
+        )
+    return weights.local_converter_size(model, crop)
 
 
 class Display:
@@ -341,6 +335,6 @@ def _tile(text: str) -> int | None:
 def _tlc(text: str) -> str:
     """Value of --tlc."""
     is_size = text.isascii() and text.isdigit() and int(text) > 0
-    if text not in ("auto", "on", "off") and not is_size:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither auto, on, off nor a size in pixels")
+    if text != "auto" and not is_size:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a size in pixels")
     return text
