@@ -16,6 +16,7 @@ import dcpt_jax
 from dcpt_jax import images, weights
 from dcpt_jax.restore import command
 from dcpt_jax.restore.command import main, parser, plan
+from dcpt_jax.weights import folders
 from tests.conftest import TINY_BACKBONES
 from tests.test_restore_predictor import photo, small_network
 
@@ -91,6 +92,32 @@ def test_a_folder_is_restored_with_its_structure_and_a_second_run_skips_it(
     assert run(*arguments, "--overwrite") == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("2 restored, 0 skipped")
     assert (tmp_path / "out/one.png").stat().st_mtime_ns > before
+
+
+def test_without_weights_the_bundled_network_restores(
+    tmp_path, weights_folder, monkeypatch, capsys
+):
+    source = put(tmp_path / "a.png")
+    monkeypatch.setattr(folders, "BUNDLED", tmp_path / "nowhere")
+    assert run(source, "--output", tmp_path / "out") == 2
+    assert "no bundled network in this installation" in capsys.readouterr().err
+    monkeypatch.setattr(folders, "BUNDLED", weights_folder)
+    assert run(source, "--output", tmp_path / "out") == 0
+    assert "bundled with dcpt_jax (--weights names another)" in capsys.readouterr().out
+    model, params = dcpt_jax.load()
+    expected = images.to_uint8(dcpt_jax.restore(model, params, images.read_image(source)))
+    np.testing.assert_array_equal(images.read_pixels(tmp_path / "out/a.png"), expected)
+
+
+@pytest.mark.parametrize("tile", [None, 32])
+def test_the_command_and_the_function_give_the_same_pixels(tmp_path, weights_folder, tile):
+    source = put(tmp_path / "a.png", size=(45, 70))
+    options = () if tile is None else ("--tile", tile)
+    assert run(source, "--output", tmp_path / "out", "--weights", weights_folder, *options) == 0
+    model, params = dcpt_jax.load(weights_folder)
+    restored = dcpt_jax.restore(model, params, images.read_image(source), tile=tile)
+    written = cv2.imread(str(tmp_path / "out/a.png"))[..., ::-1]
+    np.testing.assert_array_equal(written, np.rint(restored * 255).astype(np.uint8))
 
 
 def test_a_bad_file_is_named_and_the_others_go_on(tmp_path, identity, capsys):
@@ -343,7 +370,6 @@ def test_wrong_paths_end_with_status_2(tmp_path, monkeypatch, capsys, change, me
     ("arguments", "message"),
     [
         (["x.png", "--weights", "w"], "--output"),
-        (["x.png", "--output", "o"], "--weights"),
         (["--output", "o", "--weights", "w"], "INPUT"),
         (["x.png", "--output", "o", "--weights", "w", "--tile", "0"], "'0' is neither auto nor"),
         (["x.png", "--output", "o", "--weights", "w", "--tile", "1.5"], "'1.5' is neither"),

@@ -13,6 +13,7 @@ import pytest
 
 import dcpt_jax
 from dcpt_jax import weights
+from dcpt_jax.weights import folders
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +139,29 @@ def test_missing_and_damaged_weights_are_named(tmp_path, small):
     (folder / "model.json").write_text(json.dumps({"format": 99}))
     with pytest.raises(ValueError, match="format 99"):
         dcpt_jax.load(folder)
+
+
+def test_without_a_path_the_bundled_network_is_loaded(tmp_path, small, monkeypatch, caplog):
+    monkeypatch.setattr(folders, "BUNDLED", tmp_path / "bundled")
+    with pytest.raises(FileNotFoundError, match=r"no bundled network in .*bundled\).*--weights"):
+        dcpt_jax.load()
+    save(tmp_path / "bundled", small)
+    with caplog.at_level("INFO"):
+        model, params = dcpt_jax.load()
+    assert "using the bundled network" in caplog.text
+    assert model == small[0]
+    jax.tree.map(np.testing.assert_array_equal, params, jax.device_get(small[2]["network"]))
+    assert dcpt_jax.load_classifier()[2] == ("rain", "noise")
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision_in_files_is_float32_when_loaded(tmp_path, small, dtype):
+    network, classifier, params, _ = small
+    halves = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    save(tmp_path / "w", (network, classifier, halves, None))
+    loaded, _ = weights.load_weights(tmp_path / "w")
+    assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {np.dtype(np.float32)}
+    jax.tree.map(np.testing.assert_array_equal, loaded, jax.device_get(halves))
 
 
 def test_one_checkpoint_can_be_loaded(pretrained, tmp_path):

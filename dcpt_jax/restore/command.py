@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tqdm
 
 from dcpt_jax import images
+from dcpt_jax.command_line import Display, UsageError, run_command
 from dcpt_jax.restore.files import FORMATS, Job, plan
 
 _DETAILS = """
@@ -53,15 +53,11 @@ exit status
 """
 
 
-class UsageError(Exception):
-    """The command line cannot be carried out; the message says what to change."""
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line's arguments."""
     result = argparse.ArgumentParser(
         prog="python -m dcpt_jax.restore",
-        usage="%(prog)s INPUT... --output DIR --weights W [options]",
+        usage="%(prog)s INPUT... --output DIR [options]",
         description="Restores photos of any size with a trained network.",
         epilog=_DETAILS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -79,9 +75,9 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--weights",
         type=Path,
-        required=True,
         metavar="W",
-        help="weights folder, or work directory of a training run",
+        help="weights folder, or work directory of a training run (default: the network that comes "
+        "with this package)",
     )
     add(
         "--tile",
@@ -111,15 +107,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status, except that argparse itself exits with 2."""
-    for stream in (sys.stdout, sys.stderr):  # file names may hold bytes that are not text
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-    options = parser().parse_args(arguments)
-    try:
-        return run(options)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_command(parser(), run, arguments)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -135,7 +123,7 @@ def run(options: argparse.Namespace) -> int:
         UsageError: if nothing can be done at all.
     """
     began = time.monotonic()
-    if not options.weights.is_dir():
+    if options.weights is not None and not options.weights.is_dir():
         raise UsageError(
             f"--weights {options.weights}: no such folder; give a weights folder or the work "
             "directory of a training run"
@@ -175,7 +163,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _restore_all(
-    jobs: Sequence[Job], options: argparse.Namespace, display: "Display", counts: Counter
+    jobs: Sequence[Job], options: argparse.Namespace, display: Display, counts: Counter
 ) -> None:
     predict = None
     for job in jobs:
@@ -211,7 +199,7 @@ def _restore_file(
     return pixels.shape[:2]
 
 
-def _predictor(options: argparse.Namespace, display: "Display") -> Callable:
+def _predictor(options: argparse.Namespace, display: Display) -> Callable:
     """Loads the weights and says what is used; UsageError if they cannot be."""
     import jax
 
@@ -236,11 +224,11 @@ def _predictor(options: argparse.Namespace, display: "Display") -> Callable:
     )
 
 
-def load_network(path: Path, tlc: str | None) -> tuple[Any, dict[str, Any], list[str]]:
+def load_network(path: Path | None, tlc: str | None) -> tuple[Any, dict[str, Any], list[str]]:
     """Network with the local converter as asked for.
 
     Args:
-        path: weights folder or work directory.
+        path: weights folder or work directory; None: the bundled network.
         tlc: "auto" or a size, see --help; None: the network as the weights describe it.
 
     Returns:
@@ -255,8 +243,9 @@ def load_network(path: Path, tlc: str | None) -> tuple[Any, dict[str, Any], list
         params, description = weights.load_weights(path)
         model, params = weights.network_of(description), params["network"]
     except Exception as error:  # damaged arrays raise whatever the storage libraries raise
-        raise UsageError(f"--weights {path} cannot be used: {error}") from error
-    remarks = []
+        named = "the bundled network" if path is None else f"--weights {path}"
+        raise UsageError(f"{named} cannot be used: {error}") from error
+    remarks = ["bundled with dcpt_jax (--weights names another)"] if path is None else []
     if tlc is not None:
         size = _local_converter(model, description.get("crop_size"), tlc)
         model = weights.network_of(description, tlc_size=size)
@@ -279,48 +268,6 @@ def _local_converter(model: Any, crop: int | None, tlc: str) -> int:
             "--tlc auto: model.json of these weights does not say crop_size; give it, --tlc SIZE"
         )
     return weights.local_converter_size(model, crop)
-
-
-class Display:
-    """Progress: a bar on a terminal, a line for each photo elsewhere."""
-
-    def __init__(self, total: int):
-        """Shows an empty bar, if any, for `total` photos."""
-        self._bar = None
-        if sys.stderr.isatty():
-            self._bar = tqdm.tqdm(total=total, unit="photo", dynamic_ncols=True)
-
-    def line(self, text: str) -> None:
-        """Prints a line above the bar."""
-        if self._bar is None:
-            print(text, flush=True)
-        else:
-            self._bar.write(text)
-
-    def failure(self, text: str) -> None:
-        """Prints on the error stream why a photo could not be restored."""
-        if self._bar is None:
-            print(f"failed: {text}", file=sys.stderr, flush=True)
-        else:
-            self._bar.write(f"failed: {text}", file=sys.stderr)
-
-    def done(self, text: str = "", *, notable: bool = False) -> None:
-        """Counts a photo; the text is shown where there is no bar, or if it is notable."""
-        if text and (self._bar is None or notable):
-            self.line(text)
-        if self._bar is not None:
-            self._bar.set_postfix_str("", refresh=False)
-            self._bar.update()
-
-    def tile(self, done: int, total: int) -> None:
-        """Shows how far a photo that runs in tiles has come."""
-        if self._bar is not None:
-            self._bar.set_postfix_str(f"tile {done}/{total}")
-
-    def close(self) -> None:
-        """Leaves the bar as it stands."""
-        if self._bar is not None:
-            self._bar.close()
 
 
 def _tile(text: str) -> int | None:

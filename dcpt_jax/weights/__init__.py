@@ -2,7 +2,8 @@
 
 `W/weights` is an Orbax folder of host arrays, `{"network": ..., "classifier": ...}`, with
 `model.json` beside them. Orbax alone restores it, on any number of devices:
-`orbax.checkpoint.StandardCheckpointer().restore(path)`.
+`orbax.checkpoint.StandardCheckpointer().restore(path)`. The folder `dcpt_jax/bundled` is one: the
+network that is used where no weights are named.
 """
 
 from dcpt_jax.weights.checkpoints import (
@@ -35,6 +36,8 @@ from dcpt_jax.weights.description import (
 )
 from dcpt_jax.weights.failures import reason_of
 from dcpt_jax.weights.folders import (
+    BUNDLED,
+    bundled_weights,
     is_weights_folder,
     load,
     load_classifier,
@@ -44,6 +47,7 @@ from dcpt_jax.weights.folders import (
 )
 
 __all__ = [
+    "BUNDLED",
     "CHECKPOINTS",
     "DESCRIPTION",
     "FLAT",
@@ -52,6 +56,7 @@ __all__ = [
     "PARTS",
     "WEIGHTS",
     "Params",
+    "bundled_weights",
     "checkpoint_folders",
     "checkpoint_steps",
     "checksum_of_arrays",
