@@ -87,6 +87,14 @@ def test_training_does_not_load_tensorflow_torch_or_plotting():
     assert not loaded & {"tensorflow", "torch", "matplotlib", "skimage", "sklearn"}
 
 
+def test_using_a_network_loads_nothing_of_training():
+    loaded = loaded_modules(
+        "import dcpt_jax.inspect.inspector, dcpt_jax.inspect.command; "
+        "import dcpt_jax.restore.predictor, dcpt_jax.restore.command, dcpt_jax.weights"
+    )
+    assert "jax" in loaded and not loaded & {"optax", "grain", "clu", "ml_collections"}
+
+
 def test_public_names_resolve():
     import dcpt_jax
 

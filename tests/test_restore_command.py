@@ -35,7 +35,12 @@ def weights_folder(tmp_path_factory):
 @pytest.fixture
 def identity(monkeypatch):
     """Restores by doing nothing, so that files and names can be tested without a network."""
-    monkeypatch.setattr(command, "_predictor", lambda options, display: lambda image: image)
+    restores_by(monkeypatch, lambda image: image)
+
+
+def restores_by(monkeypatch, predict):
+    """Puts a function, and a classifier that says nothing, in the place of the weights."""
+    monkeypatch.setattr(command, "_predictor", lambda *_: (predict, lambda image: ""))
 
 
 def put(path, seed=0, size=SIZE):
@@ -120,6 +125,14 @@ def test_the_command_and_the_function_give_the_same_pixels(tmp_path, weights_fol
     np.testing.assert_array_equal(written, np.rint(restored * 255).astype(np.uint8))
 
 
+def test_what_the_classifier_sees_stands_on_the_line_of_the_photo(tmp_path, pretrained, capsys):
+    source = put(tmp_path / "a.png")
+    assert run(source, "--output", tmp_path / "out", "--weights", pretrained) == 0
+    (line,) = (x for x in capsys.readouterr().out.splitlines() if x.startswith("restored: "))
+    (seen, *_) = dcpt_jax.inspect(images.read_image(source), pretrained)
+    assert line.endswith(f" s, classified as {seen}")
+
+
 def test_a_bad_file_is_named_and_the_others_go_on(tmp_path, identity, capsys):
     put(tmp_path / "in/a.png")
     (tmp_path / "in/b.png").write_text("no image")
@@ -148,8 +161,7 @@ def test_on_a_terminal_a_bar_takes_the_place_of_the_lines(tmp_path, identity, mo
 
 
 def test_a_network_that_gives_no_numbers_fails_the_file(tmp_path, monkeypatch, capsys):
-    predict = lambda image: np.full_like(image, np.nan)  # noqa: E731
-    monkeypatch.setattr(command, "_predictor", lambda options, display: predict)
+    restores_by(monkeypatch, lambda image: np.full_like(image, np.nan))
     source = put(tmp_path / "a.png")
     assert run(source, "--output", tmp_path / "out", "--weights", tmp_path) == 1
     assert f"failed: {source}: " in capsys.readouterr().err
@@ -399,7 +411,7 @@ def test_help_fits_a_terminal_and_names_every_option(capsys):
 
 
 def network(folder, tlc):
-    model, _, remarks = command.load_network(folder, tlc)
+    model, _, _, remarks = command.load_network(folder, tlc)
     return model, "; ".join(remarks)
 
 
@@ -455,8 +467,8 @@ def test_weights_of_the_pre_training_are_told(weights_folder, tmp_path):
 
 
 def test_the_local_converter_changes_nothing_for_images_within_its_window(weights_folder):
-    local, params, _ = command.load_network(weights_folder, "auto")
-    plain, _, _ = command.load_network(weights_folder, None)
+    local, params, *_ = command.load_network(weights_folder, "auto")
+    plain, params = command.load_network(weights_folder, None)[0], params["network"]
     small, large = photo(24, 24), photo(*SIZE)
     np.testing.assert_allclose(
         dcpt_jax.restore(local, params, small), dcpt_jax.restore(plain, params, small), atol=1e-5

@@ -47,6 +47,10 @@ local converter (--tlc)
   (crop_size in model.json; converted weights do not say it). It changes nothing for photos smaller
   than the window. Tiles agree with the whole photo better with it than without.
 
+what the photos look like
+  If the weights hold a classifier, each photo's line ends with the degradation that it sees, as
+  `python -m dcpt_jax.inspect` tells it. That changes nothing in the result.
+
 exit status
   0: all photos are restored or were finished before; 1: some failed, each is named with the
   reason; 2: wrong use or unusable weights; 130: interrupted, finished files are kept.
@@ -172,10 +176,10 @@ def _restore_all(
             display.done(f"skipped (exists): {job.target}", notable=True)
             continue
         if predict is None:
-            predict = _predictor(options, display)
+            predict, classify = _predictor(options, display)
         began = time.monotonic()
         try:
-            height, width = _restore_file(job, predict, options.format == "same")
+            height, width, seen = _restore_file(job, predict, classify, options.format == "same")
         except Exception as error:  # whatever one file does to the libraries, the others go on
             counts["failed"] += 1
             named = isinstance(error, images.ImageError)
@@ -184,29 +188,46 @@ def _restore_all(
         else:
             counts["restored"] += 1
             seconds = time.monotonic() - began
-            display.done(f"restored: {job.source} -> {job.target} {width}x{height} {seconds:.1f} s")
+            remark = f", classified as {seen}" if seen else ""
+            display.done(
+                f"restored: {job.source} -> {job.target} {width}x{height} {seconds:.1f} s{remark}"
+            )
 
 
 def _restore_file(
-    job: Job, predict: Callable[[np.ndarray], np.ndarray], keep_depth: bool
-) -> tuple[int, int]:
-    """Reads, restores and writes one photo; returns its height and width."""
+    job: Job,
+    predict: Callable[[np.ndarray], np.ndarray],
+    classify: Callable[[np.ndarray], str],
+    keep_depth: bool,
+) -> tuple[int, int, str]:
+    """Reads, restores and writes one photo; returns its height and width and what it looks like."""
     pixels = images.read_pixels(job.source)
-    restored = predict(images.to_float(pixels))
+    image = images.to_float(pixels)
+    seen = classify(image)
+    restored = predict(image)
     deep = keep_depth and pixels.dtype == np.uint16
     deep = deep and job.target.suffix.lower() in images.SUFFIXES_OF_16_BITS
     images.write_image(job.target, restored, bits=16 if deep else 8)
-    return pixels.shape[:2]
+    return (*pixels.shape[:2], seen)
 
 
-def _predictor(options: argparse.Namespace, display: Display) -> Callable:
-    """Loads the weights and says what is used; UsageError if they cannot be."""
+def _predictor(
+    options: argparse.Namespace, display: Display
+) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], str]]:
+    """Loads the weights and says what is used; UsageError if they cannot be.
+
+    Returns:
+        A function from degraded to restored images, and one from degraded images to the verdict of
+        the weights' classifier, or to "" if they hold none.
+    """
     import jax
 
+    from dcpt_jax import weights
+    from dcpt_jax.inspect.inspector import Inspector
     from dcpt_jax.restore.predictor import Predictor
 
-    model, params, remarks = load_network(options.weights, options.tlc)
-    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    model, params, description, remarks = load_network(options.weights, options.tlc)
+    count = sum(leaf.size for leaf in jax.tree.leaves(params["network"]))
     device = jax.devices()[0]
     display.line(
         f"network: {model.architecture}, {count / 1e6:.2f} million parameters, on "
@@ -214,17 +235,24 @@ def _predictor(options: argparse.Namespace, display: Display) -> Callable:
         f"{'; self-ensemble' if options.ensemble else ''}"
         f"{''.join(f'; {remark}' for remark in remarks)}"
     )
-    return Predictor(
+    params = jax.device_put(params)  # once for both
+    predict = Predictor(
         model,
-        params,
+        params["network"],
         tile=options.tile,
         ensemble=options.ensemble,
         report=display.line,
         tile_done=display.tile,
     )
+    if not weights.holds_classifier(params, description):
+        return predict, lambda image: ""
+    inspector = Inspector(params, description)
+    return predict, lambda image: inspector.verdict(inspector(image))
 
 
-def load_network(path: Path | None, tlc: str | None) -> tuple[Any, dict[str, Any], list[str]]:
+def load_network(
+    path: Path | None, tlc: str | None
+) -> tuple[Any, dict[str, Any], dict[str, Any], list[str]]:
     """Network with the local converter as asked for.
 
     Args:
@@ -232,7 +260,8 @@ def load_network(path: Path | None, tlc: str | None) -> tuple[Any, dict[str, Any
         tlc: "auto" or a size, see --help; None: the network as the weights describe it.
 
     Returns:
-        (model, its parameters, what the user should know about them).
+        (model, parameters of it and perhaps of a classifier, the content of model.json, what the
+        user should know about them).
 
     Raises:
         UsageError: if there are no usable weights, or `tlc` is not possible with them.
@@ -241,7 +270,7 @@ def load_network(path: Path | None, tlc: str | None) -> tuple[Any, dict[str, Any
 
     try:
         params, description = weights.load_weights(path)
-        model, params = weights.network_of(description), params["network"]
+        model = weights.network_of(description)
     except Exception as error:  # damaged arrays raise whatever the storage libraries raise
         named = "the bundled network" if path is None else f"--weights {path}"
         raise UsageError(f"{named} cannot be used: {error}") from error
@@ -252,7 +281,7 @@ def load_network(path: Path | None, tlc: str | None) -> tuple[Any, dict[str, Any
         remarks.append(f"local converter for training crops of {size} pixels")
     if description.get("mode") in ("pretrain", "mask_pretrain"):
         remarks.append("these weights come from the pre-training and have not learned to restore")
-    return model, params, remarks
+    return model, params, description, remarks
 
 
 def _local_converter(model: Any, crop: int | None, tlc: str) -> int:

@@ -25,8 +25,10 @@ from dcpt_jax.weights.checkpoints import (
 )
 from dcpt_jax.weights.description import (
     DESCRIPTION,
+    NO_CLASSIFIER,
     Params,
     classifier_of,
+    holds_classifier,
     network_of,
     outputs_of,
     read_description,
@@ -230,11 +232,8 @@ def load_classifier(path: Path | str | None = None) -> tuple[nn.Module, Params, 
         ValueError: if these weights hold no classifier.
     """
     params, description = load_weights(path)
-    if description["classifier"] is None or "classifier" not in params:
-        raise ValueError(
-            f"the weights in {path} hold no classifier (they were fine-tuned for restoration); "
-            "take those of the pre-training"
-        )
+    if not holds_classifier(params, description):
+        raise ValueError(f"{path or 'the bundled network'}: {NO_CLASSIFIER}")
     return classifier_of(description), params["classifier"], outputs_of(description)[1]
 
 
