@@ -1,6 +1,8 @@
 """What the commands for photos share: how they end, and how they show progress."""
 
 import argparse
+import contextlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -24,8 +26,8 @@ def run_command(
         arguments: of the command line; None: those of this process.
 
     Returns:
-        The exit status: that of `run`, 2 for a UsageError, 130 if interrupted. Where the arguments
-        themselves are wrong, argparse exits with 2.
+        The exit status: that of `run`, 2 for a UsageError, 130 if interrupted, 1 if the output is
+        read no further. Where the arguments themselves are wrong, argparse exits with 2.
     """
     for stream in (sys.stdout, sys.stderr):  # file names may hold bytes that are not text
         if hasattr(stream, "reconfigure"):
@@ -39,6 +41,10 @@ def run_command(
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever reads the output has ended, as `head` does
+        with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())  # for what is flushed at exit
+        return 1
 
 
 class Display:
