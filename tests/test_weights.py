@@ -1,5 +1,6 @@
 import errno
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 import dcpt_jax
-from dcpt_jax import weights
+from dcpt_jax import models, weights
 from dcpt_jax.weights import folders
 
 
@@ -152,6 +153,20 @@ def test_without_a_path_the_bundled_network_is_loaded(tmp_path, small, monkeypat
     assert model == small[0]
     jax.tree.map(np.testing.assert_array_equal, params, jax.device_get(small[2]["network"]))
     assert dcpt_jax.load_classifier()[2] == ("rain", "noise")
+
+
+@pytest.mark.skipif(not folders.BUNDLED.is_dir(), reason="no weights are bundled yet")
+def test_the_bundled_weights_are_whole_and_small():
+    params, description = weights.load_weights()
+    assert weights.holds_classifier(params, description)
+    for module in (weights.network_of(description), weights.classifier_of(description)):
+        expected = models.parameter_shapes(module)
+        found = params["classifier" if module.architecture == "classifier" else "network"]
+        jax.tree.map(lambda a, b: np.testing.assert_equal(a.shape, b.shape), found, expected)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
+    files = [path for path in folders.BUNDLED.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 30e6
+    assert not re.search(r'"/\w', json.dumps(description))  # paths of whoever trained them
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])

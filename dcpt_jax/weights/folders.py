@@ -35,7 +35,9 @@ from dcpt_jax.weights.description import (
 )
 from dcpt_jax.weights.failures import reason_of
 
-BUNDLED = Path(__file__).resolve().parents[1] / "bundled"  # the weights that come with the package
+# The weights that come with the package: `python -m dcpt_jax.convert RUN dcpt_jax/bundled --dtype
+# float16` makes them of a run of configs/classify.py, which keeps network and classifier.
+BUNDLED = Path(__file__).resolve().parents[1] / "bundled"
 _logger = logging.getLogger(__name__)
 # What is in a weights folder: the description, and Orbax's files, of whatever version.
 _WRITTEN = {
