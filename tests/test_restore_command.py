@@ -9,11 +9,13 @@ import time
 from pathlib import Path
 
 import cv2
+import jax
 import numpy as np
 import pytest
 
 import dcpt_jax
 from dcpt_jax import images, weights
+from dcpt_jax.models import parameter_shapes
 from dcpt_jax.restore import command
 from dcpt_jax.restore.command import main, parser, plan
 from dcpt_jax.weights import folders
@@ -114,9 +116,9 @@ def test_without_weights_the_bundled_network_restores(
     np.testing.assert_array_equal(images.read_pixels(tmp_path / "out/a.png"), expected)
 
 
-@pytest.mark.parametrize("tile", [None, 32])
+@pytest.mark.parametrize("tile", [None, 16])
 def test_the_command_and_the_function_give_the_same_pixels(tmp_path, weights_folder, tile):
-    source = put(tmp_path / "a.png", size=(45, 70))
+    source = put(tmp_path / "a.png")
     options = () if tile is None else ("--tile", tile)
     assert run(source, "--output", tmp_path / "out", "--weights", weights_folder, *options) == 0
     model, params = dcpt_jax.load(weights_folder)
@@ -125,11 +127,21 @@ def test_the_command_and_the_function_give_the_same_pixels(tmp_path, weights_fol
     np.testing.assert_array_equal(written, np.rint(restored * 255).astype(np.uint8))
 
 
-def test_what_the_classifier_sees_stands_on_the_line_of_the_photo(tmp_path, pretrained, capsys):
+def test_what_the_classifier_sees_stands_on_the_line_of_the_photo(tmp_path, capsys):
+    model, params = small_network()
+    classifier = dcpt_jax.create_classifier(model.feature_dims, num_classes=2, num_blocks=1)
+    ones = jax.tree.map(lambda leaf: np.ones(leaf.shape), parameter_shapes(classifier))
+    ones["head"] = {"kernel": ones["head"]["kernel"], "bias": np.array([0.0, 1.0])}
+    both = {"network": params, "classifier": jax.tree.map(np.float32, ones)}
+    description = weights.describe(
+        model, classifier, task_set="x", classes=("rain", "noise"), crop_size=16
+    )
+    folder = weights.save_weights(tmp_path / "w", both, description)
     source = put(tmp_path / "a.png")
-    assert run(source, "--output", tmp_path / "out", "--weights", pretrained) == 0
+    assert run(source, "--output", tmp_path / "out", "--weights", folder) == 0
     (line,) = (x for x in capsys.readouterr().out.splitlines() if x.startswith("restored: "))
-    (seen, *_) = dcpt_jax.inspect(images.read_image(source), pretrained)
+    (seen, *_) = dcpt_jax.inspect(images.read_image(source), folder)
+    assert seen == "noise"
     assert line.endswith(f" s, classified as {seen}")
 
 
