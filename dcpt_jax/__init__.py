@@ -18,8 +18,10 @@ _PUBLIC = {
     "to_torch": "dcpt_jax.convert.naming",
     "degrade": "dcpt_jax.degradations",
 }
-# `restore` is a package and, called, the function that restores one image.
-_MODULES = ("degradations", "images", "losses", "metrics", "models", "restore", "weights")
+# `restore` and `inspect` are packages and, called, the functions for one image.
+_MODULES = (
+    *("degradations", "images", "inspect", "losses", "metrics", "models", "restore", "weights"),
+)
 
 __all__ = [*_PUBLIC, *_MODULES]
 

@@ -16,12 +16,13 @@ NumPy, OpenCV and Pillow only; worker processes import this module, so it must s
 
 import io
 import logging
+import math
 import os
 import uuid
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -47,7 +48,9 @@ __all__ = [
     "ImageError",
     "Scan",
     "check_image",
+    "checked_image",
     "decode_pixels",
+    "find_images",
     "list_images",
     "read_image",
     "read_pixels",
@@ -61,6 +64,7 @@ IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 )
 MAX_PIXELS = 100_000_000
+_LARGEST_VALUE = 10.0  # of floating-point images: noise may leave [0, 1], but not that far
 
 _WRITE_OPTIONS = {
     ".png": [],
@@ -92,6 +96,24 @@ def list_images(root: Path | str) -> list[Path]:
     for name, reason in found.passed_by:
         _logger.warning("passed by: %s: %s", Path(root, name), reason)
     return [Path(root, name) for name in found.names]
+
+
+def find_images(path: Path | str) -> list[Path]:
+    """The image files that a user names: a file itself, whatever its suffix, or those in a folder.
+
+    Raises:
+        FileNotFoundError: if there is no such file or folder, or no image in the folder.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    if not path.exists():
+        raise FileNotFoundError("no such file or folder")
+    photos = list_images(path)
+    if not photos:
+        known = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise FileNotFoundError(f"no images in this folder (known: {known})")
+    return photos
 
 
 class Scan(NamedTuple):
@@ -256,6 +278,45 @@ def to_float(pixels: np.ndarray) -> np.ndarray:
 def read_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Reads an image file as float32 [h, w, 3], RGB, upright, in [0, 1]; see `read_pixels`."""
     return to_float(read_pixels(path, max_pixels=max_pixels))
+
+
+def checked_image(image: Any) -> np.ndarray:
+    """Checks that something is one floating-point RGB image.
+
+    Args:
+        image: anything.
+
+    Returns:
+        The image as a NumPy array [h, w, 3], in its own dtype.
+
+    Raises:
+        ValueError: if it is not, or if a value is not finite or far outside [0, 1].
+    """
+    expected = "expected one floating-point RGB image [h, w, 3] in [0, 1]"
+    array = np.asarray(image)
+    if array.ndim == 4:
+        raise ValueError(f"{expected}, got shape {array.shape}; pass batches image by image")
+    if array.ndim == 2:
+        raise ValueError(
+            f"{expected}, got shape {array.shape}; make three equal channels of a grey image"
+        )
+    if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+        hint = ""
+        if array.ndim == 3:
+            hint = {4: "; drop the alpha channel", 1: "; repeat the grey channel three times"}.get(
+                array.shape[2], "; channels come last" if array.shape[0] == 3 else ""
+            )
+        raise ValueError(f"{expected}, got shape {array.shape}{hint}")
+    if not np.issubdtype(array.dtype, np.floating) and array.dtype.name != "bfloat16":
+        raise ValueError(f"{expected}, got dtype {array.dtype}; divide 8-bit pixels by 255")
+    low, high = float(array.min()), float(array.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"{expected}, got values that are not finite (NaN or infinity)")
+    if max(-low, high) > _LARGEST_VALUE:
+        raise ValueError(
+            f"{expected}, got values from {low:.4g} to {high:.4g}; divide 8-bit pixels by 255"
+        )
+    return array
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:

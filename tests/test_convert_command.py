@@ -1,8 +1,10 @@
 import json
 import shutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 import dcpt_jax
@@ -302,10 +304,27 @@ def test_numbers_too_large_for_float32_are_refused(tmp_path, state, capsys):
     assert "too large for float32: intro.bias" in capsys.readouterr().err
 
 
-def test_a_converted_nafnet_hints_at_its_local_converter(tmp_path, state, capsys):
-    path = write_pth(tmp_path / "net.pth", state)
-    assert command.main([str(path), str(tmp_path / "w")]) == 0
-    assert "--tlc SIZE" in capsys.readouterr().out
+def test_a_folder_is_stored_in_half_precision(tmp_path, pretrained, state, capsys):
+    small = tmp_path / "small"
+    assert command.main([str(pretrained), str(small), "--dtype", "float16"]) == 0
+    stored = ocp.StandardCheckpointer().restore(small)
+    assert {leaf.dtype for leaf in jax.tree.leaves(stored)} == {jnp.dtype("float16")}
+    expected, description = weights.load_weights(pretrained)
+    found, copied = weights.load_weights(small)
+    assert copied == description and set(found) == {"network", "classifier"}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 2**-11, 2**-24), found, expected)
+    # What was stored in half precision stays as it is.
+    assert command.main([str(small), str(tmp_path / "again"), "--dtype", "float16"]) == 0
+    again, _ = weights.load_weights(tmp_path / "again")
+    jax.tree.map(np.testing.assert_array_equal, again, found)
+
+    path = write_pth(tmp_path / "net.pth", {**state, "intro.bias": np.full(4, 1e5, np.float32)})
+    assert command.main([str(path), str(tmp_path / "w"), "--dtype", "float16"]) == 1
+    assert "--dtype float16: network/intro/bias has numbers too large" in capsys.readouterr().err
+    assert not (tmp_path / "w").exists()
+    assert command.main([str(path), str(tmp_path / "w"), "--dtype", "bfloat16"]) == 0
+    assert command.main([str(path), str(tmp_path / "b.pth"), "--dtype", "bfloat16"]) == 1
+    assert "--dtype is for a folder OUT" in capsys.readouterr().err
 
 
 def test_class_names_are_stripped_and_differ(tmp_path, network, state, capsys):

@@ -5,7 +5,7 @@ import flax.linen as nn
 import numpy as np
 import pytest
 
-from dcpt_jax import images
+from dcpt_jax import images, weights
 from dcpt_jax import metrics as dcpt_metrics
 from dcpt_jax.data import held_out, tasks
 from dcpt_jax.evaluate import baselines, gallery, run
@@ -421,3 +421,12 @@ def test_pairs_are_measured_whole(tmp_path, photo_folder, pretrained, capsys):
     saved = json.loads((tmp_path / "e/evaluation.json").read_text())
     assert saved["data"] == {"rain": evaluation.data[0]}
     assert images.read_image(tmp_path / "e/sheet.png").shape[0] > 256
+
+
+def test_the_local_converter_is_off_unless_asked_for(photo_folder, pretrained):
+    config = tiny_config("evaluate", photo_folder)
+    config.data.crop_size = 32
+    _, description = weights.load_weights(pretrained)
+    assert "tlc_size" not in run._changes(config, description)
+    config.local_pooling = True
+    assert run._changes(config, description)["tlc_size"] == 16

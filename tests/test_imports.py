@@ -21,7 +21,9 @@ ALLOWED = {
     "config": {"data"},
     "train": {"config", "data", "evaluate", "images", "losses", "metrics", "models", "weights"},
     "evaluate": {"config", "data", "images", "metrics", "restore", "weights"},
-    "restore": {"host_memory", "images", "models", "weights"},
+    "restore": {"command_line", "host_memory", "images", "inspect", "models", "weights"},
+    "inspect": {"command_line", "images", "models", "weights"},
+    "command_line": set(),
     "data_check": {"config", "data"},
     "main": {"config", "evaluate", "host_memory", "train"},
     "host_memory": set(),
@@ -83,6 +85,14 @@ def test_training_does_not_load_tensorflow_torch_or_plotting():
     loaded = loaded_modules("import dcpt_jax.train.loop, dcpt_jax.evaluate.run")
     assert "jax" in loaded and "clu.metric_writers" in loaded
     assert not loaded & {"tensorflow", "torch", "matplotlib", "skimage", "sklearn"}
+
+
+def test_using_a_network_loads_nothing_of_training():
+    loaded = loaded_modules(
+        "import dcpt_jax.inspect.inspector, dcpt_jax.inspect.command; "
+        "import dcpt_jax.restore.predictor, dcpt_jax.restore.command, dcpt_jax.weights"
+    )
+    assert "jax" in loaded and not loaded & {"optax", "grain", "clu", "ml_collections"}
 
 
 def test_public_names_resolve():

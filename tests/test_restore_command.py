@@ -9,13 +9,17 @@ import time
 from pathlib import Path
 
 import cv2
+import jax
 import numpy as np
 import pytest
 
 import dcpt_jax
 from dcpt_jax import images, weights
+from dcpt_jax.models import parameter_shapes
 from dcpt_jax.restore import command
-from dcpt_jax.restore.command import main, plan
+from dcpt_jax.restore.command import main, parser, plan
+from dcpt_jax.weights import folders
+from tests.conftest import TINY_BACKBONES
 from tests.test_restore_predictor import photo, small_network
 
 SIZE = (24, 32)
@@ -33,7 +37,12 @@ def weights_folder(tmp_path_factory):
 @pytest.fixture
 def identity(monkeypatch):
     """Restores by doing nothing, so that files and names can be tested without a network."""
-    monkeypatch.setattr(command, "_predictor", lambda options, display: lambda image: image)
+    restores_by(monkeypatch, lambda image: image)
+
+
+def restores_by(monkeypatch, predict):
+    """Puts a function, and a classifier that says nothing, in the place of the weights."""
+    monkeypatch.setattr(command, "_predictor", lambda *_: (predict, lambda image: ""))
 
 
 def put(path, seed=0, size=SIZE):
@@ -69,10 +78,10 @@ def test_a_folder_is_restored_with_its_structure_and_a_second_run_skips_it(
     one = put(tmp_path / "in/one.png")
     put(tmp_path / "in/sub/two.jpg", seed=1)
     arguments = (tmp_path / "in", "--output", tmp_path / "out", "--weights", weights_folder)
-    assert run(*arguments, "--tlc", "off") == 0
+    assert run(*arguments) == 0
     assert files(tmp_path / "out") == ["one.png", "sub/two.png"]
     shown = capsys.readouterr().out
-    assert "million parameters, on cpu" in shown
+    assert "million parameters, on cpu" in shown and "local converter" not in shown
     assert shown.splitlines()[-1].startswith("2 restored, 0 skipped, 0 failed in ")
     assert str(tmp_path / "out") in shown.splitlines()[-1]
 
@@ -87,9 +96,53 @@ def test_a_folder_is_restored_with_its_structure_and_a_second_run_skips_it(
     assert shown.splitlines()[-1].startswith("0 restored, 2 skipped, 0 failed in ")
     assert (tmp_path / "out/one.png").stat().st_mtime_ns == before
 
-    assert run(*arguments, "--overwrite", "--tlc", "off") == 0
+    assert run(*arguments, "--overwrite") == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("2 restored, 0 skipped")
     assert (tmp_path / "out/one.png").stat().st_mtime_ns > before
+
+
+def test_without_weights_the_bundled_network_restores(
+    tmp_path, weights_folder, monkeypatch, capsys
+):
+    source = put(tmp_path / "a.png")
+    monkeypatch.setattr(folders, "BUNDLED", tmp_path / "nowhere")
+    assert run(source, "--output", tmp_path / "out") == 2
+    assert "no bundled network in this installation" in capsys.readouterr().err
+    monkeypatch.setattr(folders, "BUNDLED", weights_folder)
+    assert run(source, "--output", tmp_path / "out") == 0
+    assert "bundled with dcpt_jax (--weights names another)" in capsys.readouterr().out
+    model, params = dcpt_jax.load()
+    expected = images.to_uint8(dcpt_jax.restore(model, params, images.read_image(source)))
+    np.testing.assert_array_equal(images.read_pixels(tmp_path / "out/a.png"), expected)
+
+
+@pytest.mark.parametrize("tile", [None, 16])
+def test_the_command_and_the_function_give_the_same_pixels(tmp_path, weights_folder, tile):
+    source = put(tmp_path / "a.png")
+    options = () if tile is None else ("--tile", tile)
+    assert run(source, "--output", tmp_path / "out", "--weights", weights_folder, *options) == 0
+    model, params = dcpt_jax.load(weights_folder)
+    restored = dcpt_jax.restore(model, params, images.read_image(source), tile=tile)
+    written = cv2.imread(str(tmp_path / "out/a.png"))[..., ::-1]
+    np.testing.assert_array_equal(written, np.rint(restored * 255).astype(np.uint8))
+
+
+def test_what_the_classifier_sees_stands_on_the_line_of_the_photo(tmp_path, capsys):
+    model, params = small_network()
+    classifier = dcpt_jax.create_classifier(model.feature_dims, num_classes=2, num_blocks=1)
+    ones = jax.tree.map(lambda leaf: np.ones(leaf.shape), parameter_shapes(classifier))
+    ones["head"] = {"kernel": ones["head"]["kernel"], "bias": np.array([0.0, 1.0])}
+    both = {"network": params, "classifier": jax.tree.map(np.float32, ones)}
+    description = weights.describe(
+        model, classifier, task_set="x", classes=("rain", "noise"), crop_size=16
+    )
+    folder = weights.save_weights(tmp_path / "w", both, description)
+    source = put(tmp_path / "a.png")
+    assert run(source, "--output", tmp_path / "out", "--weights", folder) == 0
+    (line,) = (x for x in capsys.readouterr().out.splitlines() if x.startswith("restored: "))
+    (seen, *_) = dcpt_jax.inspect(images.read_image(source), folder)
+    assert seen == "noise"
+    assert line.endswith(f" s, classified as {seen}")
 
 
 def test_a_bad_file_is_named_and_the_others_go_on(tmp_path, identity, capsys):
@@ -120,8 +173,7 @@ def test_on_a_terminal_a_bar_takes_the_place_of_the_lines(tmp_path, identity, mo
 
 
 def test_a_network_that_gives_no_numbers_fails_the_file(tmp_path, monkeypatch, capsys):
-    predict = lambda image: np.full_like(image, np.nan)  # noqa: E731
-    monkeypatch.setattr(command, "_predictor", lambda options, display: predict)
+    restores_by(monkeypatch, lambda image: np.full_like(image, np.nan))
     source = put(tmp_path / "a.png")
     assert run(source, "--output", tmp_path / "out", "--weights", tmp_path) == 1
     assert f"failed: {source}: " in capsys.readouterr().err
@@ -342,12 +394,11 @@ def test_wrong_paths_end_with_status_2(tmp_path, monkeypatch, capsys, change, me
     ("arguments", "message"),
     [
         (["x.png", "--weights", "w"], "--output"),
-        (["x.png", "--output", "o"], "--weights"),
         (["--output", "o", "--weights", "w"], "INPUT"),
         (["x.png", "--output", "o", "--weights", "w", "--tile", "0"], "'0' is neither auto nor"),
         (["x.png", "--output", "o", "--weights", "w", "--tile", "1.5"], "'1.5' is neither"),
         (["x.png", "--output", "o", "--weights", "w", "--format", "bmp"], "png"),
-        (["x.png", "--output", "o", "--weights", "w", "--tlc", "maybe"], "auto"),
+        (["x.png", "--output", "o", "--weights", "w", "--tlc", "on"], "'on' is neither auto nor"),
         (["x.png", "--output", "o", "--weights", "w", "--tlc", "0"], "size in pixels"),
     ],
 )
@@ -372,7 +423,7 @@ def test_help_fits_a_terminal_and_names_every_option(capsys):
 
 
 def network(folder, tlc):
-    model, _, remarks = command.load_network(folder, tlc)
+    model, _, _, remarks = command.load_network(folder, tlc)
     return model, "; ".join(remarks)
 
 
@@ -387,39 +438,49 @@ def changed(weights_folder, tmp_path, **entries):
     return folder
 
 
+def test_the_local_converter_is_off_unless_asked_for(weights_folder):
+    model, remarks = network(weights_folder, None)
+    assert model.tlc_size is None and remarks == ""
+    assert dcpt_jax.load(weights_folder)[0] == model
+    assert parser().parse_args(["x", "--output", "o", "--weights", "w"]).tlc is None
+
+
 def test_the_local_converter_takes_the_size_of_the_training_crop(weights_folder, tmp_path):
-    for tlc in ("auto", "on"):
-        model, remarks = network(weights_folder, tlc)
-        assert tuple(model.tlc_size) == (16, 16)
-        assert "on, for training crops of 16 pixels" in remarks
-    model, remarks = network(weights_folder, "off")
-    assert model.tlc_size is None
-    assert "local converter off" in remarks
+    model, remarks = network(weights_folder, "auto")
+    assert tuple(model.tlc_size) == (16, 16)
+    assert remarks == "local converter for training crops of 16 pixels"
     # The network takes multiples of its size_multiple only.
     model, _ = network(changed(weights_folder, tmp_path, crop_size=15), "auto")
     assert tuple(model.tlc_size) == (16, 16)
 
 
-def test_without_a_crop_size_the_local_converter_is_off_or_an_error(weights_folder, tmp_path):
+def test_without_a_crop_size_the_local_converter_needs_a_size(weights_folder, tmp_path):
     folder = changed(weights_folder, tmp_path, crop_size=None)
-    model, remarks = network(folder, "auto")
-    assert model.tlc_size is None
-    assert "do not say their crop_size" in remarks
-    with pytest.raises(command.UsageError, match="does not say crop_size"):
-        network(folder, "on")
+    with pytest.raises(command.UsageError, match="does not say crop_size; give it, --tlc SIZE"):
+        network(folder, "auto")
     model, remarks = network(folder, "31")  # rounded up to what the network takes
     assert tuple(model.tlc_size) == (32, 32)
-    assert "on, for training crops of 32 pixels" in remarks
+    assert "for training crops of 32 pixels" in remarks
+
+
+def test_a_network_without_a_local_converter_refuses_it(tmp_path):
+    model = dcpt_jax.create_model("restormer", **TINY_BACKBONES["restormer"])
+    description = weights.describe(model, None, task_set="noise", classes=("noise",))
+    folder = weights.save_weights(tmp_path / "w", {"network": {"x": np.ones(1)}}, description)
+    assert network(folder, None)[0] == model
+    for tlc in ("auto", "128"):
+        with pytest.raises(command.UsageError, match="restormer has no local converter"):
+            network(folder, tlc)
 
 
 def test_weights_of_the_pre_training_are_told(weights_folder, tmp_path):
-    _, remarks = network(changed(weights_folder, tmp_path, mode="pretrain"), "auto")
+    _, remarks = network(changed(weights_folder, tmp_path, mode="pretrain"), None)
     assert "have not learned to restore" in remarks
 
 
 def test_the_local_converter_changes_nothing_for_images_within_its_window(weights_folder):
-    local, params, _ = command.load_network(weights_folder, "auto")
-    plain, _, _ = command.load_network(weights_folder, "off")
+    local, params, *_ = command.load_network(weights_folder, "auto")
+    plain, params = command.load_network(weights_folder, None)[0], params["network"]
     small, large = photo(24, 24), photo(*SIZE)
     np.testing.assert_allclose(
         dcpt_jax.restore(local, params, small), dcpt_jax.restore(plain, params, small), atol=1e-5

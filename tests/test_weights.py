@@ -1,5 +1,6 @@
 import errno
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import orbax.checkpoint as ocp
 import pytest
 
 import dcpt_jax
-from dcpt_jax import weights
+from dcpt_jax import models, weights
+from dcpt_jax.weights import folders
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +140,43 @@ def test_missing_and_damaged_weights_are_named(tmp_path, small):
     (folder / "model.json").write_text(json.dumps({"format": 99}))
     with pytest.raises(ValueError, match="format 99"):
         dcpt_jax.load(folder)
+
+
+def test_without_a_path_the_bundled_network_is_loaded(tmp_path, small, monkeypatch, caplog):
+    monkeypatch.setattr(folders, "BUNDLED", tmp_path / "bundled")
+    with pytest.raises(FileNotFoundError, match=r"no bundled network in .*bundled\).*--weights"):
+        dcpt_jax.load()
+    save(tmp_path / "bundled", small)
+    with caplog.at_level("INFO"):
+        model, params = dcpt_jax.load()
+    assert "using the bundled network" in caplog.text
+    assert model == small[0]
+    jax.tree.map(np.testing.assert_array_equal, params, jax.device_get(small[2]["network"]))
+    assert dcpt_jax.load_classifier()[2] == ("rain", "noise")
+
+
+@pytest.mark.skipif(not folders.BUNDLED.is_dir(), reason="no weights are bundled yet")
+def test_the_bundled_weights_are_whole_and_small():
+    params, description = weights.load_weights()
+    assert weights.holds_classifier(params, description)
+    for module in (weights.network_of(description), weights.classifier_of(description)):
+        expected = models.parameter_shapes(module)
+        found = params["classifier" if module.architecture == "classifier" else "network"]
+        jax.tree.map(lambda a, b: np.testing.assert_equal(a.shape, b.shape), found, expected)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
+    files = [path for path in folders.BUNDLED.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 30e6
+    assert not re.search(r'"/\w', json.dumps(description))  # paths of whoever trained them
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision_in_files_is_float32_when_loaded(tmp_path, small, dtype):
+    network, classifier, params, _ = small
+    halves = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    save(tmp_path / "w", (network, classifier, halves, None))
+    loaded, _ = weights.load_weights(tmp_path / "w")
+    assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {np.dtype(np.float32)}
+    jax.tree.map(np.testing.assert_array_equal, loaded, jax.device_get(halves))
 
 
 def test_one_checkpoint_can_be_loaded(pretrained, tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
@@ -58,12 +59,8 @@ def convert(options: argparse.Namespace) -> None:
     if not writes_file:
         if reads_folder:
             to_torch(read.params["network"], read.network)  # only to find what does not fit
-        print(f"wrote: {weights.save_weights(options.output, read.params, read.description)}")
-        if read.network.architecture == "nafnet" and not reads_folder:
-            print(
-                "hint: a NAFNet restores whole photos better with `dcpt_jax.restore --tlc SIZE`, "
-                "the size of its training crops, which its file does not say"
-            )
+        params = _stored_as(options.dtype or "float32", read.params)
+        print(f"wrote: {weights.save_weights(options.output, params, read.description)}")
         return
     states = {options.output: to_torch(read.params["network"], read.network, body=options.body)}
     if options.classifier:
@@ -184,6 +181,20 @@ def _as_float32(state: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], li
     if overflown:
         raise ValueError(f"numbers too large for float32: {listed(overflown, 5)}")
     return converted, remarks
+
+
+def _stored_as(dtype: str, params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters in another precision; ValueError if one is too large for it."""
+
+    def stored(path: Any, leaf: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            array = leaf.astype(jnp.dtype(dtype))
+        if not np.isfinite(array[np.isfinite(leaf)]).all():
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise ValueError(f"--dtype {dtype}: {name} has numbers too large for it")
+        return array
+
+    return jax.tree.map_with_path(stored, params)
 
 
 def _summary(module: nn.Module, params: dict[str, Any]) -> str:

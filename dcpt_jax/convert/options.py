@@ -26,6 +26,7 @@ examples
   python -m dcpt_jax.convert dcpt_nafnet_5d.pth weights/
   python -m dcpt_jax.convert net_g.pth weights/ --classifier net_dc.pth --classes rain,noise,haze
   python -m dcpt_jax.convert workdir/ net_g.pth --classifier net_dc.pth
+  python -m dcpt_jax.convert workdir/ small/ --dtype float16
 
 exit status
   0: written; 1: nothing was written, the message says why; 2: wrong use; 130: interrupted.
@@ -50,6 +51,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="file of the degradation classifier that belongs to the network: read if IN is a "
         "file, written if IN is a folder",
+    )
+    add(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        help="precision in which a folder OUT stores the parameters (default: float32); half "
+        "precision halves its size, and dcpt_jax.load converts it to float32 again",
     )
     add(
         "--classes",
@@ -118,6 +125,8 @@ def check(options: argparse.Namespace, reads_folder: bool, writes_file: bool) ->
             "folder IN beside a file OUT; between two files convert it by itself, between two "
             "folders it comes along"
         )
+    if options.dtype is not None and writes_file:
+        raise ValueError("--dtype is for a folder OUT; files hold float32")
     if options.body is not None and not writes_file:
         raise ValueError("--body and --no-body are for a file OUT; a folder has names of its own")
     if not writes_file:

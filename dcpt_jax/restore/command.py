@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tqdm
 
 from dcpt_jax import images
+from dcpt_jax.command_line import Display, UsageError, run_command
 from dcpt_jax.restore.files import FORMATS, Job, plan
 
 _DETAILS = """
@@ -42,10 +42,14 @@ large photos
 local converter (--tlc)
   NAFNet averages over the whole image, and averages over a large photo differ from those over the
   crops it was trained on. The test-time local converter averages over windows of 1.5 times the
-  training crop instead. auto: on if the weights say how large that was (crop_size in model.json)
-  and the network has it. SIZE: for training crops of so many pixels; converted weights do not say
-  it (128 in DCPT). It changes nothing for photos smaller than the window. Tiles agree with the
-  whole photo better with it than without.
+  training crop instead. It is off by default, because it may help or harm: measure it on photos
+  like yours. SIZE is the training crop in pixels (128 in DCPT), auto takes it from the weights
+  (crop_size in model.json; converted weights do not say it). It changes nothing for photos smaller
+  than the window. Tiles agree with the whole photo better with it than without.
+
+what the photos look like
+  If the weights hold a classifier, each photo's line ends with the degradation that it sees, as
+  `python -m dcpt_jax.inspect` tells it. That changes nothing in the result.
 
 exit status
   0: all photos are restored or were finished before; 1: some failed, each is named with the
@@ -53,15 +57,11 @@ exit status
 """
 
 
-class UsageError(Exception):
-    """The command line cannot be carried out; the message says what to change."""
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line's arguments."""
     result = argparse.ArgumentParser(
         prog="python -m dcpt_jax.restore",
-        usage="%(prog)s INPUT... --output DIR --weights W [options]",
+        usage="%(prog)s INPUT... --output DIR [options]",
         description="Restores photos of any size with a trained network.",
         epilog=_DETAILS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -79,9 +79,9 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--weights",
         type=Path,
-        required=True,
         metavar="W",
-        help="weights folder, or work directory of a training run",
+        help="weights folder, or work directory of a training run (default: the network that comes "
+        "with this package)",
     )
     add(
         "--tile",
@@ -101,24 +101,17 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--tlc",
         type=_tlc,
-        default="auto",
-        metavar="auto|on|off|SIZE",
-        help="test-time local converter of NAFNet, see below (default: %(default)s)",
+        default=None,
+        metavar="SIZE|auto",
+        help="use NAFNet's test-time local converter, for training crops of SIZE pixels; it may "
+        "help or harm, see below (default: not used)",
     )
     return result
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status, except that argparse itself exits with 2."""
-    for stream in (sys.stdout, sys.stderr):  # file names may hold bytes that are not text
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-    options = parser().parse_args(arguments)
-    try:
-        return run(options)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_command(parser(), run, arguments)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -134,7 +127,7 @@ def run(options: argparse.Namespace) -> int:
         UsageError: if nothing can be done at all.
     """
     began = time.monotonic()
-    if not options.weights.is_dir():
+    if options.weights is not None and not options.weights.is_dir():
         raise UsageError(
             f"--weights {options.weights}: no such folder; give a weights folder or the work "
             "directory of a training run"
@@ -174,7 +167,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _restore_all(
-    jobs: Sequence[Job], options: argparse.Namespace, display: "Display", counts: Counter
+    jobs: Sequence[Job], options: argparse.Namespace, display: Display, counts: Counter
 ) -> None:
     predict = None
     for job in jobs:
@@ -183,10 +176,10 @@ def _restore_all(
             display.done(f"skipped (exists): {job.target}", notable=True)
             continue
         if predict is None:
-            predict = _predictor(options, display)
+            predict, classify = _predictor(options, display)
         began = time.monotonic()
         try:
-            height, width = _restore_file(job, predict, options.format == "same")
+            height, width, seen = _restore_file(job, predict, classify, options.format == "same")
         except Exception as error:  # whatever one file does to the libraries, the others go on
             counts["failed"] += 1
             named = isinstance(error, images.ImageError)
@@ -195,54 +188,80 @@ def _restore_all(
         else:
             counts["restored"] += 1
             seconds = time.monotonic() - began
-            display.done(f"restored: {job.source} -> {job.target} {width}x{height} {seconds:.1f} s")
+            remark = f", classified as {seen}" if seen else ""
+            display.done(
+                f"restored: {job.source} -> {job.target} {width}x{height} {seconds:.1f} s{remark}"
+            )
 
 
 def _restore_file(
-    job: Job, predict: Callable[[np.ndarray], np.ndarray], keep_depth: bool
-) -> tuple[int, int]:
-    """Reads, restores and writes one photo; returns its height and width."""
+    job: Job,
+    predict: Callable[[np.ndarray], np.ndarray],
+    classify: Callable[[np.ndarray], str],
+    keep_depth: bool,
+) -> tuple[int, int, str]:
+    """Reads, restores and writes one photo; returns its height and width and what it looks like."""
     pixels = images.read_pixels(job.source)
-    restored = predict(images.to_float(pixels))
+    image = images.to_float(pixels)
+    seen = classify(image)
+    restored = predict(image)
     deep = keep_depth and pixels.dtype == np.uint16
     deep = deep and job.target.suffix.lower() in images.SUFFIXES_OF_16_BITS
     images.write_image(job.target, restored, bits=16 if deep else 8)
-    return pixels.shape[:2]
+    return (*pixels.shape[:2], seen)
 
 
-def _predictor(options: argparse.Namespace, display: "Display") -> Callable:
-    """Loads the weights and says what is used; UsageError if they cannot be."""
+def _predictor(
+    options: argparse.Namespace, display: Display
+) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], str]]:
+    """Loads the weights and says what is used; UsageError if they cannot be.
+
+    Returns:
+        A function from degraded to restored images, and one from degraded images to the verdict of
+        the weights' classifier, or to "" if they hold none.
+    """
     import jax
 
+    from dcpt_jax import weights
+    from dcpt_jax.inspect.inspector import Inspector
     from dcpt_jax.restore.predictor import Predictor
 
-    model, params, remarks = load_network(options.weights, options.tlc)
-    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    model, params, description, remarks = load_network(options.weights, options.tlc)
+    count = sum(leaf.size for leaf in jax.tree.leaves(params["network"]))
     device = jax.devices()[0]
     display.line(
         f"network: {model.architecture}, {count / 1e6:.2f} million parameters, on "
         f"{device.platform} ({device.device_kind}); tiles {options.tile or 'auto'}"
-        f"{'; self-ensemble' if options.ensemble else ''}; {'; '.join(remarks)}"
+        f"{'; self-ensemble' if options.ensemble else ''}"
+        f"{''.join(f'; {remark}' for remark in remarks)}"
     )
-    return Predictor(
+    params = jax.device_put(params)  # once for both
+    predict = Predictor(
         model,
-        params,
+        params["network"],
         tile=options.tile,
         ensemble=options.ensemble,
         report=display.line,
         tile_done=display.tile,
     )
+    if not weights.holds_classifier(params, description):
+        return predict, lambda image: ""
+    inspector = Inspector(params, description)
+    return predict, lambda image: inspector.verdict(inspector(image))
 
 
-def load_network(path: Path, tlc: str) -> tuple[Any, dict[str, Any], list[str]]:
+def load_network(
+    path: Path | None, tlc: str | None
+) -> tuple[Any, dict[str, Any], dict[str, Any], list[str]]:
     """Network with the local converter as asked for.
 
     Args:
-        path: weights folder or work directory.
-        tlc: "auto", "on", "off" or a size, see --help.
+        path: weights folder or work directory; None: the bundled network.
+        tlc: "auto" or a size, see --help; None: the network as the weights describe it.
 
     Returns:
-        (model, its parameters, what the user should know about them).
+        (model, parameters of it and perhaps of a classifier, the content of model.json, what the
+        user should know about them).
 
     Raises:
         UsageError: if there are no usable weights, or `tlc` is not possible with them.
@@ -251,82 +270,33 @@ def load_network(path: Path, tlc: str) -> tuple[Any, dict[str, Any], list[str]]:
 
     try:
         params, description = weights.load_weights(path)
-        model, params = weights.network_of(description), params["network"]
+        model = weights.network_of(description)
     except Exception as error:  # damaged arrays raise whatever the storage libraries raise
-        raise UsageError(f"--weights {path} cannot be used: {error}") from error
-    changes, remark = _local_converter(model, description.get("crop_size"), tlc)
-    remarks = [f"local converter {remark}"]
+        named = "the bundled network" if path is None else f"--weights {path}"
+        raise UsageError(f"{named} cannot be used: {error}") from error
+    remarks = ["bundled with dcpt_jax (--weights names another)"] if path is None else []
+    if tlc is not None:
+        size = _local_converter(model, description.get("crop_size"), tlc)
+        model = weights.network_of(description, tlc_size=size)
+        remarks.append(f"local converter for training crops of {size} pixels")
     if description.get("mode") in ("pretrain", "mask_pretrain"):
         remarks.append("these weights come from the pre-training and have not learned to restore")
-    return weights.network_of(description, **changes), params, remarks
+    return model, params, description, remarks
 
 
-def _local_converter(model: Any, crop: int | None, tlc: str) -> tuple[dict[str, Any], str]:
-    """Keyword arguments to change for --tlc, and what to say about them."""
-    if not hasattr(model, "tlc_size"):
-        if tlc not in ("auto", "off"):
-            raise UsageError(
-                f"--tlc {tlc}: {model.architecture} has no local converter; leave it out"
-            )
-        return {}, f"off ({model.architecture} has none)"
-    if tlc == "off":
-        return {"tlc_size": None}, "off"
-    if tlc.isdigit():
-        crop = int(tlc)
-    elif model.tlc_size is not None:
-        return {}, f"on, for training crops of {model.tlc_size[0]} pixels"
-    if crop is None:
-        if tlc == "on":
-            raise UsageError(
-                "--tlc on: model.json of these weights does not say crop_size; give it, --tlc SIZE"
-            )
-        return {}, "off (the weights do not say their crop_size; --tlc SIZE gives it)"
+def _local_converter(model: Any, crop: int | None, tlc: str) -> int:
+    """The network's `tlc_size` for --tlc, "auto" or a size."""
     from dcpt_jax import weights
 
-    size = weights.local_converter_size(model, crop)
-    return {"tlc_size": size}, f"on, for training crops of {size} pixels"
-
-
-class Display:
-    """Progress: a bar on a terminal, a line for each photo elsewhere."""
-
-    def __init__(self, total: int):
-        """Shows an empty bar, if any, for `total` photos."""
-        self._bar = None
-        if sys.stderr.isatty():
-            self._bar = tqdm.tqdm(total=total, unit="photo", dynamic_ncols=True)
-
-    def line(self, text: str) -> None:
-        """Prints a line above the bar."""
-        if self._bar is None:
-            print(text, flush=True)
-        else:
-            self._bar.write(text)
-
-    def failure(self, text: str) -> None:
-        """Prints on the error stream why a photo could not be restored."""
-        if self._bar is None:
-            print(f"failed: {text}", file=sys.stderr, flush=True)
-        else:
-            self._bar.write(f"failed: {text}", file=sys.stderr)
-
-    def done(self, text: str = "", *, notable: bool = False) -> None:
-        """Counts a photo; the text is shown where there is no bar, or if it is notable."""
-        if text and (self._bar is None or notable):
-            self.line(text)
-        if self._bar is not None:
-            self._bar.set_postfix_str("", refresh=False)
-            self._bar.update()
-
-    def tile(self, done: int, total: int) -> None:
-        """Shows how far a photo that runs in tiles has come."""
-        if self._bar is not None:
-            self._bar.set_postfix_str(f"tile {done}/{total}")
-
-    def close(self) -> None:
-        """Leaves the bar as it stands."""
-        if self._bar is not None:
-            self._bar.close()
+    if not hasattr(model, "tlc_size"):
+        raise UsageError(f"--tlc {tlc}: {model.architecture} has no local converter; leave it out")
+    if tlc != "auto":
+        crop = int(tlc)
+    if crop is None:
+        raise UsageError(
+            "--tlc auto: model.json of these weights does not say crop_size; give it, --tlc SIZE"
+        )
+    return weights.local_converter_size(model, crop)
 
 
 def _tile(text: str) -> int | None:
@@ -341,6 +311,6 @@ def _tile(text: str) -> int | None:
 def _tlc(text: str) -> str:
     """Value of --tlc."""
     is_size = text.isascii() and text.isdigit() and int(text) > 0
-    if text not in ("auto", "on", "off") and not is_size:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither auto, on, off nor a size in pixels")
+    if text != "auto" and not is_size:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a size in pixels")
     return text

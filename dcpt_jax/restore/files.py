@@ -84,13 +84,7 @@ def _photos_of(path: Path, output: Path, result: Plan) -> list[tuple[Path, Path]
     """Photos that an input names, each with the folder for its result."""
     if path.is_file():
         return [(path, output)]
-    if not path.exists():
-        result.failures.append((path, "no such file or folder"))
-        return []
-    photos = images.list_images(path)
-    if not photos:
-        known = ", ".join(sorted(images.IMAGE_SUFFIXES))
-        result.failures.append((path, f"no images in this folder (known: {known})"))
+    photos = images.find_images(path)
     inner, pairs = output.resolve(), []
     nested = path.resolve() in inner.parents
     for photo in photos:

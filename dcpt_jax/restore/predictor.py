@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dcpt_jax.images import checked_image
 from dcpt_jax.models.convolutions import formulated
 from dcpt_jax.restore.ensemble import self_ensemble
 from dcpt_jax.restore.tiling import blended_spans, default_overlap, round_up, run_tiled
@@ -42,7 +43,6 @@ MIN_TILE = 128
 # twice the hidden channels: XLA keeps each constant of the GELU as a map of their size. The rest is
 # a reserve for other devices.
 _ARRAYS_AT_ONCE = {"nafnet": 4, "restormer": 4, "promptir": 4, "swinir": 7}
-_LARGEST_VALUE = 10.0
 # Compiled programs that are kept: a folder of photos can have a different shape for each.
 _COMPILED_SHAPES = 16
 
@@ -139,7 +139,7 @@ class Predictor:
             ValueError: see `restore`.
             MemoryError: see `restore`.
         """
-        image = checked(image)
+        image = checked_image(image)
         height, width = image.shape[:2]
         padded = padded_to_multiple(
             image.astype(jnp.promote_types(self._model.dtype, jnp.float32), copy=False),
@@ -196,45 +196,6 @@ class Predictor:
         self._report(
             f"out of memory with {side} pixels a side; going on with tiles of {half}x{half} pixels"
         )
-
-
-def checked(image: Any) -> np.ndarray:
-    """Checks that something is one floating-point RGB image.
-
-    Args:
-        image: anything.
-
-    Returns:
-        The image as a NumPy array [h, w, 3], in its own dtype.
-
-    Raises:
-        ValueError: if it is not, or if a value is not finite or far outside [0, 1].
-    """
-    expected = "expected one floating-point RGB image [h, w, 3] in [0, 1]"
-    array = np.asarray(image)
-    if array.ndim == 4:
-        raise ValueError(f"{expected}, got shape {array.shape}; restore batches image by image")
-    if array.ndim == 2:
-        raise ValueError(
-            f"{expected}, got shape {array.shape}; make three equal channels of a grey image"
-        )
-    if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
-        hint = ""
-        if array.ndim == 3:
-            hint = {4: "; drop the alpha channel", 1: "; repeat the grey channel three times"}.get(
-                array.shape[2], "; channels come last" if array.shape[0] == 3 else ""
-            )
-        raise ValueError(f"{expected}, got shape {array.shape}{hint}")
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise ValueError(f"{expected}, got dtype {array.dtype}; divide 8-bit pixels by 255")
-    low, high = float(array.min()), float(array.max())
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError(f"{expected}, got values that are not finite (NaN or infinity)")
-    if max(-low, high) > _LARGEST_VALUE:  # noise may leave [0, 1], but not that far
-        raise ValueError(
-            f"{expected}, got values from {low:.4g} to {high:.4g}; divide 8-bit pixels by 255"
-        )
-    return array
 
 
 def padded_to_multiple(image: np.ndarray, multiple: int) -> np.ndarray:

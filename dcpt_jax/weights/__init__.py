@@ -2,7 +2,8 @@
 
 `W/weights` is an Orbax folder of host arrays, `{"network": ..., "classifier": ...}`, with
 `model.json` beside them. Orbax alone restores it, on any number of devices:
-`orbax.checkpoint.StandardCheckpointer().restore(path)`.
+`orbax.checkpoint.StandardCheckpointer().restore(path)`. The folder `dcpt_jax/bundled` is one: the
+network that is used where no weights are named.
 """
 
 from dcpt_jax.weights.checkpoints import (
@@ -26,15 +27,19 @@ from dcpt_jax.weights.description import (
     DESCRIPTION,
     FLAT,
     MULTI_HOT,
+    NO_CLASSIFIER,
     Params,
     classifier_of,
     describe,
+    holds_classifier,
     local_converter_size,
     network_of,
     outputs_of,
 )
 from dcpt_jax.weights.failures import reason_of
 from dcpt_jax.weights.folders import (
+    BUNDLED,
+    bundled_weights,
     is_weights_folder,
     load,
     load_classifier,
@@ -44,20 +49,24 @@ from dcpt_jax.weights.folders import (
 )
 
 __all__ = [
+    "BUNDLED",
     "CHECKPOINTS",
     "DESCRIPTION",
     "FLAT",
     "MULTI_HOT",
+    "NO_CLASSIFIER",
     "OTHER_CONTENT",
     "PARTS",
     "WEIGHTS",
     "Params",
+    "bundled_weights",
     "checkpoint_folders",
     "checkpoint_steps",
     "checksum_of_arrays",
     "checksum_of_json",
     "classifier_of",
     "describe",
+    "holds_classifier",
     "is_checkpoint",
     "is_weights_folder",
     "load",

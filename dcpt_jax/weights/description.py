@@ -12,6 +12,11 @@ from dcpt_jax import models
 DESCRIPTION = "model.json"
 FLAT, MULTI_HOT = "flat", "multi_hot"  # kinds of labels, see `outputs_of`
 
+NO_CLASSIFIER = (
+    "these weights hold no classifier; take those of the pre-training that they grew from, or "
+    "train a classifier for them with configs/classify.py and --config.init_from"
+)
+
 Params = dict[str, Any]
 
 
@@ -65,6 +70,11 @@ def outputs_of(description: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
     if description.get("label", FLAT) == MULTI_HOT:
         return MULTI_HOT, tuple(description["components"])
     return FLAT, tuple(description["classes"])
+
+
+def holds_classifier(params: Params, description: Mapping[str, Any]) -> bool:
+    """Whether weights hold a classifier beside the network."""
+    return description["classifier"] is not None and "classifier" in params
 
 
 def network_of(description: Mapping[str, Any], **changes: Any) -> nn.Module:

@@ -11,6 +11,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -24,14 +25,20 @@ from dcpt_jax.weights.checkpoints import (
 )
 from dcpt_jax.weights.description import (
     DESCRIPTION,
+    NO_CLASSIFIER,
     Params,
     classifier_of,
+    holds_classifier,
     network_of,
     outputs_of,
     read_description,
 )
 from dcpt_jax.weights.failures import reason_of
 
+# The weights that come with the package: `python -m dcpt_jax.convert RUN dcpt_jax/bundled --dtype
+# float16` makes them of a run of configs/classify.py, which keeps network and classifier.
+BUNDLED = Path(__file__).resolve().parents[1] / "bundled"
+_logger = logging.getLogger(__name__)
 # What is in a weights folder: the description, and Orbax's files, of whatever version.
 _WRITTEN = {
     *(DESCRIPTION, "_METADATA", "_CHECKPOINT_METADATA", "_sharding", "array_metadatas"),
@@ -119,7 +126,21 @@ def is_weights_folder(folder: Path | str) -> bool:
     return "architecture" in description and "_METADATA" in inside and not others
 
 
-def load_weights(path: Path | str) -> tuple[Params, dict[str, Any]]:
+def bundled_weights() -> Path:
+    """The weights folder that comes with this package.
+
+    Raises:
+        FileNotFoundError: if this installation has none.
+    """
+    if not (BUNDLED / DESCRIPTION).is_file():
+        raise FileNotFoundError(
+            f"there is no bundled network in this installation ({BUNDLED}); name a weights folder "
+            "or work directory: --weights PATH on the command line, a path in Python"
+        )
+    return BUNDLED
+
+
+def load_weights(path: Path | str | None = None) -> tuple[Params, dict[str, Any]]:
     """Reads parameters and description from a weights folder, a work directory or a checkpoint.
 
     A work directory whose run has not ended yet holds no `weights`; its newest readable checkpoint
@@ -127,16 +148,21 @@ def load_weights(path: Path | str) -> tuple[Params, dict[str, Any]]:
     continued and has not ended again, its older `weights` are taken, with a warning.
 
     Args:
-        path: weights folder, work directory W, or one of its checkpoints, W/checkpoints/5000.
+        path: weights folder, work directory W, or one of its checkpoints, W/checkpoints/5000; None:
+            the network that comes with this package, see `bundled_weights`.
 
     Returns:
         ({"network": ...[, "classifier": ...]} as host arrays, the content of `model.json`).
+        Arrays that are stored as float16 or bfloat16 are converted to float32.
 
     Raises:
         FileNotFoundError: if there are no weights; the message says what was looked for.
         ValueError: if `model.json` is damaged or of a format this version does not know, or the
             checkpoint that is named cannot be read.
     """
+    if path is None:
+        path = bundled_weights()
+        _logger.info("no weights are given: using the bundled network, %s", path)
     path = Path(path).expanduser().absolute()
     if is_checkpoint(path):
         try:
@@ -154,7 +180,7 @@ def load_weights(path: Path | str) -> tuple[Params, dict[str, Any]]:
                 )  # fmt: skip
             with _checkpointer() as checkpointer:
                 params = checkpointer.restore(folder)
-            return jax.tree.map(np.asarray, params), description
+            return jax.tree.map(_as_parameter, params), description
     for folder in checkpoint_folders(path):
         try:
             return load_checkpoint(folder)
@@ -167,11 +193,17 @@ def load_weights(path: Path | str) -> tuple[Params, dict[str, Any]]:
     )
 
 
-def load(path: Path | str) -> tuple[nn.Module, Params]:
+def _as_parameter(leaf: Any) -> np.ndarray:
+    array = np.asarray(leaf)
+    # Half precision only saves space in files: parameters are float32.
+    return array.astype(np.float32) if array.dtype in (np.float16, jnp.bfloat16) else array
+
+
+def load(path: Path | str | None = None) -> tuple[nn.Module, Params]:
     """Restoration network and its parameters from a weights folder or work directory.
 
     Args:
-        path: see `load_weights`.
+        path: see `load_weights`; None: the network that comes with this package.
 
     Returns:
         (model, params): `model.apply({"params": params}, degraded)`.
@@ -184,7 +216,7 @@ def load(path: Path | str) -> tuple[nn.Module, Params]:
     return network_of(description), params["network"]
 
 
-def load_classifier(path: Path | str) -> tuple[nn.Module, Params, tuple[str, ...]]:
+def load_classifier(path: Path | str | None = None) -> tuple[nn.Module, Params, tuple[str, ...]]:
     """Degradation classifier, its parameters, and what each of its logits stands for.
 
     A softmax over the logits is meant where "label" in `model.json` is "flat" or missing, the
@@ -202,11 +234,8 @@ def load_classifier(path: Path | str) -> tuple[nn.Module, Params, tuple[str, ...
         ValueError: if these weights hold no classifier.
     """
     params, description = load_weights(path)
-    if description["classifier"] is None or "classifier" not in params:
-        raise ValueError(
-            f"the weights in {path} hold no classifier (they were fine-tuned for restoration); "
-            "take those of the pre-training"
-        )
+    if not holds_classifier(params, description):
+        raise ValueError(f"{path or 'the bundled network'}: {NO_CLASSIFIER}")
     return classifier_of(description), params["classifier"], outputs_of(description)[1]
 
 

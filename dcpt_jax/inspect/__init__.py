@@ -1,0 +1,25 @@
+"""Which degradations the classifier sees in a photo: an image in Python, files by a command.
+
+`dcpt_jax.inspect(image, weights=None)` inspects one image: this package is callable, see
+`dcpt_jax.inspect.inspector.inspect` for what it takes and returns.
+`python -m dcpt_jax.inspect PHOTO...` inspects files and folders, see `command`.
+For many images in one program `dcpt_jax.inspect.inspector.Inspector` keeps the weights on the
+device between them.
+"""
+
+import sys
+import types
+from typing import Any
+
+
+class _CallableModule(types.ModuleType):
+    """Module that is also the function `inspect`; JAX is imported by the first call only."""
+
+    def __call__(self, image: Any, weights: Any = None) -> dict[str, float]:
+        """Inspects one [h, w, 3] image; see `dcpt_jax.inspect.inspector.inspect`."""
+        from dcpt_jax.inspect import inspector
+
+        return inspector.inspect(image, weights)
+
+
+sys.modules[__name__].__class__ = _CallableModule

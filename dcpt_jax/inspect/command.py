@@ -1,0 +1,161 @@
+"""`python -m dcpt_jax.inspect`: which degradations the classifier sees in photo files."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dcpt_jax import images
+from dcpt_jax.command_line import Display, UsageError, run_command
+
+_SHOWN = 0.005  # probabilities below this are left out of the table
+
+_DETAILS = """
+what is shown
+  For each photo the verdict and the probabilities, the largest first, in the table without those
+  below 0.5 %. A flat classifier picks one of its classes, so it names a degradation for a clean
+  photo too, unless "clean" is one of them. A multi-hot classifier judges each degradation by
+  itself: the verdict joins all above 50 %, as in rain+haze, or is "clean".
+
+large and small photos
+  The classifier learned from crops of one size (crop_size in model.json, 128 where that does not
+  say it). A photo is judged by at most 16 crops of that size, spread evenly over it, whose logits
+  are averaged; smaller photos are padded by reflection.
+
+exit status
+  0: all photos are inspected; 1: some could not be, each is named with the reason on the error
+  stream; 2: wrong use, or weights that are unusable or hold no classifier; 130: interrupted.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's arguments."""
+    result = argparse.ArgumentParser(
+        prog="python -m dcpt_jax.inspect",
+        usage="%(prog)s PHOTO... [options]",
+        description="Tells which degradations the classifier sees in photos of any size.",
+        epilog=_DETAILS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = result.add_argument
+    add(
+        "inputs",
+        nargs="+",
+        type=Path,
+        metavar="PHOTO",
+        help="image file, or folder that is searched with its sub-folders; "
+        "put -- before names that begin with a dash",
+    )
+    add(
+        "--weights",
+        type=Path,
+        metavar="W",
+        help="weights folder, or work directory of a training run, that holds a classifier "
+        "(default: the network that comes with this package)",
+    )
+    add(
+        "--json",
+        action="store_true",
+        help="write one JSON object per line and photo, with file, verdict and probabilities",
+    )
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status, except that argparse itself exits with 2."""
+    return run_command(parser(), run, arguments)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Inspects what the options say.
+
+    Args:
+        options: what `parser` returns.
+
+    Returns:
+        The exit status, see --help.
+
+    Raises:
+        UsageError: if nothing can be done at all.
+    """
+    photos, failures = find_photos(options.inputs)
+    if not photos:
+        for path, reason in failures:
+            print(f"failed: {path}: {reason}", file=sys.stderr)
+        raise UsageError("there is no image to inspect among the inputs")
+    inspector = _inspector(options.weights)
+    display = Display(len(photos))
+    try:
+        for path, reason in failures:
+            display.failure(f"{path}: {reason}")
+        failed = len(failures) + _inspect_all(photos, inspector, display, options.json)
+    finally:
+        display.close()
+    return int(failed > 0)
+
+
+def find_photos(inputs: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """The photos that files and folders name, each once, and (input, reason) of what names none."""
+    photos, failures = {}, []
+    for path in inputs:
+        try:
+            found = images.find_images(path)
+        except OSError as error:
+            failures.append((path, error.strerror or str(error)))
+            continue
+        for photo in found:
+            photos.setdefault(os.path.abspath(photo), photo)
+    return list(photos.values()), failures
+
+
+def _inspect_all(photos: Sequence[Path], inspector: Any, display: Display, as_json: bool) -> int:
+    """Shows each photo's verdict; returns how many could not be inspected."""
+    failed = 0
+    widths = [
+        max(len(title), *(len(str(text)) for text in texts))
+        for title, texts in (("file", photos), ("verdict", inspector.outputs))
+    ]
+    if not as_json:
+        display.line(_row(("file", "verdict", "probabilities"), widths))
+    for photo in photos:
+        try:
+            found = inspector(images.read_image(photo))
+        except Exception as error:  # whatever one file does to the libraries, the others go on
+            failed += 1
+            named = isinstance(error, images.ImageError)
+            display.failure(str(error) if named else f"{photo}: {error or type(error)}")
+        else:
+            verdict = inspector.verdict(found)
+            if as_json:
+                entry = {"file": str(photo), "verdict": verdict, "probabilities": found}
+                display.line(json.dumps(entry))
+            else:
+                shown = (f"{name} {p:.0%}" for name, p in found.items() if p >= _SHOWN)
+                display.line(_row((str(photo), verdict, ", ".join(shown)), widths))
+        display.done()
+    return failed
+
+
+def _row(texts: tuple[str, str, str], widths: Sequence[int]) -> str:
+    return f"{texts[0]:{widths[0]}}  {texts[1]:{widths[1]}}  {texts[2]}".rstrip()
+
+
+def _inspector(weights: Path | None) -> Any:
+    """Loads the classifier; UsageError if it cannot be."""
+    from dcpt_jax.inspect.inspector import Inspector
+
+    if weights is not None and not weights.is_dir():
+        raise UsageError(
+            f"--weights {weights}: no such folder; give a weights folder or the work directory of "
+            "a training run"
+        )
+    try:
+        inspector = Inspector.load(weights)
+    except Exception as error:  # damaged arrays raise whatever the storage libraries raise
+        raise UsageError(f"--weights: {error}") from error
+    if weights is None:
+        print("weights: bundled with dcpt_jax (--weights names others)", file=sys.stderr)
+    return inspector
