@@ -184,6 +184,8 @@ class Driver:
     def _give_turns(self, waiting: Sequence[variants.Job]) -> None:
         """Turns to all that are ready, if it is time for turns."""
         compiling = any(p.state == "running" and p.job.timed for p in self.processes)
+        if self.options.after and not self.options.after.exists():
+            return
         early = self.spent < COMPILING * self.options.budget
         if early and (compiling or any(job.timed for job in waiting)):
             return
@@ -267,7 +269,13 @@ def chosen(options: argparse.Namespace) -> list[variants.Job]:
     if "profile" not in options.parts:
         for job in jobs:
             job.arguments.pop("profile", None)
-    return [job for job in jobs if job.part in options.parts]
+    jobs = [job for job in jobs if job.part in options.parts]
+    if options.only:
+        known = {job.name: job for job in jobs}
+        if unknown := set(options.only) - set(known):
+            raise SystemExit(f"--only has {', '.join(sorted(unknown))}; known: {', '.join(known)}")
+        jobs = [known[name] for name in options.only]
+    return jobs
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -280,6 +288,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--golden", type=Path, help="folder of the recordings; without it nothing is compared")
     add("--photos", type=Path, help="folder of photos, or of packed ones; else the bundled ones")
     add("--slots", type=int, help="processes that compile at a time; by default by the cores")
+    add("--after", type=Path, help="no turns before this file exists: other work is in the way")
+    add("--only", nargs="+", metavar="JOB", help="these of the parts' jobs alone, by their names")
     add("--rehearse", action="store_true", help="tiny sizes, on the CPU")
     options = parser.parse_args(arguments)
     options.parts = options.parts.split(",")

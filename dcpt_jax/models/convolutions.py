@@ -26,8 +26,14 @@ from jax.ad_checkpoint import checkpoint_name
 Formulation = Literal["slices", "convolution", "taps", "products"]
 Operation = Literal["depthwise", "pointwise", "square", "patch", "norm", "block", "other"]
 
-# On GPUs and TPUs; "convolution" where an operation is not named.
-_ACCELERATORS: dict[Operation, Formulation] = {"block": "products"}
+# On GPUs and TPUs; "convolution" where an operation is not named. Of a kernel of one pixel, a matrix
+# product is a little faster than cuDNN's convolution (H100, bfloat16: 230 us against 249 with both
+# gradients for 64 to 128 channels), and is compiled in a fraction of the time.
+_ACCELERATORS: dict[Operation, Formulation] = {
+    "pointwise": "slices",
+    "patch": "slices",
+    "block": "products",
+}
 
 PRODUCT = "product"  # name of a result worth keeping for the backward pass, beside XLA's own
 
