@@ -26,9 +26,9 @@ from jax.ad_checkpoint import checkpoint_name
 Formulation = Literal["slices", "convolution", "taps", "products"]
 Operation = Literal["depthwise", "pointwise", "square", "patch", "norm", "block", "other"]
 
-# On GPUs and TPUs; "convolution" where an operation is not named. For 1x1 kernels a matrix product is
-# a little faster than cuDNN's convolution (H100, bfloat16, 64 to 128 channels at 32x128x128, with
-# both gradients: 230 us against 249).
+# On GPUs and TPUs; "convolution" where an operation is not named. For 1x1 kernels a matrix product
+# is a little faster than cuDNN's convolution (H100, bfloat16, 64 to 128 channels at 32x128x128,
+# with both gradients: 230 us against 249).
 _ACCELERATORS: dict[Operation, Formulation] = {
     "pointwise": "slices",
     "patch": "slices",
