@@ -279,6 +279,55 @@ def test_a_clean_image_is_right_where_no_component_is_found():
     np.testing.assert_allclose(accuracy, 2 / 3)
 
 
+def l1_gradients(small, first_pass):
+    """Gradients of the plain L1 loss of a network."""
+    network, _, params, batch = small
+    shown = batch["clean" if first_pass == "clean" else "degraded"]
+
+    def loss(parameters):
+        return jnp.mean(jnp.abs(network.apply({"params": parameters}, shown) - batch["clean"]))
+
+    return jax.jit(jax.grad(loss))(params["network"])
+
+
+@pytest.mark.parametrize("first_pass", ["clean", "degraded"])
+def test_pretraining_without_classification_descends_the_l1_loss_alone(small, first_pass):
+    network, classifier, params, batch = small
+    optimizers = {"network": optax.sgd(1.0), "classifier": adamw(0.1, weight_decay=0.2)}
+    step = jax.jit(
+        steps.make_pretrain_step(
+            network, classifier, optimizers, class_weight=0.0, first_pass=first_pass
+        )
+    )
+    state, metrics = step(create_state(params, optimizers, rng=jax.random.PRNGKey(0)), batch)
+    jax.tree.map(
+        lambda new, old, gradient: np.testing.assert_allclose(new, old - gradient, atol=1e-7),
+        state.params["network"],
+        params["network"],
+        l1_gradients(small, first_pass),
+    )
+    # The classifier is moved by its weight decay alone: the factor is 1 - 0.1 * 0.2.
+    jax.tree.map(
+        lambda new, old: np.testing.assert_allclose(new, 0.98 * old, rtol=1e-6, atol=1e-9),
+        state.params["classifier"],
+        params["classifier"],
+    )
+    assert metrics["gradient_norm_classifier"] == 0 < metrics["loss_class"]
+    assert metrics["loss"] == metrics["loss_pixel"]
+
+
+def test_pretraining_without_pixels_leaves_the_output_layer(small):
+    network, classifier, params, batch = small
+    optimizers = {"network": optax.sgd(1.0), "classifier": optax.sgd(1.0)}
+    step = jax.jit(steps.make_pretrain_step(network, classifier, optimizers, pixel_weight=0.0))
+    state, metrics = step(create_state(params, optimizers, rng=jax.random.PRNGKey(0)), batch)
+    assert metrics["loss"] == metrics["loss_class"] and metrics["loss_pixel"] > 0
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), state.params, params)
+    assert not any(jax.tree.leaves(moved["network"]["ending"]))
+    assert any(jax.tree.leaves(moved["network"]["intro"]))
+    assert any(jax.tree.leaves(moved["classifier"]))
+
+
 def test_restoration_learns_and_leaves_no_classifier(small):
     network, _, params, batch = small
     optimizers = {"network": adamw(3e-3, clip_norm=1.0)}
