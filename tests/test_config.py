@@ -373,6 +373,7 @@ def test_an_unknown_preset_lists_the_known_ones(arg):
         ("pixel_weight", -0.5, "config.pixel_weight is -0.5; it has to be 0 or larger"),
         ("class_weight", math.inf, "config.class_weight is inf; it has to be a finite number"),
         ("class_weight", math.nan, "config.class_weight is nan; it has to be a finite number"),
+        ("validation.crops_per_photo", 0, "validation.crops_per_photo is 0; it has to be 1"),
         ("repeats.haze", -1, "config.repeats.haze is -1"),
     ],
 )

@@ -131,6 +131,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
 def _validate_validation(config: ml_collections.ConfigDict) -> None:
     for key in ("every_steps", "photos_per_class"):
         _at_least(f"validation.{key}", config.validation[key], 0)
+    _at_least("validation.crops_per_photo", config.validation.crops_per_photo, 1)
     known = validation_metrics(config)
     _known("validation.metric", config.validation.metric, ("", *known))
 
