@@ -378,7 +378,8 @@ def run(output: Path, settings: Settings, **choice: Any) -> bool:
     import jax
 
     output.mkdir(parents=True, exist_ok=True)
-    jax.config.update("jax_compilation_cache_dir", str(output / "compiled"))
+    if not jax.config.jax_compilation_cache_dir:  # runs of one kind share their programs
+        jax.config.update("jax_compilation_cache_dir", str(output / "compiled"))
     experiment = open_experiment(output, settings)
     jobs = plan(output, settings, more_steps=experiment["more_steps"], **choice)
     finished = {(line["kind"], line["arm"], line["seed"]) for line in read_runs(output)}
@@ -475,7 +476,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 seeds=options.seeds,
                 stages=options.stages or options.rehearse,
             )
-        except (ValueError, OSError, RuntimeError) as error:
+        except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
             print(f"error: {error}", flush=True)
             return 1
         if not done:

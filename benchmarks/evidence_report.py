@@ -83,7 +83,7 @@ def markdown(runs: Sequence[Run]) -> str:
         "",
         *_final_table(by_arm, metrics),
         "",
-        "## Differences at equal seeds",
+        "## Differences at equal seeds, the first arm minus the second",
         "",
         *_difference_table(by_arm, metrics),
     ]
@@ -181,9 +181,7 @@ def _difference_table(by_arm: Mapping[str, Mapping[int, Run]], metrics: Sequence
             for metric in metrics
         }
         cells = [spread(values, sign="+") for values in found.values()]
-        rows.append(
-            [f"{ARMS[arm]}, minus {ARMS[other]}", len(seeds), verdict(found["psnr"]), *cells]
-        )
+        rows.append([f"{ARMS[arm]} vs. {ARMS[other]}", len(seeds), verdict(found["psnr"]), *cells])
     heads = ["arms", "seeds", "verdict on the mean", *map(_class_of, metrics)]
     return _table(heads, rows) if rows else ["No two arms share a finished seed yet."]
 

@@ -139,7 +139,9 @@ def test_means_and_spread_over_seeds():
     assert list(along) == ["step", "---", "10", "20"]
     assert along["10"][0] == "21.00 ± 1.00 (20.00 to 22.00)"
     # Paired: 0.5, 0.6 and 0.7 dB, though each arm alone spreads by a decibel.
-    difference = rows_of(text, "## Differences at equal seeds")["DCPT, minus from scratch"]
+    difference = rows_of(text, "## Differences at equal seeds, the first arm minus the second")[
+        "DCPT vs. from scratch"
+    ]
     assert difference[:3] == ["3", "better", "+0.60 ± 0.10 (+0.50 to +0.70)"]
 
 
@@ -148,9 +150,9 @@ def test_a_report_before_all_is_finished():
     text = evidence_report.markdown(runs)
     assert "Seeds with a finished run: 0, 1, 4; finished in all of these arms: none" in text
     assert rows_of(text, "## At the end of the restoration")["DCPT"][:3] == ["1", "20", "21.00"]
-    differences = rows_of(text, "## Differences at equal seeds")
-    assert differences["DCPT, minus from scratch"][1] == "not judged, 1 of 3 seeds"
-    assert "DCPT, direct, minus from scratch" not in differences
+    differences = rows_of(text, "## Differences at equal seeds, the first arm minus the second")
+    assert differences["DCPT vs. from scratch"][1] == "not judged, 1 of 3 seeds"
+    assert "DCPT, direct vs. from scratch" not in differences
     assert rows_of(text, "### rain")["30"] == ["", "", "21.00"]
     with pytest.raises(ValueError, match="no restoration is finished"):
         evidence_report.markdown([{"kind": "pretrain", "arm": "dcpt", "seed": 0}])
