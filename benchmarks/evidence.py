@@ -8,7 +8,7 @@ any moment, the same command continues where it was. Every finished run appends 
 `OUTPUT/runs.jsonl`; all arms of one seed come before the next seed. The second command reads these
 lines, also while runs are missing, and writes `report.md` and `report.png`.
 
-`--rehearse` does everything with a tiny network and a few steps, in under two minutes.
+`--rehearse` does everything with a tiny network and a few steps, in minutes.
 docs/evidence.md describes the design and how the result is judged.
 """
 
@@ -66,8 +66,8 @@ class Settings:
 
     photos: str = ""
     validation: str = ""
-    steps: int = 4000
-    pretrain_steps: int = 2000
+    steps: int = 3200
+    pretrain_steps: int = 1600
     batch_size: int = 8
     crop_size: int = 64
     validations: int = 16
