@@ -380,6 +380,7 @@ def run(output: Path, settings: Settings, **choice: Any) -> bool:
     output.mkdir(parents=True, exist_ok=True)
     if not jax.config.jax_compilation_cache_dir:  # runs of one kind share their programs
         jax.config.update("jax_compilation_cache_dir", str(output / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     experiment = open_experiment(output, settings)
     jobs = plan(output, settings, more_steps=experiment["more_steps"], **choice)
     finished = {(line["kind"], line["arm"], line["seed"]) for line in read_runs(output)}
