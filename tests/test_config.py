@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from dcpt_jax.config import ConfigError
 from dcpt_jax.config.recipes import published_samples
 from dcpt_jax.data.tasks import TASK_SETS
 from dcpt_jax.train import modules, setup
+from dcpt_jax.train.start import Start
 
 ARGS = [
     *("", "nafnet,5d", "5d,nafnet", "restormer,5d", "promptir", "swinir", "5d", "rain"),
@@ -368,6 +370,10 @@ def test_an_unknown_preset_lists_the_known_ones(arg):
         ("tasks", "noise+rain", "a single class; a classifier needs two or more"),
         ("optimizer.b2", 1.0, r"optimizer.b2 is 1.0; it has to be in \[0, 1\)"),
         ("focal_gamma", -1.0, "focal_gamma"),
+        ("pixel_weight", -0.5, "config.pixel_weight is -0.5; it has to be 0 or larger"),
+        ("class_weight", math.inf, "config.class_weight is inf; it has to be a finite number"),
+        ("class_weight", math.nan, "config.class_weight is nan; it has to be a finite number"),
+        ("validation.crops_per_photo", 0, "validation.crops_per_photo is 0; it has to be 1"),
         ("repeats.haze", -1, "config.repeats.haze is -1"),
     ],
 )
@@ -377,6 +383,23 @@ def test_a_wrong_value_is_named(key, value, message):
         config.update_from_flattened_dict({key: value})
     with pytest.raises(ConfigError, match=message):
         configs.validate(config)
+
+
+@pytest.mark.parametrize("mode", ["pretrain", "direct", "mask_pretrain"])
+def test_the_terms_of_the_loss_have_weights_that_reach_the_step(mode, monkeypatch):
+    config = getattr(configs, mode)()
+    assert (config.pixel_weight, config.class_weight) == (1.0, 1.0)
+    config.update(pixel_weight=0.0, class_weight=0.0)
+    with pytest.raises(ConfigError, match=r"pixel_weight and config\.class_weight are both 0"):
+        configs.validate(config)
+    config.update(pixel_weight=0.25, class_weight=0.0)
+    configs.validate(config)
+    passed = {}
+    for name in ("make_pretrain_step", "make_mask_pretrain_step"):
+        monkeypatch.setattr(setup.steps, name, lambda *_, **options: passed.update(options))
+    network, classifier = modules.build_modules(config, num_classes=5)
+    setup.make_step(config, configs.tasks_of(config), network, classifier, {}, Start())
+    assert (passed["pixel_weight"], passed["class_weight"]) == (0.25, 0.0)
 
 
 def test_evaluation_needs_weights_and_takes_no_backbone():

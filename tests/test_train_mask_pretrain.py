@@ -166,6 +166,20 @@ def test_losses_by_hand(plain):
         assert (np.asarray(leaf) == moved).all() == (path[1].key == "ending"), path
 
 
+def test_the_terms_of_the_loss_are_weighted(plain):
+    with jax.enable_x64(True):
+        (first, _), state, _ = two_steps(*simple_parts(), pixel_weight=2.0, class_weight=0.0)
+        _, params = simple_parts()
+    usual = plain[0][0]
+    np.testing.assert_allclose(first["loss"], 2 * usual["loss_pixel"], rtol=1e-12)
+    np.testing.assert_allclose(first["loss_class"], usual["loss_class"], rtol=1e-12)
+    np.testing.assert_allclose(
+        first["gradient_norm_reconstruction"], 2 * usual["gradient_norm_reconstruction"], rtol=1e-12
+    )
+    assert first["gradient_norm_classifier"] == 0
+    jax.tree.map(np.testing.assert_array_equal, state.params["classifier"], params["classifier"])
+
+
 @pytest.mark.slow
 def test_it_learns_one_fixed_batch():
     built, _ = parts(jnp.float32)

@@ -279,6 +279,87 @@ def test_a_clean_image_is_right_where_no_component_is_found():
     np.testing.assert_allclose(accuracy, 2 / 3)
 
 
+class Shades(nn.Module):
+    """A network of two layers, which compiles in no time."""
+
+    def setup(self):
+        self.layer, self.ending = nn.Dense(4), nn.Dense(3)
+
+    def features(self, image):
+        return (jnp.sin(self.layer(image)),)
+
+    def restored_and_features(self, image):
+        features = self.features(image)
+        return image + self.ending(features[0]), features
+
+    def __call__(self, image):
+        return self.restored_and_features(image)[0]
+
+
+class Means(nn.Module):
+    """A classifier of mean features."""
+
+    @nn.compact
+    def __call__(self, features):
+        return nn.Dense(3)(features[0].mean(axis=(1, 2)))
+
+
+@pytest.fixture(scope="module")
+def shades():
+    """Network, classifier, parameters and a batch."""
+    network, classifier, rng = Shades(), Means(), jax.random.PRNGKey(1)
+    images = jax.random.uniform(rng, (6, 8, 8, 3))
+    params = {
+        "network": network.init(rng, images)["params"],
+        "classifier": classifier.init(rng, (images[..., :1].repeat(4, axis=-1),))["params"],
+    }
+    batch = {"degraded": 0.5 * images, "clean": images, "task": jnp.arange(6) % 3}
+    return network, classifier, params, batch
+
+
+@pytest.mark.parametrize("first_pass", ["clean", "degraded"])
+def test_pretraining_without_classification_descends_the_l1_loss_alone(shades, first_pass):
+    network, classifier, params, batch = shades
+    optimizers = {"network": optax.sgd(1.0), "classifier": adamw(0.1, weight_decay=0.2)}
+    step = steps.make_pretrain_step(
+        network, classifier, optimizers, class_weight=0.0, first_pass=first_pass
+    )
+    state = create_state(params, optimizers, rng=jax.random.PRNGKey(0))
+    state, metrics = jax.jit(step)(state, batch)
+
+    def l1(parameters):
+        restored = network.apply({"params": parameters}, batch[first_pass])
+        return jnp.mean(jnp.abs(restored - batch["clean"]))
+
+    jax.tree.map(
+        lambda new, old, gradient: np.testing.assert_allclose(new, old - gradient, atol=1e-6),
+        state.params["network"],
+        params["network"],
+        jax.jit(jax.grad(l1))(params["network"]),
+    )
+    # The classifier is moved by its weight decay alone: the factor is 1 - 0.1 * 0.2.
+    jax.tree.map(
+        lambda new, old: np.testing.assert_allclose(new, 0.98 * old, rtol=1e-6, atol=1e-9),
+        state.params["classifier"],
+        params["classifier"],
+    )
+    assert metrics["gradient_norm_classifier"] == 0 < metrics["loss_class"]
+    assert metrics["loss"] == metrics["loss_pixel"]
+
+
+def test_pretraining_without_pixels_leaves_the_output_layer(shades):
+    network, classifier, params, batch = shades
+    optimizers = {"network": optax.sgd(1.0), "classifier": optax.sgd(1.0)}
+    step = steps.make_pretrain_step(network, classifier, optimizers, pixel_weight=0.0)
+    state = create_state(params, optimizers, rng=jax.random.PRNGKey(0))
+    state, metrics = jax.jit(step)(state, batch)
+    assert metrics["loss"] == metrics["loss_class"] and metrics["loss_pixel"] > 0
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), state.params, params)
+    assert not any(jax.tree.leaves(moved["network"]["ending"]))
+    assert all(jax.tree.leaves(moved["network"]["layer"]))
+    assert all(jax.tree.leaves(moved["classifier"]))
+
+
 def test_restoration_learns_and_leaves_no_classifier(small):
     network, _, params, batch = small
     optimizers = {"network": adamw(3e-3, clip_norm=1.0)}

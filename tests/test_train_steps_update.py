@@ -8,6 +8,7 @@ from dcpt_jax.models import parameter_shapes
 from dcpt_jax.train import steps
 from dcpt_jax.train.optimizer import adamw
 from dcpt_jax.train.state import create_state
+from dcpt_jax.train.steps import terms
 from tests.conftest import TINY_BACKBONES, run_on_eight_devices
 from tests.golden import random_params, run
 
@@ -105,6 +106,15 @@ def test_without_guidance_it_is_plain_restoration():
     batch = {"degraded": image, "clean": image, "task": jnp.zeros(2, jnp.int32)}
     step = steps.make_transfer_step(network, None, optimizers, guidance=0.0)
     assert set(jax.eval_shape(step, state, batch)[1]) == {"loss", "psnr", "gradient_norm_network"}
+
+
+def test_terms_of_a_loss_are_weighted():
+    loss, metrics = terms.joint(0.5, 2.0, 0.25, pixel_weight=3.0, class_weight=0.1)
+    assert loss == metrics["loss"] == pytest.approx(1.7)
+    assert (metrics["loss_pixel"], metrics["loss_class"]) == (0.5, 2.0)  # as they are
+    assert terms.joint(0.5, float("nan"), 0.25, class_weight=0.0)[0] == 0.5
+    with pytest.raises(ValueError, match="pixel_weight and class_weight are both 0"):
+        terms.joint(0.5, 2.0, 0.25, pixel_weight=0.0, class_weight=0.0)
 
 
 def test_an_unknown_first_pass():

@@ -41,6 +41,15 @@ def test_restored_crops_are_measured_as_in_the_tables(restoring):
     assert len(found) == 2 * (1 + 5)
 
 
+def test_several_crops_of_each_photo(photo_folder):
+    config = tiny_config("restore", photo_folder)
+    config.validation.update(root=str(photo_folder), photos_per_class=2, crops_per_photo=4)
+    samples = list(Validation(prepare(config))._samples())
+    assert len(samples) == 5 * 2 * 4
+    assert len({sample.name for sample in samples}) == 2 * 4
+    assert {sample.clean.shape for sample in samples} == {(16, 16, 3)}
+
+
 def test_the_moving_average_is_measured(restoring):
     import jax
 

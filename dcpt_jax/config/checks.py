@@ -1,6 +1,7 @@
 """Checks of a config, and comparison with that of an earlier run."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -114,6 +115,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for name in ("focal_gamma", "guidance"):
         if name in config:
             _at_least(name, config[name], 0)
+    if "pixel_weight" in config:
+        _check_loss_weights(config)
     if "first_pass" in config:
         _known("first_pass", config.first_pass, ("clean", "degraded"))
     if config.mode == "mask_pretrain":
@@ -128,6 +131,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
 def _validate_validation(config: ml_collections.ConfigDict) -> None:
     for key in ("every_steps", "photos_per_class"):
         _at_least(f"validation.{key}", config.validation[key], 0)
+    _at_least("validation.crops_per_photo", config.validation.crops_per_photo, 1)
     known = validation_metrics(config)
     _known("validation.metric", config.validation.metric, ("", *known))
 
@@ -264,6 +268,19 @@ def _known(key: str, value: str, known: tuple[str, ...]) -> None:
 def _at_least(key: str, value: float, low: float) -> None:
     if value < low:
         raise ConfigError(f"config.{key} is {value}; it has to be {low} or larger")
+
+
+def _check_loss_weights(config: ml_collections.ConfigDict) -> None:
+    """Raises ConfigError unless the terms of the loss have weights, and one of them counts."""
+    for key in ("pixel_weight", "class_weight"):
+        _at_least(key, config[key], 0)
+        if not math.isfinite(config[key]):
+            raise ConfigError(f"config.{key} is {config[key]}; it has to be a finite number")
+    if not config.pixel_weight and not config.class_weight:
+        raise ConfigError(
+            "config.pixel_weight and config.class_weight are both 0, which leaves nothing to "
+            "learn; set one of them above 0"
+        )
 
 
 def _check_mask(config: ml_collections.ConfigDict) -> None:

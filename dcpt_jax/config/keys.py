@@ -76,6 +76,7 @@ def base(mode: str) -> ml_collections.ConfigDict:
     config.validation = ml_collections.ConfigDict()
     config.validation.every_steps = 100  # 0 = never; a checkpoint is written each time
     config.validation.photos_per_class = 32  # evenly spread over those that there are; 0 = all
+    config.validation.crops_per_photo = 1  # of the size of data.crop_size, from a regular grid
     # Whose best value tells the best checkpoint: psnr, ssim or accuracy. "" = psnr where the stage
     # restores, else accuracy.
     config.validation.metric = ""

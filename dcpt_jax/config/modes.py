@@ -35,6 +35,9 @@ def pretrain(arg: str = "") -> ml_collections.ConfigDict:
     config.label = "flat"
     # Folder whose classifier is trained on. "" = that of init_from if it holds one; "scratch".
     config.classifier_from = ""
+    # Weights of the two terms of the loss, the pixels' L1 and the classification; 0 leaves one out.
+    config.pixel_weight = 1.0
+    config.class_weight = 1.0
     config.focal_gamma = 2.0
     config.optimizer.learning_rate = 1e-3
     config.classifier_optimizer = optimizer_keys(learning_rate=1e-3, weight_decay=1e-4)
@@ -84,6 +87,8 @@ def mask_pretrain(arg: str = "") -> ml_collections.ConfigDict:
     config.label = "flat"  # what the classifier learns, see `pretrain`
     # Folder whose classifier is trained on. "" = that of init_from if it holds one; "scratch".
     config.classifier_from = ""
+    config.pixel_weight = 1.0  # of the two terms of the loss, see `pretrain`
+    config.class_weight = 1.0
     config.focal_gamma = 2.0
     config.optimizer.update(learning_rate=1e-3, schedule="constant")
     config.classifier_optimizer = optimizer_keys(learning_rate=1e-3, schedule="constant")

@@ -253,6 +253,7 @@ def make_step(
             options |= start.guide_options(origin.classifier, tasks)
         options["guidance"] = config.guidance
         return steps.make_transfer_step(network, classifier, optimizers, **options)
+    options |= {"pixel_weight": config.pixel_weight, "class_weight": config.class_weight}
     if config.mode == "mask_pretrain":
         head = modules.build_reconstruction(config, network)
         options |= {"mask_ratio": config.mask_ratio, "mask_patch": config.mask_patch}

@@ -29,8 +29,9 @@ Result = tuple[held_out.Sample, np.ndarray, np.ndarray]
 class Validation:
     """The held-out crops of a run, and what its network and classifier make of them.
 
-    Crops have the size of those of training, one from the middle of each photo or pair, the same at
-    every call. Batches are split over devices and processes like those of training.
+    Crops have the size of those of training and are the same at every call: one from the middle of
+    each photo or pair, or `config.validation.crops_per_photo` from a regular grid. Batches are
+    split over devices and processes like those of training.
     """
 
     def __init__(self, run: Run):
@@ -134,7 +135,7 @@ class Validation:
                 label,
                 self._classes[label],
                 size=self._run.config.data.crop_size,
-                per_photo=1,
+                per_photo=self._run.config.validation.crops_per_photo,
                 most_photos=self._run.config.validation.photos_per_class,
                 part=part,
             )

@@ -23,6 +23,8 @@ def make_mask_pretrain_step(
     *,
     mask_ratio: float = 0.5,
     mask_patch: int = 16,
+    pixel_weight: float = 1.0,
+    class_weight: float = 1.0,
     focal_gamma: float = 2.0,
     label_rows: np.ndarray | None = None,
     ema_decay: float = 0.0,
@@ -30,8 +32,9 @@ def make_mask_pretrain_step(
 ) -> Step:
     """Masked degradation-classification pre-training (MaskDCPT, 2025).
 
-    `L1(reconstruction(features), clean) + focal(classifier(features), task)`, with the features of
-    the degraded image, of which random patches are hidden from the network. Its restoration tail
+    `pixel_weight * L1(reconstruction(features), clean) + class_weight * focal(classifier(features),
+    task)`, with the features of the degraded image, of which random patches are hidden from the
+    network. Its restoration tail
     does not run and learns nothing. As the publication leaves it open, the L1 loss is over the
     whole image, hidden or not, and the classifier takes the features as they are, zero where
     hidden.
@@ -46,6 +49,10 @@ def make_mask_pretrain_step(
         optimizers: under "network", "classifier" and "reconstruction".
         mask_ratio: share of the patches that are hidden, in [0, 1).
         mask_patch: height and width of the patches in pixels.
+        pixel_weight: of the L1 loss, >= 0.
+        class_weight: of the focal loss, >= 0; not both may be 0. With 0 the network's gradients are
+            those of the L1 loss alone, and the classifier's are zero: only the weight decay of its
+            optimizer moves it. Its loss and accuracy are still reported.
         focal_gamma: exponent of the focal loss.
         label_rows: multi-hot labels of the classes, see the package.
         ema_decay: see the package.
@@ -77,7 +84,13 @@ def make_mask_pretrain_step(
             gamma=focal_gamma,
             label_rows=label_rows,
         )
-        return terms.joint(loss_pixel, loss_class, accuracy)
+        return terms.joint(
+            loss_pixel,
+            loss_class,
+            accuracy,
+            pixel_weight=pixel_weight,
+            class_weight=class_weight,
+        )
 
     return make_step(
         loss_fn,

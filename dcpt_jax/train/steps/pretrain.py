@@ -21,6 +21,8 @@ def make_pretrain_step(
     classifier: nn.Module,
     optimizers: Mapping[str, optax.GradientTransformation],
     *,
+    pixel_weight: float = 1.0,
+    class_weight: float = 1.0,
     focal_gamma: float = 2.0,
     label_rows: np.ndarray | None = None,
     first_pass: str = "clean",
@@ -29,7 +31,8 @@ def make_pretrain_step(
 ) -> Step:
     """Degradation-classification pre-training (DCPT, section 3.2).
 
-    `L1(network(x), clean) + focal(classifier(features(degraded)), task)`. With x = clean, as in the
+    `pixel_weight * L1(network(x), clean) + class_weight * focal(classifier(features(degraded)),
+    task)`; both weights are 1 in the paper. With x = clean, as in the
     paper, the network keeps being able to put out a clean image while its features learn to tell
     degradations apart. With x = degraded ("direct") it learns to restore at the same time; output
     and features then come from one pass. The classifier sees features only, and its gradient flows
@@ -39,6 +42,10 @@ def make_pretrain_step(
         network: restoration network with the methods `features` and `restored_and_features`.
         classifier: module from a tuple of features to logits.
         optimizers: under "network" and "classifier".
+        pixel_weight: of the L1 loss, >= 0.
+        class_weight: of the focal loss, >= 0; not both may be 0. With 0 the network's gradients are
+            those of the L1 loss alone, and the classifier's are zero: only the weight decay of its
+            optimizer moves it. Its loss and accuracy are still reported.
         focal_gamma: exponent of the focal loss; 2 in the paper.
         label_rows: multi-hot labels of the classes, see the package.
         first_pass: x, "clean" or "degraded".
@@ -70,6 +77,12 @@ def make_pretrain_step(
             gamma=focal_gamma,
             label_rows=label_rows,
         )
-        return terms.joint(loss_pixel, loss_class, accuracy)
+        return terms.joint(
+            loss_pixel,
+            loss_class,
+            accuracy,
+            pixel_weight=pixel_weight,
+            class_weight=class_weight,
+        )
 
     return make_step(loss_fn, optimizers, ema_decay=ema_decay, accumulate_steps=accumulate_steps)

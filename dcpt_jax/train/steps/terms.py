@@ -47,14 +47,36 @@ def classification(
 
 
 def joint(
-    loss_pixel: jax.Array, loss_class: jax.Array, accuracy: jax.Array, *, weight: float = 1.0
+    loss_pixel: jax.Array,
+    loss_class: jax.Array,
+    accuracy: jax.Array,
+    *,
+    pixel_weight: float = 1.0,
+    class_weight: float = 1.0,
 ) -> tuple[jax.Array, Metrics]:
-    """What a step descends that restores and classifies: `loss_pixel + weight * loss_class`.
+    """Loss with two terms: `pixel_weight * loss_pixel + class_weight * loss_class`.
+
+    A term of weight 0 is left out of the loss, so that no gradient of it is computed. The metrics
+    still report it.
+
+    Args:
+        loss_pixel: scalar.
+        loss_class: scalar.
+        accuracy: scalar, passed on to the metrics.
+        pixel_weight: finite, >= 0.
+        class_weight: finite, >= 0; not both may be 0.
 
     Returns:
         (loss, its metrics).
+
+    Raises:
+        ValueError: if both weights are 0.
     """
-    loss = loss_pixel + weight * loss_class
+    terms = ((pixel_weight, loss_pixel), (class_weight, loss_class))
+    weighted = [weight * term for weight, term in terms if weight]
+    if not weighted:
+        raise ValueError("pixel_weight and class_weight are both 0; one has to be larger")
+    loss = sum(weighted[1:], start=weighted[0])
     return loss, {
         "loss": loss,
         "loss_pixel": loss_pixel,

@@ -71,7 +71,7 @@ def make_transfer_step(
             gamma=focal_gamma,
             label_rows=label_rows,
         )
-        loss, metrics = terms.joint(loss_pixel, loss_class, accuracy, weight=guidance)
+        loss, metrics = terms.joint(loss_pixel, loss_class, accuracy, class_weight=guidance)
         return loss, metrics | {"squared_error": terms.squared_error(restored, batch["clean"])}
 
     return make_step(
