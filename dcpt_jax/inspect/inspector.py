@@ -140,9 +140,12 @@ def spread_crops(image: np.ndarray, side: int) -> Iterator[np.ndarray]:
 
 
 def _starts(length: int, side: int) -> list[int]:
-    """Where crops begin along one axis: the first at its start, the last at its end."""
+    """Where crops begin along one axis: the first at its start, the last near its end.
+
+    At multiples of 8 pixels, where the blocks of a JPEG file begin, as they do in training crops.
+    """
     count = min(-(-length // side), GRID)
-    return np.linspace(0, max(length - side, 0), count).round().astype(int).tolist()
+    return sorted(set((np.linspace(0, max(length - side, 0), count).astype(int) // 8 * 8).tolist()))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
