@@ -358,6 +358,7 @@ def test_an_unknown_preset_lists_the_known_ones(arg):
         ("num_steps", 0, "config.num_steps"),
         ("tasks", "6d", "config.tasks.*5d"),
         ("dtype", "float16", "bfloat16"),
+        ("matmul_precision", "tf32", "default, high, highest"),
         ("ema_decay", 1.0, "ema_decay"),
         ("data.crop_size", 8, "config.data.crop_size is 8; it has to be 16"),
         ("data.on_bad_file", "ignore", "skip, refuse"),

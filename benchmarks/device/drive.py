@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import importlib.metadata
 import json
 import os
 import platform
@@ -31,7 +32,8 @@ from benchmarks.device import table, variants
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("right", "micro", "fast", "profile", "fed", "whole")
-COMPILING = 0.55  # share of the budget after which the first turns are given at the latest
+COMPILING = 0.5  # share of the budget after which the first turns are given at the latest
+_FOR_PIPELINE = 0.15  # share of the budget that is left for the input pipeline
 
 
 class Process:
@@ -189,30 +191,33 @@ class Driver:
         early = self.spent < COMPILING * self.options.budget
         if early and (compiling or any(job.timed for job in waiting)):
             return
-        # The input pipeline last: it needs all cores.
-        ready = [p for p in self.processes if p.state == "ready"]
-        ready.sort(key=lambda process: process.job.part == "fed")
-        if not ready:
-            return
-        for process in self.processes:
-            process.halt(process not in ready)
-        for process in ready:
-            self._turn(process)
+        while ready := [p for p in self.processes if p.state == "ready"]:
+            # The input pipeline needs all cores: last, or before it is too late.
+            if self.options.budget - self.spent > _FOR_PIPELINE * self.options.budget:
+                ready.sort(key=lambda process: process.job.part == "fed")
+            else:
+                ready.sort(key=lambda process: process.job.part != "fed")
+            for process in self.processes:
+                process.halt(process is not ready[0])
+            if not self._turn(ready[0]):
+                break
         for process in self.processes:
             process.halt(False)
 
-    def _turn(self, process: Process) -> None:
+    def _turn(self, process: Process) -> bool:
+        """Lets a process measure alone; False if there is no time for it."""
         left = self.options.budget - self.spent
         if left < 2:
-            return
+            return False
         began, limit = time.monotonic(), min(process.job.seconds, left)
         process.take_turn()
         while process.state == "timing":
             self.note(process.job, process.poll())
             if time.monotonic() - began > limit:
-                self.note(process.job, process.end(f"longer than {limit:.0f} s in its turn"))
+                self.note(process.job, process.end(f"longer than {limit:.3g} s in its turn"))
             time.sleep(0.02)
         print(f"{self.spent:5.0f} s  {process.job.name}: {process.state}", flush=True)
+        return True
 
 
 def write(path: Path, results: dict[str, Any]) -> None:
@@ -253,9 +258,18 @@ def facts_of_machine(options: argparse.Namespace) -> dict[str, Any]:
         "date": datetime.date.today().isoformat(),
         "card": card,
         "machine": f"{os.cpu_count()} cores, Python {platform.python_version()}",
+        "versions": {name: version(name) for name in ("jax", "jaxlib", "flax", "torch")},
         "budget": options.budget,
         "rehearsal": options.rehearse,
     }
+
+
+def version(name: str) -> str:
+    """Of an installed package; "" without it."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def chosen(options: argparse.Namespace) -> list[variants.Job]:

@@ -4,55 +4,50 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from benchmarks.device import turns
 from dcpt_jax import config as configs
 from dcpt_jax.train import sharding
-from dcpt_jax.train.setup import prepare
+from dcpt_jax.train.setup import Run, prepare
 from dcpt_jax.train.step_log import StepLog
 
 
-def main() -> None:
-    """Compiles the step, starts the workers in its turn, and takes steps for some seconds."""
-    options = turns.arguments()
-    jax.config.update("jax_enable_compilation_cache", False)
+def configured(options: dict[str, Any]) -> Any:
+    """The published restoration of NAFNet at the paper's batch; a small one for a rehearsal."""
     config = configs.restore("" if options["tiny"] else "nafnet,5d")
-    config.dtype, config.data.num_workers = "bfloat16", options["workers"]
+    config.dtype, config.batch_size = "bfloat16", 32
+    config.data.num_workers = options["workers"]
+    if options["tiny"]:
+        config.dtype, config.batch_size, config.data.crop_size = "float32", 4, 32
+        config.model.update(width=4, encoder_blocks=(1,), decoder_blocks=(1,))
     photos = options["photos"]
     if photos and list(Path(photos).glob("*.array_record")):
-        for name in config.data.sources:
-            config.data.sources[name] = f"packed:{photos}"
+        for task in configs.tasks_of(config):
+            config.data.sources[task.name] = f"packed:{photos}"
     elif photos:
         config.data.root = photos
-    if options["tiny"]:
-        config.batch_size, config.data.crop_size = 4, 32
-    else:
-        config.batch_size = 32
-    run = prepare(config)
-    shapes = run.state_shapes()
-    start = time.perf_counter()
-    program = run.lower(shapes).compile()
-    turns.wait_for_turn(**{"compile s": time.perf_counter() - start})
-    state = run.create_state()
-    seconds = 2 if options["tiny"] else 12
+    return config
+
+
+def measure(run: Run, program: jax.stages.Compiled, seconds: float) -> dict[str, float]:
+    """Times steps on one batch, steps on those of the pipeline, and the pipeline by itself."""
+    state, size = run.create_state(), run.config.batch_size
     with run.batches(start=0) as stream:
         began = time.perf_counter()
         batch = sharding.put_batch(next(stream), run.mesh)
-        first = time.perf_counter() - began
-        for _ in range(3):
-            state, metrics = program(state, batch)
-        jax.block_until_ready(metrics)
-        start = time.perf_counter()
-        for _ in range(10):
-            state, metrics = program(state, batch)
-        jax.block_until_ready(metrics)
-        alone = (time.perf_counter() - start) / 10
-        # What the workers made ahead while the above ran would flatter them.
-        for _ in range(8):
+        figures = {"first batch s": time.perf_counter() - began}
+        for steps in (3, 10):  # the first ones are not counted
+            start = time.perf_counter()
+            for _ in range(steps):
+                state, metrics = program(state, batch)
+            jax.block_until_ready(metrics)
+        alone = (time.perf_counter() - start) / steps
+        for _ in range(8):  # made ahead meanwhile, which would flatter the pipeline
             next(stream)
-        log = StepLog(0, batch_size=config.batch_size)
+        log = StepLog(0, batch_size=size)
         start, steps = time.perf_counter(), 0
         while time.perf_counter() - start < seconds or steps < 5:
             batch = sharding.put_batch(log.timed(stream), run.mesh)
@@ -64,21 +59,28 @@ def main() -> None:
         while time.perf_counter() - start < seconds / 3 or taken < 3:
             next(stream)
             taken += 1
-        rate = taken * config.batch_size / (time.perf_counter() - start)
-    turns.say(
-        "figures",
-        {
-            "workers": options["workers"],
-            "first batch s": first,
-            "step alone ms": 1e3 * alone,
-            "step fed ms": 1e3 / means["steps_per_second"],
-            "data_wait": means["data_wait"],
-            "steps": steps,
-            "patches/s needed": config.batch_size / alone,
-            "patches/s of the pipeline by itself": rate,
-            "photos": photos or "bundled",
-        },
-    )
+        rate = taken * size / (time.perf_counter() - start)
+    return figures | {
+        "step alone ms": 1e3 * alone,
+        "step fed ms": 1e3 / means["steps_per_second"],
+        "data_wait": means["data_wait"],
+        "steps": steps,
+        "patches/s needed": size / alone,
+        "patches/s of the pipeline by itself": rate,
+    }
+
+
+def main() -> None:
+    """Compiles the step, and measures in its turn."""
+    options = turns.arguments()
+    jax.config.update("jax_enable_compilation_cache", False)
+    run = prepare(configured(options))
+    start = time.perf_counter()
+    program = run.lower(run.state_shapes()).compile()
+    turns.wait_for_turn(**{"compile s": time.perf_counter() - start})
+    figures = measure(run, program, seconds=1 if options["tiny"] else 12)
+    facts = {"workers": options["workers"], "photos": options["photos"] or "bundled"}
+    turns.say("figures", facts | figures)
 
 
 if __name__ == "__main__":

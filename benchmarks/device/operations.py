@@ -124,11 +124,15 @@ def time_case(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _random(x: jax.ShapeDtypeStruct, seed: int) -> jax.Array:
-    size = math.prod(x.shape)
+    return _noise(x.shape, x.dtype, seed)
+
+
+@functools.lru_cache
+def _noise(shape: tuple[int, ...], dtype: Any, seed: int) -> jax.Array:
+    size = math.prod(shape)
     # A short piece of noise, repeated: making gigabytes of it would take longer than measuring.
     piece = np.random.default_rng(seed).standard_normal(min(size, 2**20)).astype(np.float32)
-    whole = np.resize(piece, size).reshape(x.shape)
-    return jnp.asarray(whole).astype(x.dtype)
+    return jnp.asarray(np.resize(piece, size).reshape(shape)).astype(dtype)
 
 
 def microseconds(program: Callable, sets: list[list[jax.Array]]) -> float:

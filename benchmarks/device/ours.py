@@ -14,18 +14,19 @@ import optax
 from benchmarks.device import kernel_times, turns
 from dcpt_jax.models import create_model, parameter_shapes
 from dcpt_jax.models.convolutions import formulated
+from dcpt_jax.precision import products_in
 from dcpt_jax.train import throughput
 
 _SHARE = 0.92  # of the device's memory that a program may need
 
 
 def random_params(shapes: Any) -> Any:
-    """Parameters on the device that keep the activations in range."""
+    """Parameters, still on the host, that keep the activations in range."""
     rng = np.random.default_rng(0)
 
     def draw(leaf):
         scale = 1 / np.sqrt(max(1, np.prod(leaf.shape[:-1]))) if len(leaf.shape) > 1 else 0.05
-        return jnp.asarray(scale * rng.standard_normal(leaf.shape), leaf.dtype)
+        return (scale * rng.standard_normal(leaf.shape, np.float32)).astype(leaf.dtype)
 
     return jax.tree.map(draw, shapes)
 
@@ -67,7 +68,7 @@ def compiled(options: dict[str, Any], batch: int) -> tuple[Any, Any, dict[str, A
         inputs = (params, jax.eval_shape(optimizer.init, params), image, image)
         function, donated = step, (0, 1)
     start = time.perf_counter()
-    with formulated(**options["formulations"]):
+    with formulated(**options["formulations"]), products_in(options["precision"]):
         lowered = jax.jit(function, donate_argnums=donated).lower(*inputs)
     traced = time.perf_counter()
     program = lowered.compile()
@@ -104,14 +105,15 @@ def main() -> None:
     options = turns.arguments()
     jax.config.update("jax_enable_compilation_cache", False)
     program, inputs, facts = fitting(options)
-    turns.wait_for_turn(**facts)
     params = random_params(inputs[0])
     rng = np.random.default_rng(0)
     shapes = [x.shape for x in inputs if isinstance(x, jax.ShapeDtypeStruct)]
-    images = [jnp.asarray(rng.random(shape, np.float32)) for shape in shapes]
+    images = [rng.random(shape, np.float32) for shape in shapes]
+    turns.wait_for_turn(**facts)
+    params, images = jax.device_put((params, images))
     if options["what"] == "step":
-        state = jax.tree.map(lambda x: jnp.asarray(np.zeros(x.shape, x.dtype)), inputs[1])
-        carried = [params, state]
+        zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), inputs[1])
+        carried = [params, jax.device_put(zeros)]
 
         def run():
             *carried[:], value = program(*carried, *images)

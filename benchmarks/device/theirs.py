@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -26,8 +28,9 @@ def main() -> None:
     what = {"step": "training step", "forward": "forward"}[options["what"]]
     arguments = create_model(options["architecture"], **options["arguments"]).arguments()
 
+    model = torch_runs.network(options["architecture"], arguments, options["size"])
+
     def prepared(batch: int):
-        model = torch_runs.network(options["architecture"], arguments, options["size"])
         runs, facts = torch_runs.runners(
             model,
             images(batch, options["size"]),
@@ -46,7 +49,6 @@ def main() -> None:
             torch.cuda.empty_cache()
         turns.wait_for_turn(**facts, **{"prepare s": time.perf_counter() - start})
     else:
-        torch_runs.network(options["architecture"], arguments, options["size"])
         turns.wait_for_turn()
         run, facts = fitting(prepared, options["batch"])
     figures = facts | turns.milliseconds(run, seconds=options["seconds"])
@@ -55,7 +57,9 @@ def main() -> None:
     turns.say("figures", figures | {"version": torch.__version__})
 
 
-def fitting(prepared, batch: int):
+def fitting(
+    prepared: Callable[[int], tuple[Callable[[], None], dict[str, Any]]], batch: int
+) -> tuple[Callable[[], None], dict[str, Any]]:
     """What `prepared` gives for the largest batch, of this, its half and so on, that fits."""
     while True:
         try:

@@ -21,7 +21,7 @@ _SHORT = ["--config.num_steps={steps}", "--config.log.every_steps=2",
           "--config.log.image_every_steps=0", "--config.validation.every_steps=0",
           "--config.checkpoint.every_steps=1000", "--config.checkpoint.keep=1"]  # fmt: skip
 
-_PATIENCE = 200  # seconds until the first steps
+_PATIENCE = 300  # seconds until the first steps
 
 
 def command(name: str, workdir: Path, *flags: str, steps: int = 0) -> list[str]:
@@ -95,6 +95,8 @@ def main() -> None:
             *(["--config.tasks=noise", "--config.data.crop_size=64"] if options["tiny"] else []),
         )  # fmt: skip
         finished("evaluate", test, "wrote ")
+        if not (base / "restore").is_dir():
+            return
         archive = Path(options["out"]) / "run.tar.gz"
         with tarfile.open(archive, "w:gz") as tar:
             tar.add(base / "restore", "restore")

@@ -81,6 +81,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     """
     validate_data(config)
     _known("dtype", config.dtype, ("float32", "bfloat16"))
+    _known("matmul_precision", config.matmul_precision, ("default", "high", "highest"))
     _at_least("batch_size", config.batch_size, 1)
     if config.mode == "evaluate":
         if not config.init_from:

@@ -46,6 +46,9 @@ def base(mode: str) -> ml_collections.ConfigDict:
     # memory, the same result within rounding.
     config.remat = False
     config.dtype = "float32"  # compute type: float32 or bfloat16; parameters stay float32
+    # Products of float32 numbers on accelerators: default (TF32 on GPUs, bfloat16 on TPUs), high
+    # or highest (float32), the slowest. CPUs always multiply in float32.
+    config.matmul_precision = "default"
     config.require_accelerator = False  # stop rather than train on the CPU by mistake
     config.ema_decay = 0.0  # of the moving average of what is trained; 0 = none
     # Start the output layer at zero, so that an untrained network puts out its input unchanged.

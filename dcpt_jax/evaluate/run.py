@@ -21,6 +21,7 @@ from dcpt_jax.data import held_out, opening
 from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.evaluate import baselines, gallery, scores
 from dcpt_jax.evaluate.tables import BaselineResult, ClassResult, Evaluation
+from dcpt_jax.precision import products_in
 from dcpt_jax.restore import predictor
 
 SHEET_HEIGHT = 2400  # pixels of all pictures of the sheet above one another, at most
@@ -113,7 +114,10 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> Evaluati
     else:
         restored = restore_whole(network, params["network"], samples)
     pictures = PictureSheet([task.name for task in tasks], counts, data.crop_size)
-    evaluation = score(tasks, restored, judge, pictures, rounding=config.rounding, methods=methods)
+    with products_in(config.matmul_precision):  # `restored` is computed while it is scored
+        evaluation = score(
+            tasks, restored, judge, pictures, rounding=config.rounding, methods=methods
+        )
     evaluation = dataclasses.replace(
         evaluation,
         convention=f"{evaluation.convention}, {whole}",

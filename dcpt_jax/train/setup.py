@@ -17,6 +17,7 @@ from dcpt_jax.config import ConfigError
 from dcpt_jax.data import opening, pipeline
 from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.data.classes import TrainingClass
+from dcpt_jax.precision import products_in
 from dcpt_jax.train import modules, sharding, start, steps
 from dcpt_jax.train.modules import LEARNING
 from dcpt_jax.train.optimizer import adamw, constant_schedule, cosine_schedule
@@ -196,7 +197,7 @@ def _compile_for_devices(run: Run) -> Run:
         state = sharding.state_shardings(shapes, run.mesh)
         step = sharding.with_whole_params(step, run.mesh)
     step = jax.jit(
-        step,
+        products_in(run.config.matmul_precision)(step),
         in_shardings=(state, sharding.split(run.mesh)),
         out_shardings=(state, everywhere),
         donate_argnums=0,

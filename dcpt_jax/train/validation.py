@@ -16,6 +16,7 @@ from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.evaluate import gallery, scores
 from dcpt_jax.images import ImageError
 from dcpt_jax.models import masking
+from dcpt_jax.precision import products_in
 from dcpt_jax.train import processes, sharding
 from dcpt_jax.train.setup import Run
 from dcpt_jax.train.state import TrainState
@@ -69,7 +70,9 @@ class Validation:
         # One program for measures and pictures where the measures need the images, too.
         self._needs_images = bool({"psnr", "ssim"} & set(self._metrics))
         self._forward = jax.jit(
-            self._apply, static_argnames="images", out_shardings=sharding.split(run.mesh)
+            products_in(run.config.matmul_precision)(self._apply),
+            static_argnames="images",
+            out_shardings=sharding.split(run.mesh),
         )
 
     def measure(self, state: TrainState) -> dict[str, float]:

@@ -1,0 +1,17 @@
+"""A process for the tests of the device kit's driver: does what its arguments say."""
+
+import sys
+import time
+
+from benchmarks.device import turns
+
+if __name__ == "__main__":
+    options = turns.arguments()
+    if options["do"] == "crash":
+        sys.exit("this went wrong")
+    if options.get("timed"):
+        turns.wait_for_turn(prepared=1)
+    began = time.time()
+    print("libraries print here")
+    time.sleep(60 if options["do"] == "hang" else 0.2)
+    turns.say("figures", {"began": began, "ended": time.time()})

@@ -1,0 +1,190 @@
+"""The kit that proves and measures everything on a GPU, as far as a CPU can try it."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks.device import depthwise, drive, kernel_times, operations, table, variants
+from dcpt_jax.models.convolutions import depthwise_conv
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def results(**parts):
+    facts = {"card": "a card", "machine": "16 cores", "date": "2026-11-27", "seconds": 200.0}
+    found = {"facts": facts, "parts": parts}
+    return found | {"cost": table.costs(found)}
+
+
+FAST = {
+    "nafnet step bfloat16 torch eager": {"ms": 200.0, "batch": 32, "peak GB": 20.0},
+    "nafnet step bfloat16 taps": {"ms": 80.0, "batch": 32, "compile s": 40.0,
+                                  "kernels": [{"name": "all kernels", "ms": 79.0, "calls": 900}]},
+    "nafnet step bfloat16 convolution": {"ms": 60.0, "batch": 16},
+    "nafnet step float32 taps": {"error": "not started: no time left"},
+}  # fmt: skip
+
+
+def line_of(text, name):
+    (line,) = (line for line in text.splitlines() if line.strip().startswith(f"{name} "))
+    return line.split()
+
+
+def test_the_table_compares_images_not_steps():
+    text = table.text(results(fast=FAST))
+    assert line_of(text, "nafnet step bfloat16 taps")[-1] == "2.50"
+    assert line_of(text, "nafnet step bfloat16 convolution")[-1] == "1.67"
+    assert line_of(text, "nafnet step float32 taps")[4:] == [
+        "not",
+        "started:",
+        "no",
+        "time",
+        "left",
+    ]
+    assert "79.000 ms     900 x all kernels" in text
+
+
+def test_the_table_says_what_is_wrong_or_missing():
+    text = table.text(
+        results(
+            right={
+                "nafnet_small": {
+                    "nafnet_small, highest": {"right": False, "relative": 1.0, "of allowed": 9.0},
+                    "nafnet_small, default": {"error": "XlaRuntimeError: no such algorithm"},
+                    "error": "no time left",
+                }
+            },
+            micro={"operations": {"agreement": {"taps": 1e-7, "pallas": "it does not compile"}}},
+        )
+    )
+    assert line_of(text, "nafnet_small, highest")[2] == "WRONG"
+    assert "no such algorithm" in text and "no time left" in text
+    assert "agreement in float32: {'pallas': 'it does not compile'}" in text
+
+
+def test_costs_are_those_of_the_published_schedule_by_our_fastest_step():
+    (hours,) = results(fast=FAST)["cost"].values()  # 750,000 steps of 24 images of 80 ms / 32
+    assert hours == pytest.approx(750_000 * 24 * 80e-3 / 32 / 3600)
+
+
+def test_kernels_are_summed_over_the_streams_of_devices():
+    def event(pid, tid, name, dur):
+        return {"ph": "X", "pid": pid, "tid": tid, "name": name, "dur": dur, "ts": 0}
+
+    events = [
+        {"ph": "M", "pid": 1, "name": "process_name", "args": {"name": "/device:GPU:0"}},
+        {"ph": "M", "pid": 2, "name": "process_name", "args": {"name": "/host:CPU"}},
+        {"ph": "M", "pid": 1, "tid": 7, "name": "thread_name", "args": {"name": "Stream #7"}},
+        {"ph": "M", "pid": 1, "tid": 8, "name": "thread_name", "args": {"name": "XLA Modules"}},
+        {"ph": "M", "pid": 2, "tid": 7, "name": "thread_name", "args": {"name": "Stream #7"}},
+        *(event(1, 7, "gemm", 3000), event(1, 7, "gemm", 1000), event(1, 7, "copy", 2000)),
+        *(event(1, 8, "jit_step", 9000), event(2, 7, "python", 9000)),
+    ]
+    whole, first, second = kernel_times.summary(events, runs=2)
+    assert whole == {"name": "all kernels", "ms": 3.0, "calls": 1.5}
+    assert first == {"name": "gemm", "ms": 2.0, "calls": 1.0, "share": pytest.approx(2 / 3)}
+    assert second["name"] == "copy"
+
+
+def driven(tmp_path, jobs, **changes):
+    options = argparse.Namespace(budget=30, slots=4, out=tmp_path, rehearse=True, after=None)
+    vars(options).update(changes)
+    driver = drive.Driver(options, {})
+    driver.run(jobs)
+    assert json.loads((tmp_path / "results.json").read_text()) == driver.results
+    return {job.name: driver.results["parts"]["fast"].get(job.name) for job in jobs}
+
+
+def job(name, do="measure", timed=True, seconds=20):
+    return variants.Job(
+        name, "fast", "tests.device_job", {"do": do, "timed": timed}, timed, seconds
+    )
+
+
+def test_turns_do_not_overlap_and_failures_are_told(tmp_path):
+    found = driven(
+        tmp_path,
+        [job("a"), job("b"), job("crashing", "crash"), job("hanging", "hang", seconds=0.5)],
+    )
+    first, second = sorted((found[name]["began"], found[name]["ended"]) for name in "ab")
+    assert first[1] <= second[0]
+    assert "this went wrong" in found["crashing"]["error"]
+    assert found["hanging"]["prepared"] == 1
+    assert "longer than 0.5 s in its turn" in found["hanging"]["error"]
+
+
+def test_what_the_budget_does_not_reach_is_told(tmp_path):
+    found = driven(
+        tmp_path, [job("endless", "hang", timed=False), job("late")], budget=1.5, slots=1
+    )
+    assert "no time left, it was running" in found["endless"]["error"]
+    assert found["late"] == {"error": "not started: no time left"}
+
+
+def test_every_job_of_the_kit_has_a_name_of_its_own():
+    jobs = variants.all_jobs(tiny=False, golden="golden", photos="", out="out")
+    assert len({one.name for one in jobs}) == len(jobs)
+    assert {one.part for one in jobs} == set(drive.PARTS) - {"profile"}
+    assert sum(bool(one.arguments.get("profile")) for one in jobs) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(operations.depthwise_variants(True)) - {"slices"}))
+@pytest.mark.parametrize("shape", [(2, 16, 32, 64), (1, 5, 3, 6)])
+def test_depthwise_variants_equal_the_plain_form(name, shape):
+    rng = np.random.default_rng(0)
+    x, gradient = rng.standard_normal((2, *shape), np.float32)
+    kernel = rng.standard_normal((3, 3, 1, shape[-1]), np.float32)
+
+    def both(function):
+        value, back = jax.vjp(function, x, kernel)
+        return value, *back(gradient)
+
+    ours = jax.jit(lambda: both(operations.depthwise_variants(True)[name]))()
+    plain = jax.jit(lambda: both(lambda x, k: depthwise_conv(x, k, how="convolution")))()
+    for one, other in zip(ours, plain, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
+
+
+@pytest.mark.slow
+def test_depthwise_by_pallas_takes_bfloat16():
+    x = jax.random.normal(jax.random.key(0), (1, 4, 8, 16), "bfloat16")
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, 16), "bfloat16")
+    found = jax.jit(depthwise.pallas(interpret=True))(x, kernel)
+    assert found.dtype == x.dtype
+    plain = depthwise_conv(x.astype("float32"), kernel.astype("float32"))
+    np.testing.assert_allclose(found.astype("float32"), plain, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.slow
+def test_the_rehearsal_measures_every_part(tmp_path, shared):
+    line = [ROOT / "benchmarks/device/run.sh", "--rehearse", "--budget", "900",
+            "--out", tmp_path, "--golden", shared / "golden"]  # fmt: skip
+    python = {"PYTHON": sys.executable}
+    done = subprocess.run(line, capture_output=True, text=True, env={**os.environ, **python})
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "results.json").read_text())
+    wrong = {
+        name: figures["error"]
+        for part in found["parts"].values()
+        for name, figures in part.items()
+        if "error" in figures and "No module named 'torch'" not in figures["error"]
+    }
+    assert not wrong
+    parts = found["parts"]
+    assert parts["fast"]["nafnet step float32 package"]["finite"]
+    assert len(parts["fast"]["nafnet step float32 package"]["kernels"]) > 3
+    agreement = parts["micro"]["operations"]["agreement"]
+    assert max(agreement.values()) < 1e-5
+    assert all(one["right"] for one in parts["whole"]["commands"].values() if "right" in one)
+    assert all(one["right"] for one in parts["right"]["dc_nafnet"].values())
+    assert 0 <= parts["fed"]["input pipeline"]["data_wait"] <= 1
+    assert (tmp_path / "run.tar.gz").stat().st_size < 16e6
+    assert "share of peak" in done.stdout
