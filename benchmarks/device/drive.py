@@ -317,6 +317,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Runs all, and prints the table."""
     options = parsed(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # not without ending its processes
     driver = Driver(options, facts_of_machine(options))
     driver.run(chosen(options))
     driver.results["facts"]["seconds"] = driver.spent
