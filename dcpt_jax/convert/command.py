@@ -136,7 +136,8 @@ def _read_file(
 ) -> tuple[nn.Module, dict[str, Any], str]:
     """Module, float32 parameters and the file's entry."""
     try:
-        state, entry = state_dict_of(files.read_checkpoint(path), options.params)
+        prefix = options.prefix if path == options.input else None
+        state, entry = state_dict_of(files.read_checkpoint(path), options.params, prefix)
         found = recognise(state, **(told(options) if path == options.input else {}))
         kind = "classifier" if found.architecture == "classifier" else "network"
         if kind not in expected:

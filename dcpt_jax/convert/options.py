@@ -12,9 +12,10 @@ what is read
   A .pth or .safetensors file of NAFNet, Restormer, PromptIR, DCPT's SwinIR or DCPT's classifier;
   PyTorch is not needed, and nothing in the file is run. Architecture and sizes are recognised from
   the names and shapes in it, also behind the prefixes of DataParallel (module.) and Lightning
-  (net.). What names and shapes do not tell is assumed, and said: see the three options for it.
-  Parameters are float32 here; other precisions are converted. Or a weights folder or work
-  directory of this package.
+  (net.), or any other prefix that all names have (--prefix chooses among several). Settings,
+  dates and other objects beside the weights are ignored. What names and shapes do not tell is
+  assumed, with a message: see the three options for it. Parameters are float32 here; other
+  precisions are converted. Or a weights folder or work directory of this package.
 
 what is written
   If OUT ends in .pth or .safetensors: such a file, with the names of the PyTorch original, which
@@ -76,6 +77,12 @@ def parser() -> argparse.ArgumentParser:
         help="entry of the files to take (default: the first of params_ema, params, state_dict "
         "that is there, else the whole file)",
     )
+    add(
+        "--prefix",
+        metavar="P",
+        help="take only the names in IN that start with P, such as netG., and strip it (default: "
+        "a prefix that all names have is stripped)",
+    )
     assumed = result.add_argument_group("what names and shapes do not tell of the network in IN")
     add = assumed.add_argument
     add(
@@ -115,7 +122,7 @@ def check(options: argparse.Namespace, reads_folder: bool, writes_file: bool) ->
         raise FileNotFoundError(f"{options.input}: there is no such file or folder")
     if reads_folder and (options.classes is not None or options.params is not None):
         raise ValueError("--classes and --params are for a file IN; a weights folder says itself")
-    for name in ("label", "attention", "window_size", "num_heads"):
+    for name in ("label", "prefix", "attention", "window_size", "num_heads"):
         if reads_folder and getattr(options, name) is not None:
             flag = "--" + name.replace("_", "-")
             raise ValueError(f"{flag} is for a file IN; a weights folder says itself")

@@ -116,7 +116,7 @@ class _Instructions(dict):
 
     def __missing__(self, code: int) -> Callable[[Any], None]:
         if chr(code) not in pickletools.code2op:
-            raise PthError("damaged, or not a PyTorch checkpoint")
+            raise PthError("damaged, or no PyTorch checkpoint")
         name = pickletools.code2op[chr(code)].name
         raise PthError(f"refused: the instruction {name}, which no state dict needs")
 
