@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from dcpt_jax.convert.messages import printable
+from dcpt_jax.convert.other_files import kind_of_archive
 from dcpt_jax.convert.pth_pickle import (
     MAX_BYTES,
     STORAGE_DTYPES,
@@ -137,6 +138,8 @@ def _read_zip(file: _File, budget: _Budget) -> Any:
     with zipfile.ZipFile(file) as archive:
         file.largest = math.inf
         entries = {entry.filename: entry for entry in archive.infolist()}
+        if kind := kind_of_archive(entries):
+            raise PthError(kind)
         roots = [name for name in entries if name.endswith("data.pkl") and name.count("/") == 1]
         if len(roots) != 1:
             raise PthError("a zip archive, but no PyTorch checkpoint: it holds no data.pkl")

@@ -37,6 +37,14 @@ def state_dict_of(
     """
     if not isinstance(content, Mapping):
         raise ValueError(f"expected a dict of tensors, found {type(content).__name__}")
+    if {"state", "param_groups"} <= content.keys() or {
+        "optimizers",
+        "schedulers",
+    } <= content.keys():
+        raise ValueError(
+            "it is the state of an optimizer, not weights; these are in another file (BasicSR: "
+            "training_states/N.state belongs to models/net_g_N.pth)"
+        )
     if key is None:
         key = next((entry for entry in _ENTRIES if isinstance(content.get(entry), Mapping)), "")
     known = listed(k for k, v in content.items() if isinstance(v, Mapping))
@@ -207,6 +215,10 @@ def _architecture(state: StateDict) -> str:
     for architecture, pattern in _SIGNS.items():
         if any_matches(state, pattern):
             return architecture
+    if any_matches(state, r"body\.\d+\.(?:module\.)?blk\."):
+        raise ValueError(
+            "refused: NAFSSR, which enlarges pairs of stereo images, is not known here"
+        )
     raise ValueError(
         f"no known architecture has these names ({listed(state, 5)}); known: NAFNet, Restormer, "
         "PromptIR, DCPT's SwinIR, DCPT's classifier"
@@ -214,6 +226,11 @@ def _architecture(state: StateDict) -> str:
 
 
 _RELATIVES = (
+    (
+        r".*\.se\.\d\.",
+        "it is the Baseline of NAFNet's authors (GELU, channel attention `se`); the one known here "
+        "is NAFNet itself (gates, `sca`)",
+    ),
     (
         r".*relative_position_bias_table$",
         "the published SwinIR has a relative position bias and masks shifted windows; DCPT's "
