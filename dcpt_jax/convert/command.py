@@ -69,7 +69,10 @@ def convert(options: argparse.Namespace) -> None:
         params = _stored_as(options.dtype or "float32", read.params)
         say(f"wrote: {weights.save_weights(options.output, params, read.description)}")
         return
-    states = {options.output: to_torch(read.params["network"], read.network, body=options.body)}
+    layout = {"body": options.body, "blocks": options.blocks}
+    if options.blocks is None and not options.body:  # as they were, where they came from a file
+        layout["blocks"] = (read.description.get("source") or {}).get("blocks")
+    states = {options.output: to_torch(read.params["network"], read.network, **layout)}
     if options.classifier:
         if read.classifier is None:
             raise ValueError(f"--classifier: the weights in {options.input} hold no classifier")
@@ -134,7 +137,7 @@ def _read_files(options: argparse.Namespace, writes_file: bool) -> _Weights:
         classes=classes,
         components=classes if options.label == weights.MULTI_HOT else (),
         mode="converted",
-        source={"file": options.input.name, "entry": read.entry},
+        source=read.source,
     )
     return _Weights(network, classifier, tree, description)
 

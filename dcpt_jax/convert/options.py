@@ -9,7 +9,8 @@ from dcpt_jax.convert import files
 
 _DETAILS = """
 what is read
-  A .pth or .safetensors file of NAFNet, Restormer, PromptIR, DCPT's SwinIR or DCPT's classifier;
+  A .pth or .safetensors file of NAFNet, Restormer, PromptIR, DCPT's SwinIR or DCPT's classifier,
+  as DCPT, MaskDCPT or (but for SwinIR) their authors publish them;
   PyTorch is not needed, and nothing in the file is run. Architecture and sizes are recognised from
   the names and shapes in it, also behind the prefixes of DataParallel (module.) and Lightning
   (net.), or any other prefix that all names have (--prefix chooses among several). Settings,
@@ -107,6 +108,13 @@ def parser() -> argparse.ArgumentParser:
         "the original and DCPT's Restormer_origin (default: for relu attention)",
     )
     add(
+        "--blocks",
+        action=argparse.BooleanOptionalAction,
+        help="whether the names of a written NAFNet, Restormer or PromptIR are MaskDCPT's, as "
+        "encoder_level1.blocks.0 (default: if those once read were, and for a NAFNet whose norms "
+        "have MaskDCPT's epsilon)",
+    )
+    add(
         "--overwrite",
         action="store_true",
         help="replace files that exist (a weights folder is replaced without it, if nothing else "
@@ -134,8 +142,13 @@ def check(options: argparse.Namespace, reads_folder: bool, writes_file: bool) ->
         )
     if options.dtype is not None and writes_file:
         raise ValueError("--dtype is for a folder OUT; files hold float32")
-    if options.body is not None and not writes_file:
-        raise ValueError("--body and --no-body are for a file OUT; a folder has names of its own")
+    for name in ("body", "blocks"):
+        if getattr(options, name) is not None and not writes_file:
+            raise ValueError(
+                f"--{name} and --no-{name} are for a file OUT; a folder has names of its own"
+            )
+    if options.body and options.blocks:
+        raise ValueError("--body and --blocks are two layouts of names; choose one")
     if not writes_file:
         if output.exists() and reads_folder and output.samefile(options.input):
             raise ValueError(f"{output} is both IN and OUT")

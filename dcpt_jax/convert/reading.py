@@ -13,7 +13,7 @@ from flax import linen as nn
 from dcpt_jax import models, weights
 from dcpt_jax.convert import files
 from dcpt_jax.convert.messages import listed
-from dcpt_jax.convert.naming import from_torch
+from dcpt_jax.convert.naming import from_torch, has_blocks
 from dcpt_jax.convert.recognise import recognise, state_dict_of
 
 
@@ -24,13 +24,14 @@ class ReadFile:
     Attributes:
         module: network or classifier.
         params: its float32 parameters, the nested dict that goes under "params".
-        entry: the file's entry that was read, "" for the whole.
+        source: where it came from, for `model.json`: "file", "entry" that was read ("" for the
+            whole), and "blocks", True, if its names are MaskDCPT's.
         remarks: sentences on what was assumed, converted or left out.
     """
 
     module: nn.Module
     params: dict[str, Any]
-    entry: str
+    source: dict[str, Any]
     remarks: tuple[str, ...]
 
 
@@ -77,7 +78,10 @@ def read_file(
         known = isinstance(error, ValueError)
         message = str(error) if known else f"makes no network ({type(error).__name__}: {error})"
         raise ValueError(message if str(path) in message else f"{path}: {message}") from error
-    return ReadFile(module, params, entry, (*found.remarks, *remarks))
+    source = {"file": path.name, "entry": entry}
+    if has_blocks(state):
+        source["blocks"] = True
+    return ReadFile(module, params, source, (*found.remarks, *remarks))
 
 
 def read_weights(path: Path | str) -> tuple[weights.Params, dict[str, Any], str]:
@@ -95,9 +99,8 @@ def read_weights(path: Path | str) -> tuple[weights.Params, dict[str, Any], str]
     """
     path = Path(path)
     read = read_file(path)
-    source = {"file": path.name, "entry": read.entry}
     description = weights.describe(
-        read.module, None, task_set="", classes=(), mode="converted", source=source
+        read.module, None, task_set="", classes=(), mode="converted", source=read.source
     )
     said = "; ".join([f"recognised in {path}: {summary(read.module, read.params)}", *read.remarks])
     return {"network": read.params}, description, said

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dcpt_jax.convert.messages import listed, printable
+from dcpt_jax.convert.naming import has_blocks
 from dcpt_jax.convert.recognise_transformers import promptir, restormer, swinir
 from dcpt_jax.convert.state_shapes import StateDict, any_matches, count_numbered, size_of
 
@@ -149,6 +150,8 @@ def recognise(
     else:
         arguments = {"nafnet": _nafnet, "classifier": _classifier}[architecture](state)
     _check_size(arguments, state)
+    if "norm_epsilon" in arguments:
+        remarks.append("the names are MaskDCPT's, so the norms have an epsilon of 1e-5")
     if prefix:
         remarks = [f"stripped the prefix {printable(prefix)} that all names have", *remarks]
     return Recognised(architecture, arguments, tuple(remarks), state)
@@ -186,7 +189,7 @@ _SIGNS = {
     "classifier": r"(?:bottleneck_layers|downsample_layers)\.\d",
     "promptir": r"prompt\d\.(?:prompt_param|linear_layer|conv3x3)",
     "restormer": r"encoder_level\d\.",
-    "nafnet": r"encoders\.\d+\.\d+\.|middle_blks\.",
+    "nafnet": r"encoders\.\d+\.(?:blocks\.)?\d+\.|middle_blks\.",
     "swinir": r"(?:encode_layers\.|decode_layers|layers\.)\d+\.residual_group\.",
 }
 
@@ -274,14 +277,17 @@ def _nafnet(state: StateDict) -> dict[str, Any]:
     decoder = r"decoder(?:s\.)?"  # a list of stages in NAFNet's own code
 
     def blocks(stage: str) -> int:
-        return max(1, count_numbered(state, rf"{stage}\.(\d+)\."))
+        return max(1, count_numbered(state, rf"{stage}\.(?:blocks\.)?(\d+)\."))
 
-    return {
+    arguments = {
         "width": width,
         "encoder_blocks": tuple(blocks(rf"encoders\.{i}") for i in range(levels)),
         "middle_blocks": blocks("middle_blks"),
         "decoder_blocks": tuple(blocks(rf"{decoder}{i}") for i in range(levels)),
     }
+    if has_blocks(state):
+        arguments["norm_epsilon"] = 1e-5
+    return arguments
 
 
 def _classifier(state: StateDict) -> dict[str, Any]:

@@ -48,6 +48,7 @@ class NAFNet(RestorationNetwork):
         encoder_blocks: number of blocks in each encoder stage, finest first.
         middle_blocks: number of blocks at the coarsest level.
         decoder_blocks: number of blocks in each decoder stage, coarsest first.
+        norm_epsilon: epsilon of the layer norms; 1e-5 in MaskDCPT's networks.
         tlc_size: None, or the training size in pixels (a number, or height and width; multiples
             of `size_multiple`): replaces each global average pool by a local one whose window is
             1.5 times that size. The parameters are the same with and without.
@@ -60,6 +61,7 @@ class NAFNet(RestorationNetwork):
     encoder_blocks: tuple[int, ...] = (1, 1, 1, 28)
     middle_blocks: int = 1
     decoder_blocks: tuple[int, ...] = (1, 1, 1, 1)
+    norm_epsilon: float = 1e-6
     tlc_size: int | tuple[int, int] | None = None
     dtype: Any = jnp.float32
     remat: bool = False
@@ -78,6 +80,8 @@ class NAFNet(RestorationNetwork):
                 f"encoder_blocks {self.encoder_blocks} and decoder_blocks {self.decoder_blocks} "
                 "must have the same length, one entry for each level"
             )
+        if not isinstance(self.norm_epsilon, float) or not 0 < self.norm_epsilon < 1:
+            raise ValueError(f"norm_epsilon is {self.norm_epsilon!r}, but must be between 0 and 1")
         self.tlc_size = self._checked_tlc_size()
         self.dtype = compute_dtype(self.dtype)
         super().__post_init__()
@@ -111,6 +115,7 @@ class NAFNet(RestorationNetwork):
             "encoder_blocks": list(self.encoder_blocks),
             "middle_blocks": self.middle_blocks,
             "decoder_blocks": list(self.decoder_blocks),
+            "norm_epsilon": self.norm_epsilon,
             "tlc_size": None if self.tlc_size is None else list(self.tlc_size),
         }
 
@@ -120,7 +125,7 @@ class NAFNet(RestorationNetwork):
 
         def stage(blocks: int, level: int) -> Stage:
             window = self._pooling_window(level)
-            block = functools.partial(NAFBlock, window=window, dtype=self.dtype)
+            block = functools.partial(NAFBlock, window, self.norm_epsilon, dtype=self.dtype)
             return Stage(blocks, kinds=(block,), remat=self.remat)
 
         self.intro = Conv(self.width, size=3, dtype=self.dtype)
@@ -177,6 +182,7 @@ class NAFBlock(nn.Module):
     """
 
     window: Window | None = None
+    norm_epsilon: float = 1e-6
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -188,7 +194,7 @@ class NAFBlock(nn.Module):
             zeros = nn.initializers.zeros
             return self.param(name, zeros, (channels,), stored)
 
-        y = LayerNorm(dtype=self.dtype, name="norm_1").for_kernel(x)
+        y = LayerNorm(self.norm_epsilon, dtype=self.dtype, name="norm_1").for_kernel(x)
         maps = Conv(2 * channels, dtype=self.dtype, name="conv_1").in_parts(y, 2)
         maps = [hide(y, visible) for y in maps]
         y = gate(DepthwiseConv(dtype=self.dtype, name="conv_2").of_parts(maps))
@@ -196,7 +202,7 @@ class NAFBlock(nn.Module):
         y = multiply_wide(y, pooled(y, attention, self.window, visible).astype(stored))
         x = x + Conv(channels, dtype=self.dtype, name="conv_3")(y, residual_scale("beta"))
 
-        y = LayerNorm(dtype=self.dtype, name="norm_2").for_kernel(x)
+        y = LayerNorm(self.norm_epsilon, dtype=self.dtype, name="norm_2").for_kernel(x)
         y = gate(Conv(2 * channels, dtype=self.dtype, name="conv_4").in_parts(y, 2))
         return x + Conv(channels, dtype=self.dtype, name="conv_5")(y, residual_scale("gamma"))
 

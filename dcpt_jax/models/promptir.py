@@ -43,7 +43,8 @@ class PromptIR(Levels):
         num_refinement_blocks: number of blocks behind the decoder, at full size.
         heads: attention heads in each level; those of the blocks over prompts are `heads[2]`.
         ffn_expansion: hidden channels of the feed-forward parts, as a multiple.
-        bias: biases in all convolutions but those that change the size and that of the prompts.
+        bias: biases in all convolutions but the first, those that change the size and that of the
+            prompts; True in MaskDCPT's PromptIR.
         norm: "bias_free", which subtracts no mean, or "with_bias", ordinary layer norm.
         prompt_dims: channels of the prompts at half, quarter and eighth size.
         prompt_sizes: height and width of these prompts; they are resized to the features.
@@ -119,7 +120,7 @@ class PromptIR(Levels):
                 self.prompt_dims[level], self.prompt_sizes[level], self.prompt_len, self.dtype
             )
 
-        self.setup_encoder(style, embedding_bias=self.bias)
+        self.setup_encoder(style)
         self.prompt_3, self.prompt_2, self.prompt_1 = prompts(2), prompts(1), prompts(0)
         self.noise_3 = TransformerBlock(self.heads[2], style)
         self.reduce_noise_3 = self.conv(4 * dim, style, bias=self.bias)
