@@ -20,7 +20,7 @@ SLOW = [pytest.param(c, marks=pytest.mark.slow) for c in CASES[1:]]
 def told(config):
     """What names and shapes do not tell of a recorded network."""
     kwargs = config["kwargs"]
-    if config["arch"] != "SwinIR":
+    if not config["arch"].endswith("SwinIR"):
         return {}
     return {"window_size": kwargs["window_size"], "num_heads": tuple(kwargs["num_heads"])}
 
@@ -108,6 +108,40 @@ def test_the_published_networks_are_recognised(folder, name, expected):
     shapes = jax.tree.leaves(parameter_shapes(model))
     assert sum(np.prod(leaf.shape) for leaf in shapes) == record["param_count"]
     from_torch(weights, model)  # every name and shape fits
+
+
+MASKED = (
+    "mask_nafnet_p16",
+    "mask_nafnet_w32",
+    "mask_restormer",
+    "mask_promptir_tiny",
+    "mask_promptir_min",
+    "mask_swinir",
+)
+
+
+@pytest.mark.parametrize(
+    "case", [MASKED[0], *(pytest.param(c, marks=pytest.mark.slow) for c in MASKED[1:])]
+)
+def test_partly_hidden_images_give_the_recorded_features_where_visible(folder, case):
+    config, recorded = read_case(folder / case)
+    weights = rule_weights(config["params"], config["weight_salt"])
+    found = recognise(weights, **told(config))
+    if found.architecture != "restormer":  # the same in both ways of masking
+        found.arguments["masking"] = "maskdcpt"
+    patch = config["mask_patch"]
+    cells = recorded["mask"][..., None].astype(np.float64)
+    visible = cells.repeat(patch, axis=1).repeat(patch, axis=2)
+    with jax.enable_x64(True):
+        model = create_model(found.architecture, dtype=jnp.float64, **found.arguments)
+        params = from_torch({n: np.float64(v) for n, v in weights.items()}, model)
+        features = run(model, {"params": params}, recorded["x"], visible, method="features")
+    for i, feature in enumerate(features):
+        expected = recorded[f"feat_{i}_f64"].reshape(feature.shape)
+        step = visible.shape[1] // feature.shape[1]
+        shown = visible[:, ::step, ::step] > 0
+        np.testing.assert_allclose(feature, np.where(shown, expected, 0), rtol=1e-9, atol=1e-11)
+        assert shown.any() and not shown.all()
 
 
 @pytest.mark.slow
