@@ -340,6 +340,40 @@ def test_numbers_that_are_none_are_refused(tmp_path, state, capsys):
     assert not (tmp_path / "w").exists()
 
 
+def test_the_names_of_maskdcpt_go_there_and_back(tmp_path, capsys):
+    network = dcpt_jax.create_model("nafnet", **NETWORK, norm_epsilon=1e-5)
+    state = reference_state(network)
+    assert any(name.startswith("encoders.0.blocks.1.") for name in state)
+    write_pth(tmp_path / "0.pth", state)
+    for source, target in (("0.pth", "1"), ("1", "2.pth"), ("2.pth", "3.safetensors")):
+        assert command.main([str(tmp_path / source), str(tmp_path / target)]) == 0
+    assert "so the norms have an epsilon of 1e-5" in capsys.readouterr().out
+    assert dcpt_jax.load(tmp_path / "1")[0] == network
+    assert_same(read_state(tmp_path / "2.pth"), state)
+    assert_same(read_state(tmp_path / "3.safetensors"), state)
+
+
+def test_blocks_are_kept_or_chosen(tmp_path, capsys):
+    network = dcpt_jax.create_model("restormer", **LEVELS, attention="softmax", norm="with_bias")
+    shapes = reference_shapes(network, blocks=True)
+    plain = reference_state(network)
+    wrapped = dict(zip(shapes, plain.values(), strict=True))
+    assert "encoder_level1.blocks.0.norm1.weight" in wrapped and "down1_2.conv.weight" in wrapped
+    files.write_checkpoints({tmp_path / "0.pth": wrapped})
+    assert command.main([str(tmp_path / "0.pth"), str(tmp_path / "w")]) == 0
+    assert "assumed" not in capsys.readouterr().out
+    assert dcpt_jax.load(tmp_path / "w")[0] == network
+    for more, expected in (([], wrapped), (["--no-blocks"], plain)):
+        path = tmp_path / f"{len(more)}.safetensors"
+        assert command.main([str(tmp_path / "w"), str(path), *more]) == 0
+        assert_same(read_state(path), expected)
+    arguments = [str(tmp_path / "w"), str(tmp_path / "x.pth")]
+    assert command.main([*arguments, "--body", "--blocks"]) == 1
+    assert "choose one" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="which there are not for a SwinIR"):
+        reference_shapes(dcpt_jax.create_model("swinir", **SMALL["swinir"]), blocks=True)
+
+
 def test_prefixes(tmp_path, network, state, capsys):
     path = write_pth(tmp_path / "net.pth", state, key="state_dict", prefix="model.")
     assert command.main([str(path), str(tmp_path / "w")]) == 0

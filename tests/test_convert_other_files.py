@@ -1,3 +1,4 @@
+import json
 import os
 import pickle
 import zipfile
@@ -28,6 +29,14 @@ def test_files_of_other_kinds_are_named(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=rf"{name} is .*{message}"):
         read_checkpoint(tmp_path / name)
+
+
+@pytest.mark.parametrize("size", [0x7B, 0x227B, 0x088B1F])  # begin as JSON and gzip do
+def test_the_size_of_a_header_is_taken_for_no_other_kind(tmp_path, size):
+    header = {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+    content = size.to_bytes(8, "little") + json.dumps(header).encode().ljust(size) + bytes(4)
+    (tmp_path / "net.pth").write_bytes(content)
+    assert read_checkpoint(tmp_path / "net.pth") == {"a": np.float32([0])}
 
 
 @pytest.mark.parametrize(
