@@ -330,6 +330,7 @@ def test_objects_beside_the_weights_are_passed_over(tmp_path):
             b"cpytorch_lightning.utilities.parsing\nAttributeDict\n)\x81"
             b"X\x02\x00\x00\x00lrK\x01s}X\x01\x00\x00\x00a]sb"
         ),
+        "callbacks": {Global("pytorch_lightning.callbacks", "ModelCheckpoint"): {"best": 1.5}},
         "arguments": argparse.Namespace(lr=1e-4, opt={"a": [1, 2]}),
         "date": datetime.datetime(2025, 10, 15, tzinfo=datetime.UTC),
         "path": pathlib.PurePosixPath("/data/set/train"),

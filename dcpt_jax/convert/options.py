@@ -84,6 +84,12 @@ def parser() -> argparse.ArgumentParser:
         help="take only the names in IN that start with P, such as netG., and strip it (default: "
         "a prefix that all names have is stripped)",
     )
+    _add_assumed(result)
+    _add_writing(result)
+    return result
+
+
+def _add_assumed(result: argparse.ArgumentParser) -> None:
     assumed = result.add_argument_group("what names and shapes do not tell of the network in IN")
     add = assumed.add_argument
     add(
@@ -99,6 +105,9 @@ def parser() -> argparse.ArgumentParser:
         help="of a SwinIR, one number or one for each stage (default: 6 if that divides its "
         "channels, else the next smaller number that does)",
     )
+
+
+def _add_writing(result: argparse.ArgumentParser) -> None:
     writing = result.add_argument_group("writing")
     add = writing.add_argument
     add(
@@ -120,7 +129,6 @@ def parser() -> argparse.ArgumentParser:
         help="replace files that exist (a weights folder is replaced without it, if nothing else "
         "is in it; any other folder never)",
     )
-    return result
 
 
 def check(options: argparse.Namespace, reads_folder: bool, writes_file: bool) -> None:

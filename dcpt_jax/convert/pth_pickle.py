@@ -197,7 +197,8 @@ class _Unpickler(pickle._Unpickler):
         if type(target) not in (dict, collections.OrderedDict) or len(pairs) % 2:
             raise PthError("damaged: it sets entries of something that is not a dict")
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-            if type(key) is not str and not (type(key) in (int, bool) and abs(key) < 2**31):
+            texts = type(key) in (str, Name)  # Lightning once keyed callbacks by their class
+            if not texts and not (type(key) in (int, bool) and abs(key) < 2**31):
                 kind = printable(type(key).__name__)
                 raise PthError(f"refused: a key of type {kind}; keys are names or small numbers")
             target[key] = value
