@@ -106,13 +106,14 @@ def read_weights(path: Path | str) -> tuple[weights.Params, dict[str, Any], str]
     return {"network": read.params}, description, said
 
 
-def load(path: Path | str) -> tuple[nn.Module, weights.Params]:
+def load(path: Path | str | None = None) -> tuple[nn.Module, weights.Params]:
     """Restoration network and its parameters from weights of this package or of the original.
 
     Args:
         path: weights folder, work directory or one of its checkpoints (see `load_weights`), or a
             `.pth` or `.safetensors` file. What is assumed of a file is logged as a warning;
-            `python -m dcpt_jax.convert` has options for it.
+            `python -m dcpt_jax.convert` has options for it. None: the network that comes with this
+            package.
 
     Returns:
         (model, params): `model.apply({"params": params}, degraded)`.
@@ -121,8 +122,8 @@ def load(path: Path | str) -> tuple[nn.Module, weights.Params]:
         FileNotFoundError: if there are no weights.
         ValueError: if they are damaged, refused or not recognised.
     """
-    path = Path(path).expanduser()
-    if not path.exists() or path.is_dir():
+    path = None if path is None else Path(path).expanduser()
+    if path is None or not path.exists() or path.is_dir():
         return weights.load(path)
     params, description, said = read_weights(path)
     logging.warning("%s", said)
