@@ -145,7 +145,7 @@ class Restormer(nn.Module):
             epsilon=1e-6 if attention == "relu" else 1e-5,
             attention=attention,
         )
-        _add_encoder(self, dim, num_blocks, heads, style, embedding_bias=False)
+        _add_encoder(self, dim, num_blocks, heads, style)
         self.up4_3 = _up(8 * dim)
         self.reduce_chan_level3 = nn.Conv2d(8 * dim, 4 * dim, 1, bias=bias)
         self.decoder_level3 = _level(4 * dim, num_blocks[2], heads[2], style)
@@ -189,7 +189,7 @@ class PromptIR(nn.Module):
         style = dict(
             expansion=ffn_expansion, bias=bias, norm=norm, epsilon=1e-5, attention="softmax"
         )
-        _add_encoder(self, dim, num_blocks, heads, style, embedding_bias=bias)
+        _add_encoder(self, dim, num_blocks, heads, style)
         for level, kept in ((3, 4 * dim), (2, 4 * dim), (1, 2 * dim)):
             features, prompt_dim = dim * 2**level, prompt_dims[level - 1]
             prompts = Prompts(prompt_dim, prompt_len, prompt_sizes[level - 1], features)
@@ -222,8 +222,8 @@ class PromptIR(nn.Module):
         return self.output(self.refinement(x)) + image
 
 
-def _add_encoder(network, dim, num_blocks, heads, style, *, embedding_bias) -> None:
-    embedding = nn.Conv2d(3, dim, 3, padding=1, bias=embedding_bias)
+def _add_encoder(network, dim, num_blocks, heads, style) -> None:
+    embedding = nn.Conv2d(3, dim, 3, padding=1, bias=False)
     network.patch_embed = _inside("proj", embedding)
     network.encoder_level1 = _level(dim, num_blocks[0], heads[0], style)
     network.down1_2 = _down(dim)

@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "create_model": "dcpt_jax.models",
     "create_classifier": "dcpt_jax.models",
-    "load": "dcpt_jax.weights",
+    "load": "dcpt_jax.convert.reading",
     "load_classifier": "dcpt_jax.weights",
     "from_torch": "dcpt_jax.convert.naming",
     "to_torch": "dcpt_jax.convert.naming",

@@ -1,5 +1,8 @@
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +12,7 @@ import pytest
 
 import dcpt_jax
 from dcpt_jax import weights
-from dcpt_jax.convert import command, files, options
+from dcpt_jax.convert import command, files, options, reading
 from dcpt_jax.convert.naming import reference_shapes
 from dcpt_jax.convert.pth import read_pth
 from dcpt_jax.convert.safetensors_files import read_safetensors, write_safetensors
@@ -291,7 +294,7 @@ def test_what_fails_unforeseen_is_no_traceback(tmp_path, state, monkeypatch, cap
     def fail(*_, **__):
         raise OverflowError("too \x1b[2J large")
 
-    monkeypatch.setattr(command, "from_torch", fail)
+    monkeypatch.setattr(reading, "from_torch", fail)
     path = write_pth(tmp_path / "net.pth", state)
     assert command.main([str(path), str(tmp_path / "w")]) == 1
     error = capsys.readouterr().err
@@ -325,6 +328,104 @@ def test_a_folder_is_stored_in_half_precision(tmp_path, pretrained, state, capsy
     assert command.main([str(path), str(tmp_path / "w"), "--dtype", "bfloat16"]) == 0
     assert command.main([str(path), str(tmp_path / "b.pth"), "--dtype", "bfloat16"]) == 1
     assert "--dtype is for a folder OUT" in capsys.readouterr().err
+
+
+def test_numbers_that_are_none_are_refused(tmp_path, state, capsys):
+    wrong = {**state, "intro.bias": np.full(4, np.nan), "ending.bias": np.float32([0, np.inf, 0])}
+    write_safetensors(tmp_path / "net.safetensors", wrong)
+    assert command.main([str(tmp_path / "net.safetensors"), str(tmp_path / "w")]) == 1
+    error = capsys.readouterr().err
+    assert f"NaN or infinity in 2 of {len(state)} tensors" in error
+    assert "intro.bias" in error and "ending.bias" in error
+    assert not (tmp_path / "w").exists()
+
+
+def test_the_names_of_maskdcpt_go_there_and_back(tmp_path, capsys):
+    network = dcpt_jax.create_model("nafnet", **NETWORK, norm_epsilon=1e-5)
+    state = reference_state(network)
+    assert any(name.startswith("encoders.0.blocks.1.") for name in state)
+    write_pth(tmp_path / "0.pth", state)
+    for source, target in (("0.pth", "1"), ("1", "2.pth"), ("2.pth", "3.safetensors")):
+        assert command.main([str(tmp_path / source), str(tmp_path / target)]) == 0
+    assert "so the norms have an epsilon of 1e-5" in capsys.readouterr().out
+    assert dcpt_jax.load(tmp_path / "1")[0] == network
+    assert_same(read_state(tmp_path / "2.pth"), state)
+    assert_same(read_state(tmp_path / "3.safetensors"), state)
+
+
+def test_blocks_are_kept_or_chosen(tmp_path, capsys):
+    network = dcpt_jax.create_model("restormer", **LEVELS, attention="softmax", norm="with_bias")
+    shapes = reference_shapes(network, blocks=True)
+    plain = reference_state(network)
+    wrapped = dict(zip(shapes, plain.values(), strict=True))
+    assert "encoder_level1.blocks.0.norm1.weight" in wrapped and "down1_2.conv.weight" in wrapped
+    files.write_checkpoints({tmp_path / "0.pth": wrapped})
+    assert command.main([str(tmp_path / "0.pth"), str(tmp_path / "w")]) == 0
+    assert "assumed" not in capsys.readouterr().out
+    assert dcpt_jax.load(tmp_path / "w")[0] == network
+    for more, expected in (([], wrapped), (["--no-blocks"], plain)):
+        path = tmp_path / f"{len(more)}.safetensors"
+        assert command.main([str(tmp_path / "w"), str(path), *more]) == 0
+        assert_same(read_state(path), expected)
+    arguments = [str(tmp_path / "w"), str(tmp_path / "x.pth")]
+    assert command.main([*arguments, "--body", "--blocks"]) == 1
+    assert "choose one" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="which there are not for a SwinIR"):
+        reference_shapes(dcpt_jax.create_model("swinir", **SMALL["swinir"]), blocks=True)
+
+
+def test_prefixes(tmp_path, network, state, capsys):
+    path = write_pth(tmp_path / "net.pth", state, key="state_dict", prefix="model.")
+    assert command.main([str(path), str(tmp_path / "w")]) == 0
+    assert "stripped the prefix model. that all names have" in capsys.readouterr().out
+    both = {f"netG.{n}": v for n, v in state.items()} | {f"ema.{n}": v for n, v in state.items()}
+    write_safetensors(tmp_path / "net.safetensors", both)
+    arguments = [str(tmp_path / "net.safetensors"), str(tmp_path / "w2")]
+    assert command.main(arguments) == 1
+    assert "behind ema., netG., beside others; choose with --prefix" in capsys.readouterr().err
+    assert command.main([*arguments, "--prefix", "netG."]) == 0
+    assert dcpt_jax.load(tmp_path / "w2")[0] == network
+    assert command.main([str(tmp_path / "w2"), str(tmp_path / "out.pth"), "--prefix", "a"]) == 1
+    assert "--prefix is for a file IN" in capsys.readouterr().err
+
+
+def test_a_file_is_loaded_directly(tmp_path, network, state, caplog):
+    path = write_pth(tmp_path / "net.pth", state, prefix="model.")
+    model, params = dcpt_jax.load(path)
+    assert model == network
+    assert_same(dcpt_jax.to_torch(params, model), state)
+    (message,) = caplog.messages
+    assert "nafnet" in message and "; stripped the prefix model." in message
+    with pytest.raises(ValueError, match=r"is a file; .*python -m dcpt_jax\.convert .*net\.pth"):
+        weights.load_weights(path)
+    with pytest.raises(FileNotFoundError):
+        dcpt_jax.load(tmp_path / "missing.pth")
+
+
+def test_a_folder_without_weights_names_its_files(tmp_path, capsys):
+    (tmp_path / "net_g.pth").touch()
+    assert command.main([str(tmp_path), str(tmp_path / "out.pth")]) == 1
+    assert "files that may be weights there: net_g.pth" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_output_that_nobody_reads_ends_nothing(tmp_path, state):
+    path = write_pth(tmp_path / "net.pth", state)
+    for arguments in ([str(path), str(tmp_path / "out.pth")], ["--help"]):
+        done = subprocess.run(
+            [sys.executable, "-u", "-c", "import sys; from dcpt_jax.convert import command;"
+             "sys.exit(command.main(sys.argv[1:]))", *arguments],
+            stdout=closed_pipe(), stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0 and "Error" not in done.stderr
+    assert_same(read_pth(tmp_path / "out.pth")["params"], state)
+
+
+def closed_pipe():
+    """The writing end of a pipe whose reader has gone."""
+    reading_end, writing_end = os.pipe()
+    os.close(reading_end)
+    return writing_end
 
 
 def test_class_names_are_stripped_and_differ(tmp_path, network, state, capsys):

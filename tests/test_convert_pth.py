@@ -1,6 +1,9 @@
+import argparse
 import collections
+import datetime
 import io
 import os
+import pathlib
 import pickle
 import time
 import zipfile
@@ -44,6 +47,13 @@ class Call:
         self.function, self.arguments = function, arguments
 
 
+class Raw:
+    """Pickles as the instructions given."""
+
+    def __init__(self, instructions):
+        self.instructions = instructions
+
+
 class Pickler(pickle._Pickler):
     """Writes what PyTorch would, from stand-ins, so that no test needs PyTorch."""
 
@@ -51,7 +61,9 @@ class Pickler(pickle._Pickler):
         return value.identity if isinstance(value, Storage) else None
 
     def save(self, value, save_persistent_id=True):
-        if isinstance(value, Global):
+        if isinstance(value, Raw):
+            self.write(value.instructions)
+        elif isinstance(value, Global):
             self.write(f"c{value.module}\n{value.name}\n".encode())
         elif isinstance(value, Call):
             self.save(value.function)
@@ -251,6 +263,14 @@ NESTED_TUPLES = b")q\x63" + b"".join(
         (b"cos\x1b]0;x\x07\nsystem\n", r"names os\\x1b"),
         (b"}S'a'\nI1\ns\x85R", "damaged"),
         (b"tttttt", "damaged"),
+        (raw(Global("numpy", "dtype")) + NESTED + b"h\x9f\x85R", "damaged"),
+        (raw(Global("torch", "device")) + NESTED + b"h\x9f\x85R", "damaged"),
+        (b"c_codecs\nencode\n" + NESTED + b"h\x9f\x85R", "damaged"),
+        (raw(REBUILD) + b"(" + b"N" * 20 + b"tR", "too many arguments"),
+        (b"c" + b"numpy." * 50 + b"\nx\n", "a name of more than 200"),
+        (b"cargparse\nNamespace\n)\x81}X\x01\x00\x00\x00a" + NESTED_TUPLES + b"sb)R",
+         "no function"),
+        (b"ctorch\nFloatStorage\n)\x81", "the instruction NEWOBJ"),
     ],
 )  # fmt: skip
 def test_crafted_instructions_are_refused_at_once(tmp_path, instructions, message):
@@ -301,6 +321,34 @@ def test_what_training_states_hold_beside_the_weights(tmp_path):
         "milestones": {3: 1}, "set": [1, 2], "size": (2, 3), "device": "cuda:1",
         "bytes": b"x\xff", "complex": 1 + 2j, "best": 31.5,
     }  # fmt: skip
+
+
+def test_objects_beside_the_weights_are_passed_over(tmp_path):
+    beside = {
+        # A dict of a class of its own: a new object, then its entries, then its attributes.
+        "settings": Raw(
+            b"cpytorch_lightning.utilities.parsing\nAttributeDict\n)\x81"
+            b"X\x02\x00\x00\x00lrK\x01s}X\x01\x00\x00\x00a]sb"
+        ),
+        "callbacks": {Global("pytorch_lightning.callbacks", "ModelCheckpoint"): {"best": 1.5}},
+        "arguments": argparse.Namespace(lr=1e-4, opt={"a": [1, 2]}),
+        "date": datetime.datetime(2025, 10, 15, tzinfo=datetime.UTC),
+        "path": pathlib.PurePosixPath("/data/set/train"),
+        "array": np.arange(3.0),
+        "text": np.str_("x"),
+        "random": np.random.RandomState(0).get_state(),
+        "generator": np.random.default_rng(0),
+        "queue": collections.deque([1, 2]),
+        "frozen": frozenset([1, 2]),
+        "config": Raw(b"comegaconf.dictconfig\nDictConfig\n)\x81}X\x01\x00\x00\x00a}sb"),
+    }
+    value = {**beside, "state_dict": {"a": tensor("0", 12, (2,), (1,))}}
+    read = read_pth(write_zip(tmp_path / "x.pth", value, {"0": DATA}))
+    np.testing.assert_array_equal(read["state_dict"]["a"], [0, 1])
+    assert read.keys() == value.keys()
+    assert {type(read[name]) for name in ("arguments", "array", "config", "queue")} == {
+        pth_pickle.Inert
+    }
 
 
 def test_a_directory_without_end_is_refused(tmp_path, monkeypatch):

@@ -290,11 +290,37 @@ X = np.zeros(3, np.float32)
         # As a Lightning module that keeps its network under `net` saves it.
         ({"epoch": 3, "state_dict": {"net.a": X}, "loops": {}}, None, {"a"}, "state_dict"),
         ({"_orig_mod.a": X, "network.b": X}, None, {"a", "network.b"}, ""),
+        # Only whole parts of names at the beginning are wrappers.
+        ({"nafnet.a": X, "a.module.b": X}, None, {"nafnet.a", "a.module.b"}, ""),
     ],
 )
 def test_the_state_dict_is_found(content, key, names, entry):
     state, found = state_dict_of(content, key)
     assert set(state) == names and found == entry
+
+
+@pytest.mark.parametrize("prefix", ["netG", "netG.", "module.netG.", "module.netG"])
+def test_a_prefix_is_taken_alone(prefix):
+    state = {"module.netG.a": X, "module.netG.module.b": X, "module.netD.a": X}
+    assert set(state_dict_of(state, prefix=prefix)[0]) == {"a", "b"}
+    with pytest.raises(ValueError, match=r"--prefix net: no name .*start with netG\."):
+        state_dict_of({"netG.a": X}, prefix="net")
+
+
+@pytest.mark.parametrize(
+    "prefix", ["model.", "netG.", "generator.", "network.", "backbone.", "nafnet.", "a.b."]
+)
+@pytest.mark.parametrize("case", ["nafnet_small", "promptir_tiny", "swinir_small"])
+def test_one_common_prefix_is_stripped_and_said(shared, case, prefix):
+    recorded = json.loads((shared / f"golden/models/{case}/config.json").read_text())
+    plain = recognise(without_memory(recorded["params"]))
+    wrapped = {prefix + name: value for name, value in plain.state.items()}
+    found = recognise(state_dict_of({"state_dict": wrapped, "epoch": 3})[0])
+    assert found.arguments == plain.arguments and found.state.keys() == plain.state.keys()
+    assert found.remarks[0] == f"stripped the prefix {prefix} that all names have"
+    for others in ({"loss.vgg.0.weight": X}, {"netD" + name: X for name in wrapped}):
+        with pytest.raises(ValueError, match=f"choose with --prefix .*{prefix}"):
+            recognise({**wrapped, **others})
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,9 @@ ALLOWED = {
     "config": {"data"},
     "train": {"config", "data", "evaluate", "images", "losses", "metrics", "models", "weights"},
     "evaluate": {"config", "data", "images", "metrics", "restore", "weights"},
-    "restore": {"command_line", "host_memory", "images", "inspect", "models", "weights"},
+    "restore": {
+        *("command_line", "convert", "host_memory", "images", "inspect", "models", "weights"),
+    },
     "inspect": {"command_line", "images", "models", "weights"},
     "command_line": set(),
     "data_check": {"config", "data"},

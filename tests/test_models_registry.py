@@ -25,7 +25,9 @@ def test_arguments_state_everything_but_the_compute_type():
         "encoder_blocks": [1, 1, 1, 28],
         "middle_blocks": 1,
         "decoder_blocks": [1, 1, 1, 1],
+        "norm_epsilon": 1e-6,
         "tlc_size": None,
+        "masking": "sparse",
     }
 
 
@@ -42,8 +44,20 @@ def test_an_unknown_keyword_is_answered_with_the_known_ones(keyword):
         create_model("nafnet", **{keyword: 1})
     message = str(error.value)
     assert keyword in message
-    known = "width, encoder_blocks, middle_blocks, decoder_blocks, tlc_size, remat, dtype"
-    assert known in message
+    known = "width, encoder_blocks, middle_blocks, decoder_blocks, norm_epsilon, tlc_size, masking"
+    assert f"{known}, remat, dtype" in message
+
+
+@pytest.mark.parametrize("name", ["nafnet", "promptir", "swinir"])
+def test_an_unknown_way_of_masking_is_refused(name):
+    with pytest.raises(ValueError, match="masking is 'full', but must be one of sparse, maskdcpt"):
+        create_model(name, masking="full")
+
+
+@pytest.mark.parametrize("epsilon", [0.0, -1e-5, 1.0, float("nan"), "1e-5"])
+def test_an_epsilon_out_of_range_is_refused(epsilon):
+    with pytest.raises(ValueError, match=r"norm_epsilon is .*, but must be between 0 and 1"):
+        create_model("nafnet", norm_epsilon=epsilon)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 
 import dcpt_jax
 from dcpt_jax import images, weights
+from dcpt_jax.convert.files import write_checkpoints
 from dcpt_jax.models import parameter_shapes
 from dcpt_jax.restore import command
 from dcpt_jax.restore.command import main, parser, plan
@@ -52,6 +53,25 @@ def put(path, seed=0, size=SIZE):
     pixels = images.to_uint8(photo(*size, seed=seed))[..., ::-1]
     path.write_bytes(cv2.imencode(suffix, pixels)[1].tobytes())
     return path
+
+
+def test_a_file_of_the_original_restores_without_converting(tmp_path, capsys):
+    model, params = small_network()
+    write_checkpoints({tmp_path / "net.pth": dcpt_jax.to_torch(params, model)})
+    weights.save_weights(
+        tmp_path / "w",
+        {"network": params},
+        weights.describe(model, None, task_set="noise", classes=("noise",)),
+    )
+    source = put(tmp_path / "photo.png")
+    for name in ("net.pth", "w"):
+        assert run(source, "--output", tmp_path / f"{name}_out", "--weights", tmp_path / name) == 0
+    restored = [images.read_pixels(tmp_path / f"{n}_out/photo.png") for n in ("net.pth", "w")]
+    np.testing.assert_array_equal(*restored)
+    assert "recognised in" in capsys.readouterr().out
+    (tmp_path / "page.pth").write_text("<!DOCTYPE html>")
+    assert run(source, "--output", tmp_path / "o", "--weights", tmp_path / "page.pth") == 2
+    assert "page.pth is a web page" in capsys.readouterr().err
 
 
 def files(folder):

@@ -12,17 +12,24 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from dcpt_jax import models, weights
+from dcpt_jax import weights
 from dcpt_jax.convert import files
-from dcpt_jax.convert.messages import listed, printable
-from dcpt_jax.convert.naming import from_torch, to_torch
+from dcpt_jax.convert.messages import pipe_may_end, printable, say
+from dcpt_jax.convert.naming import to_torch
 from dcpt_jax.convert.options import check, parser, told
-from dcpt_jax.convert.recognise import recognise, state_dict_of
+from dcpt_jax.convert.other_files import weights_files_in
+from dcpt_jax.convert.reading import ReadFile, read_file, summary
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status, except that argparse itself exits with 2."""
-    options = parser().parse_args(arguments)
+    status = 0
+    with pipe_may_end():
+        status = _run(parser().parse_args(arguments))
+    return status
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         convert(options)
     except (OSError, ValueError) as error:
@@ -60,23 +67,26 @@ def convert(options: argparse.Namespace) -> None:
         if reads_folder:
             to_torch(read.params["network"], read.network)  # only to find what does not fit
         params = _stored_as(options.dtype or "float32", read.params)
-        print(f"wrote: {weights.save_weights(options.output, params, read.description)}")
+        say(f"wrote: {weights.save_weights(options.output, params, read.description)}")
         return
-    states = {options.output: to_torch(read.params["network"], read.network, body=options.body)}
+    layout = {"body": options.body, "blocks": options.blocks}
+    if options.blocks is None and not options.body:  # as they were, where they came from a file
+        layout["blocks"] = (read.description.get("source") or {}).get("blocks")
+    states = {options.output: to_torch(read.params["network"], read.network, **layout)}
     if options.classifier:
         if read.classifier is None:
             raise ValueError(f"--classifier: the weights in {options.input} hold no classifier")
         states[options.classifier] = to_torch(read.params["classifier"], read.classifier)
         label, outputs = weights.outputs_of(read.description)
         kind = "classes" if label == weights.FLAT else "components (a sigmoid each)"
-        print(f"{kind}, in index order: {', '.join(outputs)}")
+        say(f"{kind}, in index order: {', '.join(outputs)}")
         if label != weights.FLAT:
-            print(f"to read {options.classifier} again, add --label={label} --classes=...")
+            say(f"to read {options.classifier} again, add --label={label} --classes=...")
     elif read.classifier is not None:
-        print("the classifier is left out; --classifier FILE writes it")
+        say("the classifier is left out; --classifier FILE writes it")
     files.write_checkpoints(states)
     for path in states:
-        print(f"wrote: {path.absolute()}")
+        say(f"wrote: {path.absolute()}")
 
 
 def _read_folder(options: argparse.Namespace) -> _Weights:
@@ -86,24 +96,25 @@ def _read_folder(options: argparse.Namespace) -> _Weights:
         network, network_params = weights.network_of(description), params["network"]
         if description["classifier"] is not None and "classifier" in params:
             classifier = weights.classifier_of(description)
-    except FileNotFoundError:
-        raise
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}{weights_files_in(options.input)}") from error
     except Exception as error:  # damaged folders raise whatever the storage libraries raise
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"{options.input} cannot be read: {reason}") from error
-    print(f"read: {_summary(network, network_params)}")
+    say(f"read: {summary(network, network_params)}")
     return _Weights(network, classifier, params, description)
 
 
 def _read_files(options: argparse.Namespace, writes_file: bool) -> _Weights:
     # From file to file, a classifier goes by itself in the place of a network.
     expected = ("network", "classifier") if writes_file else ("network",)
-    network, params, entry = _read_file(options.input, options, expected)
-    classifier, tree, classes = None, {"network": params}, ()
+    read = _read_file(options.input, options, expected=expected)
+    network = read.module
+    classifier, tree, classes = None, {"network": read.params}, ()
     if options.classifier:
-        classifier, tree["classifier"], _ = _read_file(
-            options.classifier, options, ("classifier",), resize=network.equal_feature_sizes
-        )
+        resize = network.equal_feature_sizes
+        beside = _read_file(options.classifier, options, expected=("classifier",), resize=resize)
+        classifier, tree["classifier"] = beside.module, beside.params
         if classifier.feature_dims != network.feature_dims:
             raise ValueError(
                 f"{options.classifier} takes features of {classifier.feature_dims} channels, but "
@@ -126,61 +137,20 @@ def _read_files(options: argparse.Namespace, writes_file: bool) -> _Weights:
         classes=classes,
         components=classes if options.label == weights.MULTI_HOT else (),
         mode="converted",
-        source={"file": options.input.name, "entry": entry},
+        source=read.source,
     )
     return _Weights(network, classifier, tree, description)
 
 
-def _read_file(
-    path: Path, options: argparse.Namespace, expected: tuple[str, ...], *, resize: bool = False
-) -> tuple[nn.Module, dict[str, Any], str]:
-    """Module, float32 parameters and the file's entry."""
-    try:
-        state, entry = state_dict_of(files.read_checkpoint(path), options.params)
-        found = recognise(state, **(told(options) if path == options.input else {}))
-        kind = "classifier" if found.architecture == "classifier" else "network"
-        if kind not in expected:
-            raise ValueError(
-                f"it holds a {found.architecture}, but a {expected[0]} was expected here"
-            )
-        if kind == "classifier":
-            module = models.create_classifier(resize_features=resize, **found.arguments)
-        else:
-            module = models.create_model(found.architecture, **found.arguments)
-        state, remarks = _as_float32(found.state)
-        params = from_torch(state, module)
-    except OSError:
-        raise
-    except Exception as error:  # names and shapes of no sense fail in more places than one
-        known = isinstance(error, ValueError)
-        message = str(error) if known else f"makes no network ({type(error).__name__}: {error})"
-        raise ValueError(message if str(path) in message else f"{path}: {message}") from error
-    print(f"recognised in {path}: {_summary(module, params)}")
-    for remark in (*found.remarks, *remarks):
-        print(f"  {remark}")
-    return module, params, entry
-
-
-def _as_float32(state: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The arrays in the precision of parameters, and a remark if that changes them."""
-    stored = {str(value.dtype) for value in state.values()}
-    numbers = {"float16", "bfloat16", "float32", "float64"}
-    if stored - numbers:
-        wrong = [f"{name} ({v.dtype})" for name, v in state.items() if str(v.dtype) not in numbers]
-        raise ValueError(f"these are no floating-point numbers: {listed(wrong, 5)}")
-    # Half and bfloat16 storage only ever saved space: parameters are float32 here.
-    others = sorted(stored - {"float32"})
-    remarks = [f"stored as {' and '.join(others)}; converted to float32"] if others else []
-    with np.errstate(over="ignore"):
-        converted = {name: np.asarray(value, np.float32) for name, value in state.items()}
-    overflown = [
-        name
-        for name, value in state.items()
-        if value.dtype == np.float64 and (np.isinf(converted[name]) & np.isfinite(value)).any()
-    ]
-    if overflown:
-        raise ValueError(f"numbers too large for float32: {listed(overflown, 5)}")
-    return converted, remarks
+def _read_file(path: Path, options: argparse.Namespace, **how: Any) -> ReadFile:
+    """Reads a file as the options say, and says what it is."""
+    if path == options.input:
+        how |= {"prefix": options.prefix, "told": told(options)}
+    read = read_file(path, entry=options.params, **how)
+    say(f"recognised in {path}: {summary(read.module, read.params)}")
+    for remark in read.remarks:
+        say(f"  {remark}")
+    return read
 
 
 def _stored_as(dtype: str, params: dict[str, Any]) -> dict[str, Any]:
@@ -195,10 +165,3 @@ def _stored_as(dtype: str, params: dict[str, Any]) -> dict[str, Any]:
         return array
 
     return jax.tree.map_with_path(stored, params)
-
-
-def _summary(module: nn.Module, params: dict[str, Any]) -> str:
-    """One line: architecture, size and arguments."""
-    size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    arguments = ", ".join(f"{key}={value}" for key, value in module.arguments().items())
-    return f"{module.architecture}, {size:,} parameters: {arguments}"

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dcpt_jax.convert.other_files import refuse_other_files
 from dcpt_jax.convert.pth import read_pth
 from dcpt_jax.convert.pth_writer import write_pth
 from dcpt_jax.convert.safetensors_files import (
@@ -33,10 +34,11 @@ def read_checkpoint(path: Path | str) -> Any:
         What `read_pth` or `read_safetensors` returns.
 
     Raises:
-        OSError: if there is no such file, or it cannot be read.
-        ValueError: if the file is damaged or refused; the message names it.
+        OSError: if there is no such file, it is a folder, or it cannot be read.
+        ValueError: if the file is of another kind, damaged or refused; the message names it.
     """
     path = Path(path)
+    refuse_other_files(path)
     with path.open("rb") as file:
         is_zip = file.read(4) == b"PK\x03\x04"
     suffixed = path.suffix.lower() == ".safetensors"

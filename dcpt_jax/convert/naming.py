@@ -81,23 +81,35 @@ _RULES: dict[str, tuple[Rule, ...]] = {
         *_ENDINGS,
     ),
 }
-# A second layout of names, in which the same networks occur: what tells it, and the rule that is
+# Other layouts of names, in which the same networks occur: what tells them, and the rules that are
 # applied last. DCPT's Restormer wraps the blocks of a level; NAFNet's own authors keep the stages
-# of the decoder in a list.
-_SECOND_LAYOUTS: dict[str, tuple[str, Rule]] = {
-    "restormer": (
-        r"(?:(?:en|de)coder_level\d|latent|refinement)\.body\.",
-        (r"^((?:en|de)coder_level\d|latent|refinement)\.", r"\1.body."),
+# of the decoder in a list; MaskDCPT wraps the blocks of every stage but none of the norms.
+_LEVEL = r"((?:en|de)coder_level\d|latent|refinement)"
+_NAFNET_STAGE = r"(encoders\.\d+|middle_blks|decoders?\.?\d+)"
+_MASKDCPT_LEVELS: tuple[tuple[str, tuple[Rule, ...]], ...] = (
+    (rf"{_LEVEL}\.blocks\.", ((rf"^{_LEVEL}\.", r"\1.blocks."),)),
+    (
+        r".*\.norm\d\.(?:weight|bias)$|(?:down|up)\d_\d\.conv\.",
+        ((r"\.norm(\d)\.body\.", r".norm\1."), (r"^(down|up)(\d_\d)\.body\.0\.", r"\1\2.conv.")),
     ),
-    "nafnet": (r"decoders\.", (r"^decoder(\d+)\.", r"decoders.\1.")),
+)
+_LAYOUTS: dict[str, tuple[tuple[str, tuple[Rule, ...]], ...]] = {
+    "restormer": ((rf"{_LEVEL}\.body\.", ((rf"^{_LEVEL}\.", r"\1.body."),)), *_MASKDCPT_LEVELS),
+    "promptir": _MASKDCPT_LEVELS,
+    "nafnet": (
+        (r"decoders\.", ((r"^decoder(\d+)\.", r"decoders.\1."),)),
+        (rf"{_NAFNET_STAGE}\.blocks\.", ((rf"^{_NAFNET_STAGE}\.(\d+)\.", r"\1.blocks.\2."),)),
+    ),
 }
+_MASKDCPT_EPSILON = 1e-5  # of its NAFNet's norms; all others have 1e-6
 
 
 def from_torch(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     """Turns the reference's state dict into parameters of this package.
 
-    Both layouts of Restormer's names are taken, with `body` below each level (DCPT's Restormer)
-    and without (the original publication, DCPT's Restormer_origin), and both of NAFNet's.
+    All published layouts of names are taken: Restormer's with `body` below each level (DCPT's
+    Restormer) and without (the original publication, DCPT's Restormer_origin), NAFNet's with and
+    without a list of decoders, and MaskDCPT's, with `blocks` below each stage.
 
     Args:
         state_dict: name in the reference -> array (NumPy, JAX, or a PyTorch tensor), convolution
@@ -112,8 +124,8 @@ def from_torch(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Any
         ValueError: listing the names that are missing, unexpected or of another shape; or if the
             architecture of `model` has no rules.
     """
-    second = has_second_layout(state_dict, getattr(model, "architecture", ""))
-    rules, shapes = _rules_for(model, second=second), _shapes(model)
+    layout = layout_rules(state_dict, getattr(model, "architecture", ""))
+    rules, shapes = _rules_for(model, layout), _shapes(model)
     paths = {_reference_name(path, rules): path for path in shapes}
     expected = {name: _reference_shape(path, shapes[path]) for name, path in paths.items()}
     arrays = {name: _as_numpy(value) for name, value in state_dict.items()}
@@ -123,7 +135,11 @@ def from_torch(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Any
 
 
 def to_torch(
-    params: Mapping[str, Any], model: nn.Module, *, body: bool | None = None
+    params: Mapping[str, Any],
+    model: nn.Module,
+    *,
+    body: bool | None = None,
+    blocks: bool | None = None,
 ) -> dict[str, np.ndarray]:
     """Turns parameters of this package into the reference's state dict: from_torch's inverse.
 
@@ -133,6 +149,8 @@ def to_torch(
         body: names of a Restormer: True for DCPT's (`encoder_level1.body.0...`), False for those
             of the original publication (`encoder_level1.0...`); None goes by its attention: DCPT's
             for "relu", the original ones for "softmax".
+        blocks: True for the names of MaskDCPT's NAFNet, Restormer and PromptIR
+            (`encoder_level1.blocks.0...`); None takes them for a NAFNet with MaskDCPT's epsilon.
 
     Returns:
         Name in the reference -> NumPy array in the reference's layout, in the dtypes given; none
@@ -140,9 +158,9 @@ def to_torch(
 
     Raises:
         ValueError: listing the names that are missing, unexpected or of another shape; or if the
-            architecture of `model` has no rules, or no names with `body`.
+            architecture of `model` has no rules, or no names with `body` or `blocks`.
     """
-    rules, expected = _rules_for(model, second=_has_body(model, body)), _shapes(model)
+    rules, expected = _rules_for(model, _written_layout(model, body, blocks)), _shapes(model)
     arrays = {path: _as_numpy(value) for path, value in flatten_dict(params, sep="/").items()}
     _compare("the parameters", arrays, expected, model)
     return {
@@ -151,37 +169,59 @@ def to_torch(
     }
 
 
-def reference_shapes(model: nn.Module, *, body: bool | None = None) -> dict[str, tuple[int, ...]]:
+def reference_shapes(
+    model: nn.Module, *, body: bool | None = None, blocks: bool | None = None
+) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a network's state dict in the reference, without any parameters.
 
     Args:
         model: a network or classifier.
         body: as for `to_torch`.
+        blocks: as for `to_torch`.
 
     Returns:
         Name in the reference -> shape there, in the order of `to_torch`.
     """
-    rules, shapes = _rules_for(model, second=_has_body(model, body)), _shapes(model)
+    rules, shapes = _rules_for(model, _written_layout(model, body, blocks)), _shapes(model)
     return {
         _reference_name(path, rules): _reference_shape(path, shapes[path])
         for path in sorted(shapes, key=_natural_order)
     }
 
 
-def has_second_layout(names: Iterable[str], architecture: str) -> bool:
-    """Whether names are in the second layout of an architecture: Restormer's with `body`."""
-    if architecture not in _SECOND_LAYOUTS:
-        return False
-    pattern, _ = _SECOND_LAYOUTS[architecture]
-    return any(re.match(pattern, name) for name in names)
+def has_blocks(names: Iterable[str]) -> bool:
+    """Whether names are MaskDCPT's, with `blocks` below each stage."""
+    return any(re.match(rf"(?:{_LEVEL}|{_NAFNET_STAGE})\.blocks\.", name) for name in names)
 
 
-def _has_body(model: nn.Module, body: bool | None) -> bool:
-    """Whether a written Restormer has `body` in its names; False for other networks."""
-    restormer = getattr(model, "architecture", None) == "restormer"
-    if body and not restormer:
+def layout_rules(names: Iterable[str], architecture: str) -> tuple[Rule, ...]:
+    """Rules for the layout in which names are, beside those of the architecture."""
+    names = list(names)
+    return tuple(
+        rule
+        for pattern, rules in _LAYOUTS.get(architecture, ())
+        if any(re.match(pattern, name) for name in names)
+        for rule in rules
+    )
+
+
+def _written_layout(model: nn.Module, body: bool | None, blocks: bool | None) -> tuple[Rule, ...]:
+    """Rules for the layout of names to write."""
+    architecture = getattr(model, "architecture", "")
+    if body and architecture != "restormer":
         raise ValueError(f"body=True is for a Restormer; this is a {type(model).__name__}")
-    return restormer and (model.attention == "relu" if body is None else body)
+    if blocks is None:
+        blocks = architecture == "nafnet" and model.norm_epsilon == _MASKDCPT_EPSILON
+    if blocks and (body or architecture not in _LAYOUTS):
+        what = "body=True" if body else f"a {type(model).__name__}"
+        raise ValueError(f"blocks=True is for MaskDCPT's names, which there are not for {what}")
+    if blocks and architecture == "nafnet":
+        return _LAYOUTS["nafnet"][1][1]
+    if blocks:
+        return tuple(rule for _, rules in _MASKDCPT_LEVELS for rule in rules)
+    if architecture == "restormer" and (model.attention == "relu" if body is None else body):
+        return _LAYOUTS["restormer"][0][1]
+    return ()
 
 
 @functools.lru_cache(maxsize=8)  # tracing a large network takes a second
@@ -190,13 +230,13 @@ def _shapes(model: nn.Module) -> Mapping[str, tuple[int, ...]]:
     return {path: leaf.shape for path, leaf in flat.items()}
 
 
-def _rules_for(model: nn.Module, *, second: bool) -> tuple[Rule, ...]:
+def _rules_for(model: nn.Module, layout: tuple[Rule, ...]) -> tuple[Rule, ...]:
     architecture = getattr(model, "architecture", None)
     if architecture not in _RULES:
         raise ValueError(
             f"no conversion rules for {type(model).__name__}; known: {', '.join(_RULES)}"
         )
-    return (*_RULES[architecture], *([_SECOND_LAYOUTS[architecture][1]] if second else []))
+    return (*_RULES[architecture], *layout)
 
 
 def _reference_name(path: str, rules: tuple[Rule, ...]) -> str:

@@ -9,12 +9,14 @@ from dcpt_jax.convert import files
 
 _DETAILS = """
 what is read
-  A .pth or .safetensors file of NAFNet, Restormer, PromptIR, DCPT's SwinIR or DCPT's classifier;
+  A .pth or .safetensors file of NAFNet, Restormer, PromptIR, DCPT's SwinIR or DCPT's classifier,
+  as DCPT, MaskDCPT or (but for SwinIR) their authors publish them;
   PyTorch is not needed, and nothing in the file is run. Architecture and sizes are recognised from
   the names and shapes in it, also behind the prefixes of DataParallel (module.) and Lightning
-  (net.). What names and shapes do not tell is assumed, and said: see the three options for it.
-  Parameters are float32 here; other precisions are converted. Or a weights folder or work
-  directory of this package.
+  (net.), or any other prefix that all names have (--prefix chooses among several). Settings,
+  dates and other objects beside the weights are ignored. What names and shapes do not tell is
+  assumed, with a message: see the three options for it. Parameters are float32 here; other
+  precisions are converted. Or a weights folder or work directory of this package.
 
 what is written
   If OUT ends in .pth or .safetensors: such a file, with the names of the PyTorch original, which
@@ -76,6 +78,18 @@ def parser() -> argparse.ArgumentParser:
         help="entry of the files to take (default: the first of params_ema, params, state_dict "
         "that is there, else the whole file)",
     )
+    add(
+        "--prefix",
+        metavar="P",
+        help="take only the names in IN that start with P, such as netG., and strip it (default: "
+        "a prefix that all names have is stripped)",
+    )
+    _add_assumed(result)
+    _add_writing(result)
+    return result
+
+
+def _add_assumed(result: argparse.ArgumentParser) -> None:
     assumed = result.add_argument_group("what names and shapes do not tell of the network in IN")
     add = assumed.add_argument
     add(
@@ -91,6 +105,9 @@ def parser() -> argparse.ArgumentParser:
         help="of a SwinIR, one number or one for each stage (default: 6 if that divides its "
         "channels, else the next smaller number that does)",
     )
+
+
+def _add_writing(result: argparse.ArgumentParser) -> None:
     writing = result.add_argument_group("writing")
     add = writing.add_argument
     add(
@@ -100,12 +117,18 @@ def parser() -> argparse.ArgumentParser:
         "the original and DCPT's Restormer_origin (default: for relu attention)",
     )
     add(
+        "--blocks",
+        action=argparse.BooleanOptionalAction,
+        help="whether the names of a written NAFNet, Restormer or PromptIR are MaskDCPT's, as "
+        "encoder_level1.blocks.0 (default: if those once read were, and for a NAFNet whose norms "
+        "have MaskDCPT's epsilon)",
+    )
+    add(
         "--overwrite",
         action="store_true",
         help="replace files that exist (a weights folder is replaced without it, if nothing else "
         "is in it; any other folder never)",
     )
-    return result
 
 
 def check(options: argparse.Namespace, reads_folder: bool, writes_file: bool) -> None:
@@ -115,7 +138,7 @@ def check(options: argparse.Namespace, reads_folder: bool, writes_file: bool) ->
         raise FileNotFoundError(f"{options.input}: there is no such file or folder")
     if reads_folder and (options.classes is not None or options.params is not None):
         raise ValueError("--classes and --params are for a file IN; a weights folder says itself")
-    for name in ("label", "attention", "window_size", "num_heads"):
+    for name in ("label", "prefix", "attention", "window_size", "num_heads"):
         if reads_folder and getattr(options, name) is not None:
             flag = "--" + name.replace("_", "-")
             raise ValueError(f"{flag} is for a file IN; a weights folder says itself")
@@ -127,8 +150,13 @@ def check(options: argparse.Namespace, reads_folder: bool, writes_file: bool) ->
         )
     if options.dtype is not None and writes_file:
         raise ValueError("--dtype is for a folder OUT; files hold float32")
-    if options.body is not None and not writes_file:
-        raise ValueError("--body and --no-body are for a file OUT; a folder has names of its own")
+    for name in ("body", "blocks"):
+        if getattr(options, name) is not None and not writes_file:
+            raise ValueError(
+                f"--{name} and --no-{name} are for a file OUT; a folder has names of its own"
+            )
+    if options.body and options.blocks:
+        raise ValueError("--body and --blocks are two layouts of names; choose one")
     if not writes_file:
         if output.exists() and reads_folder and output.samefile(options.input):
             raise ValueError(f"{output} is both IN and OUT")

@@ -5,6 +5,7 @@ data only; every other name is refused. Both layouts are read: the zip archive o
 later, and the stream of pickles before that.
 """
 
+import copy
 import io
 import math
 import struct
@@ -16,8 +17,15 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from dcpt_jax.convert.messages import printable
-from dcpt_jax.convert.pth_pickle import MAX_BYTES, Name, PthError, unpickle
-from dcpt_jax.convert.pth_tensors import STORAGE_DTYPES, Storage, functions
+from dcpt_jax.convert.other_files import kind_of_archive
+from dcpt_jax.convert.pth_pickle import (
+    MAX_BYTES,
+    STORAGE_DTYPES,
+    Name,
+    PthError,
+    Storage,
+    unpickle,
+)
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
@@ -105,9 +113,9 @@ class _Storages:
         if type(identity) is not tuple or not 5 <= len(identity) <= 6:
             raise PthError("damaged: it refers to something that is no storage")
         word, kind, key, _, count = identity[:5]
-        named = type(kind) is Name and kind.module == "torch" and kind.name in STORAGE_DTYPES
+        name = kind.removeprefix("torch.") if type(kind) is Name else ""
         if (
-            not named
+            name not in STORAGE_DTYPES
             or (type(word), type(key), type(count)) != (str, str, int)
             or word != "storage"
             or not (key.isascii() and key.isdigit() and len(key) < 20)
@@ -116,7 +124,7 @@ class _Storages:
             raise PthError("damaged: it refers to something that is no storage")
         if len(identity) == 6 and identity[5] is not None:
             raise PthError("refused: a storage that is a part of another, which PyTorch gave up")
-        dtype = np.dtype(STORAGE_DTYPES[kind.name])
+        dtype = np.dtype(STORAGE_DTYPES[name])
         if key not in self._made:
             self._budget.take(count * dtype.itemsize)
             self._made[key] = Storage(self._make(key, dtype, count))
@@ -130,6 +138,8 @@ def _read_zip(file: _File, budget: _Budget) -> Any:
     with zipfile.ZipFile(file) as archive:
         file.largest = math.inf
         entries = {entry.filename: entry for entry in archive.infolist()}
+        if kind := kind_of_archive(entries):
+            raise PthError(kind)
         roots = [name for name in entries if name.endswith("data.pkl") and name.count("/") == 1]
         if len(roots) != 1:
             raise PthError("a zip archive, but no PyTorch checkpoint: it holds no data.pkl")
@@ -152,19 +162,21 @@ def _read_zip(file: _File, budget: _Budget) -> Any:
             return np.frombuffer(data, dtype, count)
 
         pickled = io.BytesIO(read(roots[0], MAX_BYTES))
-        return unpickle(pickled, functions(budget.take), _Storages(make, budget))
+        return unpickle(pickled, _Storages(make, budget), budget.take)
 
 
 def _read_legacy(file: BinaryIO, budget: _Budget) -> Any:
-    def refuse(identity: Any) -> None:
+    def refuse(_: Any) -> Storage:
         raise PthError("damaged: a storage where none belongs")
 
-    no_tensors = functions(budget.take, tensors=False)
-    if unpickle(file, no_tensors, refuse) != _LEGACY_MAGIC:
-        raise PthError("no PyTorch checkpoint: neither a zip archive nor the older layout")
-    if unpickle(file, no_tensors, refuse) != _LEGACY_PROTOCOL:
+    def plain() -> Any:
+        return unpickle(file, refuse, budget.take)
+
+    if plain() != _LEGACY_MAGIC:
+        raise PthError("not a PyTorch checkpoint: neither a zip archive nor the older layout")
+    if plain() != _LEGACY_PROTOCOL:
         raise PthError("refused: an unknown version of the older layout")
-    system = unpickle(file, no_tensors, refuse)
+    system = plain()
     if type(system) is not dict or not system.get("little_endian", True):
         raise PthError("refused: written on a big-endian machine")
 
@@ -172,8 +184,8 @@ def _read_legacy(file: BinaryIO, budget: _Budget) -> Any:
     # and once more for the tensors.
     storages = _Storages(lambda key, dtype, count: np.zeros(count, dtype), budget)
     begin = file.tell()
-    unpickle(file, no_tensors, storages)
-    for key in unpickle(file, no_tensors, refuse):
+    unpickle(file, storages, copy.copy(budget).take)
+    for key in plain():
         storage = storages[key]
         (count,) = struct.unpack("<q", file.read(8))
         data = file.read(storage.nbytes)
@@ -181,4 +193,4 @@ def _read_legacy(file: BinaryIO, budget: _Budget) -> Any:
             raise PthError("damaged: cut off, or a storage of another size than announced")
         storage[:] = np.frombuffer(data, storage.dtype)
     file.seek(begin)
-    return unpickle(file, functions(budget.take), storages)
+    return unpickle(file, storages, budget.take)

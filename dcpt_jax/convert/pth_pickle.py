@@ -1,16 +1,21 @@
-"""Reads a pickle of tensors by carrying out its instructions itself, those of plain data only.
+"""Unpickles what PyTorch saves, without PyTorch and without running anything that a file names.
 
-Python's own unpickler calls methods of whatever a pickle names, hashes whatever it finds as a key
-and takes memory before it looks at the data. Here an instruction is either in the table below or
-refused, a name is a `Name`, which does nothing, and only the functions given for it are called.
+Names become `Name`s, which do nothing: the few in `_FUNCTIONS` are carried out here, all others
+give `Inert` objects or are refused.
 """
 
 import collections
 import dataclasses
 import io
+import math
+import pickle
 import pickletools
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable
 from typing import Any, BinaryIO
+
+import ml_dtypes
+import numpy as np
 
 from dcpt_jax.convert.messages import printable
 
@@ -19,225 +24,288 @@ from dcpt_jax.convert.messages import printable
 MAX_INSTRUCTIONS = 1_000_000
 MAX_BYTES = 16 * 2**20
 
+STORAGE_DTYPES = {
+    "DoubleStorage": np.float64,
+    "FloatStorage": np.float32,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": ml_dtypes.bfloat16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
+}
+
 
 class PthError(ValueError):
-    """A file that is no PyTorch checkpoint, is damaged, or holds more than tensors."""
+    """A file that is not a PyTorch checkpoint, is damaged, or holds more than tensors."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Name:
-    """Something that a pickle names."""
-
-    module: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
+class Name(str):
+    """Something that a pickle names: "module.name"."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class NumberKind:
+class _NumberKind(str):
     """A dtype of NumPy in a pickle, by its code, e.g. "f8"."""
 
-    code: str
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Storage:
+    """The numbers that tensors are views of: an array of one axis."""
+
+    array: np.ndarray
 
 
-def unpickle(
-    file: BinaryIO,
-    functions: Mapping[Name, Callable[..., Any]],
-    storage: Callable[[Any], Any],
-) -> Any:
-    """The next object in a stream of pickles; the file stands behind it then.
+class Inert:
+    """Stands for an object beside the weights; takes any content and keeps none of it."""
+
+    __slots__ = ()
+
+    def append(self, _: Any) -> None:
+        """Takes an element, as a list does."""
+
+    def extend(self, _: Any) -> None:
+        """Takes elements, as a list does."""
+
+
+def unpickle(file: BinaryIO, storage: Callable[[Any], Storage], take: Callable[[int], None]) -> Any:
+    """Returns the next object in a stream of pickles; the file stands behind it afterwards.
 
     Args:
         file: a file that can seek.
-        functions: what may be named -> what is called in its place. Names of dtypes and storages
-            of PyTorch may stand there too, with whatever function refuses to be called.
         storage: called with a persistent id.
+        take: called with the number of bytes that a new array takes; raises if they are too many.
 
     Raises:
-        PthError: if the pickle is damaged, too large, or does or names anything else.
+        PthError: if the pickle is too large, names anything else, or uses other instructions.
+        Exception: of many kinds if it is damaged.
     """
     begin = file.tell()
     content = file.read(MAX_BYTES)
-    machine = _Machine(functions, storage)
-    instructions = pickletools.genops(io.BytesIO(content))
+    buffer = io.BytesIO(content)
     try:
-        for count, (opcode, argument, position) in enumerate(instructions):
-            if opcode.name == "STOP":
-                file.seek(begin + position + 1)
-                return machine.stack.pop()
-            if count >= MAX_INSTRUCTIONS:
-                raise PthError(f"refused: its structure has more than {count:,} instructions")
-            machine.carry_out(opcode.name, argument)
-    except ValueError as error:
-        if isinstance(error, PthError) or len(content) < MAX_BYTES:
-            raise
-        raise PthError(f"refused: its structure is larger than {MAX_BYTES:,} bytes") from error
-    raise PthError("damaged: its structure has no end")
+        value = _Unpickler(buffer, storage, take).load()
+    except EOFError as error:
+        reason = "damaged: its structure has no end"
+        if len(content) == MAX_BYTES:
+            reason = f"refused: its structure is larger than {MAX_BYTES:,} bytes"
+        raise PthError(reason) from error
+    file.seek(begin + buffer.tell())
+    return value
 
 
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_INTEGERS = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1"}
-_VALUES = {
-    *("FLOAT", "BINFLOAT", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
-    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
-}
-_OLD_TEXTS = {"STRING", "BINSTRING", "SHORT_BINSTRING"}  # of Python 2
-_TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+class _Instructions(dict):
+    """Byte -> method that carries it out, for one pickle: limits which there may be, and how many.
+
+    Left out are those that make objects larger than the pickle (BYTEARRAY8), hash what they find
+    (DICT, EMPTY_SET, PUT with its numbers of any length), call by themselves (INST, OBJ) or go by a
+    global registry (EXT1).
+    """
+
+    def __init__(self):
+        super().__init__(_METHODS)
+        self._left = MAX_INSTRUCTIONS
+
+    def __getitem__(self, code: int) -> Callable[[Any], None]:
+        self._left -= 1
+        if self._left < 0:
+            count = f"{MAX_INSTRUCTIONS:,}"
+            raise PthError(f"refused: its structure has more than {count} instructions")
+        return super().__getitem__(code)
+
+    def __missing__(self, code: int) -> Callable[[Any], None]:
+        if chr(code) not in pickletools.code2op:
+            raise PthError("damaged, or no PyTorch checkpoint")
+        name = pickletools.code2op[chr(code)].name
+        raise PthError(f"refused: the instruction {name}, which no state dict needs")
 
 
-class _Machine:
-    """The stack that a pickle's instructions work on, and the objects that they remember."""
+class _Unpickler(pickle._Unpickler):
+    """Python's unpickler, kept from running anything.
 
-    def __init__(self, functions: Mapping[Name, Callable[..., Any]], storage: Callable[[Any], Any]):
-        self.stack: list[Any] = []
-        self._below: list[list[Any]] = []  # the stacks below the marks
-        self._memo: dict[int, Any] = {}
-        self._functions, self._storage = functions, storage
+    `find_class` and `persistent_load` decide what a file may refer to. They cannot stop what the
+    instructions themselves do, so this subclasses the unpickler written in Python (as joblib
+    does), whose instructions can be replaced, and not the one in C:
 
-    def carry_out(self, name: str, argument: Any) -> None:
-        """Carries out one instruction."""
-        stack = self.stack
-        if name in _VALUES:
-            stack.append(argument)
-        elif name in _INTEGERS:
-            stack.append(_short_integer(argument))
-        elif name in _CONSTANTS:
-            stack.append(_CONSTANTS[name])
-        elif name in _OLD_TEXTS:
-            stack.append(argument.encode("latin-1").decode("utf-8"))
-        elif name in _TUPLES:
-            size = _TUPLES[name]
-            if size > len(stack):
-                raise PthError("damaged: a tuple of more than there is")
-            stack[len(stack) - size :] = [tuple(stack[len(stack) - size :])]
-        elif name in ("BINPUT", "LONG_BINPUT", "PUT"):
-            if not 0 <= argument < 2**32:
-                raise PthError(f"refused: it remembers an object under {printable(str(argument))}")
-            self._memo[argument] = stack[-1]
-        elif name == "MEMOIZE":
-            self._memo[len(self._memo)] = stack[-1]
-        elif name in ("BINGET", "LONG_BINGET", "GET"):
-            stack.append(self._memo[argument])
-        else:
-            method = getattr(self, "_" + name.lower(), None) if name in _INSTRUCTIONS else None
-            if method is None:
-                raise PthError(f"refused: the instruction {name}, which no state dict needs")
-            method(argument)
+    * BUILD calls `__setstate__` or sets attributes of any object: a dtype's storage could be
+      rewritten, an array's memory exchanged. Here it does nothing, to very few kinds of objects.
+    * SETITEM hashes whatever stands as a key: tuples of tuples and numbers that share a hash take
+      for ever. Here keys are texts and small numbers.
+    * REDUCE calls any object. Here it calls a `Name`.
+    * The unpickler in C takes memory for as many remembered objects as the highest number says.
+    """
 
-    def _proto(self, argument: int) -> None:
-        pass
+    def __init__(
+        self, file: BinaryIO, storage: Callable[[Any], Storage], take: Callable[[int], None]
+    ):
+        super().__init__(file, encoding="utf-8")  # of texts that Python 2 wrote
+        self.dispatch = _Instructions()
+        self.persistent_load = storage
+        self.take = take
 
-    _frame = _proto
+    def find_class(self, module: str, name: str) -> Name:
+        """The name itself, if it is one that checkpoints hold."""
+        module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module)  # Python 2
+        if len(module) + len(name) > 200:  # the same long text could be named many times
+            raise PthError("damaged: a name of more than 200 characters")
+        found = Name(f"{module}.{name}")
+        if not (found in _FUNCTIONS or _WORDS.fullmatch(found) or _INERT.fullmatch(found)):
+            raise PthError(
+                f"refused: it names {printable(found)}, which is not one of the names that "
+                "this reader knows; save the state dict alone: torch.save(model.state_dict(), ...)"
+            )
+        return found
 
-    def _mark(self, _: None) -> None:
-        self._below.append(self.stack)
-        self.stack = []
+    def load_reduce(self) -> None:
+        arguments, name = self.stack.pop(), self.stack.pop()
+        if type(name) is not Name or type(arguments) is not tuple or _WORDS.fullmatch(name):
+            raise PthError("damaged: it calls something that is no function")
+        self.append(self.call(name, arguments))
 
-    def _above_mark(self) -> list[Any]:
-        above, self.stack = self.stack, self._below.pop()
-        return above
+    def call(self, name: Name, arguments: tuple[Any, ...]) -> Any:
+        """What stands for the result of a call."""
+        if name not in _FUNCTIONS:
+            return Inert()
+        if len(arguments) > 16:  # of the same long tuple many calls could be made
+            raise PthError("damaged: a call with too many arguments")
+        return _FUNCTIONS[name](self, *arguments)
 
-    def _pop(self, _: None) -> None:
+    def load_newobj(self) -> None:
+        _, name = self.stack.pop(), self.stack.pop()
+        if type(name) is not Name or name in _FUNCTIONS or not _INERT.fullmatch(name):
+            raise PthError("refused: the instruction NEWOBJ, which no state dict needs")
+        self.append(Inert())
+
+    def load_build(self) -> None:
+        # A state dict's OrderedDict has `_metadata`, versions of layers; nothing needs them.
         self.stack.pop()
+        if type(self.stack[-1]) not in (collections.OrderedDict, _NumberKind, Inert):
+            raise PthError("refused: it sets attributes, which no state dict needs")
 
-    def _pop_mark(self, _: None) -> None:
-        self._above_mark()
-
-    def _tuple(self, _: None) -> None:
-        above = self._above_mark()
-        self.stack.append(tuple(above))
-
-    def _empty_list(self, _: None) -> None:
-        self.stack.append([])
-
-    def _list(self, _: None) -> None:
-        above = self._above_mark()
-        self.stack.append(above)
-
-    def _append(self, _: None) -> None:
-        value = self.stack.pop()
-        self._extend([value])
-
-    def _appends(self, _: None) -> None:
-        self._extend(self._above_mark())
-
-    def _extend(self, values: list[Any]) -> None:
-        if type(self.stack[-1]) is not list:
-            raise PthError("damaged: it appends to something that is no list")
-        self.stack[-1].extend(values)
-
-    def _empty_dict(self, _: None) -> None:
-        self.stack.append({})
-
-    def _dict(self, _: None) -> None:
-        above = self._above_mark()
-        self.stack.append({})
-        self._update(above)
-
-    def _setitem(self, _: None) -> None:
+    def load_setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
         self._update([key, value])
 
-    def _setitems(self, _: None) -> None:
-        self._update(self._above_mark())
+    def load_setitems(self) -> None:
+        self._update(self.pop_mark())
 
     def _update(self, pairs: list[Any]) -> None:
         target = self.stack[-1]
+        if type(target) is Inert:
+            return
         if type(target) not in (dict, collections.OrderedDict) or len(pairs) % 2:
-            raise PthError("damaged: it sets entries of something that is no dict")
+            raise PthError("damaged: it sets entries of something that is not a dict")
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-            # Tuples of tuples, and long numbers that share a hash, would take for ever as keys.
-            if type(key) is not str and not (type(key) in (int, bool) and abs(key) < 2**31):
+            texts = type(key) in (str, Name)  # Lightning once keyed callbacks by their class
+            if not texts and not (type(key) in (int, bool) and abs(key) < 2**31):
                 kind = printable(type(key).__name__)
                 raise PthError(f"refused: a key of type {kind}; keys are names or small numbers")
             target[key] = value
 
-    def _global(self, argument: str) -> None:
-        module, _, name = argument.partition(" ")
-        self._push_name(module, name)
 
-    def _stack_global(self, _: None) -> None:
-        name, module = self.stack.pop(), self.stack.pop()
-        if type(name) is not str or type(module) is not str:
-            raise PthError("damaged: a name that is no text")
-        self._push_name(module, name)
-
-    def _push_name(self, module: str, text: str) -> None:
-        name = Name("builtins" if module == "__builtin__" else module, text)  # of Python 2
-        if name not in self._functions:
-            raise PthError(
-                f"refused: it names {printable(str(name))}, which is not one of the names that "
-                "this reader knows; save the state dict alone: torch.save(model.state_dict(), ...)"
-            )
-        self.stack.append(name)
-
-    def _reduce(self, _: None) -> None:
-        arguments, name = self.stack.pop(), self.stack.pop()
-        if type(name) is not Name or type(arguments) is not tuple:
-            raise PthError("damaged: it calls something that is no function")
-        self.stack.append(self._functions[name](*arguments))
-
-    def _build(self, _: None) -> None:
-        # A state dict's OrderedDict has `_metadata`, versions of layers; nothing needs them.
-        self.stack.pop()
-        if type(self.stack[-1]) not in (collections.OrderedDict, NumberKind):
-            raise PthError("refused: it sets attributes, which no state dict needs")
-
-    def _binpersid(self, _: None) -> None:
-        identity = self.stack.pop()
-        self.stack.append(self._storage(identity))
-
-
-_INSTRUCTIONS = {
-    *("PROTO", "FRAME", "MARK", "POP", "POP_MARK", "TUPLE", "EMPTY_LIST", "LIST", "APPEND"),
-    *("APPENDS", "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS", "GLOBAL", "STACK_GLOBAL"),
-    *("REDUCE", "BUILD", "BINPERSID"),
+_KEPT = (
+    *("PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "NONE", "NEWTRUE", "NEWFALSE"),
+    *("INT", "BININT", "BININT1", "BININT2", "LONG1", "FLOAT", "BINFLOAT"),
+    *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+    *("STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+    *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
+    *("EMPTY_LIST", "LIST", "APPEND", "APPENDS", "EMPTY_DICT"),
+    *("BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET"),
+    *("GLOBAL", "STACK_GLOBAL", "BINPERSID"),
+)
+_METHODS = {
+    **{code[0]: pickle._Unpickler.dispatch[code[0]] for code in map(vars(pickle).get, _KEPT)},
+    pickle.REDUCE[0]: _Unpickler.load_reduce,
+    pickle.NEWOBJ[0]: _Unpickler.load_newobj,
+    pickle.BUILD[0]: _Unpickler.load_build,
+    pickle.SETITEM[0]: _Unpickler.load_setitem,
+    pickle.SETITEMS[0]: _Unpickler.load_setitems,
 }
 
 
-def _short_integer(value: int) -> int:
-    if abs(value) >= 2**2048:  # LONG1 has up to 255 bytes; longer ones take time wherever they go
-        raise PthError("refused: an integer of more digits than any setting has")
-    return value
+def _tensor(
+    self: _Unpickler, storage: Any, offset: Any, size: Any, stride: Any, *more: Any
+) -> np.ndarray:
+    """The tensor as an array of its own."""
+    if len(more) > 2 and more[2]:  # requires_grad, hooks, metadata
+        raise PthError("refused: a tensor that is stored negated or conjugated")
+    if type(storage) is not Storage:
+        raise PthError("damaged: a tensor without storage")
+    if type(size) is not tuple or type(stride) is not tuple or not len(size) == len(stride) <= 64:
+        raise PthError("damaged: a tensor with no valid shape or strides")
+    if not all(type(n) is int and 0 <= n < 2**63 for n in (*size, *stride, offset)):
+        raise PthError("damaged: a tensor with a size, stride or offset out of range")
+    array, count = storage.array, math.prod(size)
+    self.take(count * array.itemsize + 128 + 32 * len(size))  # with what an array takes by itself
+    if not count:
+        return np.zeros(size, array.dtype)
+    if offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) >= array.size:
+        raise PthError(f"damaged: a tensor of shape {size} reaches past its storage")
+    byte_strides = [step * array.itemsize for step in stride]
+    return np.lib.stride_tricks.as_strided(array[offset:], size, byte_strides).copy()
+
+
+def _of_type(self: _Unpickler, function: Any, _: Any, arguments: Any, *__: Any) -> Any:
+    built = type(function) is Name and _FUNCTIONS.get(function) is _tensor
+    if not built or type(arguments) is not tuple:
+        raise PthError("damaged: a tensor that is built by something else")
+    return self.call(function, arguments)
+
+
+def _ordered_dict(_: _Unpickler, items: Any = ()) -> collections.OrderedDict:
+    if items:  # Python 2 wrote pairs here
+        raise PthError("refused: an OrderedDict as Python 2 wrote it")
+    return collections.OrderedDict()
+
+
+def _encode(self: _Unpickler, text: Any, encoding: Any) -> bytes:
+    if type(text) is not str or encoding != "latin1":
+        raise PthError("damaged: bytes that are not valid")
+    self.take(len(text))
+    return text.encode("latin-1")
+
+
+def _scalar(_: _Unpickler, kind: Any, data: Any = b"") -> Any:
+    """A number of NumPy's as Python's; other scalars, such as dates and texts, are inert."""
+    if type(kind) is not _NumberKind or type(data) is not bytes:
+        raise PthError("damaged: a number that is not valid")
+    if kind not in ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1"):
+        return Inert()
+    if len(data) != int(kind[1]):
+        raise PthError("damaged: a number of another length than its kind")
+    return np.frombuffer(data, "<" + kind)[0].item()
+
+
+# What may be called, and what is called in its place.
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_parameter": lambda _, data, *__: data,
+    "torch._utils._rebuild_parameter_with_state": lambda _, data, *__: data,
+    "torch._tensor._rebuild_from_type_v2": _of_type,
+    "torch.Size": lambda _, size=(): size,
+    # Formats cut long texts off, and take neither numbers of many digits nor other objects.
+    "torch.device": lambda _, kind, index=0: f"{kind:.20s}:{index:.6g}",
+    "collections.OrderedDict": _ordered_dict,
+    "collections.defaultdict": lambda *_: {},
+    "collections.Counter": lambda _, counts=None: {} if counts is None else counts,
+    "builtins.set": lambda _, values=(): values,
+    "builtins.complex": lambda _, real, imaginary: complex(real, imaginary),
+    "_codecs.encode": _encode,
+    "numpy.dtype": lambda _, code, *__: _NumberKind(f"{code:.8s}"),
+    "numpy.core.multiarray.scalar": _scalar,
+    "numpy._core.multiarray.scalar": _scalar,
+}
+# What may be named and not called.
+_WORDS = re.compile(
+    r"torch\.(?:\w+Storage|Tensor|b?float\d+|u?int\d+|bool|complex\d+)|"
+    r"torch\.nn\.parameter\.(?:Parameter|Buffer)|builtins\.(?:dict|list|int|float)"
+)
+# Where objects come from that may lie beside weights: settings, dates, paths, states of generators.
+_INERT = re.compile(
+    r"(?:argparse|collections|copyreg|datetime|decimal|enum|pathlib|random|types|typing|uuid|"
+    r"zoneinfo|addict|easydict|lightning|lightning_fabric|lightning_utilities|ml_collections|"
+    r"mmcv|mmengine|munch|numpy|omegaconf|pytorch_lightning|yacs|torch\.(?:optim|torch_version))"
+    r"\..+|builtins\.(?:bool|bytearray|frozenset|getattr|object|range|slice|str|tuple)"
+)

@@ -8,32 +8,44 @@ from typing import Any
 import numpy as np
 
 from dcpt_jax.convert.messages import listed, printable
+from dcpt_jax.convert.naming import has_blocks
 from dcpt_jax.convert.recognise_transformers import promptir, restormer, swinir
 from dcpt_jax.convert.state_shapes import StateDict, any_matches, count_numbered, size_of
 
 # What wrappers put before every name: PyTorch's parallel ones, torch.compile, Lightning modules.
-_PREFIXES = re.compile(r"(?:module\.|_orig_mod\.|net\.)+")
+_PREFIXES = re.compile(r"^(?:module\.|_orig_mod\.|net\.)+")
 _ENTRIES = ("params_ema", "params", "state_dict")
 
 
-def state_dict_of(content: Any, key: str | None = None) -> tuple[dict[str, np.ndarray], str]:
+def state_dict_of(
+    content: Any, key: str | None = None, prefix: str | None = None
+) -> tuple[dict[str, np.ndarray], str]:
     """Finds the state dict in what a checkpoint file holds.
 
     Args:
         content: what a reader returned.
         key: entry to take; None takes the first of `params_ema`, `params` and `state_dict` (of
             Lightning) that is there, else the whole.
+        prefix: take only the names that start with it, and strip it; its last dot may be missing.
 
     Returns:
         (name -> array, the entry that was taken, "" for the whole). The prefixes `module.`,
         `_orig_mod.` and `net.`, which wrappers put before every name, are stripped.
 
     Raises:
-        ValueError: if there is no such entry, something in it is no array, or two names are the
-            same without prefix.
+        ValueError: if there is no such entry or prefix, something in it is no array, or two names
+            are the same without prefix.
     """
     if not isinstance(content, Mapping):
         raise ValueError(f"expected a dict of tensors, found {type(content).__name__}")
+    if {"state", "param_groups"} <= content.keys() or {
+        "optimizers",
+        "schedulers",
+    } <= content.keys():
+        raise ValueError(
+            "it is the state of an optimizer, not weights; these are in another file (BasicSR: "
+            "training_states/N.state belongs to models/net_g_N.pth)"
+        )
     if key is None:
         key = next((entry for entry in _ENTRIES if isinstance(content.get(entry), Mapping)), "")
     known = listed(k for k, v in content.items() if isinstance(v, Mapping))
@@ -46,10 +58,27 @@ def state_dict_of(content: Any, key: str | None = None) -> tuple[dict[str, np.nd
         raise ValueError(f"no state dict: these entries are no tensors: {listed(wrong, 5)}{choice}")
     if not state:
         raise ValueError("no state dict: it is empty")
-    stripped = {_PREFIXES.sub("", str(name), count=1): value for name, value in state.items()}
+    state = state if prefix is None else _behind(state, prefix)
+    stripped = {_PREFIXES.sub("", str(name)): value for name, value in state.items()}
     if len(stripped) < len(state):
         raise ValueError("some names stand there twice, with and without the prefix of a wrapper")
     return stripped, key
+
+
+def _behind(state: Mapping[Any, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The part of a state dict whose names start with a prefix, without it."""
+    start = prefix.removesuffix(".") + "."
+    found = {}
+    for name, value in state.items():
+        for text in (str(name), _PREFIXES.sub("", str(name))):  # messages show them stripped
+            if text.startswith(start):
+                found[text.removeprefix(start)] = value
+    if not found:
+        first = sorted({str(name).split(".")[0] + "." for name in state})
+        raise ValueError(
+            f"--prefix {prefix}: no name starts with it; they start with {listed(first)}"
+        )
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +125,7 @@ def recognise(
     empty = [name for name, value in state.items() if not value.size]
     if empty:
         raise ValueError(f"empty tensors: {listed(empty, 5)}")
+    state, prefix = _unwrapped(state)
     architecture = _architecture(state)
     _refuse_relatives(state)
     options = {"attention": attention, "window_size": window_size, "num_heads": num_heads}
@@ -120,6 +150,10 @@ def recognise(
     else:
         arguments = {"nafnet": _nafnet, "classifier": _classifier}[architecture](state)
     _check_size(arguments, state)
+    if "norm_epsilon" in arguments:
+        remarks.append("the names are MaskDCPT's, so the norms have an epsilon of 1e-5")
+    if prefix:
+        remarks = [f"stripped the prefix {printable(prefix)} that all names have", *remarks]
     return Recognised(architecture, arguments, tuple(remarks), state)
 
 
@@ -155,15 +189,39 @@ _SIGNS = {
     "classifier": r"(?:bottleneck_layers|downsample_layers)\.\d",
     "promptir": r"prompt\d\.(?:prompt_param|linear_layer|conv3x3)",
     "restormer": r"encoder_level\d\.",
-    "nafnet": r"encoders\.\d+\.\d+\.|middle_blks\.",
+    "nafnet": r"encoders\.\d+\.(?:blocks\.)?\d+\.|middle_blks\.",
     "swinir": r"(?:encode_layers\.|decode_layers|layers\.)\d+\.residual_group\.",
 }
+
+
+def _unwrapped(state: StateDict) -> tuple[StateDict, str]:
+    """The state dict without the one prefix behind which all names are a network's; the prefix.
+
+    Raises:
+        ValueError: if networks stand behind several prefixes, or other names beside one.
+    """
+    if any(any_matches(state, pattern) for pattern in _SIGNS.values()):
+        return state, ""
+    sign = re.compile(rf"(.*?\.)(?:{'|'.join(_SIGNS.values())})")
+    prefixes = sorted({match[1] for name in state if (match := sign.match(name))})
+    if not prefixes:
+        return state, ""
+    if len(prefixes) > 1 or not all(name.startswith(prefixes[0]) for name in state):
+        raise ValueError(
+            f"the names of a network stand behind {listed(prefixes, 5)}, beside others; choose "
+            f"with --prefix {printable(prefixes[0])}"
+        )
+    return {name.removeprefix(prefixes[0]): value for name, value in state.items()}, prefixes[0]
 
 
 def _architecture(state: StateDict) -> str:
     for architecture, pattern in _SIGNS.items():
         if any_matches(state, pattern):
             return architecture
+    if any_matches(state, r"body\.\d+\.(?:module\.)?blk\."):
+        raise ValueError(
+            "refused: NAFSSR, which enlarges pairs of stereo images, is not known here"
+        )
     raise ValueError(
         f"no known architecture has these names ({listed(state, 5)}); known: NAFNet, Restormer, "
         "PromptIR, DCPT's SwinIR, DCPT's classifier"
@@ -171,6 +229,11 @@ def _architecture(state: StateDict) -> str:
 
 
 _RELATIVES = (
+    (
+        r".*\.se\.\d\.",
+        "it is the Baseline of NAFNet's authors (GELU, channel attention `se`); the one known here "
+        "is NAFNet itself (gates, `sca`)",
+    ),
     (
         r".*relative_position_bias_table$",
         "the published SwinIR has a relative position bias and masks shifted windows; DCPT's "
@@ -214,14 +277,17 @@ def _nafnet(state: StateDict) -> dict[str, Any]:
     decoder = r"decoder(?:s\.)?"  # a list of stages in NAFNet's own code
 
     def blocks(stage: str) -> int:
-        return max(1, count_numbered(state, rf"{stage}\.(\d+)\."))
+        return max(1, count_numbered(state, rf"{stage}\.(?:blocks\.)?(\d+)\."))
 
-    return {
+    arguments = {
         "width": width,
         "encoder_blocks": tuple(blocks(rf"encoders\.{i}") for i in range(levels)),
         "middle_blocks": blocks("middle_blks"),
         "decoder_blocks": tuple(blocks(rf"{decoder}{i}") for i in range(levels)),
     }
+    if has_blocks(state):
+        arguments["norm_epsilon"] = 1e-5
+    return arguments
 
 
 def _classifier(state: StateDict) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import re
 from typing import Any
 
-from dcpt_jax.convert.naming import has_second_layout
 from dcpt_jax.convert.state_shapes import (
     StateDict,
     any_matches,
@@ -12,6 +11,8 @@ from dcpt_jax.convert.state_shapes import (
     size_of,
 )
 
+# Of MaskDCPT's networks, whose blocks are ordinary layer norms and have no `body`.
+_MASKDCPT_NORM = r".*\.norm\d\.(?:weight|bias)$"
 _STAGES = ("encoder_level1", "encoder_level2", "encoder_level3", "latent")
 
 
@@ -32,11 +33,13 @@ def restormer(state: StateDict, attention: str | None) -> tuple[dict[str, Any], 
 def _attention(state: StateDict) -> tuple[str, str]:
     """(attention, a remark unless the names tell it)."""
     # With biases, the two differ in names: DCPT's blocks never have any.
+    if any_matches(state, _MASKDCPT_NORM):
+        return "softmax", ""
     if any_matches(state, r".*\.attn\.qkv\.bias$"):
         return "softmax", ""
     if "output.bias" in state:
         return "relu", ""
-    if has_second_layout(state, "restormer"):
+    if _infix(state) == ".body":
         return "relu", (
             "assumed: attention is relu, as in DCPT's Restormer, whose names have `body` (with "
             "--attention softmax: as in the original Restormer)"
@@ -63,19 +66,25 @@ def promptir(state: StateDict) -> dict[str, Any]:
     }
 
 
+def _infix(state: StateDict) -> str:
+    """What stands between a level and the numbers of its blocks."""
+    level = r"(?:(?:en|de)coder_level\d|latent|refinement)"
+    return next((x for x in (".body", ".blocks") if any_matches(state, rf"{level}\{x}\.")), "")
+
+
 def _levels(state: StateDict) -> dict[str, Any]:
     """What Restormer and PromptIR have in common."""
-    body = ".body" if has_second_layout(state, "restormer") else ""
+    infix = _infix(state)
 
     def blocks(stage: str) -> int:
-        return max(1, count_numbered(state, re.escape(stage + body) + r"\.(\d+)\."))
+        return max(1, count_numbered(state, re.escape(stage + infix) + r"\.(\d+)\."))
 
     num_blocks = tuple(blocks(stage) for stage in _STAGES)
     heads = (
         size_of(
             state,
             f"heads[{level}]",
-            *((f"{stage}{body}.{i}.attn.temperature", 0) for i in range(num_blocks[level])),
+            *((f"{stage}{infix}.{i}.attn.temperature", 0) for i in range(num_blocks[level])),
         )
         for level, stage in enumerate(_STAGES)
     )
@@ -89,14 +98,15 @@ def _levels(state: StateDict) -> dict[str, Any]:
             state,
             "dim",
             ("patch_embed.proj.weight", 0),
-            (f"encoder_level1{body}.0.norm1.body.weight", 0),
+            (f"encoder_level1{infix}.0.norm1.body.weight", 0),
+            (f"encoder_level1{infix}.0.norm1.weight", 0),
         ),
         "num_blocks": num_blocks,
         "num_refinement_blocks": blocks("refinement"),
         "heads": tuple(heads),
         "ffn_expansion": expansion_factor(widths, 2.66),
         "bias": any_matches(state, r"output\.bias$|.*\.attn\.qkv\.bias$"),
-        "norm": "with_bias" if any_matches(state, r".*\.norm\d\.body\.bias$") else "bias_free",
+        "norm": "with_bias" if any_matches(state, r".*\.norm\d\.(?:body\.)?bias$") else "bias_free",
     }
 
 

@@ -12,6 +12,11 @@ that is zero where it is hidden: convolutions then see visible positions and zer
 image count visible ones alone, and attention gives the others no weight. All else works on single
 pixels or inside cells. So do the norms: they are over the channels of a pixel, and masked as they
 are. Inside a network hidden positions may hold anything; its features are zero there.
+
+All that is the networks' `masking` "sparse". With "maskdcpt" NAFNet, PromptIR and SwinIR compute
+what the released code of MaskDCPT does, where hidden positions hold numbers that do not depend on
+the image and take part: convolutions see the biases there, averages are over all positions, and
+SwinIR's windows attend to them. Restormer is the same in both.
 """
 
 from __future__ import annotations
@@ -20,6 +25,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+MASKINGS = ("sparse", "maskdcpt")
 
 
 def hide(x: jax.Array, visible: jax.Array | None) -> jax.Array:
@@ -59,6 +66,12 @@ def at_size_of(x: jax.Array, visible: jax.Array) -> jax.Array:
     """The mask of a map [b, h', w', c]: [b, h, w, 1] -> [b, h', w', 1]."""
     rows, columns = visible.shape[1] // x.shape[1], visible.shape[2] // x.shape[2]
     return visible[:, ::rows, ::columns]
+
+
+def check_masking(masking: Any) -> None:
+    """Raises ValueError for a value that is not among the `MASKINGS`."""
+    if masking not in MASKINGS:
+        raise ValueError(f"masking is {masking!r}, but must be one of {', '.join(MASKINGS)}")
 
 
 def check_visible(visible: Any, images: jax.Array, multiple: int) -> None:

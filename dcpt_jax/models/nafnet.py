@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dcpt_jax.models.convolutions import in_parts
+from dcpt_jax.models.folding import Normed
 from dcpt_jax.models.layers import (
     Conv,
     DepthwiseConv,
@@ -26,7 +27,7 @@ from dcpt_jax.models.layers import (
     positive_count,
     positive_counts,
 )
-from dcpt_jax.models.masking import hide, visible_mean
+from dcpt_jax.models.masking import check_masking, hide, visible_mean
 from dcpt_jax.models.network import RestorationNetwork
 from dcpt_jax.models.norms import LayerNorm
 from dcpt_jax.models.stage import Stage
@@ -48,9 +49,11 @@ class NAFNet(RestorationNetwork):
         encoder_blocks: number of blocks in each encoder stage, finest first.
         middle_blocks: number of blocks at the coarsest level.
         decoder_blocks: number of blocks in each decoder stage, coarsest first.
+        norm_epsilon: epsilon of the layer norms; 1e-5 in MaskDCPT's networks.
         tlc_size: None, or the training size in pixels (a number, or height and width; multiples
             of `size_multiple`): replaces each global average pool by a local one whose window is
             1.5 times that size. The parameters are the same with and without.
+        masking: "sparse" or "maskdcpt": what is computed for partly hidden images, see `masking`.
         dtype: compute type, float32, bfloat16 or float64. Parameters, norm statistics and
             average pools stay float32 (float64 in a float64 network).
         remat: compute inner values again in the backward pass instead of keeping them.
@@ -60,7 +63,9 @@ class NAFNet(RestorationNetwork):
     encoder_blocks: tuple[int, ...] = (1, 1, 1, 28)
     middle_blocks: int = 1
     decoder_blocks: tuple[int, ...] = (1, 1, 1, 1)
+    norm_epsilon: float = 1e-6
     tlc_size: int | tuple[int, int] | None = None
+    masking: str = "sparse"
     dtype: Any = jnp.float32
     remat: bool = False
 
@@ -78,7 +83,10 @@ class NAFNet(RestorationNetwork):
                 f"encoder_blocks {self.encoder_blocks} and decoder_blocks {self.decoder_blocks} "
                 "must have the same length, one entry for each level"
             )
+        if not isinstance(self.norm_epsilon, float) or not 0 < self.norm_epsilon < 1:
+            raise ValueError(f"norm_epsilon is {self.norm_epsilon!r}, but must be between 0 and 1")
         self.tlc_size = self._checked_tlc_size()
+        check_masking(self.masking)
         self.dtype = compute_dtype(self.dtype)
         super().__post_init__()
 
@@ -111,7 +119,9 @@ class NAFNet(RestorationNetwork):
             "encoder_blocks": list(self.encoder_blocks),
             "middle_blocks": self.middle_blocks,
             "decoder_blocks": list(self.decoder_blocks),
+            "norm_epsilon": self.norm_epsilon,
             "tlc_size": None if self.tlc_size is None else list(self.tlc_size),
+            "masking": self.masking,
         }
 
     def setup(self):
@@ -120,7 +130,9 @@ class NAFNet(RestorationNetwork):
 
         def stage(blocks: int, level: int) -> Stage:
             window = self._pooling_window(level)
-            block = functools.partial(NAFBlock, window=window, dtype=self.dtype)
+            block = functools.partial(
+                NAFBlock, window, self.norm_epsilon, self.masking, dtype=self.dtype
+            )
             return Stage(blocks, kinds=(block,), remat=self.remat)
 
         self.intro = Conv(self.width, size=3, dtype=self.dtype)
@@ -155,6 +167,7 @@ class NAFNet(RestorationNetwork):
                 "hidden ones need a network with tlc_size None"
             )
         x, skips, outputs = self.intro(hide(padded, visible)), [], []
+        x = hide(x, visible if self.masking == "maskdcpt" else None)
         for encoder, down in zip(self.encoder, self.down, strict=True):
             x = encoder(x, visible)
             skips.append(x)
@@ -174,9 +187,12 @@ class NAFBlock(nn.Module):
     """Block of NAFNet (section 4 of its paper); the identity at first, as `beta` and `gamma` are 0.
 
     `window`: None for the global average pool, or the (height, width) of a local one.
+    `masking`: as of the network.
     """
 
     window: Window | None = None
+    norm_epsilon: float = 1e-6
+    masking: str = "sparse"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -188,15 +204,23 @@ class NAFBlock(nn.Module):
             zeros = nn.initializers.zeros
             return self.param(name, zeros, (channels,), stored)
 
-        y = LayerNorm(dtype=self.dtype, name="norm_1").for_kernel(x)
+        # Where MaskDCPT hides: what the norms give, and the end of the branch. Ours hides inside.
+        inside, outside = (visible, None) if self.masking == "sparse" else (None, visible)
+
+        def normed(x: jax.Array, name: str) -> Normed | jax.Array:
+            y = LayerNorm(self.norm_epsilon, dtype=self.dtype, name=name).for_kernel(x)
+            return y if outside is None else hide(y.done().astype(self.dtype), outside)
+
+        y = normed(x, "norm_1")
         maps = Conv(2 * channels, dtype=self.dtype, name="conv_1").in_parts(y, 2)
-        maps = [hide(y, visible) for y in maps]
+        maps = [hide(y, inside) for y in maps]
         y = gate(DepthwiseConv(dtype=self.dtype, name="conv_2").of_parts(maps))
         attention = Conv(channels, dtype=self.dtype, name="attention")
-        y = multiply_wide(y, pooled(y, attention, self.window, visible).astype(stored))
-        x = x + Conv(channels, dtype=self.dtype, name="conv_3")(y, residual_scale("beta"))
+        y = multiply_wide(y, pooled(y, attention, self.window, inside).astype(stored))
+        y = Conv(channels, dtype=self.dtype, name="conv_3")(y, residual_scale("beta"))
+        x = x + hide(y, outside)
 
-        y = LayerNorm(dtype=self.dtype, name="norm_2").for_kernel(x)
+        y = normed(x, "norm_2")
         y = gate(Conv(2 * channels, dtype=self.dtype, name="conv_4").in_parts(y, 2))
         return x + Conv(channels, dtype=self.dtype, name="conv_5")(y, residual_scale("gamma"))
 

@@ -16,7 +16,7 @@ from dcpt_jax.models.layers import (
     positive_count,
     positive_counts,
 )
-from dcpt_jax.models.masking import hide, visible_mean
+from dcpt_jax.models.masking import check_masking, hide, visible_mean
 from dcpt_jax.models.transformer import (
     BlockStyle,
     Levels,
@@ -43,11 +43,14 @@ class PromptIR(Levels):
         num_refinement_blocks: number of blocks behind the decoder, at full size.
         heads: attention heads in each level; those of the blocks over prompts are `heads[2]`.
         ffn_expansion: hidden channels of the feed-forward parts, as a multiple.
-        bias: biases in all convolutions but those that change the size and that of the prompts.
+        bias: biases in all convolutions but the first, those that change the size and that of the
+            prompts; True in MaskDCPT's PromptIR.
         norm: "bias_free", which subtracts no mean, or "with_bias", ordinary layer norm.
         prompt_dims: channels of the prompts at half, quarter and eighth size.
         prompt_sizes: height and width of these prompts; they are resized to the features.
         prompt_len: number of prompts in each level.
+        masking: "sparse" or "maskdcpt" (for `bias` False): what is computed for partly hidden
+            images, see `masking`.
         dtype: compute type, float32, bfloat16 or float64. Parameters, norm statistics and
             attention weights stay float32 (float64 in a float64 network).
         remat: compute inner values again in the backward pass instead of keeping them.
@@ -63,6 +66,7 @@ class PromptIR(Levels):
     prompt_dims: tuple[int, ...] = (64, 128, 320)
     prompt_sizes: tuple[int, ...] = (64, 32, 16)
     prompt_len: int = 5
+    masking: str = "sparse"
     dtype: Any = jnp.float32
     remat: bool = False
 
@@ -77,6 +81,7 @@ class PromptIR(Levels):
                 raise ValueError(f"{name} is {counts}, but must have 3 entries, finest first")
             setattr(self, name, counts)
         self.prompt_len = positive_count("prompt_len", self.prompt_len)
+        check_masking(self.masking)
         for level, channels in enumerate(self._prompted_dims()):
             check_divides(f"heads[2] (for prompt_dims[{level}])", self.heads[2], channels)
         super().__post_init__()
@@ -98,6 +103,7 @@ class PromptIR(Levels):
             "prompt_dims": list(self.prompt_dims),
             "prompt_sizes": list(self.prompt_sizes),
             "prompt_len": self.prompt_len,
+            "masking": self.masking,
         }
 
     def setup(self):
@@ -116,10 +122,14 @@ class PromptIR(Levels):
 
         def prompts(level: int) -> Prompts:
             return Prompts(
-                self.prompt_dims[level], self.prompt_sizes[level], self.prompt_len, self.dtype
+                self.prompt_dims[level],
+                self.prompt_sizes[level],
+                self.prompt_len,
+                self.masking,
+                self.dtype,
             )
 
-        self.setup_encoder(style, embedding_bias=self.bias)
+        self.setup_encoder(style)
         self.prompt_3, self.prompt_2, self.prompt_1 = prompts(2), prompts(1), prompts(0)
         self.noise_3 = TransformerBlock(self.heads[2], style)
         self.reduce_noise_3 = self.conv(4 * dim, style, bias=self.bias)
@@ -169,24 +179,30 @@ class Prompts(nn.Module):
         features: channels of the prompts.
         size: their height and width; the weighted prompt is resized to the features.
         count: number of prompts.
+        masking: as of the network.
     """
 
     features: int
     size: int
     count: int
+    masking: str = "sparse"
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, visible: jax.Array | None = None) -> jax.Array:
         """[b, h, w, c] -> [b, h, w, c + features]: the prompt behind the features.
 
-        With `visible`, as in the `masking` module, the average is over visible positions, and the
-        prompt's convolution sees those alone.
+        With `visible`, as in the `masking` module, the average is over visible positions (for
+        "maskdcpt" over all, zero where hidden), and the prompt's convolution sees those alone.
         """
         stored = parameter_dtype(self.dtype)
         shape = (self.count, self.size, self.size, self.features)
         prompts = self.param("prompts", nn.initializers.uniform(1.0), shape, stored)
-        average = visible_mean(x.astype(stored), visible)
+        wide = x.astype(stored)
+        if self.masking == "maskdcpt":
+            average = hide(wide, visible).mean(axis=(1, 2))
+        else:
+            average = visible_mean(wide, visible)
         weights = nn.softmax(Linear(self.count, dtype=stored, name="mixing")(average))
         prompt = jnp.einsum("bk,kijc->bijc", weights, prompts)
         prompt = resized(prompt, x.shape[1], x.shape[2]).astype(self.dtype)

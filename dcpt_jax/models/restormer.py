@@ -14,7 +14,7 @@ from dcpt_jax.models.transformer import ATTENTIONS, BlockStyle, Levels, check_ch
 
 
 class Restormer(Levels):
-    """Restormer as DCPT trains it, and as originally published.
+    """Restormer as DCPT trains it, and as originally published and in MaskDCPT.
 
     Takes and gives what `RestorationNetwork` says; `size_multiple` is 8. The defaults are the
     network of the DCPT paper (26.1 million parameters).
@@ -32,7 +32,7 @@ class Restormer(Levels):
             with `attention` "softmax" also in those of attention and feed-forward parts.
         norm: "bias_free", which subtracts no mean, or "with_bias", ordinary layer norm.
         attention: "relu": DCPT's, whose norms have an epsilon of 1e-6; "softmax": as originally
-            published, 1e-5.
+            published, 1e-5. MaskDCPT's is this one with `norm` "with_bias".
         dtype: compute type, float32, bfloat16 or float64. Parameters, norm statistics and
             attention weights stay float32 (float64 in a float64 network).
         remat: compute inner values again in the backward pass instead of keeping them.
@@ -79,7 +79,7 @@ class Restormer(Levels):
             bias_init=nn.initializers.zeros if relu else None,
             dtype=self.dtype,
         )
-        self.setup_encoder(style, embedding_bias=False)
+        self.setup_encoder(style)
         self.up_3 = self.conv(16 * dim, style, size=3)
         self.reduce_3 = self.conv(4 * dim, style, bias=self.bias)
         self.decoder_3 = self.stage(self.num_blocks[2], self.heads[2], style)

@@ -22,7 +22,7 @@ from dcpt_jax.models.layers import (
     positive_count,
     positive_counts,
 )
-from dcpt_jax.models.masking import hide
+from dcpt_jax.models.masking import check_masking, hide
 from dcpt_jax.models.network import RestorationNetwork
 from dcpt_jax.models.norms import LayerNorm
 from dcpt_jax.models.stage import Stage
@@ -57,6 +57,7 @@ class SwinIR(RestorationNetwork):
         patch_norm: a norm before the first stage.
         resi_connection: convolutions at the end of each stage: "1conv", or "3conv" (fewer
             channels in between).
+        masking: "sparse" or "maskdcpt": what is computed for partly hidden images, see `masking`.
         dtype: compute type, float32, bfloat16 or float64. Parameters, norm statistics and
             attention weights stay float32 (float64 in a float64 network).
         remat: compute inner values again in the backward pass instead of keeping them.
@@ -70,6 +71,7 @@ class SwinIR(RestorationNetwork):
     qkv_bias: bool = True
     patch_norm: bool = True
     resi_connection: str = "1conv"
+    masking: str = "sparse"
     dtype: Any = jnp.float32
     remat: bool = False
 
@@ -105,6 +107,7 @@ class SwinIR(RestorationNetwork):
             )
         if self.resi_connection == "3conv" and self.embed_dim < 4:
             raise ValueError(f"embed_dim is {self.embed_dim}; '3conv' needs at least 4")
+        check_masking(self.masking)
         self.dtype = compute_dtype(self.dtype)
         super().__post_init__()
 
@@ -129,6 +132,7 @@ class SwinIR(RestorationNetwork):
             "qkv_bias": self.qkv_bias,
             "patch_norm": self.patch_norm,
             "resi_connection": self.resi_connection,
+            "masking": self.masking,
         }
 
     def setup(self):
@@ -142,6 +146,7 @@ class SwinIR(RestorationNetwork):
                 window=self.window_size,
                 hidden=int(self.embed_dim * self.mlp_ratio),
                 qkv_bias=self.qkv_bias,
+                masking=self.masking,
                 dtype=self.dtype,
             )
             shifts = (0, self.window_size // 2)
@@ -150,6 +155,7 @@ class SwinIR(RestorationNetwork):
                 kinds=tuple(functools.partial(block, shift=shift) for shift in shifts),
                 remat=self.remat,
                 resi_connection=self.resi_connection,
+                masking=self.masking,
                 dtype=self.dtype,
             )
 
@@ -166,8 +172,10 @@ class SwinIR(RestorationNetwork):
         self, padded: jax.Array, visible: jax.Array | None = None
     ) -> tuple[tuple[jax.Array, ...], Any]:
         """All stages: (outputs of the last three, last first; what the tail needs)."""
-        shallow = self.first(hide(padded - jnp.asarray(MEAN, padded.dtype), visible))
-        x = self.embed_norm(shallow) if self.patch_norm else shallow
+        outside = None if self.masking == "sparse" else visible
+        mean = 0 if outside is not None else jnp.asarray(MEAN, padded.dtype)
+        shallow = hide(self.first(hide(padded - mean, visible)), outside)
+        x = hide(self.embed_norm(shallow), outside) if self.patch_norm else shallow
         for stage in self.encoder:
             x = stage(x, visible)
         features = []
@@ -186,6 +194,7 @@ class ResidualStage(Stage):
     """Blocks whose windows shift every second time, then convolutions, and the input (RSTB)."""
 
     resi_connection: str = "1conv"
+    masking: str = "sparse"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -193,7 +202,8 @@ class ResidualStage(Stage):
         """[b, h, w, c] -> [b, h, w, c]; `visible` as in the `masking` module."""
         conv = connection(self.resi_connection, x.shape[-1], self.dtype, name="conv")
         y = hide(self.run(x, visible), visible)
-        return x + (conv(y, visible) if isinstance(conv, ThreeConvs) else conv(y))
+        y = conv(y, visible) if isinstance(conv, ThreeConvs) else conv(y)
+        return x + hide(y, None if self.masking == "sparse" else visible)
 
 
 class SwinBlock(nn.Module):
@@ -205,6 +215,7 @@ class SwinBlock(nn.Module):
         hidden: channels inside the feed-forward part.
         qkv_bias: biases of queries, keys and values.
         shift: pixels by which the image is rolled up and to the left before it is cut.
+        masking: as of the network.
     """
 
     heads: int
@@ -212,6 +223,7 @@ class SwinBlock(nn.Module):
     hidden: int
     qkv_bias: bool
     shift: int
+    masking: str = "sparse"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -220,15 +232,26 @@ class SwinBlock(nn.Module):
 
         `visible` as in the `masking` module.
         """
+        outside = None if self.masking == "sparse" else visible
         # Norms work on single pixels: the one in front of the attention is taken in its windows.
-        windows = cut_windows(x, self.window, self.shift)
-        y = LayerNorm(1e-5, dtype=self.dtype, name="norm_1").for_kernel(windows)
+        windows, seen = cut_windows(x, self.window, self.shift), None
         if visible is not None:
-            visible = cut_windows(visible, self.window, self.shift)[..., 0]
+            seen = cut_windows(visible, self.window, self.shift)
+        y = LayerNorm(1e-5, dtype=self.dtype, name="norm_1").for_kernel(windows)
+        if outside is not None:  # hidden pixels become zero and take part in the attention
+            y, seen = _shown(y, seen), None
         attention = WindowAttention(self.heads, self.qkv_bias, self.dtype, name="attention")
-        x = x + join_windows(attention(y, visible), self.window, self.shift)
+        y = attention(y, None if seen is None else seen[..., 0])
+        x = x + join_windows(y, self.window, self.shift)
         y = LayerNorm(1e-5, dtype=self.dtype, name="norm_2").for_kernel(x)
-        return x + FeedForward(self.hidden, self.dtype, name="mlp")(y)
+        y = y if outside is None else _shown(y, outside)
+        return hide(x + FeedForward(self.hidden, self.dtype, name="mlp")(y), outside)
+
+
+def _shown(x: Normed, visible: jax.Array) -> Normed:
+    """A norm's result [..., c], zero with its bias where `visible` [..., 1] is."""
+    y = jnp.where(visible > 0, x.done(), 0)
+    return Normed(y, jnp.ones_like(x.scale), None)
 
 
 class WindowAttention(nn.Module):

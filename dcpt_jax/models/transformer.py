@@ -249,9 +249,9 @@ class Levels(RestorationNetwork):
             bias_init=style.bias_init,
         )
 
-    def setup_encoder(self, style: BlockStyle, *, embedding_bias: bool) -> None:
+    def setup_encoder(self, style: BlockStyle) -> None:
         """The way down, the same in both networks."""
-        self.patch_embed = self.conv(self.dim, style, size=3, bias=embedding_bias)
+        self.patch_embed = self.conv(self.dim, style, size=3)
         self.encoder_1 = self.stage(self.num_blocks[0], self.heads[0], style)
         self.down_1 = self.conv(self.dim // 2, style, size=3)
         self.encoder_2 = self.stage(self.num_blocks[1], self.heads[1], style)

@@ -80,8 +80,9 @@ def parser() -> argparse.ArgumentParser:
         "--weights",
         type=Path,
         metavar="W",
-        help="weights folder, or work directory of a training run (default: the network that comes "
-        "with this package)",
+        help="weights folder, work directory of a training run, or a .pth or .safetensors file "
+        "of the PyTorch original, see dcpt_jax.convert (default: the network that comes with this "
+        "package)",
     )
     add(
         "--tile",
@@ -127,10 +128,10 @@ def run(options: argparse.Namespace) -> int:
         UsageError: if nothing can be done at all.
     """
     began = time.monotonic()
-    if options.weights is not None and not options.weights.is_dir():
+    if options.weights is not None and not options.weights.exists():
         raise UsageError(
-            f"--weights {options.weights}: no such folder; give a weights folder or the work "
-            "directory of a training run"
+            f"--weights {options.weights}: no such folder or file; give a weights folder, the work "
+            "directory of a training run, or a .pth or .safetensors file"
         )
     try:
         options.output.mkdir(parents=True, exist_ok=True)
@@ -256,7 +257,8 @@ def load_network(
     """Network with the local converter as asked for.
 
     Args:
-        path: weights folder or work directory; None: the bundled network.
+        path: weights folder, work directory, or file of the PyTorch original; None: the bundled
+            network.
         tlc: "auto" or a size, see --help; None: the network as the weights describe it.
 
     Returns:
@@ -267,14 +269,21 @@ def load_network(
         UsageError: if there are no usable weights, or `tlc` is not possible with them.
     """
     from dcpt_jax import weights
+    from dcpt_jax.convert.reading import read_weights
 
+    remarks = []
     try:
-        params, description = weights.load_weights(path)
+        if path is None or path.is_dir():
+            params, description = weights.load_weights(path)
+        else:
+            params, description, said = read_weights(path)
+            remarks = [said]
         model = weights.network_of(description)
     except Exception as error:  # damaged arrays raise whatever the storage libraries raise
         named = "the bundled network" if path is None else f"--weights {path}"
         raise UsageError(f"{named} cannot be used: {error}") from error
-    remarks = ["bundled with dcpt_jax (--weights names another)"] if path is None else []
+    if path is None:
+        remarks = ["bundled with dcpt_jax (--weights names another)"]
     if tlc is not None:
         size = _local_converter(model, description.get("crop_size"), tlc)
         model = weights.network_of(description, tlc_size=size)

@@ -158,12 +158,16 @@ def load_weights(path: Path | str | None = None) -> tuple[Params, dict[str, Any]
     Raises:
         FileNotFoundError: if there are no weights; the message says what was looked for.
         ValueError: if `model.json` is damaged or of a format this version does not know, or the
-            checkpoint that is named cannot be read.
+            checkpoint that is named cannot be read; or the path is a file.
     """
     if path is None:
         path = bundled_weights()
         _logger.info("no weights are given: using the bundled network, %s", path)
     path = Path(path).expanduser().absolute()
+    if path.is_file():
+        raise ValueError(
+            f"{path} is a file; make a weights folder of it: python -m dcpt_jax.convert {path} OUT"
+        )
     if is_checkpoint(path):
         try:
             return load_checkpoint(path)

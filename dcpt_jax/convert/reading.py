@@ -1,0 +1,161 @@
+"""Networks and classifiers from the files of the PyTorch original."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+from dcpt_jax import models, weights
+from dcpt_jax.convert import files
+from dcpt_jax.convert.messages import listed
+from dcpt_jax.convert.naming import from_torch, has_blocks
+from dcpt_jax.convert.recognise import recognise, state_dict_of
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadFile:
+    """What a file holds.
+
+    Attributes:
+        module: network or classifier.
+        params: its float32 parameters, the nested dict that goes under "params".
+        source: where it came from, for `model.json`: "file", "entry" that was read ("" for the
+            whole), and "blocks", True, if its names are MaskDCPT's.
+        remarks: sentences on what was assumed, converted or left out.
+    """
+
+    module: nn.Module
+    params: dict[str, Any]
+    source: dict[str, Any]
+    remarks: tuple[str, ...]
+
+
+def read_file(
+    path: Path,
+    *,
+    expected: tuple[str, ...] = ("network",),
+    entry: str | None = None,
+    prefix: str | None = None,
+    resize: bool = False,
+    told: Mapping[str, Any] | None = None,
+) -> ReadFile:
+    """Reads and recognises a `.pth` or `.safetensors` file.
+
+    Args:
+        path: the file.
+        expected: what it may hold, "network" and "classifier".
+        entry: see `state_dict_of`.
+        prefix: see `state_dict_of`.
+        resize: whether a classifier's features are all of one size.
+        told: keyword arguments of `recognise`, where names and shapes do not tell something.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is refused, or its names and shapes do not fit its architecture.
+    """
+    try:
+        state, entry = state_dict_of(files.read_checkpoint(path), entry, prefix)
+        found = recognise(state, **(told or {}))
+        kind = "classifier" if found.architecture == "classifier" else "network"
+        if kind not in expected:
+            raise ValueError(
+                f"it holds a {found.architecture}, but a {expected[0]} was expected here"
+            )
+        if kind == "classifier":
+            module = models.create_classifier(resize_features=resize, **found.arguments)
+        else:
+            module = models.create_model(found.architecture, **found.arguments)
+        state, remarks = _as_float32(found.state)
+        params = from_torch(state, module)
+    except OSError:
+        raise
+    except Exception as error:  # names and shapes of no sense fail in more places than one
+        known = isinstance(error, ValueError)
+        message = str(error) if known else f"makes no network ({type(error).__name__}: {error})"
+        raise ValueError(message if str(path) in message else f"{path}: {message}") from error
+    source = {"file": path.name, "entry": entry}
+    if has_blocks(state):
+        source["blocks"] = True
+    return ReadFile(module, params, source, (*found.remarks, *remarks))
+
+
+def read_weights(path: Path | str) -> tuple[weights.Params, dict[str, Any], str]:
+    """Reads a network from a file as `weights.load_weights` does from a folder.
+
+    Args:
+        path: `.pth` or `.safetensors` file.
+
+    Returns:
+        ({"network": ...}, what `model.json` would say, a line on what was recognised and assumed).
+
+    Raises:
+        OSError: see `read_file`.
+        ValueError: see `read_file`.
+    """
+    path = Path(path)
+    read = read_file(path)
+    description = weights.describe(
+        read.module, None, task_set="", classes=(), mode="converted", source=read.source
+    )
+    said = "; ".join([f"recognised in {path}: {summary(read.module, read.params)}", *read.remarks])
+    return {"network": read.params}, description, said
+
+
+def load(path: Path | str | None = None) -> tuple[nn.Module, weights.Params]:
+    """Restoration network and its parameters from weights of this package or of the original.
+
+    Args:
+        path: weights folder, work directory or one of its checkpoints (see `load_weights`), or a
+            `.pth` or `.safetensors` file. What is assumed of a file is logged as a warning;
+            `python -m dcpt_jax.convert` has options for it. None: the network that comes with this
+            package.
+
+    Returns:
+        (model, params): `model.apply({"params": params}, degraded)`.
+
+    Raises:
+        FileNotFoundError: if there are no weights.
+        ValueError: if they are damaged, refused or not recognised.
+    """
+    path = None if path is None else Path(path).expanduser()
+    if path is None or not path.exists() or path.is_dir():
+        return weights.load(path)
+    params, description, said = read_weights(path)
+    logging.warning("%s", said)
+    return weights.network_of(description), params["network"]
+
+
+def _as_float32(state: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The arrays in the precision of parameters, and a remark if that changes them."""
+    stored = {str(value.dtype) for value in state.values()}
+    numbers = {"float16", "bfloat16", "float32", "float64"}
+    if stored - numbers:
+        wrong = [f"{name} ({v.dtype})" for name, v in state.items() if str(v.dtype) not in numbers]
+        raise ValueError(f"these are no floating-point numbers: {listed(wrong, 5)}")
+    # Half and bfloat16 storage only ever saved space: parameters are float32 here.
+    others = sorted(stored - {"float32"})
+    remarks = [f"stored as {' and '.join(others)}; converted to float32"] if others else []
+    with np.errstate(over="ignore"):
+        converted = {name: np.asarray(value, np.float32) for name, value in state.items()}
+    infinite = [name for name, value in converted.items() if not np.isfinite(value).all()]
+    wrong = [name for name in infinite if not np.isfinite(state[name].astype(np.float64)).all()]
+    if wrong:
+        raise ValueError(
+            f"NaN or infinity in {len(wrong)} of {len(state)} tensors, as diverged training leaves "
+            f"them: {listed(wrong, 5)}; take an earlier checkpoint"
+        )
+    if infinite:
+        raise ValueError(f"numbers too large for float32: {listed(infinite, 5)}")
+    return converted, remarks
+
+
+def summary(module: nn.Module, params: dict[str, Any]) -> str:
+    """One line: architecture, size and arguments."""
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    arguments = ", ".join(f"{key}={value}" for key, value in module.arguments().items())
+    return f"{module.architecture}, {size:,} parameters: {arguments}"
