@@ -27,7 +27,7 @@ NETWORK = {
 
 def get_config(arg: str = ""):
     """Returns the config of a stage; `arg` is "pretrain", "restore" or "classify"."""
-    stages = {"pretrain": _pretrain, "restore": _restore, "classify": _classify}
+    stages = {"pretrain": _pretrain, "restore": _restore, "refine": _refine, "classify": _classify}
     if arg not in stages:
         raise configs.ConfigError(
             f"configs/bundled.py:{arg}: name one of its stages, {', '.join(stages)}, "
@@ -59,21 +59,30 @@ def _restore():
     config = configs.restore()
     config.num_steps = 4400
     config.batch_size = 16
+    config.dtype = "bfloat16"
     config.ema_decay = 0.999
     config.data.crop_size = 192
+    config.data.num_workers = 14
     # Blurred crops differ least from clean ones, so their share of the loss is the smallest.
     config.synthetic_repeats.update(motion_blur=2, defocus_blur=2, noise=2)
     config.optimizer.update(learning_rate=1e-3, warmup_steps=200, clip_norm=1.0)
     return config
 
 
+def _refine():
+    config = _restore()
+    config.num_steps = 3325
+    config.optimizer.update(learning_rate=5e-4, warmup_steps=50)
+    return config
+
+
 def _classify():
     config = configs.classify()
     config.label = "multi_hot"
-    config.num_steps = 1000
+    config.num_steps = 1500
     config.batch_size = 16
     config.ema_decay = 0.99
-    config.data.crop_size = 128
+    config.data.crop_size = 96
     config.classifier.num_blocks = 1
     config.classifier_optimizer.update(learning_rate=1e-3, warmup_steps=20)
     return config
