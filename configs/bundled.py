@@ -79,7 +79,7 @@ def _refine():
 def _classify():
     config = configs.classify()
     config.label = "multi_hot"
-    config.num_steps = 1500
+    config.num_steps = 500
     config.batch_size = 16
     config.ema_decay = 0.99
     config.data.crop_size = 96

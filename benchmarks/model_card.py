@@ -1,0 +1,131 @@
+"""Measures the bundled network for its model card: tables, and pictures of photos it never saw.
+
+    python -m benchmarks.model_card --photos DIR --output model_card.json [--weights W]
+    python -m benchmarks.model_card --pictures docs/bundled.jpg [--weights W]
+
+Every photo of DIR is degraded by every class, once, and restored whole, in tiles of 256 pixels, and
+with the local converter; the classifier judges it as `dcpt_jax.inspect` does. The pictures are of
+photos that come with scikit-image, which the network was not trained on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import dcpt_jax
+from dcpt_jax import images, metrics
+from dcpt_jax.evaluate import gallery, scores
+from dcpt_jax.inspect.inspector import Inspector
+from dcpt_jax.restore.predictor import Predictor
+
+CLASSES = ("noise:25", "noise", "jpeg", "rain", "snow", "haze", "low_light", "motion_blur",
+           "defocus_blur", "real", "clean")  # fmt: skip
+TILE = 256
+# Photo of scikit-image, the middle of the crop shown (y, x as shares), and the degradation.
+SHOWN = (
+    ("astronaut", (0.25, 0.45), "noise:35"),
+    ("coffee", (0.45, 0.5), "low_light"),
+    ("chelsea", (0.45, 0.5), "rain"),
+    ("rocket", (0.5, 0.5), "haze"),
+    ("astronaut", (0.25, 0.45), "jpeg:85"),
+    ("chelsea", (0.45, 0.5), "real"),
+)
+SIDE = 256  # pixels of each picture
+
+
+def measure(photos: Sequence[Path], weights: Path | None) -> dict[str, Any]:
+    """PSNR and SSIM of each class in each way of restoring, and the classifier's answers."""
+    model, params = dcpt_jax.load(*([weights] if weights else []))
+    local = model.clone(tlc_size=192)
+    ways = {
+        "whole": Predictor(model, params, tile=4096),
+        f"tiles of {TILE}": Predictor(model, params, tile=TILE),
+        "local converter": Predictor(local, params, tile=4096),
+    }
+    inspector = Inspector.load(weights)
+    clean = {path: images.read_image(path) for path in photos}
+    found: dict[str, Any] = {}
+    for name in CLASSES:
+        rows, verdicts = [], []
+        for seed, (path, target) in enumerate(clean.items()):
+            degraded = dcpt_jax.degrade(target, name, seed=seed)
+            results = {"degraded": np.clip(degraded, 0, 1)}
+            results |= {way: restore(degraded) for way, restore in ways.items()}
+            rows.append(
+                {
+                    way: (scores.psnr(image, target), metrics.ssim(image, target))
+                    for way, image in results.items()
+                }
+            )
+            verdicts.append(inspector.verdict(inspector(degraded)))
+            print(f"{name}: {path.name} {rows[-1]['whole'][0]:.2f} dB, {verdicts[-1]}", flush=True)
+        found[name] = {
+            way: [round(float(np.mean([row[way][i] for row in rows])), 4) for i in range(2)]
+            for way in rows[0]
+        } | {"verdicts": verdicts}
+    return found
+
+
+def table(found: dict[str, Any]) -> Iterator[str]:
+    """Markdown rows of what `measure` found."""
+    yield ("| class | PSNR degraded | restored | gain | SSIM degraded | restored | in tiles "
+           "| local converter | named rightly |")  # fmt: skip
+    yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|"
+    for name, one in found.items():
+        (before, similar), (after, restored) = one["degraded"], one["whole"]
+        right = np.mean([verdict == name.split(":")[0] for verdict in one["verdicts"]])
+        yield (
+            f"| {name} | {before:.2f} | {after:.2f} | {after - before:+.2f} | {similar:.3f} "
+            f"| {restored:.3f} | {one[f'tiles of {TILE}'][0]:.2f} "
+            f"| {one['local converter'][0]:.2f} | {right:.0%} |"
+        )
+
+
+def draw(weights: Path | None) -> np.ndarray:
+    """Two rows of pictures, degraded and restored, uint8 [h, w, 3]."""
+    from skimage import data
+
+    restore = Predictor(*dcpt_jax.load(*([weights] if weights else [])))
+    rows: list[list[np.ndarray]] = [[], []]
+    captions: list[list[str]] = [[], []]
+    for seed, (photo, middle, name) in enumerate(SHOWN):
+        clean = images.to_float(getattr(data, photo)()[..., :3])
+        degraded = dcpt_jax.degrade(clean, name, seed=seed)
+        corner = [
+            int(np.clip(share * length - SIDE / 2, 0, length - SIDE))
+            for share, length in zip(middle, clean.shape[:2], strict=True)
+        ]
+        for i, image in enumerate((degraded, restore(degraded))):
+            rows[i].append(image[corner[0] :, corner[1] :][:SIDE, :SIDE])
+            captions[i].append(
+                f"{('degraded', 'restored')[i]}  {scores.psnr(np.clip(image, 0, 1), clean):.1f} dB"
+            )
+    headings = [name for _, _, name in SHOWN]
+    return gallery.sheet(rows, headings=headings, captions=captions)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures, draws, or both."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--photos", type=Path, help="folder of clean photos to measure on")
+    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    parser.add_argument("--pictures", type=Path, help="picture file to draw")
+    parser.add_argument("--weights", type=Path, help="other weights than the bundled ones")
+    options = parser.parse_args(arguments)
+    if options.pictures:
+        images.write_image(options.pictures, images.to_float(draw(options.weights)))
+    if options.photos:
+        found = measure(images.list_images(options.photos), options.weights)
+        if options.output:
+            options.output.write_text(json.dumps(found, indent=1) + "\n")
+        print("\n".join(table(found)))
+
+
+if __name__ == "__main__":
+    main()
