@@ -4,13 +4,17 @@
         --config.data.root=PHOTOS
     python -m dcpt_jax.main --config=configs/bundled.py:restore --workdir=W/restore \
         --config.init_from=W/pretrain --config.data.root=PHOTOS
-    python -m dcpt_jax.main --config=configs/bundled.py:classify --workdir=W/classify \
+    python -m dcpt_jax.main --config=configs/bundled.py:refine --workdir=W/refine \
         --config.init_from=W/restore --config.data.root=PHOTOS
+    python -m dcpt_jax.main --config=configs/bundled.py:classify --workdir=W/classify \
+        --config.init_from=W/refine --config.data.root=PHOTOS
+    python -m dcpt_jax.convert W/classify dcpt_jax/bundled --dtype float16
 
-Three stages: DCPT pre-training with multi-hot labels, restoration fine-tuning, and a classifier on
-the features of the network that restores, so that one network tells and mends. The last folder's
-`weights` holds both. PHOTOS is any folder of clean photos, about 1024 pixels wide; which ones the
-shipped weights were trained on, for how long and with which scores is in docs/model_card.md.
+DCPT pre-training with multi-hot labels, restoration, more of it at a lower rate, and a classifier
+on the features of the network that restores: the last folder's `weights` holds both. PHOTOS is any
+folder of clean photos, about 1024 pixels wide. Hardware: pre-training and classifier ran on two CPU
+cores, restoration and refinement on one H200 (58 steps a second). Which photos, how many of these
+steps the shipped weights have seen, and their scores: docs/model_card.md.
 """
 
 from dcpt_jax import config as configs
@@ -26,7 +30,7 @@ NETWORK = {
 
 
 def get_config(arg: str = ""):
-    """Returns the config of a stage; `arg` is "pretrain", "restore" or "classify"."""
+    """Returns the config of a stage; `arg` is "pretrain", "restore", "refine" or "classify"."""
     stages = {"pretrain": _pretrain, "restore": _restore, "refine": _refine, "classify": _classify}
     if arg not in stages:
         raise configs.ConfigError(

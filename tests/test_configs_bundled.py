@@ -1,0 +1,43 @@
+"""The recipe of the network that ships, and what ships of it."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from dcpt_jax import config as configs
+from dcpt_jax import weights
+
+RECIPE = Path(__file__).resolve().parents[1] / "configs" / "bundled.py"
+
+
+def recipe(stage: str):
+    config = runpy.run_path(str(RECIPE))["get_config"](stage)
+    config.init_from = "somewhere"
+    return config
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "restore", "refine", "classify"])
+def test_every_stage_is_valid(stage):
+    config = recipe(stage)
+    configs.validate(config)
+    assert [task.name for task in configs.tasks_of(config)][-2:] == ["real", "clean"]
+    if stage in ("pretrain", "classify"):
+        assert "clean" not in configs.outputs_of(config)
+
+
+def test_another_stage_is_refused_with_the_known_ones():
+    with pytest.raises(configs.ConfigError, match="pretrain, restore, refine, classify"):
+        recipe("")
+
+
+def test_what_ships_is_a_network_of_the_recipe():
+    if not weights.BUNDLED.is_dir():
+        pytest.skip("no weights are bundled")
+    _, description = weights.load_weights()
+    network = dict(recipe("restore").model)
+    assert description["architecture"] == network.pop("name")
+    arguments = weights.network_of(description).arguments()
+    assert {key: arguments[key] for key in network} == {
+        key: list(value) if isinstance(value, tuple) else value for key, value in network.items()
+    }
