@@ -420,6 +420,22 @@ def test_the_weight_of_the_fft_term_reaches_the_step(mode, monkeypatch):
     assert passed["fft_weight"] == 0.1
 
 
+def test_an_evaluation_measures_known_channels_and_saves_into_empty_folders(tmp_path):
+    config = configs.evaluate()
+    config.init_from = "w"
+    config.save_images = str(tmp_path / "new")
+    configs.validate(config)
+    config.save_images = str(tmp_path)
+    configs.validate(config)
+    (tmp_path / "old.png").touch()
+    with pytest.raises(ConfigError, match=r"config\.save_images: .* is no empty folder"):
+        configs.validate(config)
+    config.save_images = ""
+    config.channel = "yuv"
+    with pytest.raises(ConfigError, match=r"config\.channel is 'yuv'; known: rgb, y"):
+        configs.validate(config)
+
+
 def test_evaluation_needs_weights_and_takes_no_backbone():
     with pytest.raises(ConfigError, match=r"config\.init_from"):
         configs.validate(configs.evaluate())

@@ -167,6 +167,17 @@ def validate_data(config: ml_collections.ConfigDict) -> None:
     if config.mode == "evaluate":
         _at_least("data.crops_per_photo", config.data.crops_per_photo, 1)
         _known("rounding", config.rounding, ("uint8", "none"))
+        _known("channel", config.channel, ("rgb", "y"))
+        _check_save_images(config.save_images)
+
+
+def _check_save_images(folder: str) -> None:
+    """Raises ConfigError if the images of a run would be mixed with other files."""
+    if folder and os.path.exists(folder) and not (os.path.isdir(folder) and not os.listdir(folder)):
+        raise ConfigError(
+            f"config.save_images: {folder} is there and is no empty folder; name a new one, as "
+            "whoever measures the images would measure the other files too"
+        )
 
 
 def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -247,11 +247,16 @@ def evaluate(arg: str = "") -> ml_collections.ConfigDict:
     config.data.crops_per_photo = 6
     # Of PSNR and SSIM: "uint8" as published for 5d and 10d, "none" as published for mixtures.
     config.rounding = "uint8"
+    # Of PSNR and SSIM: "rgb" as published here, or "y", the luma, as many tables of rain have it.
+    config.channel = "rgb"
     # Folder whose classifier is measured. "" = that of init_from, or of what init_from grew from.
     config.classifier_from = ""
     # Measure classical methods (non-local means, CLAHE, ...) on the same samples, too. Needs
     # PyWavelets, and about 0.3 s of CPU time for a crop of 192x192 pixels.
     config.baselines = False
+    # New or empty folder for the degraded, restored and clean images of all samples, PNG files by
+    # class, on which other programs can compute their metrics. "" = none.
+    config.save_images = ""
     # NAFNet's test-time local converter at the size of the training crops. It may help or harm, and
     # the published 5d and 10d results do not use it.
     config.local_pooling = False
