@@ -27,6 +27,7 @@ ALLOWED = {
     "inspect": {"command_line", "images", "models", "weights"},
     "command_line": set(),
     "data_check": {"config", "data"},
+    "tables": {"command_line", "evaluate"},
     "main": {"config", "evaluate", "host_memory", "train"},
     "host_memory": set(),
 }

@@ -19,8 +19,8 @@ from dcpt_jax import config as configs
 from dcpt_jax import images, metrics, weights
 from dcpt_jax.data import held_out, opening
 from dcpt_jax.data import tasks as task_sets
-from dcpt_jax.evaluate import baselines, gallery, saving, scores
-from dcpt_jax.evaluate.tables import BaselineResult, ClassResult, Evaluation
+from dcpt_jax.evaluate import baselines, comparison, formats, gallery, saving, scores
+from dcpt_jax.evaluate.tables import BaselineResult, ClassResult, Evaluation, aligned
 from dcpt_jax.precision import products_in
 from dcpt_jax.restore import predictor
 
@@ -339,6 +339,9 @@ def _write(
     (workdir / "evaluation.md").write_text(evaluation.to_markdown())
     images.write_image(workdir / "sheet.png", pictures.draw().astype(np.float32) / 255)
     print(evaluation.to_text())
+    compared = comparison.compare([comparison.parse_run(content, workdir.name)])
+    if compared.methods:
+        print(f"\n{aligned(formats.to_markdown(compared))}\n")
     for name in ("evaluation.md", "evaluation.json", "sheet.png"):
         print(f"wrote {workdir / name}", flush=True)
 

@@ -241,16 +241,21 @@ class Evaluation:
 
     def to_text(self) -> str:
         """The Markdown tables with aligned columns, for a terminal."""
-        out, table = [], []
-        for line in [*self.to_markdown().splitlines(), ""]:
-            if line.startswith("|"):
-                table.append([cell.strip() for cell in line.strip("|").split("|")])
-                continue
-            if table:
-                out += _align([row for row in table if not set("".join(row)) <= {"-", ":"}])
-                table = []
-            out.append(line)
-        return "\n".join(out).rstrip()
+        return aligned(self.to_markdown())
+
+
+def aligned(markdown: str) -> str:
+    """Text whose Markdown tables have aligned columns, for a terminal."""
+    out, table = [], []
+    for line in [*markdown.splitlines(), ""]:
+        if line.startswith("|"):
+            table.append([cell.strip() for cell in line.strip("|").split("|")])
+            continue
+        if table:
+            out += _align([row for row in table if not set("".join(row)) <= {"-", ":"}])
+            table = []
+        out.append(line)
+    return "\n".join(out).rstrip()
 
 
 def _values(result: ClassResult) -> dict[str, Any]:
