@@ -299,6 +299,22 @@ def test_saved_images_give_the_reported_numbers(tmp_path, photo_folder, pretrain
     assert saved["architecture"] == "nafnet" and saved["task_set"] == "5d"
 
 
+@pytest.mark.parametrize(
+    ("task_set", "classes", "asked", "expected"),
+    [
+        ("5d", ["rain", "noise", "haze", "low_light", "motion_blur"], "rain", "5d"),
+        ("a,b", ["haze", "rain", "noise", "low_light", "motion_blur"], "", "5d"),  # any order
+        ("rain", ["rain"], "5d", "rain"),  # whatever they are measured on
+        ("class_0,class_1", ["class_0", "class_1"], "5d", "5d"),  # converted: not known
+        ("class_0", ["class_0"], "", "class_0"),
+        ("", [], "cdd11", "cdd11"),
+    ],
+)
+def test_what_weights_were_trained_on(task_set, classes, asked, expected):
+    description = {"task_set": task_set, "classes": classes}
+    assert run.trained_on(description, asked) == expected
+
+
 def test_saved_files_of_equal_names_are_numbered(tmp_path):
     image = np.full((4, 4, 3), 0.5, np.float32)
     samples = [

@@ -6,7 +6,7 @@ import itertools
 import json
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -329,9 +329,7 @@ def _write(
         "mode": description.get("mode"),
         "steps": description.get("steps"),
         "architecture": description["architecture"],
-        "task_set": config.tasks
-        if config.tasks in task_sets.TASK_SETS
-        else description["task_set"],
+        "task_set": trained_on(description, config.tasks),
         "config": configs.to_json(config),
         **evaluation.to_json(),
     }
@@ -344,6 +342,24 @@ def _write(
         print(f"\n{aligned(formats.to_markdown(compared))}\n")
     for name in ("evaluation.md", "evaluation.json", "sheet.png"):
         print(f"wrote {workdir / name}", flush=True)
+
+
+def trained_on(description: Mapping[str, Any], asked: str) -> str:
+    """Name of the task set that weights were trained on, or their classes joined by commas.
+
+    Args:
+        description: content of their `model.json`.
+        asked: the tasks that are evaluated; taken for converted weights, which do not say theirs.
+    """
+    classes = set(description["classes"])
+    for name, tasks in task_sets.TASK_SETS.items():
+        if classes == {task.name for task in tasks}:
+            return name
+    try:
+        known = task_sets.resolve_trained(description["task_set"], description["classes"])
+    except ValueError:
+        known = ()
+    return description["task_set"] if known else asked or description["task_set"]
 
 
 def _changes(config: ml_collections.ConfigDict, description: dict[str, Any]) -> dict[str, Any]:
