@@ -428,7 +428,9 @@ def test_an_evaluation_measures_known_channels_and_saves_into_empty_folders(tmp_
     config.save_images = str(tmp_path)
     configs.validate(config)
     (tmp_path / "old.png").touch()
-    with pytest.raises(ConfigError, match=r"config\.save_images: .* is no empty folder"):
+    with pytest.raises(
+        ConfigError, match=r"config\.save_images: .* exists and is not an empty folder"
+    ):
         configs.validate(config)
     config.save_images = ""
     config.channel = "yuv"

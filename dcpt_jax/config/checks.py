@@ -175,8 +175,8 @@ def _check_save_images(folder: str) -> None:
     """Raises ConfigError if the images of a run would be mixed with other files."""
     if folder and os.path.exists(folder) and not (os.path.isdir(folder) and not os.listdir(folder)):
         raise ConfigError(
-            f"config.save_images: {folder} is there and is no empty folder; name a new one, as "
-            "whoever measures the images would measure the other files too"
+            f"config.save_images: {folder} exists and is not an empty folder; name a new one, "
+            "since other programs would measure the files in it too"
         )
 
 

@@ -180,9 +180,9 @@ def compare(runs: Sequence[Run], methods: Sequence[str] | None = None) -> Compar
     """
     _check_runs(runs)
     if methods is None:
-        columns, notes = _usual_methods(runs)
+        columns, notes = _default_methods(runs)
     else:
-        columns, notes = _asked_methods(runs, methods), []
+        columns, notes = _requested_methods(runs, methods), []
     rows = [
         Row(
             name,
@@ -243,7 +243,7 @@ def _check_runs(runs: Sequence[Run]) -> None:
                 )
 
 
-def _usual_methods(runs: Sequence[Run]) -> tuple[list[tuple[str, published.Table]], list[str]]:
+def _default_methods(runs: Sequence[Run]) -> tuple[list[tuple[str, published.Table]], list[str]]:
     """(method, table) of the runs' backbones, and notes on those of other conventions."""
     columns, notes = [], []
     for table in _tables(runs):
@@ -258,7 +258,7 @@ def _usual_methods(runs: Sequence[Run]) -> tuple[list[tuple[str, published.Table
     return columns, notes
 
 
-def _asked_methods(
+def _requested_methods(
     runs: Sequence[Run], methods: Sequence[str]
 ) -> list[tuple[str, published.Table]]:
     """(method, table) of the methods asked for; ComparisonError if one cannot be shown."""
@@ -327,5 +327,5 @@ def _without_published(runs: Sequence[Run], tables: Sequence[published.Table]) -
 
 def _source_note(method: str, table: published.Table) -> str:
     scores = [score for score in table.scores if score.method == method]
-    hand = ", second-hand: the publication reports another group's method" * scores[0].second_hand
-    return f"{method}: {table.source}{hand}."
+    note = ", second-hand: the publication reports another group's method"
+    return f"{method}: {table.source}{note if scores[0].second_hand else ''}."
