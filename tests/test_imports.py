@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "dcpt_jax"
 ALLOWED = {
     "losses": set(),
     "metrics": set(),
+    "precision": set(),
     "images": {"image_headers"},
     "image_headers": set(),
     "degradations": set(),
@@ -19,8 +20,11 @@ ALLOWED = {
     "convert": {"models", "weights"},
     "weights": {"models"},
     "config": {"data"},
-    "train": {"config", "data", "evaluate", "images", "losses", "metrics", "models", "weights"},
-    "evaluate": {"config", "data", "images", "metrics", "restore", "weights"},
+    "train": {
+        *("config", "data", "evaluate", "images", "losses", "metrics", "models", "precision"),
+        "weights",
+    },
+    "evaluate": {"config", "data", "images", "metrics", "precision", "restore", "weights"},
     "restore": {
         *("command_line", "convert", "host_memory", "images", "inspect", "models", "weights"),
     },
