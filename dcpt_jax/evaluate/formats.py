@@ -101,10 +101,8 @@ FORMATS = {"markdown": to_markdown, "csv": to_csv, "latex": to_latex}
 
 def _remarks(comparison: Comparison) -> list[str]:
     """The notes, and what each class was measured on."""
-    rows = comparison.rows[:-1]
-    data = [f"{row.name}: measured on {row.measured[0].data}." for row in rows]
-    return [*comparison.notes, *(text for row, text in zip(rows, data, strict=True)
-                                 if row.measured[0].data)]  # fmt: skip
+    measured = ((row.name, row.measured[0].data) for row in comparison.rows[:-1])
+    return [*comparison.notes, *(f"{name}: measured on {data}." for name, data in measured if data)]
 
 
 def _cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
