@@ -5,6 +5,7 @@ or with a border cut. Here the convention is spelled out in every call, and `con
 for tables. The numbers follow BasicSR, on which the published DCPT results rest.
 """
 
+import dataclasses
 from typing import Literal
 
 import cv2
@@ -19,6 +20,25 @@ PSNR_LIMIT = 100.0
 
 _LUMA = np.array([65.481, 128.553, 24.966])  # ITU-R BT.601, studio swing
 _SSIM_SIZE, _SSIM_SIGMA = 11, 1.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Convention:
+    """What figures of PSNR and SSIM compare; those of different conventions do not compare.
+
+    Attributes:
+        channel: as for `psnr`.
+        rounding: as for `psnr`.
+        crop: as for `psnr`.
+    """
+
+    channel: Channel = "rgb"
+    rounding: Rounding = "uint8"
+    crop: int = 0
+
+    def __str__(self) -> str:
+        """Its name for tables, e.g. "RGB, rounded to 8 bits"."""
+        return convention(crop=self.crop, channel=self.channel, rounding=self.rounding)
 
 
 def psnr(

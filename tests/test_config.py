@@ -403,6 +403,41 @@ def test_the_terms_of_the_loss_have_weights_that_reach_the_step(mode, monkeypatc
     assert (passed["pixel_weight"], passed["class_weight"]) == (0.25, 0.0)
 
 
+@pytest.mark.parametrize("mode", ["restore", "transfer"])
+def test_the_weight_of_the_fft_term_reaches_the_step(mode, monkeypatch):
+    config = getattr(configs, mode)()
+    assert config.fft_weight == 0.0
+    config.init_from = "w"
+    config.fft_weight = -0.1
+    with pytest.raises(ConfigError, match=r"config\.fft_weight is -0\.1; it has to be 0 or larger"):
+        configs.validate(config)
+    config.fft_weight = 0.1
+    configs.validate(config)
+    passed = {}
+    for name in ("make_restore_step", "make_transfer_step"):
+        monkeypatch.setattr(setup.steps, name, lambda *_, **options: passed.update(options))
+    setup.make_step(config, configs.tasks_of(config), None, None, {}, Start())
+    assert passed["fft_weight"] == 0.1
+
+
+def test_an_evaluation_measures_known_channels_and_saves_into_empty_folders(tmp_path):
+    config = configs.evaluate()
+    config.init_from = "w"
+    config.save_images = str(tmp_path / "new")
+    configs.validate(config)
+    config.save_images = str(tmp_path)
+    configs.validate(config)
+    (tmp_path / "old.png").touch()
+    with pytest.raises(
+        ConfigError, match=r"config\.save_images: .* exists and is not an empty folder"
+    ):
+        configs.validate(config)
+    config.save_images = ""
+    config.channel = "yuv"
+    with pytest.raises(ConfigError, match=r"config\.channel is 'yuv'; known: rgb, y"):
+        configs.validate(config)
+
+
 def test_evaluation_needs_weights_and_takes_no_backbone():
     with pytest.raises(ConfigError, match=r"config\.init_from"):
         configs.validate(configs.evaluate())

@@ -1,6 +1,7 @@
 """From config keys to classes: what is taken, what stands in, and how often each is used."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -117,10 +118,25 @@ def test_held_out_is_the_test_data(photos, data):
     assert low_light.source.names == ("a",)
     assert noise.task.degradation == "noise:25" and noise.name == "noise"
     assert noise.origin == f"synthetic noise:25 on 1 photos of cbsd68 in {data}/cbsd68"
+    assert [one.test_set for one in (low_light, noise, haze)] == ["lol", "cbsd68 noise:25", ""]
     assert "sots not found" in haze.origin
     # Another class of the same clean photos keeps its own degradation.
     jpeg = Task("jpeg", "jpeg", datasets=("dfwb",))
     assert open_classes((jpeg,), **options)[0].task.degradation == "jpeg"
+
+
+def test_only_whole_test_data_of_a_data_set_are_a_test_set(photos, data):
+    write(Path(data), "Snow100K/test/Snow100K-L/synthetic/a.png Snow100K/test/Snow100K-L/gt/a.png")
+    sources = {"snow": f"snow100k:{data}/Snow100K"}
+    (snow,) = open_classes(resolve_tasks("snow"), sources=sources, root=photos, split="held_out")
+    assert "without" in snow.origin and snow.test_set == ""  # S and M are not there
+    sources = {"noise:15": f"cbsd68:{data}/cbsd68"}
+    (noise,) = open_classes(
+        resolve_tasks("noise:15"), sources=sources, root=photos, split="held_out"
+    )
+    assert noise.test_set == "cbsd68 noise:15"
+    low_light = open_classes(TASKS[:1], root=photos, datasets=data, stage="restore")
+    assert low_light[0].test_set == ""  # training data
 
 
 def test_no_stand_ins(photos, data):

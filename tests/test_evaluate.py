@@ -8,7 +8,7 @@ import pytest
 from dcpt_jax import images, weights
 from dcpt_jax import metrics as dcpt_metrics
 from dcpt_jax.data import held_out, tasks
-from dcpt_jax.evaluate import baselines, gallery, run
+from dcpt_jax.evaluate import baselines, gallery, published, run, saving
 from dcpt_jax.evaluate.tables import ClassResult, Evaluation
 from tests.conftest import tiny_config
 
@@ -268,6 +268,67 @@ def test_a_run_writes_tables_and_a_sheet(tmp_path, photo_folder, pretrained, cap
     assert again.to_json() == evaluation.to_json()
 
 
+def test_saved_images_give_the_reported_numbers(tmp_path, photo_folder, pretrained):
+    config = tiny_config("evaluate", photo_folder)
+    config.init_from = str(pretrained)
+    config.tasks = "noise:25"
+    config.channel = "y"
+    config.data.crops_per_photo = 2
+    config.save_images = str(tmp_path / "images")
+    evaluation = run.evaluate(config, tmp_path)
+    folder = tmp_path / "images" / "noise_25"
+    names = sorted(path.name for path in (folder / "clean").iterdir())
+    assert len(names) == 12 and "photo_0-1.png" in names
+    for kind, expected in (
+        ("restored", evaluation.classes[0].psnr_restored),
+        ("degraded", evaluation.classes[0].psnr_degraded),
+    ):
+        assert sorted(path.name for path in (folder / kind).iterdir()) == names
+        found = [
+            dcpt_metrics.psnr(
+                images.read_image(folder / kind / name),
+                images.read_image(folder / "clean" / name),
+                channel="y",
+            )
+            for name in names
+        ]
+        assert np.mean(found) == pytest.approx(expected)
+    saved = json.loads((tmp_path / "evaluation.json").read_text())
+    assert saved["metric"] == {"channel": "y", "rounding": "uint8", "crop": 0}
+    assert saved["crop_size"] == 16 and saved["test_sets"] == {"noise:25": ""}
+    assert saved["architecture"] == "nafnet" and saved["task_set"] == "5d"
+
+
+@pytest.mark.parametrize(
+    ("task_set", "classes", "asked", "expected"),
+    [
+        ("5d", ["rain", "noise", "haze", "low_light", "motion_blur"], "rain", "5d"),
+        ("a,b", ["haze", "rain", "noise", "low_light", "motion_blur"], "", "5d"),  # any order
+        ("rain", ["rain"], "5d", "rain"),  # whatever they are measured on
+        ("class_0,class_1", ["class_0", "class_1"], "5d", "5d"),  # converted: not known
+        ("class_0", ["class_0"], "", "class_0"),
+        ("", [], "cdd11", "cdd11"),
+    ],
+)
+def test_what_weights_were_trained_on(task_set, classes, asked, expected):
+    description = {"task_set": task_set, "classes": classes}
+    assert run.trained_on(description, asked) == expected
+
+
+def test_saved_files_of_equal_names_are_numbered(tmp_path):
+    image = np.full((4, 4, 3), 0.5, np.float32)
+    samples = [
+        (held_out.Sample(task, image, image, name), image)
+        for task, name in ((0, "a/b"), (0, "a_b"), (0, "A_B"), (1, "a/b"))
+    ]
+    assert [s for s, _ in saving.save_each(samples, ["rain", "x"], tmp_path)] == [
+        s for s, _ in samples
+    ]
+    found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("clean/*"))
+    assert found == ["rain/clean/A_B_3.png", "rain/clean/a_b.png", "rain/clean/a_b_2.png",
+                     "x/clean/a_b.png"]  # fmt: skip
+
+
 def test_a_run_with_baselines_adds_tables_and_changes_nothing_else(
     tmp_path, photo_folder, pretrained
 ):
@@ -383,7 +444,7 @@ def test_the_nearest_classifier_among_what_the_weights_grew_from(monkeypatch):
     assert str(place) == "/new/a" and params == {"network": 1}
 
 
-def test_pairs_are_measured_whole(tmp_path, photo_folder, pretrained, capsys):
+def test_pairs_are_measured_whole(tmp_path, photo_folder, pretrained, capsys, monkeypatch):
     """PSNR of test pairs, as published tables mean it: of whole images, of any sizes."""
     import jax
 
@@ -409,6 +470,8 @@ def test_pairs_are_measured_whole(tmp_path, photo_folder, pretrained, capsys):
     config.tasks = "rain"
     config.data.crop_size = 0
     config.data.sources.rain = f"rain100l:{tmp_path}/Rain100L"
+    table = next(one for one in published.TABLES if "DCPT-NAFNet" in one.methods)
+    monkeypatch.setitem(table.test_sets, "rain", published.TestSet("rain100l", 2))
     evaluation = run.evaluate(config, tmp_path / "e")
     (rain,) = evaluation.classes
     assert rain.samples == 2
@@ -416,8 +479,13 @@ def test_pairs_are_measured_whole(tmp_path, photo_folder, pretrained, capsys):
     assert rain.psnr_restored == pytest.approx(np.mean(expected), abs=1e-3)
     assert "whole images" in evaluation.convention
     assert evaluation.data == (f"pairs of rain100l in {tmp_path}/Rain100L",)
+    assert evaluation.test_sets == ("rain100l",) and evaluation.crop_size == 0
     out = capsys.readouterr().out
     assert f"rain: 2 of pairs of rain100l in {tmp_path}/Rain100L" in out
+    # As they are the test images of a published table, its figures stand beside ours.
+    difference = rain.psnr_restored - 35.68
+    assert "DCPT-NAFNet (published)" in out
+    assert f"35.68 / - {difference:+.2f} / -" in " ".join(out.split())
     saved = json.loads((tmp_path / "e/evaluation.json").read_text())
     assert saved["data"] == {"rain": evaluation.data[0]}
     assert images.read_image(tmp_path / "e/sheet.png").shape[0] > 256

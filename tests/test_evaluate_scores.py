@@ -10,6 +10,10 @@ def test_a_perfect_sample_counts_the_limit():
     assert scores.psnr(image, image) == metrics.PSNR_LIMIT
     assert scores.psnr(image + 0.1, image, rounding="none") == pytest.approx(20, abs=1e-3)
     assert scores.convention() == "RGB, rounded to 8 bits, at most 100 dB a sample"
+    assert scores.convention(channel="y").startswith("Y of YCbCr, rounded")
+    assert scores.psnr(image + 0.1, image, channel="y", rounding="none") == pytest.approx(
+        20 + 20 * np.log10(255 / 219), abs=1e-3
+    )
 
 
 def test_answers_of_classifiers_of_classes_and_of_components():

@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "dcpt_jax"
 ALLOWED = {
     "losses": set(),
     "metrics": set(),
+    "precision": set(),
     "images": {"image_headers"},
     "image_headers": set(),
     "degradations": set(),
@@ -19,14 +20,18 @@ ALLOWED = {
     "convert": {"models", "weights"},
     "weights": {"models"},
     "config": {"data"},
-    "train": {"config", "data", "evaluate", "images", "losses", "metrics", "models", "weights"},
-    "evaluate": {"config", "data", "images", "metrics", "restore", "weights"},
+    "train": {
+        *("config", "data", "evaluate", "images", "losses", "metrics", "models", "precision"),
+        "weights",
+    },
+    "evaluate": {"config", "data", "images", "metrics", "precision", "restore", "weights"},
     "restore": {
         *("command_line", "convert", "host_memory", "images", "inspect", "models", "weights"),
     },
     "inspect": {"command_line", "images", "models", "weights"},
     "command_line": set(),
     "data_check": {"config", "data"},
+    "tables": {"command_line", "evaluate"},
     "main": {"config", "evaluate", "host_memory", "train"},
     "host_memory": set(),
 }

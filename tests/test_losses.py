@@ -136,3 +136,42 @@ def test_l1_loss_equals_the_reference(shared):
         prediction, target = (jnp.asarray(arrays[k], jnp.float64) for k in ("pred", "target"))
         value = losses.l1_loss(prediction, target)
         np.testing.assert_allclose(value * case["loss_weight"], case["value"], rtol=1e-12)
+
+
+def test_fft_loss_by_hand():
+    zeros = jnp.zeros((2, 4, 4, 3))
+    # A constant difference of 0.3 has one value, 16 * 0.3, among the 4 x 3 of the real FFT; all
+    # imaginary parts are zero.
+    np.testing.assert_allclose(losses.fft_loss(zeros + 0.3, zeros), 16 * 0.3 / 12 / 2, rtol=1e-6)
+    # A single pixel in the corner has the same real value at all frequencies.
+    corner = zeros.at[:, 0, 0].set(0.5)
+    np.testing.assert_allclose(losses.fft_loss(corner, zeros), 0.5 / 2, rtol=1e-6)
+    # One pixel to the right of it: 1, -i, -1 along the width.
+    beside = zeros.at[:, 0, 1].set(-0.5)
+    np.testing.assert_allclose(losses.fft_loss(zeros, beside), 0.5 * (2 / 3 + 1 / 3) / 2, rtol=1e-6)
+
+
+def test_fft_loss_sums_frequencies_as_their_definition_does():
+    rng = np.random.default_rng(0)
+    a, b = rng.random((2, 1, 5, 6, 1))
+    y, x = np.mgrid[:5, :6]
+    found = []
+    for v in range(5):
+        for u in range(4):  # 6 // 2 + 1
+            wave = np.exp(-2j * np.pi * (v * y / 5 + u * x / 6))
+            value = ((a - b)[0, ..., 0] * wave).sum()
+            found += [abs(value.real), abs(value.imag)]
+    np.testing.assert_allclose(losses.fft_loss(jnp.array(a), jnp.array(b)), np.mean(found), 1e-5)
+
+
+def test_fft_loss_has_finite_gradients_and_compares_bfloat16_in_float32():
+    image = jnp.full((1, 4, 4, 3), 0.5, jnp.bfloat16)
+    value, gradient = jax.value_and_grad(losses.fft_loss)(image, image)
+    assert value == 0 and value.dtype == jnp.float32 and np.isfinite(gradient).all()
+
+
+def test_fft_loss_refuses_what_is_no_batch_of_images():
+    with pytest.raises(ValueError, match=r"fft_loss .* \(1, 4, 4, 3\) and target \(1, 4, 5, 3\)"):
+        losses.fft_loss(jnp.zeros((1, 4, 4, 3)), jnp.zeros((1, 4, 5, 3)))
+    with pytest.raises(ValueError, match="b, h, w, c"):
+        losses.fft_loss(jnp.zeros((4, 4, 3)), jnp.zeros((4, 4, 3)))

@@ -1,6 +1,8 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from dcpt_jax import create_classifier, create_model
@@ -165,3 +167,48 @@ def test_parts_of_a_batch_stay_on_their_devices():
     done = run_on_eight_devices(_EIGHT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["equal"]
+
+
+class Shift(nn.Module):
+    """Adds one learned number to every pixel; its feature is the image."""
+
+    @nn.compact
+    def __call__(self, images):
+        return images + self.param("shift", nn.initializers.zeros, ())
+
+    def restored_and_features(self, images):
+        return self(images), (images,)
+
+
+class Constant(nn.Module):
+    """The same two logits for every image."""
+
+    def __call__(self, features):
+        return jnp.zeros((features[0].shape[0], 2))
+
+
+@pytest.mark.parametrize("guidance", [0.0, 0.5])
+def test_the_fft_term_joins_the_loss_of_a_restoration(guidance):
+    """A difference of 0.5 in all pixels of 4x4: L1 0.5, FFT 16 * 0.5 / 12 / 2 = 1 / 3."""
+    optimizers = {"network": optax.sgd(1.0)}
+    params = {"network": {"shift": jnp.zeros(())}, "classifier": {}}
+    state = create_state(params, optimizers, rng=jax.random.PRNGKey(0))
+    batch = {
+        "degraded": jnp.full((2, 4, 4, 3), 0.25),
+        "clean": jnp.full((2, 4, 4, 3), 0.75),
+        "task": jnp.zeros(2, jnp.int32),
+    }
+    step = steps.make_transfer_step(
+        Shift(), Constant(), optimizers, guidance=guidance, fft_weight=0.3
+    )
+    new, metrics = step(state, batch)
+    assert metrics["loss_l1"] == pytest.approx(0.5)
+    assert metrics["loss_fft"] == pytest.approx(1 / 3)
+    assert metrics["loss"] == pytest.approx(0.5 + 0.1 + guidance * np.log(2))
+    # Both terms pull the shift up: by 1, and by 0.3 * 16 / 12 / 2.
+    assert new.params["network"]["shift"] == pytest.approx(1.2)
+    if guidance:
+        assert metrics["loss_pixel"] == pytest.approx(0.6)
+    without = steps.make_restore_step(Shift(), optimizers)(state, batch)[1]
+    assert set(without) == {"loss", "psnr", "gradient_norm_network"}
+    assert without["loss"] == pytest.approx(0.5)

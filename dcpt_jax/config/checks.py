@@ -116,6 +116,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for name in ("focal_gamma", "guidance"):
         if name in config:
             _at_least(name, config[name], 0)
+    if "fft_weight" in config:
+        _finite_weight("fft_weight", config.fft_weight)
     if "pixel_weight" in config:
         _check_loss_weights(config)
     if "first_pass" in config:
@@ -165,6 +167,17 @@ def validate_data(config: ml_collections.ConfigDict) -> None:
     if config.mode == "evaluate":
         _at_least("data.crops_per_photo", config.data.crops_per_photo, 1)
         _known("rounding", config.rounding, ("uint8", "none"))
+        _known("channel", config.channel, ("rgb", "y"))
+        _check_save_images(config.save_images)
+
+
+def _check_save_images(folder: str) -> None:
+    """Raises ConfigError if the images of a run would be mixed with other files."""
+    if folder and os.path.exists(folder) and not (os.path.isdir(folder) and not os.listdir(folder)):
+        raise ConfigError(
+            f"config.save_images: {folder} exists and is not an empty folder; name a new one, "
+            "since other programs would measure the files in it too"
+        )
 
 
 def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -271,12 +284,16 @@ def _at_least(key: str, value: float, low: float) -> None:
         raise ConfigError(f"config.{key} is {value}; it has to be {low} or larger")
 
 
+def _finite_weight(key: str, value: float) -> None:
+    _at_least(key, value, 0)
+    if not math.isfinite(value):
+        raise ConfigError(f"config.{key} is {value}; it has to be a finite number")
+
+
 def _check_loss_weights(config: ml_collections.ConfigDict) -> None:
     """Raises ConfigError unless the terms of the loss have weights, and one of them counts."""
     for key in ("pixel_weight", "class_weight"):
-        _at_least(key, config[key], 0)
-        if not math.isfinite(config[key]):
-            raise ConfigError(f"config.{key} is {config[key]}; it has to be a finite number")
+        _finite_weight(key, config[key])
     if not config.pixel_weight and not config.class_weight:
         raise ConfigError(
             "config.pixel_weight and config.class_weight are both 0, which leaves nothing to "

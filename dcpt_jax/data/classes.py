@@ -18,12 +18,15 @@ class TrainingClass:
         origin: what the items are, for people: "synthetic rain on 11 photos".
         is_synthetic: True where the items are clean photos, to which `task.degradation` is applied;
             False for pairs.
+        test_set: the published test set whose images these all are: "rain100l", or for clean
+            photos with what degrades them, "cbsd68 noise:25"; "" for other items.
     """
 
     task: Task
     source: Any
     origin: str
     is_synthetic: bool
+    test_set: str = ""
 
     @property
     def name(self) -> str:

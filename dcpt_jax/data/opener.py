@@ -33,6 +33,7 @@ class Opened:
         is_pairs: False for clean photos.
         dataset: the public data set it is of, or None.
         missing: parts of the data set that are not there.
+        is_test_set: whether it is all of the data set's own test data.
     """
 
     source: Any
@@ -40,6 +41,7 @@ class Opened:
     is_pairs: bool
     dataset: public.Dataset | None = None
     missing: tuple[str, ...] = ()
+    is_test_set: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,14 +135,17 @@ class Opener:
             photos, where = self._clean_photos()
             origin = synthetic_origin(task, f"{len(photos)} {where}") + note
             return TrainingClass(task, photos, origin, is_synthetic=True)
+        test_set = opened.dataset.name if opened.is_test_set else ""
         if opened.is_pairs:
-            return TrainingClass(task, opened.source, opened.what + note, is_synthetic=False)
+            what = opened.what + note
+            return TrainingClass(task, opened.source, what, is_synthetic=False, test_set=test_set)
         fixed = opened.dataset.degradation if opened.dataset is not None else ""
         # That of a class as such; "noise:15" asks for a strength of its own.
         if self.split == "held_out" and fixed.partition(":")[0] == task.name:
             task = dataclasses.replace(task, degradation=fixed)
         origin = synthetic_origin(task, f"{len(opened.source)} {opened.what}") + note
-        return TrainingClass(task, opened.source, origin, is_synthetic=True)
+        test_set = test_set and f"{test_set} {task.degradation}"
+        return TrainingClass(task, opened.source, origin, is_synthetic=True, test_set=test_set)
 
     def published(self, task: Task, stage: str) -> tuple[Opened | None, Missing]:
         """The data of the class's data sets, and what of them is missing."""
@@ -220,7 +225,8 @@ class Opener:
         without = f" without {', '.join(found.missing)}" if found.missing else ""
         what = f"{source.noun}s of {name} in {folder}{without}"
         missing = tuple(f"{name}: no {part} in {folder}" for part in found.missing)
-        return Opened(source, what, is_pairs, found.dataset, missing)
+        is_test_set = self.split == "held_out" and not missing
+        return Opened(source, what, is_pairs, found.dataset, missing, is_test_set)
 
     def _clean_photos(self) -> tuple[sources.PhotoSource, str]:
         if self._root:

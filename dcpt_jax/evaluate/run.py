@@ -6,7 +6,7 @@ import itertools
 import json
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from dcpt_jax import config as configs
 from dcpt_jax import images, metrics, weights
 from dcpt_jax.data import held_out, opening
 from dcpt_jax.data import tasks as task_sets
-from dcpt_jax.evaluate import baselines, gallery, scores
-from dcpt_jax.evaluate.tables import BaselineResult, ClassResult, Evaluation
+from dcpt_jax.evaluate import baselines, comparison, formats, gallery, saving, scores
+from dcpt_jax.evaluate.tables import BaselineResult, ClassResult, Evaluation, aligned
 from dcpt_jax.precision import products_in
 from dcpt_jax.restore import predictor
 
@@ -28,6 +28,7 @@ SHEET_HEIGHT = 2400  # pixels of all pictures of the sheet above one another, at
 SHOWN_SIDE = 256  # of whole images, the middle is shown
 JUDGED_SIDE = 512  # and classified: classifiers learn from crops smaller than this
 WHOLE = "whole images"
+DEFAULT_METRIC = metrics.Convention()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,17 +114,23 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> Evaluati
         restored = restore_each(network, params["network"], samples, config.batch_size)
     else:
         restored = restore_whole(network, params["network"], samples)
+    if config.save_images:
+        restored = saving.save_each(restored, [task.name for task in tasks], config.save_images)
     pictures = PictureSheet([task.name for task in tasks], counts, data.crop_size)
+    convention = metrics.Convention(config.channel, config.rounding)
     with products_in(config.matmul_precision):  # `restored` is computed while it is scored
-        evaluation = score(
-            tasks, restored, judge, pictures, rounding=config.rounding, methods=methods
-        )
+        evaluation = score(tasks, restored, judge, pictures, metric=convention, methods=methods)
     evaluation = dataclasses.replace(
         evaluation,
         convention=f"{evaluation.convention}, {whole}",
         data=tuple(one.origin for one in classes),
+        # Crops of test images are not what published figures are of.
+        test_sets=tuple("" if data.crop_size else one.test_set for one in classes),
+        crop_size=data.crop_size,
     )
     _write(Path(workdir), config, description, evaluation, pictures)
+    if config.save_images:
+        print(f"wrote the images of all samples below {config.save_images}", flush=True)
     return evaluation
 
 
@@ -218,13 +225,14 @@ def score(
     judge: Judge | None,
     pictures: "PictureSheet",
     *,
-    rounding: metrics.Rounding = "uint8",
+    metric: metrics.Convention = DEFAULT_METRIC,
     methods: Sequence[baselines.Method] = (),
 ) -> Evaluation:
     """Means per class, also of other methods, and what a classifier said that knows all classes."""
     names = [task.name for task in tasks]
     # Of each class, of each sample: PSNR and SSIM of degraded, restored and each method's image.
     measured: dict[int, list[tuple[list[float], list[float]]]] = {i: [] for i in range(len(tasks))}
+    options = {"channel": metric.channel, "rounding": metric.rounding}
     truth = judge.truth(tasks) if judge is not None else None
     said = np.zeros_like(truth, int) if truth is not None else None
     exact, nothing = np.zeros((2, len(tasks)), int)
@@ -234,8 +242,8 @@ def score(
             *(method(sample.degraded) for method in methods),
         )
         pairs = [(one, sample.clean) for one in found]
-        psnr = [scores.psnr(*pair, rounding=rounding) for pair in pairs]
-        ssim = [metrics.ssim(*pair, rounding=rounding) for pair in pairs]
+        psnr = [scores.psnr(*pair, **options) for pair in pairs]
+        ssim = [metrics.ssim(*pair, **options) for pair in pairs]
         measured[sample.task].append((psnr, ssim))
         pictures.offer(sample, image, *psnr[:2])
         if truth is not None:
@@ -253,13 +261,11 @@ def score(
         BaselineResult(m.name, m.library, m.citation, *map(tuple, means[:, :, 2 + i].T.tolist()))
         for i, m in enumerate(methods)
     )
-    convention = scores.convention(rounding=rounding)
-    if truth is None:
-        return Evaluation(classes, convention, None, (), baselines=others)
-    if judge.label == weights.FLAT:
-        return Evaluation(classes, convention, said, judge.outputs, baselines=others)
-    results = (said, judge.outputs, truth, exact, nothing)
-    return Evaluation(classes, convention, *results, baselines=others)
+    results = {"metric": metric, "baselines": others}
+    if truth is not None and judge.label == weights.MULTI_HOT:
+        results |= {"truth": truth, "exact": exact, "nothing": nothing}
+    outputs = judge.outputs if truth is not None else ()
+    return Evaluation(classes, scores.convention(**options), said, outputs, **results)
 
 
 class PictureSheet:
@@ -322,6 +328,8 @@ def _write(
         "weights": str(config.init_from),
         "mode": description.get("mode"),
         "steps": description.get("steps"),
+        "architecture": description["architecture"],
+        "task_set": trained_on(description, config.tasks),
         "config": configs.to_json(config),
         **evaluation.to_json(),
     }
@@ -329,8 +337,29 @@ def _write(
     (workdir / "evaluation.md").write_text(evaluation.to_markdown())
     images.write_image(workdir / "sheet.png", pictures.draw().astype(np.float32) / 255)
     print(evaluation.to_text())
+    compared = comparison.compare([comparison.parse_run(content, workdir.name)])
+    if compared.methods:
+        print(f"\n{aligned(formats.to_markdown(compared))}\n")
     for name in ("evaluation.md", "evaluation.json", "sheet.png"):
         print(f"wrote {workdir / name}", flush=True)
+
+
+def trained_on(description: Mapping[str, Any], asked: str) -> str:
+    """Name of the task set that weights were trained on, or their classes joined by commas.
+
+    Args:
+        description: content of their `model.json`.
+        asked: the tasks that are evaluated; taken for converted weights, which do not say theirs.
+    """
+    classes = set(description["classes"])
+    for name, tasks in task_sets.TASK_SETS.items():
+        if classes == {task.name for task in tasks}:
+            return name
+    try:
+        known = task_sets.resolve_trained(description["task_set"], description["classes"])
+    except ValueError:
+        known = ()
+    return description["task_set"] if known else asked or description["task_set"]
 
 
 def _changes(config: ml_collections.ConfigDict, description: dict[str, Any]) -> dict[str, Any]:

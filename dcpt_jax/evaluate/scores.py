@@ -5,15 +5,22 @@ import numpy as np
 from dcpt_jax import metrics, weights
 
 
-def psnr(image: np.ndarray, clean: np.ndarray, *, rounding: metrics.Rounding = "uint8") -> float:
+def psnr(
+    image: np.ndarray,
+    clean: np.ndarray,
+    *,
+    channel: metrics.Channel = "rgb",
+    rounding: metrics.Rounding = "uint8",
+) -> float:
     """PSNR in dB of images [h, w, 3], at most `metrics.PSNR_LIMIT`; see `metrics.psnr`."""
-    return min(metrics.psnr(image, clean, rounding=rounding), metrics.PSNR_LIMIT)
+    value = metrics.psnr(image, clean, channel=channel, rounding=rounding)
+    return min(value, metrics.PSNR_LIMIT)
 
 
-def convention(*, rounding: metrics.Rounding = "uint8") -> str:
+def convention(*, channel: metrics.Channel = "rgb", rounding: metrics.Rounding = "uint8") -> str:
     """Name of the convention of `psnr` and of `metrics.ssim`, for tables."""
     limit = f"at most {metrics.PSNR_LIMIT:.0f} dB a sample"
-    return f"{metrics.convention(rounding=rounding)}, {limit}"
+    return f"{metrics.convention(channel=channel, rounding=rounding)}, {limit}"
 
 
 def answer(logits: np.ndarray, label: str) -> np.ndarray:

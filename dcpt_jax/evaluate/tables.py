@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from dcpt_jax import metrics
+
 # Letters of all column headings together, beyond which a table has numbers in their place: more
 # than this does not fit a terminal or a page.
 _WIDEST_HEADINGS = 60
@@ -57,7 +59,11 @@ class Evaluation:
             consists of. None for a classifier of classes.
         exact: with it: int [classes], samples in which the classifier was right in all components.
         nothing: with it: int [classes], samples in which it found no component: "clean", it says.
+        metric: the same convention, as values.
         data: what the samples of each class are, in words; () to say nothing.
+        test_sets: the published test set that each class was measured on, as a whole and on whole
+            images, see `data.classes.TrainingClass.test_set`; "" or () for other samples.
+        crop_size: of the samples, in pixels; 0 = whole images, None = not said.
         baselines: what classical methods made of the same samples; () if they were not asked for.
     """
 
@@ -68,7 +74,10 @@ class Evaluation:
     truth: np.ndarray | None = None
     exact: np.ndarray | None = None
     nothing: np.ndarray | None = None
+    metric: metrics.Convention = dataclasses.field(default_factory=metrics.Convention)
     data: tuple[str, ...] = ()
+    test_sets: tuple[str, ...] = ()
+    crop_size: int | None = None
     baselines: tuple[BaselineResult, ...] = ()
 
     def mean(self) -> ClassResult:
@@ -110,9 +119,12 @@ class Evaluation:
         } if multi_hot else None  # fmt: skip
         found = {
             "convention": self.convention,
+            "metric": dataclasses.asdict(self.metric),
+            "crop_size": self.crop_size,
             "classes": {c.name: _values(c) for c in self.classes},
             "mean": _values(self.mean()),
             "data": dict(zip((c.name for c in self.classes), self.data, strict=False)),
+            "test_sets": dict(zip((c.name for c in self.classes), self.test_sets, strict=False)),
             "accuracy": self.accuracy() if measured else None,
             "confusion": self.confusion.tolist() if measured and not multi_hot else None,
             "predicted_classes": [] if multi_hot else list(self.predicted),
@@ -229,16 +241,21 @@ class Evaluation:
 
     def to_text(self) -> str:
         """The Markdown tables with aligned columns, for a terminal."""
-        out, table = [], []
-        for line in [*self.to_markdown().splitlines(), ""]:
-            if line.startswith("|"):
-                table.append([cell.strip() for cell in line.strip("|").split("|")])
-                continue
-            if table:
-                out += _align([row for row in table if not set("".join(row)) <= {"-", ":"}])
-                table = []
-            out.append(line)
-        return "\n".join(out).rstrip()
+        return aligned(self.to_markdown())
+
+
+def aligned(markdown: str) -> str:
+    """Text whose Markdown tables have aligned columns, for a terminal."""
+    out, table = [], []
+    for line in [*markdown.splitlines(), ""]:
+        if line.startswith("|"):
+            table.append([cell.strip() for cell in line.strip("|").split("|")])
+            continue
+        if table:
+            out += _align([row for row in table if not set("".join(row)) <= {"-", ":"}])
+            table = []
+        out.append(line)
+    return "\n".join(out).rstrip()
 
 
 def _values(result: ClassResult) -> dict[str, Any]:

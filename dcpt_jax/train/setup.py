@@ -242,6 +242,8 @@ def make_step(
             fit network and crops.
     """
     options = {"ema_decay": config.ema_decay, "accumulate_steps": config.accumulate_steps}
+    if "fft_weight" in config:
+        options["fft_weight"] = config.fft_weight
     if config.mode == "restore":
         return steps.make_restore_step(network, optimizers, **options)
     options["focal_gamma"] = config.focal_gamma

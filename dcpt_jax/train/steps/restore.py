@@ -7,7 +7,6 @@ import flax.linen as nn
 import jax
 import optax
 
-from dcpt_jax import losses
 from dcpt_jax.train.state import Metrics, Step
 from dcpt_jax.train.steps import terms
 from dcpt_jax.train.steps.update import Batch, make_step
@@ -17,6 +16,7 @@ def make_restore_step(
     network: nn.Module,
     optimizers: Mapping[str, optax.GradientTransformation],
     *,
+    fft_weight: float = 0.0,
     ema_decay: float = 0.0,
     accumulate_steps: int = 1,
 ) -> Step:
@@ -25,18 +25,19 @@ def make_restore_step(
     Args:
         network: restoration network.
         optimizers: under "network".
+        fft_weight: of a second term of the loss, see `terms.restoration`.
         ema_decay: see the package.
         accumulate_steps: see the package.
 
     Returns:
         A step whose metrics are loss, psnr (dB, of unrounded floats, over the whole batch) and the
-        gradient norm before clipping.
+        gradient norm before clipping; with `fft_weight` also loss_l1 and loss_fft.
     """
 
     def loss_fn(params: dict[str, Any], batch: Batch) -> tuple[jax.Array, Metrics]:
         restored = network.apply({"params": params["network"]}, batch["degraded"])
-        loss = losses.l1_loss(restored, batch["clean"])
-        return loss, {"loss": loss, "squared_error": terms.squared_error(restored, batch["clean"])}
+        loss, metrics = terms.restoration(restored, batch["clean"], fft_weight=fft_weight)
+        return loss, {"loss": loss, **metrics}
 
     return make_step(
         loss_fn,

@@ -85,6 +85,28 @@ def joint(
     }
 
 
+def restoration(
+    restored: jax.Array, clean: jax.Array, *, fft_weight: float = 0.0
+) -> tuple[jax.Array, Metrics]:
+    """Loss of restored images: `L1(restored, clean) + fft_weight * fft_loss(restored, clean)`.
+
+    Args:
+        restored: float [b, h, w, c].
+        clean: float [b, h, w, c] in [0, 1].
+        fft_weight: finite, >= 0; 0 leaves the second term out, and nothing of it is computed.
+
+    Returns:
+        (loss, its metrics: `squared_error`; with a second term also both terms, `loss_l1` and
+        `loss_fft`).
+    """
+    loss, metrics = losses.l1_loss(restored, clean), {}
+    if fft_weight:
+        loss_fft = losses.fft_loss(restored, clean)
+        metrics = {"loss_l1": loss, "loss_fft": loss_fft}
+        loss = loss + fft_weight * loss_fft
+    return loss, metrics | {"squared_error": squared_error(restored, clean)}
+
+
 def squared_error(restored: jax.Array, clean: jax.Array) -> jax.Array:
     """Mean squared error of the restored images, clipped to [0, 1]."""
     return jnp.mean(jnp.square(jnp.clip(restored, 0, 1) - clean))

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dcpt_jax import losses
 from dcpt_jax.train.state import Metrics, Step
 from dcpt_jax.train.steps import terms
 from dcpt_jax.train.steps.restore import make_restore_step
@@ -25,6 +24,7 @@ def make_transfer_step(
     label_rows: np.ndarray | None = None,
     guidance: float = 1.0,
     focal_gamma: float = 0.0,
+    fft_weight: float = 0.0,
     ema_decay: float = 0.0,
     accumulate_steps: int = 1,
 ) -> Step:
@@ -44,16 +44,22 @@ def make_transfer_step(
             the package; `labels` is None then.
         guidance: weight of the classification; 0 = plain restoration training.
         focal_gamma: exponent of the focal loss; 0, as in the paper, is cross-entropy.
+        fft_weight: of another term beside the L1, see `terms.restoration`.
         ema_decay: see the package.
         accumulate_steps: see the package.
 
     Returns:
         A step whose metrics are loss, loss_pixel, loss_class, accuracy (all but loss only with
-        guidance), psnr and the gradient norm before clipping.
+        guidance), psnr and the gradient norm before clipping; with `fft_weight` also the parts of
+        loss_pixel, loss_l1 and loss_fft.
     """
     if not guidance:
         return make_restore_step(
-            network, optimizers, ema_decay=ema_decay, accumulate_steps=accumulate_steps
+            network,
+            optimizers,
+            fft_weight=fft_weight,
+            ema_decay=ema_decay,
+            accumulate_steps=accumulate_steps,
         )
 
     def loss_fn(params: dict[str, Any], batch: Batch) -> tuple[jax.Array, Metrics]:
@@ -61,7 +67,9 @@ def make_transfer_step(
         restored, features = network.apply(
             variables, batch["degraded"], method="restored_and_features"
         )
-        loss_pixel = losses.l1_loss(restored, batch["clean"])
+        loss_pixel, pixel_metrics = terms.restoration(
+            restored, batch["clean"], fft_weight=fft_weight
+        )
         task = batch["task"] if labels is None else jnp.asarray(labels)[batch["task"]]
         loss_class, accuracy = terms.classification(
             classifier,
@@ -72,7 +80,7 @@ def make_transfer_step(
             label_rows=label_rows,
         )
         loss, metrics = terms.joint(loss_pixel, loss_class, accuracy, class_weight=guidance)
-        return loss, metrics | {"squared_error": terms.squared_error(restored, batch["clean"])}
+        return loss, metrics | pixel_metrics
 
     return make_step(
         loss_fn,

@@ -1,0 +1,43 @@
+"""Files of evaluated samples, for other programs to measure."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dcpt_jax import images
+from dcpt_jax.data import held_out
+
+KINDS = ("degraded", "restored", "clean")
+
+
+def save_each(
+    restored: Iterable[tuple[held_out.Sample, np.ndarray]], names: Sequence[str], folder: Path | str
+) -> Iterator[tuple[held_out.Sample, np.ndarray]]:
+    """Writes the images of each sample, and passes it on.
+
+    The files are `FOLDER/CLASS/{degraded,restored,clean}/NAME.png`, 8-bit RGB, with the same names
+    in all three folders: what a metric that rounds to 8 bits compares. Characters that file names
+    cannot hold everywhere are written as "_", and equal names are numbered.
+
+    Args:
+        restored: samples with their restored images, float [h, w, 3].
+        names: of the classes.
+        folder: where the files go.
+    """
+    taken: set[tuple[int, str]] = set()
+    for sample, image in restored:
+        name = base = _file_name(sample.name)
+        number = 1
+        while (sample.task, name.lower()) in taken:
+            number += 1
+            name = f"{base}_{number}"
+        taken.add((sample.task, name.lower()))
+        place = Path(folder) / _file_name(names[sample.task])
+        for kind, pixels in zip(KINDS, (sample.degraded, image, sample.clean), strict=True):
+            images.write_image(place / kind / f"{name}.png", pixels)
+        yield sample, image
+
+
+def _file_name(name: str) -> str:
+    return "".join("_" if c in '/\\:*?"<>|' else c for c in name)

@@ -1,0 +1,83 @@
+"""`python -m dcpt_jax.tables`: measured figures beside published ones."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from dcpt_jax.command_line import UsageError, run_command
+from dcpt_jax.evaluate import comparison, formats, results_page
+
+_DETAILS = """
+what stands beside what
+  Only figures that compare. Conventions (RGB or luma, 8 bits or floats, whole images or crops) are
+  not mixed. Several runs have to be of the same classes and data. Published figures appear only for
+  classes that were measured on the published test set, all of it and whole images: evaluate with
+  --config.data.datasets=FOLDER --config.data.crop_size=0.
+
+exit status
+  0: printed; 2: wrong use, or figures that do not compare, with the reason on the error stream.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's arguments."""
+    result = argparse.ArgumentParser(
+        prog="python -m dcpt_jax.tables",
+        usage="%(prog)s RUN... [options]",
+        description="Prints what evaluations measured beside what was published.",
+        epilog=_DETAILS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = result.add_argument
+    add(
+        "runs",
+        nargs="*",
+        metavar="RUN",
+        help="work directory of configs/evaluate.py, or its evaluation.json",
+    )
+    add("--format", choices=tuple(formats.FORMATS), default="markdown", help="default: markdown")
+    add(
+        "--published",
+        metavar="METHOD,...",
+        help="published methods, such as DCPT-NAFNet,PromptIR (default: the runs' backbone without "
+        "and with pre-training; '' = none)",
+    )
+    add(
+        "--page",
+        action="store_true",
+        help="print docs/results.md instead: a section for each run, what is not measured, and all "
+        "published tables",
+    )
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status, except that argparse itself exits with 2."""
+    return run_command(parser(), run, arguments)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints what the options say.
+
+    Raises:
+        UsageError: if nothing can be printed.
+    """
+    if not options.runs and not options.page:
+        raise UsageError("name at least one RUN, the work directory of an evaluation")
+    methods = options.published
+    if methods is not None:
+        methods = [name.strip() for name in methods.split(",") if name.strip()]
+    try:
+        runs = [comparison.read_run(path) for path in options.runs]
+        if options.page:
+            text = results_page.page(runs)
+        else:
+            text = formats.FORMATS[options.format](comparison.compare(runs, methods))
+    except comparison.ComparisonError as error:
+        raise UsageError(str(error)) from error
+    sys.stdout.write(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

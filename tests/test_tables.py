@@ -1,0 +1,93 @@
+"""`python -m dcpt_jax.tables`, and the page of results."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dcpt_jax import tables
+from dcpt_jax.evaluate import comparison, results_page
+from dcpt_jax.evaluate.tables import ClassResult, Evaluation
+from dcpt_jax.metrics import Convention
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    """A work directory of an evaluation on the whole of Rain100L."""
+
+    def write(name="mine", **changes):
+        evaluation = Evaluation(
+            (ClassResult("rain", 100, 25.0, 36.0, 0.8, 0.95),),
+            "RGB, rounded to 8 bits",
+            None,
+            (),
+            metric=changes.pop("metric", Convention()),
+            data=("pairs of rain100l in /data",),
+            test_sets=("rain100l",),
+            crop_size=0,
+        )
+        content = {"architecture": "nafnet", "task_set": "5d", **evaluation.to_json(), **changes}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "evaluation.json").write_text(json.dumps(content))
+        return str(tmp_path / name)
+
+    return write
+
+
+def test_measured_beside_published(workdir, capsys):
+    assert tables.main([workdir(), "--published", "DCPT-NAFNet"]) == 0
+    out = capsys.readouterr().out
+    assert "| rain | 100 | 25.00 | 36.00 / 0.950 | 35.68 / - | +0.32 / - |" in out
+    assert "| class | samples | degraded | mine | DCPT-NAFNet (published) |" in out
+
+
+def test_formats(workdir, capsys):
+    run = workdir()
+    assert tables.main([run, "--format", "csv"]) == 0
+    assert capsys.readouterr().out.startswith("class,run,samples,data,")
+    assert tables.main([run, "--format", "latex", "--published", ""]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("\\begin{table}") and "NAFNet" not in out
+
+
+def test_mixed_conventions_are_refused(workdir, capsys):
+    runs = [workdir(), workdir("luma", metric=Convention("y"))]
+    assert tables.main(runs) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "mine is of RGB, rounded to 8 bits" in captured.err
+    assert "luma of Y of YCbCr, rounded to 8 bits" in captured.err
+
+
+def test_wrong_use_is_explained(tmp_path, capsys):
+    assert tables.main([]) == 2
+    assert "name at least one RUN" in capsys.readouterr().err
+    assert tables.main([str(tmp_path)]) == 2
+    assert "configs/evaluate.py" in capsys.readouterr().err
+
+
+def test_the_page_of_results_is_up_to_date():
+    files = sorted((ROOT / "docs/results").glob("*.json"))
+    page = results_page.page([comparison.read_run(file) for file in files])
+    assert (ROOT / "docs/results.md").read_text() == page
+
+
+def test_means_of_the_stored_results_are_those_of_their_classes():
+    for file in (ROOT / "docs/results").glob("*.json"):
+        content = json.loads(file.read_text())
+        for key in ("psnr_degraded", "psnr_restored", "ssim_degraded", "ssim_restored"):
+            mean = np.mean([one[key] for one in content["classes"].values()])
+            assert content["mean"][key] == pytest.approx(mean, abs=0.0051), (file, key)
+
+
+def test_the_page_names_what_is_not_measured(workdir):
+    page = results_page.page([])
+    assert "Nothing yet." in page
+    assert "- 10d: DCPT-NAFNet.\n" in page and "- 5d: DCPT-SwinIR, DCPT-NAFNet," in page
+    # One class of five is not the published result.
+    page = results_page.page([comparison.read_run(workdir())])
+    assert "| 36.00 / 0.950 |" in page and "- 5d: DCPT-SwinIR, DCPT-NAFNet," in page
+    assert "| DCPT-NAFNet | 29.47 | 35.68 |" in page and "| IDR (second-hand) | 25.24 |" in page
