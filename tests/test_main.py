@@ -78,6 +78,29 @@ def test_errors_of_use_are_explained_without_a_traceback(arguments, parts):
         assert part in output, output
 
 
+def test_help_names_stages_presets_and_how_to_list_keys():
+    done = main("--help")
+    assert done.returncode == 0 and done.stderr == ""
+    for path in (ROOT / "configs").glob("*.py"):
+        assert f"configs/{path.name}" in done.stdout
+    for part in ("nafnet restormer promptir swinir", "5d 10d cdd11", "--workdir", "--help lists"):
+        assert part in done.stdout
+
+
+def test_help_of_a_stage_lists_its_keys():
+    done = main("--config=configs/pretrain.py:restormer,10d", "--config.num_steps=7", "--help")
+    assert done.returncode == 0
+    keys = done.stdout.splitlines()
+    assert "--config.num_steps=7" in keys and "--config.model.name=restormer" in keys
+    assert "--config.model.num_blocks='(4, 6, 6, 8)'" in keys  # as a shell takes it
+    assert all(line.startswith("--config.") for line in keys)
+
+
+def test_help_of_an_unknown_stage_is_an_error():
+    done = main("--config=configs/nothing.py", "--help")
+    assert done.returncode == 2 and "configs/nothing.py" in done.stderr
+
+
 def test_a_folder_without_photos(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "notes.txt").write_text("no photo")

@@ -245,8 +245,8 @@ def evaluate(arg: str = "") -> ml_collections.ConfigDict:
     config.rounding = "uint8"
     # Folder whose classifier is measured. "" = that of init_from, or of what init_from grew from.
     config.classifier_from = ""
-    # Measure classical methods (non-local means, CLAHE, ...) on the same samples, too. Needs
-    # PyWavelets, and about 0.3 s of CPU time for a crop of 192x192 pixels.
+    # Measure classical methods (non-local means, CLAHE, ...) on the same samples, too. Takes
+    # about 0.3 s of CPU time for a crop of 192x192 pixels.
     config.baselines = False
     # NAFNet's test-time local converter at the size of the training crops. It may help or harm, and
     # the published 5d and 10d results do not use it.
