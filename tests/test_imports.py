@@ -33,6 +33,7 @@ ALLOWED = {
     "config_files": set(),
     "data_check": {"config", "config_files", "data", "extras"},
     "main": {"config", "config_files", "data", "evaluate", "extras", "host_memory", "train"},
+    "__main__": {"extras"},
     "host_memory": set(),
 }
 
