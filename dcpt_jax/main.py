@@ -130,10 +130,11 @@ def parse_flags(argv: Sequence[str]) -> Sequence[str]:
     sys.argv = argv  # the config's flag looks there for what it overrides
     try:
         others = flags.FLAGS(argv)
-        if of_classes and _CONFIG.value is not None:
-            configs.set_class_flags(_CONFIG.value, of_classes)
+        config = _CONFIG.value  # raises if there is no such file
+        if of_classes and config is not None:
+            configs.set_class_flags(config, of_classes)
         if wants_help:
-            print(_usage() if _CONFIG.value is None else "\n".join(_keys(_CONFIG.value)))
+            print(_usage() if config is None else "\n".join(_keys(config)))
             sys.exit(0)
         return others
     except (flags.Error, AttributeError, KeyError, ValueError, OSError) as error:

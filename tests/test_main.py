@@ -54,7 +54,10 @@ def main(*arguments):
             ["--config=configs/transfer.py:restormer,rain", "--workdir=/x"],
             ["transfer starts from a trained network", "--config.init_from"],
         ),
-        (["--config=configs/nothing.py", "--workdir=/x"], ["configs/nothing.py"]),
+        (
+            ["--config=configs/nothing.py", "--workdir=/x"],
+            ["error: there is no config file 'configs/nothing.py'"],
+        ),
         (
             ["--config=configs/pretrain.py", "--workdir=/x", "--config.tasks=fog"],
             ["config.tasks", "fog", "haze"],
