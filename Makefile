@@ -30,6 +30,7 @@ test: $(VENV)/ready-for-tests
 lint: $(VENV)/ready-for-tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .ruff_cache
