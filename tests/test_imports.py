@@ -21,15 +21,18 @@ ALLOWED = {
     "config": {"data", "extras"},
     "train": {
         *("config", "data", "evaluate", "extras", "images", "losses", "metrics", "models"),
-        "weights",
+        *("precision", "weights"),
     },
-    "evaluate": {"config", "data", "extras", "images", "metrics", "restore", "weights"},
+    "evaluate": {
+        *("config", "data", "extras", "images", "metrics", "precision", "restore", "weights"),
+    },
     "restore": {
         *("command_line", "convert", "host_memory", "images", "inspect", "models", "weights"),
     },
     "inspect": {"command_line", "images", "models", "weights"},
     "command_line": set(),
     "extras": set(),
+    "precision": set(),
     "config_files": set(),
     "data_check": {"config", "config_files", "data", "extras"},
     "main": {"config", "config_files", "data", "evaluate", "extras", "host_memory", "train"},
