@@ -1,13 +1,13 @@
 # make demo   pre-train, restore and evaluate on real photos, minutes on two CPU cores
 # make test   the tests
 # Both make the virtual environment that they need. PYTHON=python3.12 chooses the interpreter,
-# REQUIREMENTS=requirements.txt installs JAX for NVIDIA GPUs, RUNS=DIR says where the demo writes.
+# EXTRAS=train,cuda12 installs JAX for NVIDIA GPUs, RUNS=DIR says where the demo writes.
 
-PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
-	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
+PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3 python; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12), (3, 13)))' \
 	2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
-REQUIREMENTS ?= requirements-cpu.txt
+EXTRAS ?= train
 RUNS ?= runs/demo
 BIN := $(VENV)/bin
 MAIN := $(BIN)/python -m dcpt_jax.main
@@ -30,21 +30,21 @@ test: $(VENV)/ready-for-tests
 lint: $(VENV)/ready-for-tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .ruff_cache
 
 $(BIN)/python:
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: make PYTHON=/path/to/it"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=/path/to/it"; exit 1; }
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
-$(VENV)/ready: $(BIN)/python constraints.txt requirements.txt requirements-base.txt \
-		requirements-jax.txt requirements-cpu.txt
+$(VENV)/ready: $(BIN)/python constraints.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		-r $(REQUIREMENTS) -c constraints.txt
+		--editable ".[$(EXTRAS)]" --constraint constraints.txt
 	touch $@
 
-$(VENV)/ready-for-tests: $(VENV)/ready requirements-dev.txt
+$(VENV)/ready-for-tests: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		-r requirements-dev.txt -c constraints.txt
+		--editable ".[dev]" --constraint constraints.txt
 	touch $@

@@ -9,8 +9,8 @@ Photos: those bundled ones that training never sees, or `--config.data.root=FOLD
 others: `configs/evaluate.py:cdd11`, `--config.tasks=low_light+rain,haze`.
 
 `--config.baselines=True` adds tables of what classical methods make of the same samples (non-local
-means, wavelets, Richardson-Lucy, gamma, CLAHE; `dcpt_jax/evaluate/baselines.py`). It needs
-`pip install PyWavelets` and about 0.3 s of CPU time for each crop of 192x192 pixels.
+means, wavelets, Richardson-Lucy, gamma, CLAHE; `dcpt_jax/evaluate/baselines.py`). It takes about
+0.3 s of CPU time for each crop of 192x192 pixels.
 
 PSNR and SSIM are of RGB rounded to 8 bits; `--config.channel=y` and `--config.rounding=none` are
 the other conventions. `--config.save_images=FOLDER` writes the images, for other programs to

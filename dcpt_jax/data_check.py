@@ -4,13 +4,16 @@ import logging
 import sys
 from collections.abc import Sequence
 
-import ml_collections
 import tqdm
 from absl import flags
-from ml_collections import config_flags
 
 from dcpt_jax import config as configs
+from dcpt_jax import config_files, extras
 from dcpt_jax.data import check, opening
+
+with extras.needed("train", "dcpt_jax.data.check"):
+    import ml_collections
+    from ml_collections import config_flags
 
 _USAGE = """python -m dcpt_jax.data.check --config=configs/restore.py:nafnet,5d \\
     --config.data.datasets=/data
@@ -103,7 +106,7 @@ def _parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, flags.FlagVa
     config_flags.DEFINE_config_file("config", None, "Config of the run.", flag_values=values)
     flags.DEFINE_bool("decode", False, "Decode every file.", flag_values=values)
     flags.DEFINE_enum("split", None, ["train", "held_out"], "Which data.", flag_values=values)
-    argv, of_classes = configs.take_class_flags(argv)
+    argv, of_classes = configs.take_class_flags(config_files.locate(argv))
     before, sys.argv = sys.argv, list(argv)  # the config's flag looks there for its overrides
     try:
         rest = values(argv)

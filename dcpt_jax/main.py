@@ -4,18 +4,24 @@ import itertools
 import logging
 import os
 import runpy
+import shlex
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import config_flags
 
 from dcpt_jax import config as configs
+from dcpt_jax import config_files, extras
+from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.host_memory import start_with_huge_pages
+
+with extras.needed("train", "training and evaluation"):
+    from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "File in configs/, e.g. configs/pretrain.py[:preset].", lock_config=True
@@ -31,6 +37,7 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
+_HELP = {"-h", "-help", "--help"}
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the program an error arose.")
 
 
@@ -117,17 +124,54 @@ def _join_processes(mode: str) -> None:
 
 def parse_flags(argv: Sequence[str]) -> Sequence[str]:
     """Parses the command line; an unknown config key or preset lists the known ones and ends."""
+    wants_help = bool(_HELP & set(argv[1:]))
+    argv = config_files.locate([arg for arg in argv if arg not in _HELP])
     argv, of_classes = configs.take_class_flags(argv)
     sys.argv = argv  # the config's flag looks there for what it overrides
     try:
         others = flags.FLAGS(argv)
-        if of_classes and _CONFIG.value is not None:
-            configs.set_class_flags(_CONFIG.value, of_classes)
+        config = _CONFIG.value  # raises if there is no such file
+        if of_classes and config is not None:
+            configs.set_class_flags(config, of_classes)
+        if wants_help:
+            print(_usage() if config is None else "\n".join(_keys(config)))
+            sys.exit(0)
         return others
     except (flags.Error, AttributeError, KeyError, ValueError, OSError) as error:
         message = _explain(argv) or str(error)
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
+
+
+def _usage() -> str:
+    """What `--help` prints: stages, presets and flags."""
+    stages = [f"  {path:<25} {line}" for path, line in config_files.summaries().items()]
+    own = (_CONFIG, _WORKDIR, _DISTRIBUTED, _COORDINATOR, _NUM_PROCESSES, _PROCESS_ID, _TRACEBACK)
+    return "\n".join(
+        [
+            "usage: python -m dcpt_jax.main --config=FILE[:PRESET] --workdir=DIR "
+            "[--config.KEY=VALUE ...]\n",
+            "FILE is one of these stages, or a file of your own like them:",
+            *stages,
+            "\nPRESET is a backbone, a task set or class, or both: nafnet,5d. Without one: the "
+            "small demo.",
+            f"  backbones                 {' '.join(configs.BACKBONES)}",
+            f"  task sets                 {' '.join(task_sets.TASK_SETS)}",
+            f"  classes                   {' '.join(task_sets.class_names())}",
+            "\nKEY: --config=FILE[:PRESET] --help lists the keys of a stage with their values.",
+            "\nFlags:",
+            *(f"  --{one.name:<23} {flags.FLAGS[one.name].help}" for one in own),
+        ]
+    )
+
+
+def _keys(node: Any, path: str = "config") -> Iterator[str]:
+    """The keys of a config with their values, as they would be written on a command line."""
+    for name, value in node.items():
+        if hasattr(value, "items"):
+            yield from _keys(value, f"{path}.{name}")
+        else:
+            yield f"--{path}.{name}={shlex.quote(str(value))}"
 
 
 def _explain(argv: Sequence[str]) -> str:

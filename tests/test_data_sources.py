@@ -54,7 +54,9 @@ def test_unknown_split():
 
 def test_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"need scikit-image: .*--config\.data\.root"):
+    with pytest.raises(
+        ImportError, match=r'extra "train" \(scikit-image is not .*--config\.data\.root'
+    ):
         sources.bundled_photos("train")
 
 

@@ -54,7 +54,10 @@ def main(*arguments):
             ["--config=configs/transfer.py:restormer,rain", "--workdir=/x"],
             ["transfer starts from a trained network", "--config.init_from"],
         ),
-        (["--config=configs/nothing.py", "--workdir=/x"], ["configs/nothing.py"]),
+        (
+            ["--config=configs/nothing.py", "--workdir=/x"],
+            ["error: there is no config file 'configs/nothing.py'"],
+        ),
         (
             ["--config=configs/pretrain.py", "--workdir=/x", "--config.tasks=fog"],
             ["config.tasks", "fog", "haze"],
@@ -76,6 +79,29 @@ def test_errors_of_use_are_explained_without_a_traceback(arguments, parts):
     assert "Traceback" not in output
     for part in parts:
         assert part in output, output
+
+
+def test_help_names_stages_presets_and_how_to_list_keys():
+    done = main("--help")
+    assert done.returncode == 0 and done.stderr == ""
+    for path in (ROOT / "configs").glob("*.py"):
+        assert f"configs/{path.name}" in done.stdout
+    for part in ("nafnet restormer promptir swinir", "5d 10d cdd11", "--workdir", "--help lists"):
+        assert part in done.stdout
+
+
+def test_help_of_a_stage_lists_its_keys():
+    done = main("--config=configs/pretrain.py:restormer,10d", "--config.num_steps=7", "--help")
+    assert done.returncode == 0
+    keys = done.stdout.splitlines()
+    assert "--config.num_steps=7" in keys and "--config.model.name=restormer" in keys
+    assert "--config.model.num_blocks='(4, 6, 6, 8)'" in keys  # as a shell takes it
+    assert all(line.startswith("--config.") for line in keys)
+
+
+def test_help_of_an_unknown_stage_is_an_error():
+    done = main("--config=configs/nothing.py", "--help")
+    assert done.returncode == 2 and "configs/nothing.py" in done.stderr
 
 
 def test_a_folder_without_photos(tmp_path):

@@ -5,31 +5,34 @@ the colon of `--config=configs/pretrain.py:nafnet,5d` selects presets: a backbon
 a single class.
 """
 
-from dcpt_jax.config.checks import (
-    MODES,
-    ConfigError,
-    differences,
-    outputs_of,
-    repeats_of,
-    tasks_of,
-    to_json,
-    validate,
-    validate_data,
-    validation_metrics,
-)
-from dcpt_jax.config.class_flags import set_class_flags, take_class_flags
-from dcpt_jax.config.keys import base
-from dcpt_jax.config.modes import (
-    classify,
-    direct,
-    evaluate,
-    mask_pretrain,
-    parse_preset,
-    pretrain,
-    restore,
-    transfer,
-)
-from dcpt_jax.config.recipes import BACKBONES, DEMO_BACKBONE
+from dcpt_jax import extras
+
+with extras.needed("train", "dcpt_jax.config"):
+    from dcpt_jax.config.checks import (
+        MODES,
+        ConfigError,
+        differences,
+        outputs_of,
+        repeats_of,
+        tasks_of,
+        to_json,
+        validate,
+        validate_data,
+        validation_metrics,
+    )
+    from dcpt_jax.config.class_flags import set_class_flags, take_class_flags
+    from dcpt_jax.config.keys import base
+    from dcpt_jax.config.modes import (
+        classify,
+        direct,
+        evaluate,
+        mask_pretrain,
+        parse_preset,
+        pretrain,
+        restore,
+        transfer,
+    )
+    from dcpt_jax.config.recipes import BACKBONES, DEMO_BACKBONE
 
 __all__ = [
     "BACKBONES",

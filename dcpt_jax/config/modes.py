@@ -251,8 +251,8 @@ def evaluate(arg: str = "") -> ml_collections.ConfigDict:
     config.channel = "rgb"
     # Folder whose classifier is measured. "" = that of init_from, or of what init_from grew from.
     config.classifier_from = ""
-    # Measure classical methods (non-local means, CLAHE, ...) on the same samples, too. Needs
-    # PyWavelets, and about 0.3 s of CPU time for a crop of 192x192 pixels.
+    # Measure classical methods (non-local means, CLAHE, ...) on the same samples, too. Takes
+    # about 0.3 s of CPU time for a crop of 192x192 pixels.
     config.baselines = False
     # New or empty folder for the degraded, restored and clean images of all samples, PNG files by
     # class, on which other programs can compute their metrics. "" = none.

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dcpt_jax import images
+from dcpt_jax import extras, images
 
 MANIFEST = "manifest.json"
 SUFFIX = ".array_record"
@@ -208,7 +208,8 @@ def open_array_record(path: Path) -> Any:
     Raises:
         ImageError: if this is no complete ArrayRecord file.
     """
-    from array_record.python import array_record_module
+    with extras.needed("train", "reading packed data"):
+        from array_record.python import array_record_module
 
     # By default it reads ahead, which is right for reading in order only.
     reader = array_record_module.ArrayRecordReader(

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from dcpt_jax import images
+from dcpt_jax import extras, images
 from dcpt_jax.data import packed
 from dcpt_jax.data.packed import Manifest, Record, Shard
 
@@ -261,7 +261,8 @@ class _ShardWriter:
     """One file while it is written, under another name."""
 
     def __init__(self, folder: Path, number: int, compression: str):
-        from array_record.python import array_record_module
+        with extras.needed("train", "packing data"):
+            from array_record.python import array_record_module
 
         self._path = folder / f"part-{number:05d}{packed.SUFFIX}"
         self._partial = folder / f".{self._path.name}.partial"

@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from dcpt_jax import degradations, images
+from dcpt_jax import degradations, extras, images
 from dcpt_jax.data.classes import TrainingClass
 from dcpt_jax.data.mixing import Order, Stream, hashed
 from dcpt_jax.data.workers import signals_kept_from_new_processes, start_worker
@@ -157,7 +157,8 @@ def make_batches(
     Raises:
         ValueError: if an argument is out of range.
     """
-    import grain  # it imports jax where that is installed, so not before it is needed
+    with extras.needed("train", "the training pipeline"):
+        import grain  # it imports jax where that is installed, so not before it is needed
 
     index, count = shard
     if not 0 <= index < count:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dcpt_jax import images
+from dcpt_jax import extras, images
 from dcpt_jax.data import decoded, listing
 from dcpt_jax.data.decoded import DecodedCache, DecodedSource
 
@@ -73,12 +73,14 @@ def bundled_photos(split: str) -> list[Path]:
     paths = []
     for entry in _SPLITS[split]:
         package, file = entry.split("/", 1)
-        spec = importlib.util.find_spec(package)
-        if spec is None or not spec.submodule_search_locations:
-            raise ImportError(
-                f"the bundled photos need {_DISTRIBUTIONS[package]}: install it, or name a folder "
-                "of photos with --config.data.root"
-            )
+        with extras.needed(
+            "train",
+            f"the bundled photo {file}",
+            instead="name a folder of photos with --config.data.root",
+        ):
+            spec = importlib.util.find_spec(package)
+            if spec is None or not spec.submodule_search_locations:
+                raise ModuleNotFoundError(f"{_DISTRIBUTIONS[package]} is not installed")
         path = Path(spec.submodule_search_locations[0], file)
         if not path.is_file():
             raise FileNotFoundError(

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dcpt_jax import images
+from dcpt_jax import extras, images
 from dcpt_jax.data.decoded import DecodedCache, DecodedSource
 from dcpt_jax.data.pair_source import SizeError
 from dcpt_jax.data.sources import Pair
@@ -142,13 +142,10 @@ def import_tfds() -> Any:
     Raises:
         ImportError: if it is not installed.
     """
-    try:
+    with extras.needed(
+        "tfds", "a TFDS dataset", instead="name folders with pairs:DEGRADED_DIR,CLEAN_DIR"
+    ):
         import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise ImportError(
-            f"TFDS sets need tensorflow-datasets and array_record ({error}); install both, or "
-            "name folders with pairs:DEGRADED_DIR,CLEAN_DIR"
-        ) from error
     return tfds
 
 

@@ -122,8 +122,8 @@ def _read_photo(path: Path | None) -> np.ndarray:
             from skimage import data
         except ImportError as error:
             raise ValueError(
-                "the default photo comes with scikit-image, which is not installed: "
-                "install scikit-image or name a photo with --photo"
+                'the default photo comes with scikit-image, of the extra "train": '
+                'pip install "dcpt_jax[train]", or name a photo with --photo'
             ) from error
         return data.astronaut().astype(np.float32) / np.float32(255.0)
     if not path.is_file():

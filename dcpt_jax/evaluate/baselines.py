@@ -10,18 +10,17 @@ are missing.
 """
 
 import dataclasses
-import importlib
 import warnings
 from collections.abc import Callable
 
 import cv2
 import numpy as np
 
+from dcpt_jax import extras
+
 # Of the Gaussian that stands for every blur, as the true kernel is unknown; sigma in pixels. Ten
 # iterations, or the unsupervised Wiener filter, reach a lower PSNR on blurred training photos.
 BLUR_SIGMA, BLUR_ITERATIONS = 1.5, 5
-
-_DISTRIBUTIONS = {"skimage": "scikit-image", "pywt": "PyWavelets"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,14 +166,9 @@ def available() -> tuple[Method, ...]:
     """All methods.
 
     Raises:
-        ImportError: if a library that one of them needs is not installed; names what to install.
+        ImportError: if a library that one of them needs is not installed; names the extra.
     """
-    for module, distribution in _DISTRIBUTIONS.items():
-        try:
-            importlib.import_module(module)
-        except ImportError as e:
-            raise ImportError(
-                f"config.baselines needs {distribution}, which is not installed: "
-                f"pip install {distribution}, or set --config.baselines=False"
-            ) from e
+    with extras.needed("train", "config.baselines", instead="set --config.baselines=False"):
+        import pywt  # noqa: F401
+        import skimage  # noqa: F401
     return METHODS

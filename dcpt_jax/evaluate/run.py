@@ -88,7 +88,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> Evaluati
     Raises:
         ConfigError: if the config is wrong.
         FileNotFoundError: if there are no weights or no photos.
-        ImportError: if baselines are asked for and one needs a library that is not installed.
+        ImportError: if baselines are requested and a library they need is not installed.
     """
     configs.validate(config)
     methods = baselines.available() if config.baselines else ()

@@ -62,7 +62,7 @@ def create_model(name: str, *, dtype: Any = jnp.float32, **arguments: Any) -> Re
             f"unknown argument {', '.join(map(repr, unknown))} for {name}; "
             f"known: {', '.join(known)}, dtype"
         )
-    return network(dtype=dtype, **arguments)
+    return network(**arguments | {"dtype": dtype})
 
 
 def create_classifier(

@@ -1,0 +1,46 @@
+"""The files in `configs/`: part of a clone, and of the installed package."""
+
+import ast
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def folder() -> Path:
+    """The folder of config files: inside an installed package, or beside it in a clone."""
+    package = Path(__file__).parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def summaries() -> dict[str, str]:
+    """First line of the docstring of each config file, by path: {"configs/pretrain.py": ...}."""
+    found = {}
+    for path in sorted(folder().glob("*.py")):
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        found[f"configs/{path.name}"] = text.partition("\n")[0]
+    return found
+
+
+def locate(argv: Sequence[str]) -> list[str]:
+    """Lets `--config=configs/pretrain.py` find the package's file outside a clone.
+
+    A file that exists in the working directory takes precedence; any other path stays as it is.
+
+    Args:
+        argv: command line; the value of `--config` may follow "=" or be the next argument.
+    """
+    result, before = [], ""
+    for argument in argv:
+        flag, value = "", argument
+        if argument.startswith(("--config=", "-config=")):
+            flag, _, value = argument.partition("=")
+            flag += "="
+        if flag or before in ("--config", "-config"):
+            path, colon, preset = value.partition(":")
+            packaged = folder() / Path(path).name
+            is_named_so = Path(path) == Path("configs", packaged.name)
+            if is_named_so and not Path(path).exists() and packaged.is_file():
+                value = f"{packaged}{colon}{preset}"
+        result.append(flag + value)
+        before = argument
+    return result

@@ -1,0 +1,88 @@
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from dcpt_jax import __main__ as commands
+
+ROOT = Path(__file__).resolve().parents[1]
+ENTRY = '\nif __name__ == "__main__":\n'
+
+
+def dcpt_jax(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "dcpt_jax", *map(str, arguments)],
+        cwd=ROOT,
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_all_commands_are_listed(arguments, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["dcpt-jax", *arguments])
+    assert commands.main() == 0
+    shown = capsys.readouterr().out
+    for name, module, purpose in commands.COMMANDS:
+        assert f"  {name} " in shown and f"python -m {module}\n" in shown and purpose in shown
+
+
+def test_an_unknown_command_names_the_known_ones(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["dcpt-jax", "mend"])
+    assert commands.main() == 2
+    assert "unknown command 'mend'; known: train, evaluate" in capsys.readouterr().err
+
+
+def is_command(module):
+    spec = find_spec(module)
+    if spec.submodule_search_locations:
+        return find_spec(f"{module}.__main__") is not None
+    return ENTRY in Path(spec.origin).read_text()
+
+
+def test_every_command_is_a_module_that_runs():
+    for name, module, _ in commands.COMMANDS:
+        assert is_command(module), name
+
+
+def test_every_module_that_runs_is_a_command():
+    package = Path(commands.__file__).parent
+    modules = set()
+    for path in package.rglob("*.py"):
+        if ENTRY in path.read_text():
+            parts = path.relative_to(package.parent).with_suffix("").parts
+            modules.add(".".join(parts).removesuffix(".__main__"))
+    # data_check is the implementation of dcpt_jax.data.check.
+    assert modules - {"dcpt_jax", "dcpt_jax.data_check"} == {m for _, m, _ in commands.COMMANDS}
+
+
+def test_arguments_and_exit_status_pass_through(tmp_path):
+    done = dcpt_jax("pack", tmp_path / "gone", "--output", tmp_path / "packed")
+    assert done.returncode == 2
+    assert (
+        done.stderr == f"error: {tmp_path}/gone does not exist: give a folder of photos, or "
+        "another source, see --help\n"
+    )
+    shown = dcpt_jax("pack", "--help")
+    assert shown.returncode == 0 and "python -m dcpt_jax.data.pack SOURCE" in shown.stdout
+
+
+def test_a_missing_extra_ends_in_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["dcpt-jax", "train"])
+    monkeypatch.delitem(sys.modules, "dcpt_jax.config", raising=False)
+    monkeypatch.setitem(sys.modules, "ml_collections", None)
+    assert commands.main() == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: ") and 'the extra "train"' in shown
+    assert len(shown.splitlines()) == 1
+
+
+def test_importing_the_list_loads_nothing_else():
+    code = "import sys, dcpt_jax.__main__; print(' '.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert not {"numpy", "jax", "absl"} & set(done.stdout.split())
