@@ -33,7 +33,6 @@ ALLOWED = {
     "inspect": {"command_line", "images", "models", "weights"},
     "command_line": set(),
     "extras": set(),
-    "precision": set(),
     "config_files": set(),
     "tables": {"command_line", "evaluate"},
     "data_check": {"config", "config_files", "data", "extras"},
