@@ -5,14 +5,24 @@ classes, so that a decompression bomb is refused before any memory is claimed. `
 rules for pixels.
 """
 
+import io
 import os
 import struct
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import BmpImagePlugin, GifImagePlugin, Image, TiffImagePlugin, WebPImagePlugin
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
 JPEG_END = b"\xff\xd9"
 TIFF_TAGS = {"bits": 258, "photometric": 262, "orientation": 274, "planar": 284, "format": 339}
@@ -23,6 +33,8 @@ _MAX_EXTRA_BYTES = 16_000_000  # of a file, besides pixels
 _JPEG_MARKERS_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 # The plugin classes are used directly: Image.open would apply Pillow's own, global size limit.
 _PILLOW_READERS = {
+    "PNG": PngImagePlugin.PngImageFile,
+    "JPEG": JpegImagePlugin.JpegImageFile,
     "GIF": GifImagePlugin.GifImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
     "WebP": WebPImagePlugin.WebPImageFile,
@@ -210,6 +222,15 @@ def pillow_image(path: Path, kind: str, file: BinaryIO) -> Image.Image:
         raise image_error(
             path, f"damaged or of an unknown sort: the {kind} header cannot be read ({error})"
         ) from error
+
+
+def described(path: Path, kind: str, data: bytes) -> Image.Image | None:
+    """Pillow's view of a whole file: its mode, profile and metadata; None if Pillow fails on it."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of damaged metadata
+            return pillow_image(path, kind, io.BytesIO(data))
+    except ImageError:
+        return None
 
 
 def _orientation(exif: bytes) -> int:

@@ -9,11 +9,15 @@ The rules, in one place:
   becomes RGB, alpha is dropped (the colour below it is kept), the EXIF orientation is applied and a
   broken EXIF block ignored. Of animations and multi-page files the first picture is read.
 * Float TIFFs are read if all values lie in [0, 1] (as 16 bits) and refused otherwise.
+* Colours become sRGB: pixels with a colour profile of another space are converted, at their depth
+  where the profile is one of curves, see `colour`. ``colour="as_is"`` leaves RGB and grey numbers
+  as stored. A profile that is damaged or of another space than the pixels is ignored.
 * The size in the header is compared with ``max_pixels`` before any pixel memory is claimed.
 
 NumPy, OpenCV and Pillow only; worker processes import this module, so it must stay free of jax.
 """
 
+import contextlib
 import io
 import logging
 import math
@@ -26,13 +30,15 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import ImageOps
+from PIL import Image, ImageOps
 
+from dcpt_jax import colour as colours
 from dcpt_jax.image_headers import (
     JPEG_END,
     TIFF_TAGS,
     ImageError,
     ImageHeader,
+    described,
     find_orientation,
     image_error,
     opened,
@@ -43,6 +49,7 @@ from dcpt_jax.image_headers import (
 )
 
 __all__ = [
+    "COLOURS",
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "ImageError",
@@ -64,6 +71,7 @@ IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 )
 MAX_PIXELS = 100_000_000
+COLOURS = ("srgb", "as_is")
 _LARGEST_VALUE = 10.0  # of floating-point images: noise may leave [0, 1], but not that far
 
 _WRITE_OPTIONS = {
@@ -217,31 +225,89 @@ def check_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> ImageHeade
     return header
 
 
-def read_pixels(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def read_pixels(
+    path: Path | str, *, max_pixels: int = MAX_PIXELS, colour: str = "srgb"
+) -> np.ndarray:
     """Reads an image file as upright RGB pixels, by the rules at the top of this module.
 
     Args:
         path: the file; its suffix does not matter.
         max_pixels: largest width times height that is decoded.
+        colour: "srgb" converts pixels with a colour profile to sRGB, "as_is" ignores it.
 
     Returns:
         uint8 or, for files with 16 bits or floats per channel, uint16; [h, w, 3].
 
     Raises:
         ImageError: if the file is missing, no image, damaged, or larger than `max_pixels`.
+        ValueError: for another `colour`.
     """
+    _, data = read_file(path, max_pixels=max_pixels)
+    return decode_pixels(data, path, max_pixels=max_pixels, colour=colour)
+
+
+def read_file(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> tuple[ImageHeader, bytes]:
+    """Header and content of an image file, not decoded; ImageError as `read_pixels`."""
     path = Path(path)
     with opened(path) as file:
         header = read_header(path, file, max_pixels)
         file.seek(0)
-        data = file.read()
-    return _decode(path, header, data)
+        return header, file.read()
 
 
-def decode_pixels(data: bytes, name: Path | str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode_pixels(
+    data: bytes, name: Path | str, *, max_pixels: int = MAX_PIXELS, colour: str = "srgb"
+) -> np.ndarray:
     """As `read_pixels`, of the content of a file; `name` stands in messages for the file."""
+    if colour not in COLOURS:
+        raise ValueError(f"colour is {colour!r}, but must be one of {', '.join(COLOURS)}")
     path = Path(name)
-    return _decode(path, read_header(path, io.BytesIO(data), max_pixels), data)
+    header = read_header(path, io.BytesIO(data), max_pixels)
+    pixels = _decode(path, header, data)
+    if colour == "srgb" and _may_hold_profile(header, data):
+        image = described(path, header.kind, data)
+        with contextlib.suppress(colours.ProfileError):
+            if found := colours.embedded_profile(image):
+                pixels = pixels_to_srgb(pixels, header, image, *found)
+    return pixels
+
+
+def _may_hold_profile(header: ImageHeader, data: bytes) -> bool:
+    """Whether it is worth the time to open the file once more for its profile."""
+    if header.kind == "JPEG":
+        return b"ICC_PROFILE\0" in data[: header.data_start]
+    return header.kind != "PNG" or data.find(b"iCCP", 0, data.find(b"IDAT")) >= 0
+
+
+def pixels_to_srgb(
+    pixels: np.ndarray, header: ImageHeader, image: Image.Image, space: str, profile: bytes
+) -> np.ndarray:
+    """Converts decoded pixels to sRGB by the profile of their file.
+
+    Args:
+        pixels: uint8 or uint16 [h, w, 3], upright, the file's RGB or grey numbers.
+        header: of the file.
+        image: the file as `described` opens it; CMYK is decoded from it.
+        space: of the profile.
+        profile: from `colour.embedded_profile`.
+
+    Returns:
+        Pixels of the same shape, and of the same depth unless the profile is one of tables.
+
+    Raises:
+        ProfileError: if the profile cannot be used.
+    """
+    if space == "CMYK":
+        converted = colours.cmyk_to_srgb(image, profile)
+        orientation = header.orientation
+        if header.kind == "TIFF":
+            orientation = image.tag_v2.get(TIFF_TAGS["orientation"], 1)
+        return upright(converted, orientation)
+    if space == "Lab" or colours.is_srgb(profile):  # decoding has converted Lab
+        return pixels
+    largest = np.iinfo(pixels.dtype).max
+    converted = colours.to_srgb(to_float(pixels), profile)
+    return np.rint(np.multiply(converted, largest, out=converted)).astype(pixels.dtype)
 
 
 def _decode(path: Path, header: ImageHeader, data: bytes) -> np.ndarray:
@@ -263,7 +329,7 @@ def _decode(path: Path, header: ImageHeader, data: bytes) -> np.ndarray:
         return _decode_pillow(path, header.kind, data)
     if pixels.shape != (header.height, header.width, 3):
         raise image_error(path, f"decodes to {pixels.shape}, not to the size in its header")
-    return _upright(pixels, header.orientation)
+    return upright(pixels, header.orientation)
 
 
 def to_float(pixels: np.ndarray) -> np.ndarray:
@@ -275,9 +341,11 @@ def to_float(pixels: np.ndarray) -> np.ndarray:
     raise TypeError(f"pixels must be uint8 or uint16, not {pixels.dtype}")
 
 
-def read_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def read_image(
+    path: Path | str, *, max_pixels: int = MAX_PIXELS, colour: str = "srgb"
+) -> np.ndarray:
     """Reads an image file as float32 [h, w, 3], RGB, upright, in [0, 1]; see `read_pixels`."""
-    return to_float(read_pixels(path, max_pixels=max_pixels))
+    return to_float(read_pixels(path, max_pixels=max_pixels, colour=colour))
 
 
 def checked_image(image: Any) -> np.ndarray:
@@ -379,9 +447,10 @@ def write_image(path: Path | str, image: np.ndarray, *, bits: int = 8) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turns and mirrors stored pixels [h, w, ...] by an EXIF orientation of 1 to 8."""
     if orientation >= 5:
-        pixels = pixels.transpose(1, 0, 2)
+        pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     if orientation in (3, 4, 7, 8):
@@ -439,8 +508,8 @@ def _decode_tiff_16bit(path: Path, tags: Mapping, data: bytes) -> np.ndarray:
     # OpenCV turns some orientations and not others, so the tag is taken out of its sight.
     orientation, offset = find_orientation(data)
     if orientation != 1:
-        upright = b"\1\0" if data[:2] == b"II" else b"\0\1"
-        data = data[:offset] + upright + data[offset + 2 :]
+        none = b"\1\0" if data[:2] == b"II" else b"\0\1"
+        data = data[:offset] + none + data[offset + 2 :]
     pixels = _decode_opencv(path, data, cv2.IMREAD_UNCHANGED)
     if pixels.dtype != np.uint16 or (pixels.ndim == 3 and pixels.shape[2] not in (3, 4)):
         raise image_error(
@@ -450,4 +519,4 @@ def _decode_tiff_16bit(path: Path, tags: Mapping, data: bytes) -> np.ndarray:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
     else:
         pixels = pixels[..., 2::-1]  # BGR or BGRA to RGB
-    return _upright(65535 - pixels if photometric == 0 else pixels, orientation)
+    return upright(65535 - pixels if photometric == 0 else pixels, orientation)

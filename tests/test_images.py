@@ -11,10 +11,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
-from dcpt_jax import images
+from dcpt_jax import colour, images
 from dcpt_jax.images import ImageError
+from tests.profiles import grey_profile, rgb_profile
 
 
 def picture(height: int = 24, width: int = 36) -> np.ndarray:
@@ -488,3 +489,59 @@ def test_an_image_too_large_for_its_format_is_refused_by_name(tmp_path):
     with pytest.raises(images.ImageError, match=r"wide\.jpg.*70000x1 pixels are too large"):
         images.write_image(tmp_path / "wide.jpg", wide)
     assert not list(tmp_path.iterdir())
+
+
+# --- colour profiles ------------------------------------------------------------------------------
+
+
+def with_profile(path: Path, image: Image.Image, profile: bytes) -> Path:
+    options = {".webp": {"lossless": True}, ".jpg": {"quality": 100, "subsampling": 0}}
+    image.save(path, icc_profile=profile, **options.get(path.suffix, {}))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+def test_profiles_are_converted_to_srgb_unless_left_as_they_are(tmp_path, suffix):
+    profile = rgb_profile()
+    path = with_profile(tmp_path / f"a{suffix}", Image.fromarray(picture()), profile)
+    expected = colour.to_srgb(picture() / 255, profile) * 255
+    assert np.abs(expected - picture()).mean() > 3
+    assert np.abs(images.read_pixels(path) - expected).mean() < 1
+    as_is = images.read_pixels(path, colour="as_is")
+    assert np.abs(as_is - picture().astype(int)).max() <= (3 if suffix == ".jpg" else 0)
+    with pytest.raises(ValueError, match="'p3', but must be one of srgb, as_is"):
+        images.read_pixels(path, colour="p3")
+
+
+def test_16_bits_with_a_profile_stay_16_bits(tmp_path):
+    values = np.random.default_rng(0).integers(0, 65536, (4, 6, 3)).astype(np.uint16)
+    path = tmp_path / "a.png"
+    chunk = b"iCCP", b"x\0\0" + zlib.compress(rgb_profile(gamma=1.0))
+    data = cv2.imencode(".png", values[..., ::-1])[1].tobytes()
+    path.write_bytes(data[:33] + png(chunk)[8:] + data[33:])
+    pixels = images.read_pixels(path)
+    assert pixels.dtype == np.uint16
+    expected = colour.to_srgb(values / 65535, rgb_profile(gamma=1.0)) * 65535
+    assert np.abs(pixels - expected).max() < 1
+
+
+def test_pixels_with_an_srgb_profile_are_left_alone(tmp_path):
+    path = with_profile(tmp_path / "a.png", Image.fromarray(picture()), colour.srgb_profile())
+    np.testing.assert_array_equal(images.read_pixels(path), picture())
+
+
+def test_lab_and_grey_are_converted(tmp_path):
+    grey = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
+    path = with_profile(tmp_path / "a.png", grey, grey_profile(1.0))
+    assert images.read_pixels(path)[8, 0, 0] == 188  # half of the light
+    srgb, lab = (ImageCms.createProfile(name) for name in ("sRGB", "LAB"))
+    ImageCms.profileToProfile(Image.fromarray(picture()), srgb, lab, outputMode="LAB").save(
+        tmp_path / "lab.tif"
+    )
+    assert np.abs(images.read_pixels(tmp_path / "lab.tif") - picture().astype(int)).mean() < 3
+
+
+@pytest.mark.parametrize("profile", [b"damaged", grey_profile(1.0)])
+def test_a_profile_that_cannot_belong_to_the_pixels_is_ignored(tmp_path, profile):
+    path = with_profile(tmp_path / "a.png", Image.fromarray(picture()), profile)
+    np.testing.assert_array_equal(images.read_pixels(path), picture())

@@ -93,6 +93,7 @@ class PairSource(DecodedSource):
         on_bad_file: str = "skip",
         cache_megabytes: DecodedCache | float = 512,
         max_pixels: int = images.MAX_PIXELS,
+        colour: str = "srgb",
     ):
         """Checks the pairs, of up to `sources.CHECK_LIMIT` without decoding them.
 
@@ -103,11 +104,14 @@ class PairSource(DecodedSource):
                 named in the log, "refuse" stops at the first.
             cache_megabytes: see `PhotoSource`.
             max_pixels: larger images count as bad.
+            colour: "srgb" or "as_is", see `images.read_pixels`.
 
         Raises:
             ImageError: for the first bad file where `on_bad_file` is "refuse", or if all are bad.
         """
-        super().__init__(on_bad_file=on_bad_file, cache=cache_megabytes, max_pixels=max_pixels)
+        super().__init__(
+            on_bad_file=on_bad_file, cache=cache_megabytes, max_pixels=max_pixels, colour=colour
+        )
         self._border = pairing.border
         skipped = [*pairing.passed_by, *pairing.unpaired]
         if skipped and on_bad_file == "refuse":
@@ -162,7 +166,10 @@ class PairSource(DecodedSource):
     def _decode(self, index: int) -> Pair:
         paths = self.degraded[index], self.clean[index]
         _require_two_files(*paths)
-        degraded, clean = (images.read_pixels(p, max_pixels=self._max_pixels) for p in paths)
+        degraded, clean = (
+            images.read_pixels(path, max_pixels=self._max_pixels, colour=self._colour)
+            for path in paths
+        )
         sizes = degraded.shape[:2], clean.shape[:2]
         if not _sizes_fit(*sizes, self._border):
             raise _size_error(*paths, *sizes)

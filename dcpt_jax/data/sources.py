@@ -194,6 +194,7 @@ class PhotoSource(DecodedSource):
         on_bad_file: str = "skip",
         cache_megabytes: DecodedCache | float = 512,
         max_pixels: int = images.MAX_PIXELS,
+        colour: str = "srgb",
     ):
         """Checks the files; see `inspect_photos` for arguments and errors.
 
@@ -203,8 +204,11 @@ class PhotoSource(DecodedSource):
             cache_megabytes: limit of the decoded photos kept in memory, in each process; 0 = none.
                 Or a cache that several sources share.
             max_pixels: larger images count as bad.
+            colour: "srgb" or "as_is", see `images.read_pixels`.
         """
-        super().__init__(on_bad_file=on_bad_file, cache=cache_megabytes, max_pixels=max_pixels)
+        super().__init__(
+            on_bad_file=on_bad_file, cache=cache_megabytes, max_pixels=max_pixels, colour=colour
+        )
         self.report = inspect_photos(paths, on_bad_file, max_pixels=max_pixels)
         self.paths = self.report.used
 
@@ -226,7 +230,9 @@ class PhotoSource(DecodedSource):
         return images.check_image(self.paths[index], max_pixels=self._max_pixels).size
 
     def _decode(self, index: int) -> np.ndarray:
-        return images.read_pixels(self.paths[index], max_pixels=self._max_pixels)
+        return images.read_pixels(
+            self.paths[index], max_pixels=self._max_pixels, colour=self._colour
+        )
 
 
 class Concatenated(Sequence):
