@@ -30,6 +30,7 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _MAX_PIXEL_BYTES = 8  # of a file: four channels of 16 bits
 _MAX_EXTRA_BYTES = 16_000_000  # of a file, besides pixels
+_LARGER = "to read it: --max-pixels N, --config.data.max_pixels=N for data"
 _JPEG_MARKERS_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 # The plugin classes are used directly: Image.open would apply Pillow's own, global size limit.
 _PILLOW_READERS = {
@@ -99,7 +100,7 @@ def read_header(path: Path, file: BinaryIO, max_pixels: int) -> ImageHeader:
         raise image_error(
             path,
             f"{size:,} bytes are more than the {most:,} that an image of up to max_pixels = "
-            f"{max_pixels:,} can need; pass a larger max_pixels to read it",
+            f"{max_pixels:,} can need; {_LARGER}",
         )
     file.seek(0)
     start = file.read(16)
@@ -118,7 +119,7 @@ def read_header(path: Path, file: BinaryIO, max_pixels: int) -> ImageHeader:
         raise image_error(
             path,
             f"{header.width}x{header.height} = {header.width * header.height:,} pixels are more "
-            f"than the limit max_pixels = {max_pixels:,}; pass a larger max_pixels to read it",
+            f"than the limit max_pixels = {max_pixels:,}; {_LARGER}",
         )
     return header
 
@@ -149,11 +150,7 @@ def _png_header(path: Path, file: BinaryIO) -> ImageHeader:
         raise image_error(path, "damaged: the PNG header is missing")
     width, height = struct.unpack(">II", start[16:24])
     orientation = 1
-    # Pixel data may be huge and come after the metadata that matters here, or before it: both
-    # orders are allowed, but writers put eXIf first.
-    for kind, offset, length in png_chunks(path, file):
-        if kind == b"IDAT":
-            break
+    for kind, offset, length in png_chunks(path, file):  # eXIf may come behind the pixels
         if kind == b"eXIf":
             file.seek(offset)
             orientation = _orientation(file.read(length))

@@ -393,10 +393,10 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: if a value is not a number; infinities are clipped.
     """
-    return _to_levels(np.asarray(image, np.float32), np.uint8)
+    return _rounded(np.asarray(image, np.float32), np.uint8)
 
 
-def _to_levels(image: np.ndarray, kind: type) -> np.ndarray:
+def _rounded(image: np.ndarray, kind: type) -> np.ndarray:
     if np.isnan(image).any():
         raise ValueError(f"{np.isnan(image).sum()} of {image.size} values are not a number (NaN)")
     return np.rint(np.clip(image, 0, 1) * np.iinfo(kind).max).astype(kind)
@@ -419,6 +419,24 @@ def write_image(path: Path | str, image: np.ndarray, *, bits: int = 8) -> None:
         ValueError: if the image has another shape or contains NaN.
     """
     path = Path(path)
+    write_bytes(path, encode(path, to_levels(path, image, bits)))
+
+
+def to_levels(path: Path, image: np.ndarray, bits: int) -> np.ndarray:
+    """The pixels that a file of an image holds; see `write_image`.
+
+    Args:
+        path: target; the suffix chooses the format.
+        image: float [h, w, 3].
+        bits: 8 or 16.
+
+    Returns:
+        uint8 or uint16 [h, w, 3].
+
+    Raises:
+        ImageError: if the suffix is not one that can be written with that many bits.
+        ValueError: if the image has another shape or contains NaN.
+    """
     suffix = path.suffix.lower()
     if bits == 16 and suffix not in SUFFIXES_OF_16_BITS:
         raise image_error(path, f"16 bits need one of {sorted(SUFFIXES_OF_16_BITS)}")
@@ -428,20 +446,39 @@ def write_image(path: Path | str, image: np.ndarray, *, bits: int = 8) -> None:
         )
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ValueError(f"image must have the shape [h, w, 3], not {image.shape}")
-    levels = to_uint8(image) if bits == 8 else _to_levels(image.astype(np.float64), np.uint16)
-    pixels = np.ascontiguousarray(levels[..., ::-1])  # OpenCV encodes BGR
+    return to_uint8(image) if bits == 8 else _rounded(image.astype(np.float64), np.uint16)
+
+
+def encode(path: Path, levels: np.ndarray) -> bytes:
+    """The content of an image file.
+
+    Args:
+        path: target; the suffix chooses the format.
+        levels: uint8 or uint16 [h, w, 3], RGB, or [h, w, 4] with alpha.
+
+    Raises:
+        ImageError: if the format cannot hold so large an image.
+    """
+    suffix = path.suffix.lower()
+    order = [2, 1, 0, 3][: levels.shape[2]]  # OpenCV encodes BGR
+    pixels = np.ascontiguousarray(levels[..., order])
     try:
         done, encoded = cv2.imencode(suffix, pixels, _WRITE_OPTIONS[suffix])
     except cv2.error:
         done = False
     if not done:
         raise image_error(
-            path, f"{image.shape[1]}x{image.shape[0]} pixels are too large for {suffix}"
+            path, f"{levels.shape[1]}x{levels.shape[0]} pixels are too large for {suffix}"
         )
+    return encoded.tobytes()
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file that appears whole or not at all; missing folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{uuid.uuid4().hex}.partial"
     try:
-        temporary.write_bytes(encoded)
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -36,6 +36,19 @@ def grey_profile(gamma: float) -> bytes:
     return _profile(b"GRAY", {b"wtpt": _xyz(_D50), b"kTRC": _curve(gamma)})
 
 
+def cmyk_profile() -> bytes:
+    """A CMYK profile: a table of two steps for each ink, darker and duller than plain RGB."""
+    table = []
+    for corner in range(16):
+        c, m, y, k = ((corner >> shift) & 1 for shift in (3, 2, 1, 0))
+        light = 95 - 25 * c - 45 * m - 8 * y - 85 * k
+        table += [max(light, 5) * 255 // 100, 128 - 35 * c + 70 * m, 128 - 40 * c + 60 * y]
+    ramp = bytes(range(256))
+    identity = struct.pack(">9i", *(65536 * (i in (0, 4, 8)) for i in range(9)))
+    lut = b"mft1\0\0\0\0" + bytes((4, 3, 2, 0)) + identity + 4 * ramp + bytes(table) + 3 * ramp
+    return _profile(b"CMYK", {b"wtpt": _xyz(_D50), b"A2B0": lut}, b"prtr", b"Lab ")
+
+
 def _xyz(values) -> bytes:
     return b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(value * 65536) for value in values))
 
@@ -54,7 +67,9 @@ def _text(text: str) -> bytes:
     )
 
 
-def _profile(space: bytes, tags: dict[bytes, bytes]) -> bytes:
+def _profile(
+    space: bytes, tags: dict[bytes, bytes], kind: bytes = b"mntr", connection: bytes = b"XYZ "
+) -> bytes:
     tags = {b"desc": _text("test"), b"cprt": _text("none"), **tags}
     start, table, data = 132 + 12 * len(tags), b"", b""
     for name, content in tags.items():
@@ -67,9 +82,9 @@ def _profile(space: bytes, tags: dict[bytes, bytes]) -> bytes:
         128 + len(body),
         b"none",
         0x04200000,
-        b"mntr",
+        kind,
         space,
-        b"XYZ ",
+        connection,
         b"\x07\xea" + bytes(10),
         b"acsp",
         b"APPL",
