@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dcpt_jax import images
-from dcpt_jax.command_line import Display, UsageError, run_command
+from dcpt_jax.command_line import Display, UsageError, pixel_limit, run_command
 
 _SHOWN = 0.005  # probabilities below this are left out of the table
 
@@ -61,6 +61,13 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="write one JSON object per line and photo, with file, verdict and probabilities",
     )
+    add(
+        "--max-pixels",
+        type=pixel_limit,
+        default=images.MAX_PIXELS,
+        metavar="N",
+        help="refuse photos of more pixels (default: %(default)s)",
+    )
     return result
 
 
@@ -91,7 +98,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         for path, reason in failures:
             display.failure(f"{path}: {reason}")
-        failed = len(failures) + _inspect_all(photos, inspector, display, options.json)
+        failed = len(failures) + _inspect_all(photos, inspector, display, options)
     finally:
         display.close()
     return int(failed > 0)
@@ -111,25 +118,27 @@ def find_photos(inputs: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, st
     return list(photos.values()), failures
 
 
-def _inspect_all(photos: Sequence[Path], inspector: Any, display: Display, as_json: bool) -> int:
+def _inspect_all(
+    photos: Sequence[Path], inspector: Any, display: Display, options: argparse.Namespace
+) -> int:
     """Shows each photo's verdict; returns how many could not be inspected."""
     failed = 0
     widths = [
         max(len(title), *(len(str(text)) for text in texts))
         for title, texts in (("file", photos), ("verdict", inspector.outputs))
     ]
-    if not as_json:
+    if not options.json:
         display.line(_row(("file", "verdict", "probabilities"), widths))
     for photo in photos:
         try:
-            found = inspector(images.read_image(photo))
+            found = inspector(images.read_image(photo, max_pixels=options.max_pixels))
         except Exception as error:  # whatever one file does to the libraries, the others go on
             failed += 1
             named = isinstance(error, images.ImageError)
             display.failure(str(error) if named else f"{photo}: {error or type(error)}")
         else:
             verdict = inspector.verdict(found)
-            if as_json:
+            if options.json:
                 entry = {"file": str(photo), "verdict": verdict, "probabilities": found}
                 display.line(json.dumps(entry))
             else:

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from dcpt_jax import images
 
-FORMATS = ("png", "jpg", "same")
+FORMATS = ("auto", "png", "jpg", "same")
+# Written without loss, so that --format auto keeps them.
+_LOSSLESS_SUFFIXES = images.WRITABLE_SUFFIXES - {".jpg", ".jpeg"}
 _MARK = "_restored"
 
 
@@ -31,6 +33,20 @@ class Plan:
     jobs: list[Job] = field(default_factory=list)
     failures: list[tuple[Path, str]] = field(default_factory=list)
     passed_by: list[Path] = field(default_factory=list)
+
+    def changed_formats(self) -> str:
+        """How many results can be written in their photos' format and are not; "" if none."""
+        changed = [
+            job.source.suffix.lower()
+            for job in self.jobs
+            if job.source.suffix.lower() in images.WRITABLE_SUFFIXES
+            and job.source.suffix.lower() != job.target.suffix.lower()
+        ]
+        if not changed:
+            return ""
+        names = ", ".join(sorted(set(changed)))
+        photos = "photo becomes" if len(changed) == 1 else "photos become"
+        return f"{len(changed)} {photos} PNG ({names})"
 
 
 def plan(inputs: Sequence[Path], output: Path, form: str) -> Plan:
@@ -123,8 +139,9 @@ def _assign_targets(candidates: Mapping[Path, Sequence[Path]], result: Plan) -> 
 
 def _possible_targets(source: Path, folder: Path, form: str, marked: bool) -> list[Path]:
     """Targets for one photo, the nicest first; the same in every run."""
-    suffix = source.suffix if form == "same" else f".{form}"
-    if suffix.lower() not in images.WRITABLE_SUFFIXES:
+    suffix = source.suffix if form in ("auto", "same") else f".{form}"
+    kept = _LOSSLESS_SUFFIXES if form == "auto" else images.WRITABLE_SUFFIXES
+    if suffix.lower() not in kept:
         suffix = ".png"
     absolute = os.path.abspath(source)
     kind = source.suffix.lstrip(".").lower() or "none"
