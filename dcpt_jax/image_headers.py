@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from PIL import (
+    AvifImagePlugin,
     BmpImagePlugin,
     GifImagePlugin,
     Image,
@@ -25,7 +26,14 @@ from PIL import (
 )
 
 JPEG_END = b"\xff\xd9"
-TIFF_TAGS = {"bits": 258, "photometric": 262, "orientation": 274, "planar": 284, "format": 339}
+TIFF_TAGS = {
+    "subfile": 254,
+    "bits": 258,
+    "photometric": 262,
+    "orientation": 274,
+    "planar": 284,
+    "format": 339,
+}
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _MAX_PIXEL_BYTES = 8  # of a file: four channels of 16 bits
@@ -40,7 +48,11 @@ _PILLOW_READERS = {
     "BMP": BmpImagePlugin.BmpImageFile,
     "WebP": WebPImagePlugin.WebPImageFile,
     "TIFF": TiffImagePlugin.TiffImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
 }
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
+_HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+_RAW_TAGS = frozenset({50706})  # DNGVersion
 
 
 class ImageError(ValueError):
@@ -52,7 +64,7 @@ class ImageHeader:
     """What a file says of itself before its pixels are decoded.
 
     Attributes:
-        kind: "PNG", "JPEG", "GIF", "BMP", "WebP" or "TIFF", from the file's content.
+        kind: "PNG", "JPEG", "GIF", "BMP", "WebP", "TIFF", "AVIF" or "HEIC", by the content.
         width: stored width in pixels, before the EXIF orientation.
         height: stored height in pixels.
         orientation: EXIF orientation 1 to 8; 1 (upright) where there is none or it is broken.
@@ -205,20 +217,57 @@ def _pillow_header(path: Path, file: BinaryIO, start: bytes) -> ImageHeader:
         kind = "WebP"
     elif start.startswith(b"BM"):
         kind = "BMP"
+    elif start[4:8] == b"ftyp" and (found := _kind_of_brands(file)):
+        kind = found
     else:
-        raise image_error(path, "is no image of a known kind (PNG, JPEG, WebP, BMP, TIFF, GIF)")
-    width, height = pillow_image(path, kind, file).size
-    return ImageHeader(kind, width, height)
+        raise image_error(
+            path, "is no image of a known kind (PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF, HEIC)"
+        )
+    image = pillow_image(path, kind, file)
+    if kind == "TIFF" and (_is_reduced(image) or start[8:10] == b"CR"):
+        raise image_error(
+            path, "is a camera's raw file or begins with a reduced picture; save it as TIFF or PNG"
+        )
+    return ImageHeader(kind, *image.size)
+
+
+def _kind_of_brands(file: BinaryIO) -> str:
+    """ "AVIF" or "HEIC" by the brands at the start of a file, or "" for other ones (a video)."""
+    file.seek(0)
+    size = int.from_bytes(file.read(4), "big")
+    brands = file.read(min(size, 256))[4:]
+    file.seek(0)
+    found = {brands[:4]} | {brands[i : i + 4] for i in range(8, len(brands) - 3, 4)}
+    if found & _AVIF_BRANDS:
+        return "AVIF"
+    return "HEIC" if found & _HEIC_BRANDS else ""
+
+
+def _is_reduced(image: Image.Image) -> bool:
+    """Whether a TIFF file's first picture is a preview of another one, as in raw files."""
+    return bool(_RAW_TAGS & set(image.tag_v2)) or image.tag_v2.get(TIFF_TAGS["subfile"], 0) & 1 == 1
 
 
 def pillow_image(path: Path, kind: str, file: BinaryIO) -> Image.Image:
     """Pillow's image of that kind, header read, pixels not yet decoded."""
+    reader = _heic_reader(path) if kind == "HEIC" else _PILLOW_READERS[kind]
     try:
-        return _PILLOW_READERS[kind](file)
+        return reader(file)
     except Exception as error:  # Pillow's readers raise many kinds on broken input
         raise image_error(
             path, f"damaged or of an unknown sort: the {kind} header cannot be read ({error})"
         ) from error
+
+
+def _heic_reader(path: Path) -> type[Image.Image]:
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError as error:
+        raise image_error(
+            path,
+            "HEIC files are read with pillow-heif, which is not installed: pip install pillow-heif",
+        ) from error
+    return HeifImageFile
 
 
 def described(path: Path, kind: str, data: bytes) -> Image.Image | None:

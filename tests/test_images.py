@@ -268,6 +268,45 @@ def test_broken_exif_is_ignored(tmp_path, exif):
     assert images.read_pixels(path).shape == (24, 36, 3)
 
 
+def test_avif_is_read(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6
+    path = tmp_path / "a.avif"
+    Image.fromarray(picture()).save(path, quality=100, subsampling="4:4:4", exif=exif)
+    assert images.check_image(path).kind == "AVIF"
+    pixels = images.read_pixels(path)
+    assert pixels.shape == (36, 24, 3)
+    assert np.abs(pixels - np.rot90(picture(), -1).astype(int)).mean() < 2
+    with pytest.raises(ImageError, match="864 pixels are more than the limit"):
+        images.check_image(path, max_pixels=863)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ImageError, match=r"a\.avif: "):
+        images.read_pixels(path)
+
+
+def test_heic_is_read_where_its_reader_is_installed(tmp_path, monkeypatch):
+    path = tmp_path / "a.heic"
+    path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "pillow_heif", None)
+        with pytest.raises(ImageError, match=r"a\.heic: .*pip install pillow-heif"):
+            images.read_pixels(path)
+    pillow_heif = pytest.importorskip("pillow_heif")
+    heif = pillow_heif.from_pillow(Image.fromarray(picture()))
+    heif.save(path, quality=100)
+    assert images.check_image(path).kind == "HEIC"
+    assert np.abs(images.read_pixels(path) - picture().astype(int)).mean() < 4
+
+
+@pytest.mark.parametrize("tag", [{"t254": 1}, {"t50706": 1}])
+def test_raw_files_and_previews_are_refused(tmp_path, tag):
+    path = tmp_path / "a.dng"
+    path.write_bytes(tiff(np.ones((4, 6), np.uint8), **tag))
+    for function in (images.check_image, images.read_pixels):
+        with pytest.raises(ImageError, match=r"a\.dng: is a camera's raw file or"):
+            function(path)
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_modes_become_rgb(tmp_path, mode, suffix):
@@ -392,6 +431,27 @@ def test_list_images(tmp_path):
     found = [path.relative_to(tmp_path).as_posix() for path in images.list_images(tmp_path)]
     assert found == sorted(names)
     assert images.list_images(str(tmp_path / "folder.png")) == []
+
+
+def test_pictures_that_are_not_read_and_system_folders_are_counted(tmp_path):
+    names = ["a.png", "b.dng", "c.DNG", "d.exr", "e.txt", ".f.dng", "sub/g.jp2", "sub/h.avif"]
+    names += ["@eaDir/i.jpg", "sub/@eaDir/deep/j.jpg", "$RECYCLE.BIN/k.png", ".@__thumb/l.jpg"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    found = images.scan_images(tmp_path)
+    assert found.names == ["a.png", "sub/h.avif"]
+    assert images.left_out_texts(found.left_out) == [
+        "4 files not read: .dng (2), .exr (1), .jp2 (1)",
+        "4 images skipped in $RECYCLE.BIN/ (1), .@__thumb/ (1), @eaDir/ (2)",
+    ]
+    top = images.scan_images(tmp_path, deep=False)
+    assert (top.names, top.left_out[".jp2"]) == (["a.png"], 0)
+    assert images.left_out_texts({".dng": 1}) == ["1 file not read: .dng"]
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/x.cr3").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=r"no images .*; 1 file not read: \.cr3"):
+        images.find_images(tmp_path / "raw")
 
 
 def test_a_link_that_leads_nowhere_hides_nothing_else(tmp_path, caplog):

@@ -403,6 +403,17 @@ def test_sixteen_bits_are_kept_where_the_format_can(tmp_path, identity, form, na
         np.testing.assert_array_equal(restored, pixels[..., ::-1])
 
 
+def test_pictures_that_are_not_read_are_counted(tmp_path, identity, capsys):
+    put(tmp_path / "in/a.png")
+    for name in ("b.dng", "c.exr", "@eaDir/d.jpg"):
+        put(tmp_path / "in" / name)
+    assert run(tmp_path / "in", "--output", tmp_path / "out", "--weights", tmp_path) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert "2 files not read: .dng (1), .exr (1)" in shown
+    assert "1 image skipped in @eaDir/" in shown
+    assert files(tmp_path / "out") == ["a.png"]
+
+
 # Colour, metadata, alpha, strength
 
 

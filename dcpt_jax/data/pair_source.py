@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ class PairReport:
         kinds: how many of these are "unpaired", "unreadable" or of "different size".
         unused: number of clean files that belong to no degraded one.
         checked: False where there were too many pairs to check before the run.
+        left_out: how many other files were left out, see `images.Scan`.
     """
 
     found: int
@@ -38,6 +40,7 @@ class PairReport:
     kinds: dict[str, int]
     unused: int
     checked: bool
+    left_out: Mapping[str, int]
 
     def summary(self) -> str:
         """One line: how many pairs are used and how many files were left out, and why."""
@@ -47,7 +50,9 @@ class PairReport:
             text += f" ({len(self.skipped)} of {self.found} degraded files left out: {kinds})"
         if self.unused:
             text += f", {self.unused} clean files without a degraded one"
-        return text if self.checked else text + " (too many to check each before the run)"
+        if not self.checked:
+            text += " (too many to check each before the run)"
+        return "; ".join([text, *images.left_out_texts(self.left_out)])
 
 
 def check_pair(
@@ -142,7 +147,13 @@ class PairSource(DecodedSource):
             )
         found = len(pairing) + unpaired + unreadable
         self.report = PairReport(
-            found, len(self.degraded), tuple(skipped), kinds, len(pairing.unused), checked
+            found,
+            len(self.degraded),
+            tuple(skipped),
+            kinds,
+            len(pairing.unused),
+            checked,
+            pairing.left_out,
         )
 
     @functools.cached_property

@@ -15,7 +15,7 @@ import functools
 import importlib.util
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,6 +106,7 @@ def folder_photos(root: Path | str) -> listing.FileList:
             f"no images in the folder {root} given by --config.data.root; looked in it and its "
             f"sub-folders for files named {' '.join(sorted(images.IMAGE_SUFFIXES))}"
             + "".join(f"; {reason}" for _, reason in paths.passed_by[:1])
+            + "".join(f"; {text}" for text in images.left_out_texts(paths.left_out))
         )
     return paths
 
@@ -119,19 +120,23 @@ class PhotoReport:
         used: the files that remain.
         skipped: (file, reason) of those left out.
         checked: False where there were too many files to check before the run.
+        left_out: how many other files were left out, see `images.Scan`.
     """
 
     found: int
     used: Sequence[Path]
     skipped: tuple[tuple[Path, str], ...]
     checked: bool
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def summary(self) -> str:
         """One line: how many photos are used and how many were left out."""
         text = f"{len(self.used)} photos"
         if self.skipped:
             text += f" ({len(self.skipped)} of {self.found} files left out as unreadable)"
-        return text if self.checked else text + " (too many to check each before the run)"
+        if not self.checked:
+            text += " (too many to check each before the run)"
+        return "; ".join([text, *images.left_out_texts(self.left_out)])
 
 
 def inspect_photos(
@@ -155,11 +160,12 @@ def inspect_photos(
     if skipped and on_bad_file == "refuse":
         raise decoded.refused(images.ImageError(skipped[0][1]))
     found = len(paths) + len(skipped)
+    left_out = getattr(paths, "left_out", {})
     if len(paths) > CHECK_LIMIT:
         if not isinstance(paths, listing.FileList):
             paths = tuple(Path(path) for path in paths)
         decoded.warn_of_each([reason for _, reason in skipped], "photo")
-        return PhotoReport(found, paths, tuple(skipped), checked=False)
+        return PhotoReport(found, paths, tuple(skipped), checked=False, left_out=left_out)
     files = [Path(path) for path in paths]
     used = []
     for path in files:
@@ -174,7 +180,7 @@ def inspect_photos(
     decoded.warn_of_each([reason for _, reason in skipped], "photo")
     if not used:
         raise images.ImageError(f"none of {found} photos can be read; first: {skipped[0][1]}")
-    return PhotoReport(found, tuple(used), tuple(skipped), checked=True)
+    return PhotoReport(found, tuple(used), tuple(skipped), checked=True, left_out=left_out)
 
 
 class PhotoSource(DecodedSource):

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -88,13 +89,15 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UsageError: if nothing can be done at all.
     """
-    photos, failures = find_photos(options.inputs)
+    photos, failures, left_out = find_photos(options.inputs)
     if not photos:
         for path, reason in failures:
             print(f"failed: {path}: {reason}", file=sys.stderr)
         raise UsageError("there is no image to inspect among the inputs")
     inspector = _inspector(options.weights)
     display = Display(len(photos))
+    for text in images.left_out_texts(left_out):
+        print(text, file=sys.stderr)
     try:
         for path, reason in failures:
             display.failure(f"{path}: {reason}")
@@ -104,18 +107,26 @@ def run(options: argparse.Namespace) -> int:
     return int(failed > 0)
 
 
-def find_photos(inputs: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """The photos that files and folders name, each once, and (input, reason) of what names none."""
-    photos, failures = {}, []
+def find_photos(
+    inputs: Sequence[Path],
+) -> tuple[list[Path], list[tuple[Path, str]], Counter[str]]:
+    """The photos that files and folders name.
+
+    Returns:
+        The photos, each once, (input, reason) of what names none, and what was left out, see
+        `images.Scan.left_out`.
+    """
+    photos, failures, left_out = {}, [], Counter()
     for path in inputs:
         try:
-            found = images.find_images(path)
+            found, counts = images.find_images(path)
         except OSError as error:
             failures.append((path, error.strerror or str(error)))
             continue
+        left_out += counts
         for photo in found:
             photos.setdefault(os.path.abspath(photo), photo)
-    return list(photos.values()), failures
+    return list(photos.values()), failures, left_out
 
 
 def _inspect_all(

@@ -36,7 +36,8 @@ what is written
   nothing by it (WebP is written lossless), and writes PNG for JPEGs and all others. --format same
   keeps JPEG too, written with quality 95, and writes PNG only for kinds that cannot be written.
   16 bits and alpha are kept where the format can (PNG, TIFF; alpha in WebP too); grey becomes RGB
-  and the first picture of an animation is taken.
+  and the first picture of an animation is taken. AVIF is read, HEIC with pillow-heif installed;
+  how many files of other formats (dng, exr, jp2, ...) lie in a folder is said at the start.
 
 colours and metadata
   Photos with an RGB colour profile (Display P3, Adobe RGB, ...) are restored in their own space,
@@ -198,6 +199,8 @@ def run(options: argparse.Namespace) -> int:
         shown = ", ".join(str(path) for path in todo.passed_by[:3])
         more = ", ..." if len(todo.passed_by) > 3 else ""
         display.line(f"passed by {len(todo.passed_by)} earlier results: {shown}{more}")
+    for text in images.left_out_texts(todo.left_out):
+        display.line(text)
     if changed := todo.changed_formats() if options.format == "auto" else "":
         display.line(f"{changed}, which loses nothing; --format same keeps the format")
     counts = Counter(restored=0, skipped=0, failed=0)

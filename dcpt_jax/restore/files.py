@@ -28,11 +28,15 @@ class Job:
 
 @dataclass
 class Plan:
-    """What a command line asks for: jobs, (input, reason) that cannot be done, files left out."""
+    """What a command line asks for: jobs, (input, reason) that cannot be done, files left out.
+
+    `left_out` counts files as `images.Scan.left_out` does.
+    """
 
     jobs: list[Job] = field(default_factory=list)
     failures: list[tuple[Path, str]] = field(default_factory=list)
     passed_by: list[Path] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
 
     def changed_formats(self) -> str:
         """How many results can be written in their photos' format and are not; "" if none."""
@@ -100,7 +104,8 @@ def _photos_of(path: Path, output: Path, result: Plan) -> list[tuple[Path, Path]
     """Photos that an input names, each with the folder for its result."""
     if path.is_file():
         return [(path, output)]
-    photos = images.find_images(path)
+    photos, left_out = images.find_images(path)
+    result.left_out += left_out
     inner, pairs = output.resolve(), []
     nested = path.resolve() in inner.parents
     for photo in photos:
