@@ -31,6 +31,7 @@ TIFF_TAGS = {
     "bits": 258,
     "photometric": 262,
     "orientation": 274,
+    "samples": 277,
     "planar": 284,
     "format": 339,
 }
@@ -69,6 +70,7 @@ class ImageHeader:
         height: stored height in pixels.
         orientation: EXIF orientation 1 to 8; 1 (upright) where there is none or it is broken.
         data_start: JPEG only, offset of the first scan; 0 otherwise.
+        is_sequential: JPEG only, whether each block is stored once and whole.
     """
 
     kind: str
@@ -76,6 +78,7 @@ class ImageHeader:
     height: int
     orientation: int = 1
     data_start: int = 0
+    is_sequential: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -173,7 +176,7 @@ def _jpeg_header(path: Path, file: BinaryIO) -> ImageHeader:
     """Walks the segments up to the first scan."""
     file.seek(2)
     width = height = 0
-    orientation = 1
+    orientation, is_sequential = 1, False
     while True:
         byte = file.read(1)
         while byte == b"\xff":
@@ -192,10 +195,13 @@ def _jpeg_header(path: Path, file: BinaryIO) -> ImageHeader:
             raise image_error(path, "cut off or damaged inside the JPEG header")
         if marker in _JPEG_FRAME_MARKERS and length >= 5:
             height, width = struct.unpack(">HH", segment[1:5])
+            is_sequential = marker in (0xC0, 0xC1)
         elif marker == 0xE1 and segment.startswith(b"Exif\x00\x00"):
             orientation = _orientation(segment)
         elif marker == 0xDA:
-            return ImageHeader("JPEG", width, height, orientation, file.tell())
+            return ImageHeader(
+                "JPEG", width, height, orientation, file.tell(), is_sequential=is_sequential
+            )
 
 
 def require_jpeg_end(path: Path, data: bytes, start: int) -> None:
@@ -223,7 +229,12 @@ def _pillow_header(path: Path, file: BinaryIO, start: bytes) -> ImageHeader:
         raise image_error(
             path, "is no image of a known kind (PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF, HEIC)"
         )
-    image = pillow_image(path, kind, file)
+    try:
+        image = pillow_image(path, kind, file)
+    except ImageError:
+        if kind != "TIFF":
+            raise
+        image = odd_tiff(path, file)
     if kind == "TIFF" and (_is_reduced(image) or start[8:10] == b"CR"):
         raise image_error(
             path, "is a camera's raw file or begins with a reduced picture; save it as TIFF or PNG"
@@ -241,6 +252,26 @@ def _kind_of_brands(file: BinaryIO) -> str:
     if found & _AVIF_BRANDS:
         return "AVIF"
     return "HEIC" if found & _HEIC_BRANDS else ""
+
+
+def odd_tiff(path: Path, file: BinaryIO) -> Image.Image:
+    """Stands for a TIFF file of a kind that Pillow has no mode for: size, tags and profile."""
+    try:
+        file.seek(0)
+        start = file.read(8)
+        tags = TiffImagePlugin.ImageFileDirectory_v2(start)
+        file.seek(tags.next)
+        tags.load(file)
+        size = int(tags[256]), int(tags[257])
+    except Exception as error:  # Pillow raises many kinds on broken input
+        raise image_error(
+            path, f"damaged or of an unknown sort: the TIFF header cannot be read ({error})"
+        ) from error
+    image = Image.new("RGB", (1, 1))
+    image._size, image.tag_v2 = size, tags
+    if profile := tags.get(34675):
+        image.info["icc_profile"] = profile
+    return image
 
 
 def _is_reduced(image: Image.Image) -> bool:
@@ -276,7 +307,7 @@ def described(path: Path, kind: str, data: bytes) -> Image.Image | None:
         with warnings.catch_warnings(action="ignore"):  # of damaged metadata
             return pillow_image(path, kind, io.BytesIO(data))
     except ImageError:
-        return None
+        return odd_tiff(path, io.BytesIO(data)) if kind == "TIFF" else None
 
 
 def _orientation(exif: bytes) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageCms, ImageOps
 
 from dcpt_jax import colour, images
@@ -182,6 +183,27 @@ def test_cut_off_jpeg_with_whole_thumbnail_is_refused(tmp_path):
     for function in (images.check_image, images.read_pixels):
         with pytest.raises(ImageError, match=r"a\.jpg: cut off"):
             function(path)
+
+
+@pytest.mark.parametrize("subsampling", [0, 2])
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.8])
+def test_cut_off_jpeg_with_its_end_put_back_is_refused(tmp_path, subsampling, kept):
+    path = tmp_path / "a.jpg"
+    Image.fromarray(picture(128, 192)).save(path, subsampling=subsampling)
+    data, start = path.read_bytes(), images.check_image(path).data_start
+    path.write_bytes(data[: start + int(kept * (len(data) - start))] + b"\xff\xd9")
+    with pytest.raises(ImageError, match=r"a\.jpg: damaged: the JPEG data end before"):
+        images.read_pixels(path)
+
+
+@pytest.mark.parametrize("rows", [1, 9, 40, 128])
+@pytest.mark.parametrize("optimize", [False, True])
+def test_a_jpeg_that_ends_in_grey_is_read(tmp_path, rows, optimize):
+    pixels = picture(128, 192)
+    pixels[-rows:] = 128
+    for image in (Image.fromarray(pixels), Image.fromarray(pixels).convert("L")):
+        image.save(tmp_path / "a.jpg", optimize=optimize)
+        assert images.read_pixels(tmp_path / "a.jpg").shape == (128, 192, 3)
 
 
 def test_wrong_png_checksum_is_refused(tmp_path):
@@ -386,6 +408,32 @@ def test_float_tiff(tmp_path):
         path.write_bytes(tiff(bad, t339=3))
         with pytest.raises(ImageError, match=rf"a\.tif: float pixels must be in \[0, 1\].*{shown}"):
             images.read_pixels(path)
+
+
+@pytest.mark.parametrize("photometric", ["rgb", "minisblack"])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])
+def test_tiff_of_three_samples(tmp_path, photometric, planar, dtype):
+    values = picture().astype(dtype) if dtype == np.uint8 else picture().astype(dtype) * 257
+    values = values / np.array(65535, dtype) if values.dtype.kind == "f" else values
+    stored = values if planar == "contig" else np.moveaxis(values, -1, 0)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(
+        path, np.ascontiguousarray(stored), photometric=photometric, planarconfig=planar
+    )
+    assert images.check_image(path).size == (24, 36)
+    np.testing.assert_allclose(images.read_image(path), picture() / 255, atol=1e-4)
+
+
+def test_tiff_of_another_kind_is_named_with_what_to_do(tmp_path):
+    path = tmp_path / "a.tif"
+    values = np.zeros((4, 6, 5), np.uint8)
+    tifffile.imwrite(path, values, photometric="minisblack", planarconfig="contig")
+    with pytest.raises(ImageError, match=r"a\.tif: TIFF with 5 samples .* save it as RGB or grey"):
+        images.read_pixels(path)
+    tifffile.imwrite(path, np.full((4, 6, 3), 2, np.float32), photometric="rgb")
+    with pytest.raises(ImageError, match=r"a\.tif: float pixels must be in \[0, 1\]"):
+        images.read_pixels(path)
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32])
