@@ -12,6 +12,7 @@ the colours of its photo and keeps what the photo's file said. The rules:
 NumPy, OpenCV and Pillow only.
 """
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -68,12 +69,18 @@ def read_photo(
     if image is None:
         return pixels, Carried(8 * pixels.itemsize)
     pixels, profile, remarks = _in_rgb(pixels, header, image)
-    if getattr(image, "is_animated", False):
-        remarks.append("first picture of several")
+    try:
+        metadata = read_metadata(path, header.kind, data, image)
+    except Exception as error:  # Pillow raises many kinds on broken blocks
+        metadata = Metadata()
+        remarks.append(f"metadata cannot be read ({error}) and are left out")
+    with contextlib.suppress(Exception):  # likewise on broken further pictures
+        if getattr(image, "is_animated", False):
+            remarks.append("first picture of several")
     return pixels, Carried(
         8 * pixels.itemsize,
         profile,
-        read_metadata(path, header.kind, data, image),
+        metadata,
         _alpha(path, header, data, pixels.dtype),
         tuple(remarks),
     )
@@ -159,6 +166,8 @@ def write_photo(path: Path | str, image: np.ndarray, carried: Carried) -> list[s
             dropped.append(f"alpha dropped, as {suffix} has none")
         alpha = None
     if alpha is not None:
+        if alpha.dtype != levels.dtype:
+            alpha = images.to_uint8(images.to_float(alpha))
         levels = np.dstack([levels, alpha])
     encoded, lost = _encoded(path, levels, profile, metadata)
     if lost:

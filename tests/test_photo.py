@@ -272,6 +272,20 @@ def test_16_bits_alpha_and_profile_are_kept_together(tmp_path, channels, suffix,
     assert read_photo(result)[1].profile == P3_PROFILE
 
 
+def test_16_bits_with_alpha_become_8_in_webp(tmp_path):
+    values = np.random.default_rng(0).integers(0, 65536, (24, 36, 4)).astype(np.uint16)
+    (tmp_path / "a.png").write_bytes(cv2.imencode(".png", values)[1].tobytes())
+    assert copied(tmp_path / "a.png", tmp_path / "b.webp") == ["16 bits reduced to the 8 of .webp"]
+    found = np.asarray(opened(tmp_path / "b.webp"))[..., [2, 1, 0, 3]]
+    assert np.abs(found - values / 257).max() <= 0.5
+
+
+def test_the_first_of_several_pictures_is_told(tmp_path):
+    frames = [Image.fromarray(picture() // n) for n in (1, 2)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert copied(tmp_path / "a.gif", tmp_path / "b.png") == ["first picture of several"]
+
+
 def test_a_large_tiff_has_several_strips(tmp_path):
     image = np.random.default_rng(0).random((700, 800, 3)).astype(np.float32)
     carried = type(read_photo(saved(tmp_path / "a.png"))[1])(16)

@@ -362,7 +362,7 @@ def test_a_name_that_is_no_text_is_restored_and_shown(tmp_path, identity, capsys
         ("same", "x.webp", "x.webp"),
         ("same", "x.gif", "x.png"),
         ("same", "x", "x.png"),
-        ("auto", "x.TIF", "x.TIF"),
+        ("auto", "x.TIF", "x.tif"),
         ("auto", "x.bmp", "x.bmp"),
         ("auto", "x.jpg", "x.png"),
         ("auto", "x.gif", "x.png"),

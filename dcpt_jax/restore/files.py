@@ -144,7 +144,7 @@ def _assign_targets(candidates: Mapping[Path, Sequence[Path]], result: Plan) -> 
 
 def _possible_targets(source: Path, folder: Path, form: str, marked: bool) -> list[Path]:
     """Targets for one photo, the nicest first; the same in every run."""
-    suffix = source.suffix if form in ("auto", "same") else f".{form}"
+    suffix = {"auto": source.suffix.lower(), "same": source.suffix}.get(form, f".{form}")
     kept = _LOSSLESS_SUFFIXES if form == "auto" else images.WRITABLE_SUFFIXES
     if suffix.lower() not in kept:
         suffix = ".png"
