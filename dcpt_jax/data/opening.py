@@ -24,7 +24,7 @@ from typing import Any
 from dcpt_jax.data import datasets as public
 from dcpt_jax.data.classes import TrainingClass
 from dcpt_jax.data.decoded import DecodedCache
-from dcpt_jax.data.opener import Missing, Opener, SourceError, open_source, parse_sources
+from dcpt_jax.data.opener import Missing, Opened, Opener, SourceError, open_source, parse_sources
 from dcpt_jax.data.tasks import Task
 from dcpt_jax.images import MAX_PIXELS, ImageError
 
@@ -243,16 +243,22 @@ def classes_to_show(
         text = (sources or {}).get(one.name) or ""
         opened = None
         try:
-            if not text:
-                opened = opener.published(one.task, "restore")[0]
-            elif all(kind in public.DATASETS for kind, _ in parse_sources(text)):
-                opened = opener.stated(text, one.task)
+            opened = _test_data(opener, one.task, text)
         except (ValueError, OSError, ImportError) as error:
             if isinstance(error, ImageError) and on_bad_file == "refuse":
                 raise
             _logger.warning("no test data of %s: %s", one.name, error)
         shown.append(one if opened is None else opener.training_class(one.task, opened, Missing()))
     return tuple(shown)
+
+
+def _test_data(opener: Opener, task: Task, text: str) -> Opened | None:
+    """The test data of a class's public data sets, or of those that its source's text names."""
+    if not text:
+        return opener.published(task, "restore")[0]
+    if all(kind in public.DATASETS for kind, _ in parse_sources(text)):
+        return opener.stated(text, task)
+    return None
 
 
 def _with_repeats(

@@ -146,14 +146,9 @@ class PairSource(DecodedSource):
                 f"none of {len(pairing)} pairs can be read; first: {skipped[-1][1]}"
             )
         found = len(pairing) + unpaired + unreadable
+        used, unused = len(self.degraded), len(pairing.unused)
         self.report = PairReport(
-            found,
-            len(self.degraded),
-            tuple(skipped),
-            kinds,
-            len(pairing.unused),
-            checked,
-            pairing.left_out,
+            found, used, tuple(skipped), kinds, unused, checked, pairing.left_out
         )
 
     @functools.cached_property

@@ -114,6 +114,22 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="mean over the eight flips and quarter turns; takes eight times as long",
     )
+    _add_result_options(result)
+    add("--overwrite", action="store_true", help="restore again what is already in DIR")
+    add(
+        "--tlc",
+        type=_tlc,
+        default=None,
+        metavar="SIZE|auto",
+        help="use NAFNet's test-time local converter, for training crops of SIZE pixels; it may "
+        "help or harm, see below (default: not used)",
+    )
+    return result
+
+
+def _add_result_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what says how results are written."""
+    add = parser.add_argument
     add(
         "--format",
         choices=FORMATS,
@@ -123,6 +139,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--alpha",
+        type=str.lower,
         choices=ALPHA,
         default="keep",
         help="keep the alpha channel where the format can, drop it, or lay the photo on white "
@@ -150,16 +167,6 @@ def parser() -> argparse.ArgumentParser:
         help="refuse photos of more pixels, a guard against files that only claim to be large "
         "(default: %(default)s)",
     )
-    add("--overwrite", action="store_true", help="restore again what is already in DIR")
-    add(
-        "--tlc",
-        type=_tlc,
-        default=None,
-        metavar="SIZE|auto",
-        help="use NAFNet's test-time local converter, for training crops of SIZE pixels; it may "
-        "help or harm, see below (default: not used)",
-    )
-    return result
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
