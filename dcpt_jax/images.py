@@ -668,9 +668,10 @@ def _decode_odd_tiff(path: Path, tags: Mapping, data: bytes) -> np.ndarray:
         raise image_error(
             path, f"damaged or of an unknown sort: the TIFF data cannot be read ({error}); {advice}"
         ) from error
-    values = {"YX": lambda v: v[..., None], "SYX": lambda v: np.moveaxis(v, 0, -1)}.get(
-        axes, lambda v: v
-    )(values)
+    if axes == "YX":
+        values = values[..., None]
+    elif axes == "SYX":
+        values = np.moveaxis(values, 0, -1)
     if values.shape != (tags.get(257), tags.get(256), samples):
         raise image_error(path, f"TIFF that decodes to {values.shape} is not read; {advice}")
     if values.dtype.kind == "f":
