@@ -47,6 +47,13 @@ def run_command(
         return 1
 
 
+def pixel_limit(text: str) -> int:
+    """Value of --max-pixels, for argparse."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of pixels >= 1")
+    return int(text)
+
+
 class Display:
     """Progress: a bar on a terminal, a line for each photo elsewhere."""
 

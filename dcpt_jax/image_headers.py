@@ -5,29 +5,55 @@ classes, so that a decompression bomb is refused before any memory is claimed. `
 rules for pixels.
 """
 
+import io
 import os
 import struct
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import BmpImagePlugin, GifImagePlugin, Image, TiffImagePlugin, WebPImagePlugin
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
 JPEG_END = b"\xff\xd9"
-TIFF_TAGS = {"bits": 258, "photometric": 262, "orientation": 274, "planar": 284, "format": 339}
+TIFF_TAGS = {
+    "subfile": 254,
+    "bits": 258,
+    "photometric": 262,
+    "orientation": 274,
+    "samples": 277,
+    "planar": 284,
+    "format": 339,
+}
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _MAX_PIXEL_BYTES = 8  # of a file: four channels of 16 bits
 _MAX_EXTRA_BYTES = 16_000_000  # of a file, besides pixels
+_LARGER = "to read it: --max-pixels N, --config.data.max_pixels=N for data"
 _JPEG_MARKERS_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 # The plugin classes are used directly: Image.open would apply Pillow's own, global size limit.
 _PILLOW_READERS = {
+    "PNG": PngImagePlugin.PngImageFile,
+    "JPEG": JpegImagePlugin.JpegImageFile,
     "GIF": GifImagePlugin.GifImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
     "WebP": WebPImagePlugin.WebPImageFile,
     "TIFF": TiffImagePlugin.TiffImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
 }
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
+_HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+_RAW_TAGS = frozenset({50706})  # DNGVersion
 
 
 class ImageError(ValueError):
@@ -39,11 +65,12 @@ class ImageHeader:
     """What a file says of itself before its pixels are decoded.
 
     Attributes:
-        kind: "PNG", "JPEG", "GIF", "BMP", "WebP" or "TIFF", from the file's content.
+        kind: "PNG", "JPEG", "GIF", "BMP", "WebP", "TIFF", "AVIF" or "HEIC", by the content.
         width: stored width in pixels, before the EXIF orientation.
         height: stored height in pixels.
         orientation: EXIF orientation 1 to 8; 1 (upright) where there is none or it is broken.
         data_start: JPEG only, offset of the first scan; 0 otherwise.
+        is_sequential: JPEG only, whether each block is stored once and whole.
     """
 
     kind: str
@@ -51,6 +78,7 @@ class ImageHeader:
     height: int
     orientation: int = 1
     data_start: int = 0
+    is_sequential: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -87,7 +115,7 @@ def read_header(path: Path, file: BinaryIO, max_pixels: int) -> ImageHeader:
         raise image_error(
             path,
             f"{size:,} bytes are more than the {most:,} that an image of up to max_pixels = "
-            f"{max_pixels:,} can need; pass a larger max_pixels to read it",
+            f"{max_pixels:,} can need; {_LARGER}",
         )
     file.seek(0)
     start = file.read(16)
@@ -106,7 +134,7 @@ def read_header(path: Path, file: BinaryIO, max_pixels: int) -> ImageHeader:
         raise image_error(
             path,
             f"{header.width}x{header.height} = {header.width * header.height:,} pixels are more "
-            f"than the limit max_pixels = {max_pixels:,}; pass a larger max_pixels to read it",
+            f"than the limit max_pixels = {max_pixels:,}; {_LARGER}",
         )
     return header
 
@@ -137,11 +165,7 @@ def _png_header(path: Path, file: BinaryIO) -> ImageHeader:
         raise image_error(path, "damaged: the PNG header is missing")
     width, height = struct.unpack(">II", start[16:24])
     orientation = 1
-    # Pixel data may be huge and come after the metadata that matters here, or before it: both
-    # orders are allowed, but writers put eXIf first.
-    for kind, offset, length in png_chunks(path, file):
-        if kind == b"IDAT":
-            break
+    for kind, offset, length in png_chunks(path, file):  # eXIf may come behind the pixels
         if kind == b"eXIf":
             file.seek(offset)
             orientation = _orientation(file.read(length))
@@ -152,7 +176,7 @@ def _jpeg_header(path: Path, file: BinaryIO) -> ImageHeader:
     """Walks the segments up to the first scan."""
     file.seek(2)
     width = height = 0
-    orientation = 1
+    orientation, is_sequential = 1, False
     while True:
         byte = file.read(1)
         while byte == b"\xff":
@@ -171,10 +195,13 @@ def _jpeg_header(path: Path, file: BinaryIO) -> ImageHeader:
             raise image_error(path, "cut off or damaged inside the JPEG header")
         if marker in _JPEG_FRAME_MARKERS and length >= 5:
             height, width = struct.unpack(">HH", segment[1:5])
+            is_sequential = marker in (0xC0, 0xC1)
         elif marker == 0xE1 and segment.startswith(b"Exif\x00\x00"):
             orientation = _orientation(segment)
         elif marker == 0xDA:
-            return ImageHeader("JPEG", width, height, orientation, file.tell())
+            return ImageHeader(
+                "JPEG", width, height, orientation, file.tell(), is_sequential=is_sequential
+            )
 
 
 def require_jpeg_end(path: Path, data: bytes, start: int) -> None:
@@ -196,20 +223,91 @@ def _pillow_header(path: Path, file: BinaryIO, start: bytes) -> ImageHeader:
         kind = "WebP"
     elif start.startswith(b"BM"):
         kind = "BMP"
+    elif start[4:8] == b"ftyp" and (found := _kind_of_brands(file)):
+        kind = found
     else:
-        raise image_error(path, "is no image of a known kind (PNG, JPEG, WebP, BMP, TIFF, GIF)")
-    width, height = pillow_image(path, kind, file).size
-    return ImageHeader(kind, width, height)
+        raise image_error(
+            path, "is no image of a known kind (PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF, HEIC)"
+        )
+    try:
+        image = pillow_image(path, kind, file)
+    except ImageError:
+        if kind != "TIFF":
+            raise
+        image = odd_tiff(path, file)
+    if kind == "TIFF" and (_is_reduced(image) or start[8:10] == b"CR"):
+        raise image_error(
+            path, "is a camera's raw file or begins with a reduced picture; save it as TIFF or PNG"
+        )
+    return ImageHeader(kind, *image.size)
+
+
+def _kind_of_brands(file: BinaryIO) -> str:
+    """ "AVIF" or "HEIC" by the brands at the start of a file, or "" for other ones (a video)."""
+    file.seek(0)
+    size = int.from_bytes(file.read(4), "big")
+    brands = file.read(min(size, 256))[4:]
+    file.seek(0)
+    found = {brands[:4]} | {brands[i : i + 4] for i in range(8, len(brands) - 3, 4)}
+    if found & _AVIF_BRANDS:
+        return "AVIF"
+    return "HEIC" if found & _HEIC_BRANDS else ""
+
+
+def odd_tiff(path: Path, file: BinaryIO) -> Image.Image:
+    """Stands for a TIFF file of a kind that Pillow has no mode for: size, tags and profile."""
+    try:
+        file.seek(0)
+        start = file.read(8)
+        tags = TiffImagePlugin.ImageFileDirectory_v2(start)
+        file.seek(tags.next)
+        tags.load(file)
+        size = int(tags[256]), int(tags[257])
+    except Exception as error:  # Pillow raises many kinds on broken input
+        raise image_error(
+            path, f"damaged or of an unknown sort: the TIFF header cannot be read ({error})"
+        ) from error
+    image = Image.new("RGB", (1, 1))
+    image._size, image.tag_v2 = size, tags
+    if profile := tags.get(34675):
+        image.info["icc_profile"] = profile
+    return image
+
+
+def _is_reduced(image: Image.Image) -> bool:
+    """Whether a TIFF file's first picture is a preview of another one, as in raw files."""
+    return bool(_RAW_TAGS & set(image.tag_v2)) or image.tag_v2.get(TIFF_TAGS["subfile"], 0) & 1 == 1
 
 
 def pillow_image(path: Path, kind: str, file: BinaryIO) -> Image.Image:
     """Pillow's image of that kind, header read, pixels not yet decoded."""
+    reader = _heic_reader(path) if kind == "HEIC" else _PILLOW_READERS[kind]
     try:
-        return _PILLOW_READERS[kind](file)
+        return reader(file)
     except Exception as error:  # Pillow's readers raise many kinds on broken input
         raise image_error(
             path, f"damaged or of an unknown sort: the {kind} header cannot be read ({error})"
         ) from error
+
+
+def _heic_reader(path: Path) -> type[Image.Image]:
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError as error:
+        raise image_error(
+            path,
+            "HEIC files are read with pillow-heif: pip install pillow-heif (the extra heif)",
+        ) from error
+    return HeifImageFile
+
+
+def described(path: Path, kind: str, data: bytes) -> Image.Image | None:
+    """Pillow's view of a whole file: its mode, profile and metadata; None if Pillow fails on it."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of damaged metadata
+            return pillow_image(path, kind, io.BytesIO(data))
+    except ImageError:
+        return odd_tiff(path, io.BytesIO(data)) if kind == "TIFF" else None
 
 
 def _orientation(exif: bytes) -> int:

@@ -4,37 +4,46 @@ The rules, in one place:
 
 * The content decides what a file is, never its suffix: a JPEG named ``.png`` is read as a JPEG.
 * Files that are cut off or whose checksums are wrong raise `ImageError`; they are never read half
-  grey. JPEG has no checksums: damage in the middle of its data cannot be told from picture content.
+  grey, except progressive JPEGs and the last rows of others, if somebody put the end mark back.
+  JPEG has no checksums: damage in the middle of its data cannot be told from picture content.
 * 16 bits per channel stay 16 bits. Grey, palette and bilevel images become three channels, CMYK
   becomes RGB, alpha is dropped (the colour below it is kept), the EXIF orientation is applied and a
   broken EXIF block ignored. Of animations and multi-page files the first picture is read.
-* Float TIFFs are read if all values lie in [0, 1] (as 16 bits) and refused otherwise.
+* Float TIFFs (grey or RGB) are read if all values lie in [0, 1] (as 16 bits) and refused otherwise.
+* Colours become sRGB: pixels with a colour profile of another space are converted, at their depth
+  where the profile is one of curves, see `colour`. ``colour="as_is"`` leaves RGB and grey numbers
+  as stored. A profile that is damaged or of another space than the pixels is ignored.
 * The size in the header is compared with ``max_pixels`` before any pixel memory is claimed.
 
 NumPy, OpenCV and Pillow only; worker processes import this module, so it must stay free of jax.
 """
 
+import contextlib
 import io
 import logging
 import math
 import os
 import uuid
 import zlib
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import ImageOps
+from PIL import Image, ImageOps
 
+from dcpt_jax import colour as colours
 from dcpt_jax.image_headers import (
     JPEG_END,
     TIFF_TAGS,
     ImageError,
     ImageHeader,
+    described,
     find_orientation,
     image_error,
+    odd_tiff,
     opened,
     pillow_image,
     png_chunks,
@@ -43,8 +52,11 @@ from dcpt_jax.image_headers import (
 )
 
 __all__ = [
+    "COLOURS",
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
+    "SYSTEM_FOLDERS",
+    "UNREAD_SUFFIXES",
     "ImageError",
     "Scan",
     "check_image",
@@ -62,8 +74,26 @@ __all__ = [
 
 IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+    | {".avif", ".heic", ".heif", ".mpo", ".apng"}
+)
+_RAW_SUFFIXES = (
+    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf "
+    ".raw .rw2 .rwl .sr2 .srf .srw .x3f"
+)
+_OTHER_SUFFIXES = (
+    ".exr .hdr .jp2 .j2k .jpf .jpx .jxl .jxr .hdp .wdp .psd .psb .xcf .kra .ora .tga .ppm .pgm "
+    ".pbm .pnm .pfm .pam .pcx .dds .ktx .qoi .ico .icns .svg .eps .dcm .fit .fits .fts .heics "
+    ".avifs .flif .bpg .ras .sgi .xpm .xbm .emf .wmf .cin .dpx"
+)
+# Of pictures in formats that are not read: such files are counted and named.
+UNREAD_SUFFIXES = frozenset(f"{_RAW_SUFFIXES} {_OTHER_SUFFIXES}".split())
+# Folders in which systems keep previews or deleted files, in lower case.
+SYSTEM_FOLDERS = frozenset(
+    {"@eadir", ".@__thumb", "#recycle", "@recycle", "$recycle.bin", "system volume information"}
+    | {"lost+found", "__macosx", ".trash", ".trashes", ".thumbnails", ".picasaoriginals"}
 )
 MAX_PIXELS = 100_000_000
+COLOURS = ("srgb", "as_is")
 _LARGEST_VALUE = 10.0  # of floating-point images: noise may leave [0, 1], but not that far
 
 _WRITE_OPTIONS = {
@@ -93,27 +123,54 @@ def list_images(root: Path | str) -> list[Path]:
         NotADirectoryError: if `root` is a file.
     """
     found = scan_images(root)
-    for name, reason in found.passed_by:
-        _logger.warning("passed by: %s: %s", Path(root, name), reason)
+    _warn(root, found)
     return [Path(root, name) for name in found.names]
 
 
-def find_images(path: Path | str) -> list[Path]:
+def _warn(root: Path | str, found: "Scan") -> None:
+    for name, reason in found.passed_by:
+        _logger.warning("passed by: %s: %s", Path(root, name), reason)
+
+
+def find_images(path: Path | str) -> tuple[list[Path], Counter[str]]:
     """The image files that a user names: a file itself, whatever its suffix, or those in a folder.
+
+    Returns:
+        The files, and what was left out of the folder: see `Scan.left_out`.
 
     Raises:
         FileNotFoundError: if there is no such file or folder, or no image in the folder.
     """
     path = Path(path)
     if path.is_file():
-        return [path]
+        return [path], Counter()
     if not path.exists():
         raise FileNotFoundError("no such file or folder")
-    photos = list_images(path)
-    if not photos:
+    found = scan_images(path)
+    _warn(path, found)
+    if not found.names:
         known = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise FileNotFoundError(f"no images in this folder (known: {known})")
-    return photos
+        left_out = "".join(f"; {text}" for text in left_out_texts(found.left_out))
+        raise FileNotFoundError(f"no images in this folder (known: {known}){left_out}")
+    return [path / name for name in found.names], found.left_out
+
+
+def left_out_texts(left_out: Mapping[str, int]) -> list[str]:
+    """What a search left out, in words such as "5 files not read: .dng"; see `Scan.left_out`."""
+    unread = {name: count for name, count in left_out.items() if not name.endswith("/")}
+    system = {name: count for name, count in left_out.items() if name.endswith("/")}
+    texts = []
+    for counts, noun, what in ((unread, "file", "not read"), (system, "image", "skipped in")):
+        if not counts:
+            continue
+        total = sum(counts.values())
+        names = [
+            name if len(counts) == 1 else f"{name} ({count})"
+            for name, count in sorted(counts.items())
+        ]
+        colon = ":" if counts is unread else ""
+        texts.append(f"{total} {noun}{'s'[: total != 1]} {what}{colon} {', '.join(names)}")
+    return texts
 
 
 class Scan(NamedTuple):
@@ -124,15 +181,22 @@ class Scan(NamedTuple):
         times: modification time of every folder looked into, in nanoseconds; "" is the root.
         passed_by: (path, reason) of files and folders that cannot be looked at: links that lead
             nowhere or in a circle, folders without permission.
+        left_out: how many files there are of each suffix in `UNREAD_SUFFIXES` (".dng"), and how
+            many image files in folders of each name in `SYSTEM_FOLDERS` ("@eaDir/").
     """
 
     names: list[str]
     times: dict[str, int]
     passed_by: list[tuple[str, str]]
+    left_out: Counter[str]
 
 
-def scan_images(root: Path | str) -> Scan:
+def scan_images(root: Path | str, *, deep: bool = True) -> Scan:
     """Looks for the image files below a folder; see `list_images` for which.
+
+    Args:
+        root: the folder.
+        deep: whether to go into sub-folders.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -146,6 +210,7 @@ def scan_images(root: Path | str) -> Scan:
     names: list[str] = []
     times: dict[str, int] = {}
     passed_by: list[tuple[str, str]] = []
+    left_out: Counter[str] = Counter()
     visited: set[tuple[int, int]] = set()
     # Files and folders still to come, the next one last; a folder's name ends with a slash.
     waiting = [""]
@@ -170,12 +235,32 @@ def scan_images(root: Path | str) -> Scan:
         found = []
         for entry in entries:
             try:
-                found.append(_image_or_folder(entry))
+                if what := _left_out(entry):
+                    left_out[what] += _images_in(entry.path) if what.endswith("/") else 1
+                else:
+                    found.append(_image_or_folder(entry))
             except OSError as error:
                 reason = f"cannot be looked at ({error.strerror})"
                 passed_by.append((name + entry.name, reason))
-        waiting += [name + entry for entry in found if entry is not None]
-    return Scan(names, times, passed_by)
+        waiting += [name + entry for entry in found if entry and (deep or entry[-1] != "/")]
+    return Scan(names, times, passed_by, +left_out)
+
+
+def _left_out(entry: os.DirEntry) -> str:
+    """The name under which `Scan.left_out` counts a file or folder; "" if it does not."""
+    if entry.name.lower() in SYSTEM_FOLDERS and entry.is_dir():
+        return f"{entry.name}/"
+    suffix = os.path.splitext(entry.name)[1].lower()
+    is_unread = suffix in UNREAD_SUFFIXES and not entry.name.startswith(".") and entry.is_file()
+    return suffix if is_unread else ""
+
+
+def _images_in(folder: str) -> int:
+    return sum(
+        os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+        for _, _, names in os.walk(folder)
+        for name in names
+    )
 
 
 def _image_or_folder(entry: os.DirEntry) -> str | None:
@@ -217,31 +302,89 @@ def check_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> ImageHeade
     return header
 
 
-def read_pixels(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def read_pixels(
+    path: Path | str, *, max_pixels: int = MAX_PIXELS, colour: str = "srgb"
+) -> np.ndarray:
     """Reads an image file as upright RGB pixels, by the rules at the top of this module.
 
     Args:
         path: the file; its suffix does not matter.
         max_pixels: largest width times height that is decoded.
+        colour: "srgb" converts pixels with a colour profile to sRGB, "as_is" ignores it.
 
     Returns:
         uint8 or, for files with 16 bits or floats per channel, uint16; [h, w, 3].
 
     Raises:
         ImageError: if the file is missing, no image, damaged, or larger than `max_pixels`.
+        ValueError: for another `colour`.
     """
+    _, data = read_file(path, max_pixels=max_pixels)
+    return decode_pixels(data, path, max_pixels=max_pixels, colour=colour)
+
+
+def read_file(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> tuple[ImageHeader, bytes]:
+    """Header and content of an image file, not decoded; ImageError as `read_pixels`."""
     path = Path(path)
     with opened(path) as file:
         header = read_header(path, file, max_pixels)
         file.seek(0)
-        data = file.read()
-    return _decode(path, header, data)
+        return header, file.read()
 
 
-def decode_pixels(data: bytes, name: Path | str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode_pixels(
+    data: bytes, name: Path | str, *, max_pixels: int = MAX_PIXELS, colour: str = "srgb"
+) -> np.ndarray:
     """As `read_pixels`, of the content of a file; `name` stands in messages for the file."""
+    if colour not in COLOURS:
+        raise ValueError(f"colour is {colour!r}, but must be one of {', '.join(COLOURS)}")
     path = Path(name)
-    return _decode(path, read_header(path, io.BytesIO(data), max_pixels), data)
+    header = read_header(path, io.BytesIO(data), max_pixels)
+    pixels = _decode(path, header, data)
+    if colour == "srgb" and _may_hold_profile(header, data):
+        image = described(path, header.kind, data)
+        with contextlib.suppress(colours.ProfileError):
+            if found := colours.embedded_profile(image):
+                pixels = pixels_to_srgb(pixels, header, image, *found)
+    return pixels
+
+
+def _may_hold_profile(header: ImageHeader, data: bytes) -> bool:
+    """Whether it is worth the time to open the file once more for its profile."""
+    if header.kind == "JPEG":
+        return b"ICC_PROFILE\0" in data[: header.data_start]
+    return header.kind != "PNG" or data.find(b"iCCP", 0, data.find(b"IDAT")) >= 0
+
+
+def pixels_to_srgb(
+    pixels: np.ndarray, header: ImageHeader, image: Image.Image, space: str, profile: bytes
+) -> np.ndarray:
+    """Converts decoded pixels to sRGB by the profile of their file.
+
+    Args:
+        pixels: uint8 or uint16 [h, w, 3], upright, the file's RGB or grey numbers.
+        header: of the file.
+        image: the file as `described` opens it; CMYK is decoded from it.
+        space: of the profile.
+        profile: from `colour.embedded_profile`.
+
+    Returns:
+        Pixels of the same shape, and of the same depth unless the profile is one of tables.
+
+    Raises:
+        ProfileError: if the profile cannot be used.
+    """
+    if space == "CMYK":
+        converted = colours.cmyk_to_srgb(image, profile)
+        orientation = header.orientation
+        if header.kind == "TIFF":
+            orientation = image.tag_v2.get(TIFF_TAGS["orientation"], 1)
+        return upright(converted, orientation)
+    if space == "Lab" or colours.is_srgb(profile):  # decoding has converted Lab
+        return pixels
+    largest = np.iinfo(pixels.dtype).max
+    converted = colours.to_srgb(to_float(pixels), profile)
+    return np.rint(np.multiply(converted, largest, out=converted)).astype(pixels.dtype)
 
 
 def _decode(path: Path, header: ImageHeader, data: bytes) -> np.ndarray:
@@ -259,11 +402,15 @@ def _decode(path: Path, header: ImageHeader, data: bytes) -> np.ndarray:
     elif header.kind == "JPEG":
         require_jpeg_end(path, data, header.data_start)
         pixels = _decode_opencv(path, data, cv2.IMREAD_COLOR_RGB)
+        if _is_filled_with_grey(path, header, data, pixels):
+            raise image_error(
+                path, "damaged: the JPEG data end before the picture does, the rest would be grey"
+            )
     else:
         return _decode_pillow(path, header.kind, data)
     if pixels.shape != (header.height, header.width, 3):
         raise image_error(path, f"decodes to {pixels.shape}, not to the size in its header")
-    return _upright(pixels, header.orientation)
+    return upright(pixels, header.orientation)
 
 
 def to_float(pixels: np.ndarray) -> np.ndarray:
@@ -275,9 +422,11 @@ def to_float(pixels: np.ndarray) -> np.ndarray:
     raise TypeError(f"pixels must be uint8 or uint16, not {pixels.dtype}")
 
 
-def read_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def read_image(
+    path: Path | str, *, max_pixels: int = MAX_PIXELS, colour: str = "srgb"
+) -> np.ndarray:
     """Reads an image file as float32 [h, w, 3], RGB, upright, in [0, 1]; see `read_pixels`."""
-    return to_float(read_pixels(path, max_pixels=max_pixels))
+    return to_float(read_pixels(path, max_pixels=max_pixels, colour=colour))
 
 
 def checked_image(image: Any) -> np.ndarray:
@@ -325,10 +474,10 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: if a value is not a number; infinities are clipped.
     """
-    return _to_levels(np.asarray(image, np.float32), np.uint8)
+    return _rounded(np.asarray(image, np.float32), np.uint8)
 
 
-def _to_levels(image: np.ndarray, kind: type) -> np.ndarray:
+def _rounded(image: np.ndarray, kind: type) -> np.ndarray:
     if np.isnan(image).any():
         raise ValueError(f"{np.isnan(image).sum()} of {image.size} values are not a number (NaN)")
     return np.rint(np.clip(image, 0, 1) * np.iinfo(kind).max).astype(kind)
@@ -351,6 +500,24 @@ def write_image(path: Path | str, image: np.ndarray, *, bits: int = 8) -> None:
         ValueError: if the image has another shape or contains NaN.
     """
     path = Path(path)
+    write_bytes(path, encode(path, to_levels(path, image, bits)))
+
+
+def to_levels(path: Path, image: np.ndarray, bits: int) -> np.ndarray:
+    """The pixels that a file of an image holds; see `write_image`.
+
+    Args:
+        path: target; the suffix chooses the format.
+        image: float [h, w, 3].
+        bits: 8 or 16.
+
+    Returns:
+        uint8 or uint16 [h, w, 3].
+
+    Raises:
+        ImageError: if the suffix is not one that can be written with that many bits.
+        ValueError: if the image has another shape or contains NaN.
+    """
     suffix = path.suffix.lower()
     if bits == 16 and suffix not in SUFFIXES_OF_16_BITS:
         raise image_error(path, f"16 bits need one of {sorted(SUFFIXES_OF_16_BITS)}")
@@ -360,28 +527,48 @@ def write_image(path: Path | str, image: np.ndarray, *, bits: int = 8) -> None:
         )
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ValueError(f"image must have the shape [h, w, 3], not {image.shape}")
-    levels = to_uint8(image) if bits == 8 else _to_levels(image.astype(np.float64), np.uint16)
-    pixels = np.ascontiguousarray(levels[..., ::-1])  # OpenCV encodes BGR
+    return to_uint8(image) if bits == 8 else _rounded(image.astype(np.float64), np.uint16)
+
+
+def encode(path: Path, levels: np.ndarray) -> bytes:
+    """The content of an image file.
+
+    Args:
+        path: target; the suffix chooses the format.
+        levels: uint8 or uint16 [h, w, 3], RGB, or [h, w, 4] with alpha.
+
+    Raises:
+        ImageError: if the format cannot hold so large an image.
+    """
+    suffix = path.suffix.lower()
+    order = [2, 1, 0, 3][: levels.shape[2]]  # OpenCV encodes BGR
+    pixels = np.ascontiguousarray(levels[..., order])
     try:
         done, encoded = cv2.imencode(suffix, pixels, _WRITE_OPTIONS[suffix])
     except cv2.error:
         done = False
     if not done:
         raise image_error(
-            path, f"{image.shape[1]}x{image.shape[0]} pixels are too large for {suffix}"
+            path, f"{levels.shape[1]}x{levels.shape[0]} pixels are too large for {suffix}"
         )
+    return encoded.tobytes()
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file that appears whole or not at all; missing folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{uuid.uuid4().hex}.partial"
     try:
-        temporary.write_bytes(encoded)
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turns and mirrors stored pixels [h, w, ...] by an EXIF orientation of 1 to 8."""
     if orientation >= 5:
-        pixels = pixels.transpose(1, 0, 2)
+        pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     if orientation in (3, 4, 7, 8):
@@ -401,12 +588,41 @@ def _decode_opencv(path: Path, data: bytes, flags: int) -> np.ndarray:
     return pixels
 
 
+def _is_filled_with_grey(path: Path, header: ImageHeader, data: bytes, pixels: np.ndarray) -> bool:
+    """Whether a JPEG has no data for its lower part, which decoders fill with mid grey.
+
+    They do so where the data end early in an end mark that somebody put back. If eight bytes less
+    change nothing in the last rows, then those rows are made of no data: in eight bytes there are
+    at most 40 blocks of 64 pixels, of two bits each.
+    """
+    if not header.is_sequential or (pixels[-1] != 128).any():
+        return False
+    end = data.find(JPEG_END, header.data_start)
+    if data.find(b"\xff\xda", header.data_start, end) >= 0:  # another scan
+        return False
+    shorter = data[: max(end - 8, header.data_start)].rstrip(b"\xff") + JPEG_END
+    other = _decode_opencv(path, shorter, cv2.IMREAD_COLOR_RGB)
+    changed = np.flatnonzero((other != pixels).any(axis=(1, 2)))
+    if not len(changed):  # the whole picture is grey
+        return False
+    # Enlarging the colours carries changes one row too far.
+    below = len(pixels) - (max(changed[-1] - 1, 0) // 16 + 1) * 16
+    return below * pixels.shape[1] > 40 * 64
+
+
 def _decode_pillow(path: Path, kind: str, data: bytes) -> np.ndarray:
-    image = pillow_image(path, kind, io.BytesIO(data))
+    try:
+        image = pillow_image(path, kind, io.BytesIO(data))
+    except ImageError:
+        if kind != "TIFF":
+            raise
+        return _decode_odd_tiff(path, odd_tiff(path, io.BytesIO(data)).tag_v2, data)
     if kind == "TIFF":
         bits = image.tag_v2.get(TIFF_TAGS["bits"], (1,))
         if 2 in image.tag_v2.get(TIFF_TAGS["format"], (1,)):
             raise image_error(path, "signed integer pixels are not read; save it with 8 or 16 bits")
+        if image.tag_v2.get(TIFF_TAGS["planar"], 1) != 1 and max(bits) > 8:
+            return _decode_odd_tiff(path, image.tag_v2, data)
         if max(bits) == 16 and image.mode != "F":
             return _decode_tiff_16bit(path, image.tag_v2, data)
         if image.mode != "F" and max(bits) > 8:
@@ -420,27 +636,64 @@ def _decode_pillow(path: Path, kind: str, data: bytes) -> np.ndarray:
             return np.array(image.convert("RGB"))
     except Exception as error:  # Pillow's decoders raise many kinds on broken input
         raise image_error(path, f"damaged: the {kind} data cannot be decoded ({error})") from error
-    grey = np.asarray(image, np.float64)
-    low, high = float(grey.min()), float(grey.max())
+    return np.repeat(_of_floats(path, np.asarray(image))[..., None], 3, axis=2)
+
+
+def _of_floats(path: Path, values: np.ndarray) -> np.ndarray:
+    """Floats in [0, 1] as uint16."""
+    low, high = float(values.min()), float(values.max())
     if not (low >= 0 and high <= 1):
         raise image_error(
             path, f"float pixels must be in [0, 1], not [{low:.4g}, {high:.4g}]; rescale it"
         )
-    return np.repeat(np.rint(grey * 65535).astype(np.uint16)[..., None], 3, axis=2)
+    return np.rint(np.asarray(values, np.float64) * 65535).astype(np.uint16)
+
+
+def _decode_odd_tiff(path: Path, tags: Mapping, data: bytes) -> np.ndarray:
+    """Reads TIFFs that Pillow has no mode for: RGB or grey floats, three samples of "grey"."""
+    advice = "save it as RGB or grey with 8 or 16 bits"
+    samples, photometric = tags.get(TIFF_TAGS["samples"], 1), tags.get(TIFF_TAGS["photometric"])
+    if samples not in (1, 3, 4) or photometric not in (0, 1, 2):
+        raise image_error(
+            path,
+            f"TIFF with {samples} samples a pixel and photometric {photometric} is not read; "
+            + advice,
+        )
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            values, axes = file.pages[0].asarray(), file.pages[0].axes
+    except Exception as error:  # tifffile raises many kinds on broken input
+        raise image_error(
+            path, f"damaged or of an unknown sort: the TIFF data cannot be read ({error}); {advice}"
+        ) from error
+    if axes == "YX":
+        values = values[..., None]
+    elif axes == "SYX":
+        values = np.moveaxis(values, 0, -1)
+    if values.shape != (tags.get(257), tags.get(256), samples):
+        raise image_error(path, f"TIFF that decodes to {values.shape} is not read; {advice}")
+    if values.dtype.kind == "f":
+        values = _of_floats(path, values)
+    if values.dtype not in (np.uint8, np.uint16):
+        raise image_error(path, f"TIFF with pixels of {values.dtype} is not read; {advice}")
+    if photometric == 0:
+        values = np.iinfo(values.dtype).max - values
+    rgb = np.repeat(values, 3, axis=2) if values.shape[2] == 1 else values[..., :3]
+    return upright(rgb, tags.get(TIFF_TAGS["orientation"], 1))
 
 
 def _decode_tiff_16bit(path: Path, tags: Mapping, data: bytes) -> np.ndarray:
     """Reads 16-bit TIFFs with OpenCV, since Pillow cuts them to 8 bits or clips them."""
     photometric = tags.get(TIFF_TAGS["photometric"])
-    if photometric not in (0, 1, 2) or tags.get(TIFF_TAGS["planar"], 1) != 1:
-        raise image_error(
-            path, "16-bit TIFFs are read as grey or RGB with interleaved channels only"
-        )
+    if photometric not in (0, 1, 2):
+        raise image_error(path, "16-bit TIFFs are read as grey or RGB only; save it as such")
     # OpenCV turns some orientations and not others, so the tag is taken out of its sight.
     orientation, offset = find_orientation(data)
     if orientation != 1:
-        upright = b"\1\0" if data[:2] == b"II" else b"\0\1"
-        data = data[:offset] + upright + data[offset + 2 :]
+        none = b"\1\0" if data[:2] == b"II" else b"\0\1"
+        data = data[:offset] + none + data[offset + 2 :]
     pixels = _decode_opencv(path, data, cv2.IMREAD_UNCHANGED)
     if pixels.dtype != np.uint16 or (pixels.ndim == 3 and pixels.shape[2] not in (3, 4)):
         raise image_error(
@@ -450,4 +703,4 @@ def _decode_tiff_16bit(path: Path, tags: Mapping, data: bytes) -> np.ndarray:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
     else:
         pixels = pixels[..., 2::-1]  # BGR or BGRA to RGB
-    return _upright(65535 - pixels if photometric == 0 else pixels, orientation)
+    return upright(65535 - pixels if photometric == 0 else pixels, orientation)

@@ -109,6 +109,17 @@ def test_what_cannot_be_looked_at_is_bad(data):
         opening.open_classes(TASKS, root=str(data / "photos"), on_bad_file="refuse")
 
 
+def test_pictures_that_are_not_read_are_counted(data):
+    (data / "photos/a.dng").write_bytes(b"")
+    (data / "photos/b.exr").write_bytes(b"")
+    tasks = (Task("a", "haze"), Task("b", "noise"))
+    found = check.check(opening.open_each(tasks, root=str(data / "photos")))
+    text = check.report(found, crop=16, by="headers")
+    assert text.count(f"{data / 'photos'}: 2 files not read: .dng (1), .exr (1)") == 1
+    assert not check.is_bad(found)
+    assert "; 2 files not read: " in found[0].opened.training_class.source.report.summary()
+
+
 def test_shared_sources_are_walked_once(data):
     tasks = (Task("a", "haze"), Task("b", "noise"))
     opened = opening.open_each(tasks, root=str(data / "photos"))

@@ -83,6 +83,16 @@ def test_folder_that_has_just_changed_is_not_kept(folder, monkeypatch):
     assert len(scans) == 2
 
 
+def test_what_was_left_out_is_kept_with_the_list(folder, monkeypatch):
+    (folder / "sub/raw.dng").write_bytes(b"")
+    settle(folder)
+    scans = count_scans(monkeypatch)
+    assert [list_files(folder).left_out for _ in range(2)] == [{".dng": 1}] * 2
+    assert len(scans) == 1
+    monkeypatch.undo()
+    assert not list_files(folder, deep=False).left_out
+
+
 @pytest.mark.parametrize("what", ["loop.png", "loop", "gone.png", "folder"])
 def test_what_cannot_be_looked_at_is_told_and_hides_nothing_else(folder, monkeypatch, what):
     if what == "folder":  # one without permission; for the administrator there is none such

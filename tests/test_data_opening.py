@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from dcpt_jax import colour, images
 from dcpt_jax import config as configs
-from dcpt_jax import images
 from dcpt_jax.data import opening
 from dcpt_jax.data.opening import SourceError, open_classes
 from dcpt_jax.data.tasks import Task, resolve_tasks
+from tests.profiles import rgb_profile
 
 
 def write(root, names, value=0.5):
@@ -256,3 +258,23 @@ def test_keys_of_a_config():
     config.data.sources.haze = "pear:/a"
     with pytest.raises(configs.ConfigError, match=r"config\.data\.sources\.haze: 'pear:/a' is no"):
         configs.validate(config)
+
+
+def test_colours_and_the_size_limit_are_keys(tmp_path):
+    pixels = np.arange(20 * 30 * 3, dtype=np.uint16).reshape(20, 30, 3).astype(np.uint8)
+    profile = rgb_profile()
+    Image.fromarray(pixels).save(tmp_path / "a.png", icc_profile=profile)
+    data = configs.restore().data
+    data.root = str(tmp_path)
+
+    def photo():
+        arguments = opening.arguments(data)
+        return open_classes((Task("haze", "haze"),), **arguments)[0].source[0]
+
+    expected = colour.to_srgb(pixels / 255, profile) * 255
+    assert np.abs(photo() - expected).max() < 1
+    data.colour = "as_is"
+    np.testing.assert_array_equal(photo(), pixels)
+    data.max_pixels = 599
+    with pytest.raises(images.ImageError, match=r"--config\.data\.max_pixels=N"):
+        photo()

@@ -11,10 +11,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+import tifffile
+from PIL import Image, ImageCms, ImageOps
 
-from dcpt_jax import images
+from dcpt_jax import colour, images
 from dcpt_jax.images import ImageError
+from tests.profiles import grey_profile, rgb_profile
 
 
 def picture(height: int = 24, width: int = 36) -> np.ndarray:
@@ -183,6 +185,27 @@ def test_cut_off_jpeg_with_whole_thumbnail_is_refused(tmp_path):
             function(path)
 
 
+@pytest.mark.parametrize("subsampling", [0, 2])
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.8])
+def test_cut_off_jpeg_with_its_end_put_back_is_refused(tmp_path, subsampling, kept):
+    path = tmp_path / "a.jpg"
+    Image.fromarray(picture(128, 192)).save(path, subsampling=subsampling)
+    data, start = path.read_bytes(), images.check_image(path).data_start
+    path.write_bytes(data[: start + int(kept * (len(data) - start))] + b"\xff\xd9")
+    with pytest.raises(ImageError, match=r"a\.jpg: damaged: the JPEG data end before"):
+        images.read_pixels(path)
+
+
+@pytest.mark.parametrize("rows", [1, 9, 40, 128])
+@pytest.mark.parametrize("optimize", [False, True])
+def test_a_jpeg_that_ends_in_grey_is_read(tmp_path, rows, optimize):
+    pixels = picture(128, 192)
+    pixels[-rows:] = 128
+    for image in (Image.fromarray(pixels), Image.fromarray(pixels).convert("L")):
+        image.save(tmp_path / "a.jpg", optimize=optimize)
+        assert images.read_pixels(tmp_path / "a.jpg").shape == (128, 192, 3)
+
+
 def test_wrong_png_checksum_is_refused(tmp_path):
     path = tmp_path / "a.png"
     Image.fromarray(picture()).save(path)
@@ -267,6 +290,45 @@ def test_broken_exif_is_ignored(tmp_path, exif):
     assert images.read_pixels(path).shape == (24, 36, 3)
 
 
+def test_avif_is_read(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6
+    path = tmp_path / "a.avif"
+    Image.fromarray(picture()).save(path, quality=100, subsampling="4:4:4", exif=exif)
+    assert images.check_image(path).kind == "AVIF"
+    pixels = images.read_pixels(path)
+    assert pixels.shape == (36, 24, 3)
+    assert np.abs(pixels - np.rot90(picture(), -1).astype(int)).mean() < 2
+    with pytest.raises(ImageError, match="864 pixels are more than the limit"):
+        images.check_image(path, max_pixels=863)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ImageError, match=r"a\.avif: "):
+        images.read_pixels(path)
+
+
+def test_heic_is_read_where_its_reader_is_installed(tmp_path, monkeypatch):
+    path = tmp_path / "a.heic"
+    path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "pillow_heif", None)
+        with pytest.raises(ImageError, match=r"a\.heic: .*pip install pillow-heif"):
+            images.read_pixels(path)
+    pillow_heif = pytest.importorskip("pillow_heif")
+    heif = pillow_heif.from_pillow(Image.fromarray(picture()))
+    heif.save(path, quality=100)
+    assert images.check_image(path).kind == "HEIC"
+    assert np.abs(images.read_pixels(path) - picture().astype(int)).mean() < 4
+
+
+@pytest.mark.parametrize("tag", [{"t254": 1}, {"t50706": 1}])
+def test_raw_files_and_previews_are_refused(tmp_path, tag):
+    path = tmp_path / "a.dng"
+    path.write_bytes(tiff(np.ones((4, 6), np.uint8), **tag))
+    for function in (images.check_image, images.read_pixels):
+        with pytest.raises(ImageError, match=r"a\.dng: is a camera's raw file or"):
+            function(path)
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_modes_become_rgb(tmp_path, mode, suffix):
@@ -348,6 +410,32 @@ def test_float_tiff(tmp_path):
             images.read_pixels(path)
 
 
+@pytest.mark.parametrize("photometric", ["rgb", "minisblack"])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])
+def test_tiff_of_three_samples(tmp_path, photometric, planar, dtype):
+    values = picture().astype(dtype) if dtype == np.uint8 else picture().astype(dtype) * 257
+    values = values / np.array(65535, dtype) if values.dtype.kind == "f" else values
+    stored = values if planar == "contig" else np.moveaxis(values, -1, 0)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(
+        path, np.ascontiguousarray(stored), photometric=photometric, planarconfig=planar
+    )
+    assert images.check_image(path).size == (24, 36)
+    np.testing.assert_allclose(images.read_image(path), picture() / 255, atol=1e-4)
+
+
+def test_tiff_of_another_kind_is_named_with_what_to_do(tmp_path):
+    path = tmp_path / "a.tif"
+    values = np.zeros((4, 6, 5), np.uint8)
+    tifffile.imwrite(path, values, photometric="minisblack", planarconfig="contig")
+    with pytest.raises(ImageError, match=r"a\.tif: TIFF with 5 samples .* save it as RGB or grey"):
+        images.read_pixels(path)
+    tifffile.imwrite(path, np.full((4, 6, 3), 2, np.float32), photometric="rgb")
+    with pytest.raises(ImageError, match=r"a\.tif: float pixels must be in \[0, 1\]"):
+        images.read_pixels(path)
+
+
 @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32])
 def test_signed_tiff_is_refused(tmp_path, dtype):
     path = tmp_path / "a.tif"
@@ -391,6 +479,27 @@ def test_list_images(tmp_path):
     found = [path.relative_to(tmp_path).as_posix() for path in images.list_images(tmp_path)]
     assert found == sorted(names)
     assert images.list_images(str(tmp_path / "folder.png")) == []
+
+
+def test_pictures_that_are_not_read_and_system_folders_are_counted(tmp_path):
+    names = ["a.png", "b.dng", "c.DNG", "d.exr", "e.txt", ".f.dng", "sub/g.jp2", "sub/h.avif"]
+    names += ["@eaDir/i.jpg", "sub/@eaDir/deep/j.jpg", "$RECYCLE.BIN/k.png", ".@__thumb/l.jpg"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    found = images.scan_images(tmp_path)
+    assert found.names == ["a.png", "sub/h.avif"]
+    assert images.left_out_texts(found.left_out) == [
+        "4 files not read: .dng (2), .exr (1), .jp2 (1)",
+        "4 images skipped in $RECYCLE.BIN/ (1), .@__thumb/ (1), @eaDir/ (2)",
+    ]
+    top = images.scan_images(tmp_path, deep=False)
+    assert (top.names, top.left_out[".jp2"]) == (["a.png"], 0)
+    assert images.left_out_texts({".dng": 1}) == ["1 file not read: .dng"]
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/x.cr3").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=r"no images .*; 1 file not read: \.cr3"):
+        images.find_images(tmp_path / "raw")
 
 
 def test_a_link_that_leads_nowhere_hides_nothing_else(tmp_path, caplog):
@@ -488,3 +597,59 @@ def test_an_image_too_large_for_its_format_is_refused_by_name(tmp_path):
     with pytest.raises(images.ImageError, match=r"wide\.jpg.*70000x1 pixels are too large"):
         images.write_image(tmp_path / "wide.jpg", wide)
     assert not list(tmp_path.iterdir())
+
+
+# --- colour profiles ------------------------------------------------------------------------------
+
+
+def with_profile(path: Path, image: Image.Image, profile: bytes) -> Path:
+    options = {".webp": {"lossless": True}, ".jpg": {"quality": 100, "subsampling": 0}}
+    image.save(path, icc_profile=profile, **options.get(path.suffix, {}))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+def test_profiles_are_converted_to_srgb_unless_left_as_they_are(tmp_path, suffix):
+    profile = rgb_profile()
+    path = with_profile(tmp_path / f"a{suffix}", Image.fromarray(picture()), profile)
+    expected = colour.to_srgb(picture() / 255, profile) * 255
+    assert np.abs(expected - picture()).mean() > 3
+    assert np.abs(images.read_pixels(path) - expected).mean() < 1
+    as_is = images.read_pixels(path, colour="as_is")
+    assert np.abs(as_is - picture().astype(int)).max() <= (3 if suffix == ".jpg" else 0)
+    with pytest.raises(ValueError, match="'p3', but must be one of srgb, as_is"):
+        images.read_pixels(path, colour="p3")
+
+
+def test_16_bits_with_a_profile_stay_16_bits(tmp_path):
+    values = np.random.default_rng(0).integers(0, 65536, (4, 6, 3)).astype(np.uint16)
+    path = tmp_path / "a.png"
+    chunk = b"iCCP", b"x\0\0" + zlib.compress(rgb_profile(gamma=1.0))
+    data = cv2.imencode(".png", values[..., ::-1])[1].tobytes()
+    path.write_bytes(data[:33] + png(chunk)[8:] + data[33:])
+    pixels = images.read_pixels(path)
+    assert pixels.dtype == np.uint16
+    expected = colour.to_srgb(values / 65535, rgb_profile(gamma=1.0)) * 65535
+    assert np.abs(pixels - expected).max() < 1
+
+
+def test_pixels_with_an_srgb_profile_are_left_alone(tmp_path):
+    path = with_profile(tmp_path / "a.png", Image.fromarray(picture()), colour.srgb_profile())
+    np.testing.assert_array_equal(images.read_pixels(path), picture())
+
+
+def test_lab_and_grey_are_converted(tmp_path):
+    grey = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
+    path = with_profile(tmp_path / "a.png", grey, grey_profile(1.0))
+    assert images.read_pixels(path)[8, 0, 0] == 188  # half of the light
+    srgb, lab = (ImageCms.createProfile(name) for name in ("sRGB", "LAB"))
+    ImageCms.profileToProfile(Image.fromarray(picture()), srgb, lab, outputMode="LAB").save(
+        tmp_path / "lab.tif"
+    )
+    assert np.abs(images.read_pixels(tmp_path / "lab.tif") - picture().astype(int)).mean() < 3
+
+
+@pytest.mark.parametrize("profile", [b"damaged", grey_profile(1.0)])
+def test_a_profile_that_cannot_belong_to_the_pixels_is_ignored(tmp_path, profile):
+    path = with_profile(tmp_path / "a.png", Image.fromarray(picture()), profile)
+    np.testing.assert_array_equal(images.read_pixels(path), picture())

@@ -12,6 +12,7 @@ import cv2
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import dcpt_jax
 from dcpt_jax import images, weights
@@ -21,6 +22,7 @@ from dcpt_jax.restore import command
 from dcpt_jax.restore.command import main, parser, plan
 from dcpt_jax.weights import folders
 from tests.conftest import TINY_BACKBONES
+from tests.profiles import rgb_profile
 from tests.test_restore_predictor import photo, small_network
 
 SIZE = (24, 32)
@@ -360,28 +362,148 @@ def test_a_name_that_is_no_text_is_restored_and_shown(tmp_path, identity, capsys
         ("same", "x.webp", "x.webp"),
         ("same", "x.gif", "x.png"),
         ("same", "x", "x.png"),
+        ("auto", "x.TIF", "x.tif"),
+        ("auto", "x.bmp", "x.bmp"),
+        ("auto", "x.jpg", "x.png"),
+        ("auto", "x.gif", "x.png"),
     ],
 )
 def test_the_format_decides_the_suffix(tmp_path, form, name, expected):
     assert targets([put(tmp_path / "in" / name)], tmp_path / "out", form) == [expected]
 
 
-@pytest.mark.parametrize(("form", "dtype"), [("same", np.uint16), ("png", np.uint8)])
-@pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_sixteen_bits_are_kept_with_same_only(tmp_path, identity, form, dtype, suffix):
+def test_a_photo_whose_format_would_lose_becomes_png_with_a_word(tmp_path, identity, capsys):
+    sources = [put(tmp_path / name) for name in ("a.jpg", "b.jpeg", "c.webp", "d.tif")]
+    out = tmp_path / "out"
+    assert run(*sources, "--output", out, "--weights", tmp_path) == 0
+    assert files(out) == ["a.png", "b.png", "c.webp", "d.tif"]
+    told = "2 photos become PNG (.jpeg, .jpg), which loses nothing; --format same keeps the format"
+    assert told in capsys.readouterr().out
+    for form in ("png", "same"):
+        assert run(sources[0], "--output", out, "--weights", tmp_path, "--format", form) == 0
+        assert "PNG" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("form", "name"), [("auto", "deep.tif"), ("png", "deep.png"), ("jpg", "deep.jpg")]
+)
+def test_sixteen_bits_are_kept_where_the_format_can(tmp_path, identity, form, name, capsys):
     pixels = np.random.default_rng(0).integers(0, 65536, (*SIZE, 3)).astype(np.uint16)
-    source = tmp_path / f"deep{suffix}"
-    source.write_bytes(cv2.imencode(suffix, pixels)[1].tobytes())
+    source = tmp_path / "deep.tif"
+    source.write_bytes(cv2.imencode(".tif", pixels)[1].tobytes())
     out = tmp_path / "out"
     assert run(source, "--output", out, "--weights", tmp_path, "--format", form) == 0
     (result,) = out.iterdir()
+    assert result.name == name
     restored = images.read_pixels(result)
-    assert restored.dtype == dtype
-    if dtype == np.uint16:
-        assert result.suffix == suffix
-        np.testing.assert_array_equal(restored, pixels[..., ::-1])
+    if form == "jpg":
+        assert restored.dtype == np.uint8
+        assert "; 16 bits reduced to the 8 of .jpg" in capsys.readouterr().out
     else:
-        assert np.abs(restored - pixels[..., ::-1] / 257).max() <= 0.5
+        np.testing.assert_array_equal(restored, pixels[..., ::-1])
+
+
+def test_pictures_that_are_not_read_are_counted(tmp_path, identity, capsys):
+    put(tmp_path / "in/a.png")
+    for name in ("b.dng", "c.exr", "@eaDir/d.jpg"):
+        put(tmp_path / "in" / name)
+    assert run(tmp_path / "in", "--output", tmp_path / "out", "--weights", tmp_path) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert "2 files not read: .dng (1), .exr (1)" in shown
+    assert "1 image skipped in @eaDir/" in shown
+    assert files(tmp_path / "out") == ["a.png"]
+
+
+# Colour, metadata, alpha, strength
+
+
+def restored_line(capsys):
+    (line,) = (x for x in capsys.readouterr().out.splitlines() if x.startswith("restored: "))
+    return line
+
+
+def phone_photo(path):
+    """A JPEG as phones make them: Display P3, stored on its side, with a place."""
+    exif = Image.Exif()
+    exif[274] = 6
+    exif.get_ifd(0x8825)[1] = "N"
+    pixels = images.to_uint8(photo(*SIZE))
+    Image.fromarray(pixels).save(path, quality=95, exif=exif, icc_profile=rgb_profile(gamma=None))
+    return path
+
+
+@pytest.mark.parametrize("form", ["auto", "same"])
+def test_a_phone_photo_keeps_profile_and_metadata_and_stands_upright(
+    tmp_path, identity, form, capsys
+):
+    source = phone_photo(tmp_path / "a.jpg")
+    out = tmp_path / "out"
+    assert run(source, "--output", out, "--weights", tmp_path, "--format", form) == 0
+    assert restored_line(capsys).endswith(" s")
+    (result,) = out.iterdir()
+    with Image.open(result) as image:
+        assert image.size == SIZE
+        assert image.info["icc_profile"] == rgb_profile(gamma=None)
+        assert image.getexif()[274] == 1
+        assert image.getexif().get_ifd(0x8825)[1] == "N"
+    if form == "auto":
+        expected = images.read_pixels(source, colour="as_is")
+        np.testing.assert_array_equal(images.read_pixels(result, colour="as_is"), expected)
+
+
+def test_metadata_none_leaves_the_place_out_and_keeps_the_colours(tmp_path, identity, capsys):
+    source = phone_photo(tmp_path / "a.jpg")
+    out = tmp_path / "out"
+    assert run(source, "--output", out, "--weights", tmp_path, "--metadata", "none") == 0
+    assert restored_line(capsys).endswith(" s; EXIF dropped")
+    with Image.open(out / "a.png") as image:
+        assert not image.getexif()
+        assert image.info["icc_profile"] == rgb_profile(gamma=None)
+        assert image.size == SIZE
+
+
+@pytest.mark.parametrize(
+    ("alpha", "form", "mode", "said"),
+    [
+        ("keep", "auto", "RGBA", ""),
+        ("keep", "jpg", "RGB", "; alpha dropped, as .jpg has none"),
+        ("drop", "auto", "RGB", "; alpha dropped"),
+        ("white", "auto", "RGB", "; laid on white"),
+    ],
+)
+def test_alpha_is_kept_dropped_or_laid_on_white(
+    tmp_path, identity, capsys, alpha, form, mode, said
+):
+    pixels = np.full((*SIZE, 4), 100, np.uint8)
+    pixels[..., 3] = 0
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    options = ("--alpha", alpha, "--format", form)
+    out = tmp_path / "out"
+    assert run(tmp_path / "a.png", "--output", out, "--weights", tmp_path, *options) == 0
+    assert restored_line(capsys).endswith(f" s{said}")
+    (result,) = out.iterdir()
+    with Image.open(result) as image:
+        assert image.mode == mode
+        colour = 255 if alpha == "white" else 100
+        assert abs(np.asarray(image)[..., :3].astype(int) - colour).max() <= 1
+
+
+@pytest.mark.parametrize(("strength", "expected"), [(0, 40), (0.25, 90), (1, 240)])
+def test_strength_blends_photo_and_result(tmp_path, monkeypatch, strength, expected):
+    restores_by(monkeypatch, lambda image: np.full_like(image, 240 / 255))
+    images.write_image(tmp_path / "a.png", np.full((*SIZE, 3), 40 / 255))
+    out = tmp_path / "out"
+    options = ("--output", out, "--weights", tmp_path, "--strength", strength)
+    assert run(tmp_path / "a.png", *options) == 0
+    assert (images.read_pixels(out / "a.png") == expected).all()
+
+
+def test_max_pixels_is_an_option(tmp_path, identity, capsys):
+    source = put(tmp_path / "a.png")
+    arguments = (source, "--output", tmp_path / "out", "--weights", tmp_path, "--max-pixels")
+    assert run(*arguments, 24 * 32 - 1) == 1
+    assert "--max-pixels" in capsys.readouterr().err
+    assert run(*arguments, 24 * 32) == 0
 
 
 # Wrong use
@@ -418,6 +540,11 @@ def test_wrong_paths_end_with_status_2(tmp_path, monkeypatch, capsys, change, me
         (["x.png", "--output", "o", "--weights", "w", "--tile", "0"], "'0' is neither auto nor"),
         (["x.png", "--output", "o", "--weights", "w", "--tile", "1.5"], "'1.5' is neither"),
         (["x.png", "--output", "o", "--weights", "w", "--format", "bmp"], "png"),
+        (["x.png", "--output", "o", "--weights", "w", "--strength", "1.1"], "no number from 0 to"),
+        (["x.png", "--output", "o", "--weights", "w", "--strength", "nan"], "no number from 0 to"),
+        (["x.png", "--output", "o", "--weights", "w", "--alpha", "black"], "white"),
+        (["x.png", "--output", "o", "--weights", "w", "--metadata", "gps"], "none"),
+        (["x.png", "--output", "o", "--weights", "w", "--max-pixels", "0"], "no number of pixels"),
         (["x.png", "--output", "o", "--weights", "w", "--tlc", "on"], "'on' is neither auto nor"),
         (["x.png", "--output", "o", "--weights", "w", "--tlc", "0"], "size in pixels"),
     ],
@@ -435,6 +562,7 @@ def test_help_fits_a_terminal_and_names_every_option(capsys):
     assert exit_.value.code == 0
     shown = capsys.readouterr().out
     options = ("--output", "--weights", "--tile", "--ensemble", "--format", "--overwrite", "--tlc")
+    options += ("--alpha", "--metadata", "--strength", "--max-pixels", "GPS")
     assert all(option in shown for option in options)
     assert max(len(line) for line in shown.splitlines()) <= 100
 

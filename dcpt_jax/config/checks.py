@@ -154,6 +154,8 @@ def validate_data(config: ml_collections.ConfigDict) -> None:
     """
     _known("mode", config.mode, MODES)
     _known("data.on_bad_file", config.data.on_bad_file, ("skip", "refuse"))
+    _known("data.colour", config.data.colour, ("srgb", "as_is"))
+    _at_least("data.max_pixels", config.data.max_pixels, 1)
     _check_class_sections(config)
     if config.data.crop_size or config.mode != "evaluate":  # which takes 0 for whole images
         _at_least("data.crop_size", config.data.crop_size, 16)  # what all classifiers can halve

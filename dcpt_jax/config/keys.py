@@ -72,6 +72,9 @@ def base(mode: str) -> ml_collections.ConfigDict:
     config.data.crop_size = 64  # pixels
     config.data.num_workers = 1  # processes beside the training process; 0 = threads only
     config.data.on_bad_file = "skip"  # skip: name, count, go on; refuse: stop at the first
+    config.data.max_pixels = 100_000_000  # width times height; larger images count as bad
+    # Pixels with a profile of another space: srgb = converted to sRGB; as_is = left as stored.
+    config.data.colour = "srgb"
     config.data.cache_megabytes = 512  # decoded photos kept in memory, per process
 
     # While training, measure the weights (their moving average where there is one) on crops of

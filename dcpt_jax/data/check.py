@@ -13,7 +13,7 @@ import concurrent.futures
 import dataclasses
 import os
 import runpy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class Inspected:
         sizes: int [items, 2], height and width of each item that is well.
         unused: number of clean files that belong to no degraded one.
         note: what else is to be said.
+        left_out: how many files were left out, see `images.Scan`.
     """
 
     place: str
@@ -51,6 +52,7 @@ class Inspected:
     sizes: np.ndarray
     unused: int = 0
     note: str = ""
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def too_small(self, crop: int) -> int:
         """How many items are lower or narrower than the crop."""
@@ -143,6 +145,7 @@ def inspect(
         np.array(sizes, np.int32).reshape(-1, 2),
         getattr(report, "unused", 0),
         note,
+        getattr(report, "left_out", {}),
     )
 
 
@@ -190,11 +193,14 @@ def report(checked: Sequence[Checked], *, crop: int, by: str, shares: bool = Tru
 
 
 def _unused_lines(checked: Sequence[Checked]) -> list[str]:
-    parts = {id(part): part for one in checked for part in one.parts}.values()
+    parts = list({id(part): part for one in checked for part in one.parts}.values())
     lines = [
         f"{p.place}: {p.unused:,} clean files without a degraded one" for p in parts if p.unused
     ]
-    return lines + [f"{part.place}: {part.note}" for part in parts if part.note]
+    lines += [f"{part.place}: {part.note}" for part in parts if part.note]
+    return lines + [
+        f"{part.place}: {text}" for part in parts for text in images.left_out_texts(part.left_out)
+    ]
 
 
 def _problem_lines(checked: Sequence[Checked]) -> list[str]:

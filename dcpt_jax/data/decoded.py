@@ -97,18 +97,27 @@ class DecodedSource(Sequence):
 
     noun = "photo"
 
-    def __init__(self, *, on_bad_file: str, cache: DecodedCache | float, max_pixels: int):
+    def __init__(
+        self,
+        *,
+        on_bad_file: str,
+        cache: DecodedCache | float,
+        max_pixels: int = images.MAX_PIXELS,
+        colour: str = "srgb",
+    ):
         """Settings that all sources have.
 
         Args:
             on_bad_file: what to do with files that cannot be read.
             cache: a cache shared with other sources, or the limit of an own one in megabytes.
             max_pixels: larger images count as bad.
+            colour: "srgb" or "as_is", see `images.read_pixels`.
         """
         check_bad_file_rule(on_bad_file)
         self.on_bad_file = on_bad_file
         self.unreadable: dict[int, str] = {}
         self._max_pixels = max_pixels
+        self._colour = colour
         self._cache = cache if isinstance(cache, DecodedCache) else DecodedCache(cache)
         self._number = self._cache.add_source()
 

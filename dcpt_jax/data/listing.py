@@ -9,11 +9,13 @@ those in which something could not be looked at.
 
 import contextlib
 import hashlib
+import json
 import logging
 import os
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ from dcpt_jax import images
 _KEPT_FROM = 20_000  # files; shorter lists are made faster than they are worth keeping
 # A folder changed this shortly before it was listed may change again without a new time.
 _SETTLED_NANOSECONDS = 2_000_000_000
-_FORMAT = 2
+_FORMAT = 3
 
 _logger = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ class FileList(Sequence):
     Attributes:
         root: folder that the names are relative to.
         passed_by: (path, message) of what could not be looked at when the folder was listed.
+        left_out: how many files were left out, see `images.Scan`.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class FileList(Sequence):
         root: Path | str,
         names: Iterable[str],
         passed_by: Sequence[tuple[Path, str]] = (),
+        left_out: Mapping[str, int] | None = None,
     ):
         """A list of files below `root`.
 
@@ -48,9 +52,11 @@ class FileList(Sequence):
             root: a folder.
             names: of the files, relative to it (or absolute), in the order of the list.
             passed_by: see above.
+            left_out: see above.
         """
         self.root = Path(root)
         self.passed_by = tuple(passed_by)
+        self.left_out = Counter(left_out or {})
         names = [os.fsencode(name) for name in names]
         self._text = b"\0".join(names)
         lengths = np.fromiter(map(len, names), np.int64, len(names))
@@ -94,7 +100,7 @@ class FileList(Sequence):
     def take(self, indices: Sequence[int]) -> "FileList":
         """The files with these indices, in this order."""
         names = self.names()
-        return FileList(self.root, [names[i] for i in indices], self.passed_by)
+        return FileList(self.root, [names[i] for i in indices], self.passed_by, self.left_out)
 
     def __repr__(self) -> str:
         """Short."""
@@ -115,14 +121,16 @@ def list_files(root: Path | str, *, deep: bool = True) -> FileList:
     if not deep:
         found = list_files(root)
         passed_by = [entry for entry in found.passed_by if entry[0].parent == found.root]
-        return FileList(root, [name for name in found.names() if "/" not in name], passed_by)
+        names = [name for name in found.names() if "/" not in name]
+        return FileList(root, names, passed_by, images.scan_images(root, deep=False).left_out)
     index = _index_path(root)
     if index is not None and (found := _kept(index, root)) is not None:
         return found
     started = time.time_ns()
     scan = images.scan_images(root)
     paths = ((Path(root, name), reason) for name, reason in scan.passed_by)
-    found = FileList(root, scan.names, [(path, f"{path}: {reason}") for path, reason in paths])
+    passed_by = [(path, f"{path}: {reason}") for path, reason in paths]
+    found = FileList(root, scan.names, passed_by, scan.left_out)
     settled = max(scan.times.values()) + _SETTLED_NANOSECONDS < started
     if index is not None and settled and len(found) >= _KEPT_FROM and not found.passed_by:
         _keep(index, found, scan.times)
@@ -134,7 +142,8 @@ def joined(lists: Sequence[FileList]) -> FileList:
     if len(lists) == 1:
         return lists[0]
     names = [str(path) for files in lists for path in files]
-    return FileList("", names, [entry for files in lists for entry in files.passed_by])
+    passed_by = [entry for files in lists for entry in files.passed_by]
+    return FileList("", names, passed_by, sum((files.left_out for files in lists), Counter()))
 
 
 def _index_path(root: Path | str) -> Path | None:
@@ -159,7 +168,9 @@ def _kept(index: Path, root: Path | str) -> FileList | None:
             for name, expected in zip(folders, content["folder_times"].tolist(), strict=True):
                 if os.stat(os.path.join(root, name)).st_mtime_ns != expected:
                     return None
-            return FileList._of_text(root, content["files"].tobytes(), content["file_ends"])
+            found = FileList._of_text(root, content["files"].tobytes(), content["file_ends"])
+            found.left_out = Counter(json.loads(str(content["left_out"])))
+            return found
     except FileNotFoundError:
         return None
     except Exception as error:  # np.load raises many kinds on broken files
@@ -177,6 +188,7 @@ def _keep(index: Path, found: FileList, folders: dict[str, int]) -> None:
                 file,
                 format=np.array(_FORMAT),
                 suffixes=np.array(_suffixes()),
+                left_out=np.array(json.dumps(found.left_out)),
                 folders=np.frombuffer(names._text, np.uint8),
                 folder_ends=names._ends,
                 folder_times=np.array(list(folders.values()), np.int64),
@@ -191,4 +203,5 @@ def _keep(index: Path, found: FileList, folders: dict[str, int]) -> None:
 
 
 def _suffixes() -> str:
-    return " ".join(sorted(images.IMAGE_SUFFIXES))
+    known = images.IMAGE_SUFFIXES | images.UNREAD_SUFFIXES | images.SYSTEM_FOLDERS
+    return " ".join(sorted(known))

@@ -113,18 +113,26 @@ def open_source(
         FileNotFoundError: if a file or folder is missing.
         ImageError: if nothing in it can be read.
     """
-    opener = Opener(split, "", "", on_bad_file, cache_megabytes)
+    opener = Opener(split, on_bad_file=on_bad_file, cache_megabytes=cache_megabytes)
     return opener.stated(text, Task(task, "noise"))
 
 
 class Opener:
     """Opens sources for one run: one cache for all, and every folder of photos once."""
 
-    def __init__(self, split: str, root: str, datasets: str, on_bad_file: str, cache: DecodedCache):
+    def __init__(self, split: str, *, root: str = "", datasets: str = "", **options: Any):
+        """Opens nothing yet.
+
+        Args:
+            split: "train" or "held_out".
+            root: folder of clean photos; "" = bundled ones.
+            datasets: folder of public data sets; "" = none.
+            **options: of all sources, see `PhotoSource`.
+        """
         self.split = split
         self._root = root
         self._datasets = datasets
-        self._options = {"on_bad_file": on_bad_file, "cache_megabytes": cache}
+        self._options = options
         self._shared: dict[Any, Any] = {}
         self.from_data_set: dict[str, public.Dataset] = {}
 
@@ -210,7 +218,7 @@ class Opener:
         if kind == "packed":
             from dcpt_jax.data.packed_source import PackedSource
 
-            source = PackedSource(rest, **self._options)
+            source = PackedSource(rest, on_bad_file=self._options["on_bad_file"])
             dataset = public.DATASETS.get(source.dataset)
             return Opened(source, f"{source.noun}s packed in {rest}", source.is_pairs, dataset)
         return self._dataset(kind, rest, task)

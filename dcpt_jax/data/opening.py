@@ -24,9 +24,9 @@ from typing import Any
 from dcpt_jax.data import datasets as public
 from dcpt_jax.data.classes import TrainingClass
 from dcpt_jax.data.decoded import DecodedCache
-from dcpt_jax.data.opener import Missing, Opener, SourceError, open_source, parse_sources
+from dcpt_jax.data.opener import Missing, Opened, Opener, SourceError, open_source, parse_sources
 from dcpt_jax.data.tasks import Task
-from dcpt_jax.images import ImageError
+from dcpt_jax.images import MAX_PIXELS, ImageError
 
 __all__ = [
     "OpenedClass",
@@ -66,6 +66,7 @@ class OpenedClass:
 def arguments(data: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of `config.data` that `open_classes` takes."""
     keys = ("root", "datasets", "stand_ins", "sources", "on_bad_file", "cache_megabytes")
+    keys += ("max_pixels", "colour")
     return {key: data[key] for key in keys if key in data}
 
 
@@ -120,6 +121,8 @@ def open_each(
     sources: Mapping[str, str] | None = None,
     on_bad_file: str = "skip",
     cache_megabytes: float = 512,
+    max_pixels: int = MAX_PIXELS,
+    colour: str = "srgb",
     stage: str = "pretrain",
     repeats: Mapping[str, int] | None = None,
 ) -> list[OpenedClass]:
@@ -135,13 +138,23 @@ def open_each(
         sources: what classes are made of, by their names; "" = by the other keys.
         on_bad_file: "skip" or "refuse".
         cache_megabytes: of decoded photos kept in memory by all sources together, per process.
+        max_pixels: larger images count as bad.
+        colour: "srgb" or "as_is", see `images.read_pixels`.
         stage: "pretrain" or "restore".
         repeats: how often the items of a class are used, by its name; 0 = by the rules above.
 
     Raises:
         SourceError: if `sources` names a class that is not among the tasks.
     """
-    opener = Opener(split, root, datasets, on_bad_file, DecodedCache(cache_megabytes))
+    opener = Opener(
+        split,
+        root=root,
+        datasets=datasets,
+        on_bad_file=on_bad_file,
+        cache_megabytes=DecodedCache(cache_megabytes),
+        max_pixels=max_pixels,
+        colour=colour,
+    )
     sources = {name: text for name, text in (sources or {}).items() if text}
     unknown = set(sources) - {task.name for task in tasks}
     if unknown:
@@ -180,6 +193,8 @@ def classes_to_show(
     held_out_root: str = "",
     held_out_sources: Mapping[str, str] | None = None,
     on_bad_file: str = "skip",
+    max_pixels: int = MAX_PIXELS,
+    colour: str = "srgb",
 ) -> tuple[TrainingClass, ...]:
     """The classes of a run with data to watch it by while it trains, best not trained on.
 
@@ -194,13 +209,23 @@ def classes_to_show(
         held_out_root: folder of clean photos; "" = bundled ones.
         held_out_sources: what to watch classes by, by their names, as `sources` states it.
         on_bad_file: "skip" or "refuse".
+        max_pixels: as for `open_classes`.
+        colour: as for `open_classes`.
 
     Raises:
         SourceError: if one of `held_out_sources` cannot be opened.
         FileNotFoundError: if there are no photos in `held_out_root`.
         ImageError: if none of them can be read, or for a bad file where `on_bad_file` is "refuse".
     """
-    opener = Opener("held_out", held_out_root, datasets, on_bad_file, DecodedCache(0))
+    opener = Opener(
+        "held_out",
+        root=held_out_root,
+        datasets=datasets,
+        on_bad_file=on_bad_file,
+        cache_megabytes=DecodedCache(0),
+        max_pixels=max_pixels,
+        colour=colour,
+    )
     shown = []
     for one in classes:
         if stated := (held_out_sources or {}).get(one.name):
@@ -218,16 +243,22 @@ def classes_to_show(
         text = (sources or {}).get(one.name) or ""
         opened = None
         try:
-            if not text:
-                opened = opener.published(one.task, "restore")[0]
-            elif all(kind in public.DATASETS for kind, _ in parse_sources(text)):
-                opened = opener.stated(text, one.task)
+            opened = _test_data(opener, one.task, text)
         except (ValueError, OSError, ImportError) as error:
             if isinstance(error, ImageError) and on_bad_file == "refuse":
                 raise
             _logger.warning("no test data of %s: %s", one.name, error)
         shown.append(one if opened is None else opener.training_class(one.task, opened, Missing()))
     return tuple(shown)
+
+
+def _test_data(opener: Opener, task: Task, text: str) -> Opened | None:
+    """The test data of a class's public data sets, or of those that its source's text names."""
+    if not text:
+        return opener.published(task, "restore")[0]
+    if all(kind in public.DATASETS for kind, _ in parse_sources(text)):
+        return opener.stated(text, task)
+    return None
 
 
 def _with_repeats(

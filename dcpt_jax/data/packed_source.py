@@ -11,7 +11,7 @@ import numpy as np
 
 from dcpt_jax import images
 from dcpt_jax.data import decoded
-from dcpt_jax.data.decoded import DecodedCache, DecodedSource
+from dcpt_jax.data.decoded import DecodedSource
 from dcpt_jax.data.packed import (
     MANIFEST,
     Record,
@@ -73,7 +73,6 @@ class PackedSource(DecodedSource):
         folder: Path | str,
         *,
         on_bad_file: str = "skip",
-        cache_megabytes: DecodedCache | float = 0,
     ):
         """Opens what `dcpt_jax.data.pack` wrote and compares the files' sizes.
 
@@ -81,16 +80,13 @@ class PackedSource(DecodedSource):
             folder: the folder with the manifest, or the manifest itself.
             on_bad_file: what to do with files that are missing or have another size, and with
                 damaged records: "skip" leaves them out, "refuse" stops at the first.
-            cache_megabytes: taken so that all sources are opened alike, and not used: reading costs
-                no more than a cache, and the operating system keeps what was read.
 
         Raises:
             FileNotFoundError: if there is no manifest.
             ImageError: if it is not complete, or for a bad file where `on_bad_file` is "refuse", or
                 if all are bad.
         """
-        del cache_megabytes
-        super().__init__(on_bad_file=on_bad_file, cache=0, max_pixels=images.MAX_PIXELS)
+        super().__init__(on_bad_file=on_bad_file, cache=0)
         folder = Path(folder)
         self.folder = folder.parent if folder.name == MANIFEST else folder
         manifest = read_manifest(self.folder)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ class PairReport:
         kinds: how many of these are "unpaired", "unreadable" or of "different size".
         unused: number of clean files that belong to no degraded one.
         checked: False where there were too many pairs to check before the run.
+        left_out: how many other files were left out, see `images.Scan`.
     """
 
     found: int
@@ -38,6 +40,7 @@ class PairReport:
     kinds: dict[str, int]
     unused: int
     checked: bool
+    left_out: Mapping[str, int]
 
     def summary(self) -> str:
         """One line: how many pairs are used and how many files were left out, and why."""
@@ -47,7 +50,9 @@ class PairReport:
             text += f" ({len(self.skipped)} of {self.found} degraded files left out: {kinds})"
         if self.unused:
             text += f", {self.unused} clean files without a degraded one"
-        return text if self.checked else text + " (too many to check each before the run)"
+        if not self.checked:
+            text += " (too many to check each before the run)"
+        return "; ".join([text, *images.left_out_texts(self.left_out)])
 
 
 def check_pair(
@@ -93,6 +98,7 @@ class PairSource(DecodedSource):
         on_bad_file: str = "skip",
         cache_megabytes: DecodedCache | float = 512,
         max_pixels: int = images.MAX_PIXELS,
+        colour: str = "srgb",
     ):
         """Checks the pairs, of up to `sources.CHECK_LIMIT` without decoding them.
 
@@ -103,11 +109,14 @@ class PairSource(DecodedSource):
                 named in the log, "refuse" stops at the first.
             cache_megabytes: see `PhotoSource`.
             max_pixels: larger images count as bad.
+            colour: "srgb" or "as_is", see `images.read_pixels`.
 
         Raises:
             ImageError: for the first bad file where `on_bad_file` is "refuse", or if all are bad.
         """
-        super().__init__(on_bad_file=on_bad_file, cache=cache_megabytes, max_pixels=max_pixels)
+        super().__init__(
+            on_bad_file=on_bad_file, cache=cache_megabytes, max_pixels=max_pixels, colour=colour
+        )
         self._border = pairing.border
         skipped = [*pairing.passed_by, *pairing.unpaired]
         if skipped and on_bad_file == "refuse":
@@ -137,8 +146,9 @@ class PairSource(DecodedSource):
                 f"none of {len(pairing)} pairs can be read; first: {skipped[-1][1]}"
             )
         found = len(pairing) + unpaired + unreadable
+        used, unused = len(self.degraded), len(pairing.unused)
         self.report = PairReport(
-            found, len(self.degraded), tuple(skipped), kinds, len(pairing.unused), checked
+            found, used, tuple(skipped), kinds, unused, checked, pairing.left_out
         )
 
     @functools.cached_property
@@ -162,7 +172,10 @@ class PairSource(DecodedSource):
     def _decode(self, index: int) -> Pair:
         paths = self.degraded[index], self.clean[index]
         _require_two_files(*paths)
-        degraded, clean = (images.read_pixels(p, max_pixels=self._max_pixels) for p in paths)
+        degraded, clean = (
+            images.read_pixels(path, max_pixels=self._max_pixels, colour=self._colour)
+            for path in paths
+        )
         sizes = degraded.shape[:2], clean.shape[:2]
         if not _sizes_fit(*sizes, self._border):
             raise _size_error(*paths, *sizes)

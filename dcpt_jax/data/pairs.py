@@ -18,7 +18,7 @@ import collections
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,6 +44,7 @@ class Pairing:
         ambiguous: how many degraded files have several clean ones.
         unused: clean files that belong to no degraded one.
         border: pixels that clean photos may be larger on each side; they are cut off.
+        left_out: how many files of both folders were left out, see `images.Scan`.
     """
 
     degraded: FileList
@@ -53,6 +54,7 @@ class Pairing:
     ambiguous: int = 0
     unused: tuple[Path, ...] = ()
     border: int = 0
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=collections.Counter)
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -88,13 +90,14 @@ def pair_folders(
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(f"{error}; a source of pairs needs two existing folders") from error
     passed_by = tuple(dict.fromkeys((*files.passed_by, *clean_files.passed_by)))
+    same_folder = os.path.realpath(degraded) == os.path.realpath(clean)
+    left_out = files.left_out if same_folder else files.left_out + clean_files.left_out
     files, clean_files = _without(files, clean), _without(clean_files, degraded)
     for one, other in ((files, clean_files), (clean_files, files)):
         if not one:
             besides = f" besides those in {other.root}" if _below(other.root, one.root) else ""
             reason = "".join(f"; {reason}" for _, reason in one.passed_by[:1])
             raise PairError(f"no images in the folder {one.root}{besides}{reason}")
-    same_folder = os.path.realpath(degraded) == os.path.realpath(clean)
     names, clean_names = files.names(), clean_files.names()
     if rule == "order":
         if same_folder:
@@ -106,7 +109,7 @@ def pair_folders(
             )
         orders = [sorted(n, key=_number_order) for n in (names, clean_names)]
         ordered = FileList(degraded, orders[0]), FileList(clean, orders[1])
-        return Pairing(*ordered, passed_by=passed_by, border=border)
+        return Pairing(*ordered, passed_by=passed_by, border=border, left_out=left_out)
     matches = _match(names, clean_names, rule, same_folder)
     paired = [match for match in matches if len(match.found) == 1]
     unpaired = [
@@ -126,6 +129,7 @@ def pair_folders(
         sum(len(match.found) > 1 for match in matches),
         tuple(clean_files[k] for k in unused),
         border,
+        left_out,
     )
 
 
@@ -241,6 +245,7 @@ def joined(pairings: Sequence[Pairing]) -> Pairing:
         sum(p.ambiguous for p in pairings),
         tuple(path for p in pairings for path in p.unused),
         pairings[0].border,
+        sum((collections.Counter(p.left_out) for p in pairings), collections.Counter()),
     )
 
 

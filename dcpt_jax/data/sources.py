@@ -15,7 +15,7 @@ import functools
 import importlib.util
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,6 +108,7 @@ def folder_photos(root: Path | str) -> listing.FileList:
             f"no images in the folder {root} given by --config.data.root; looked in it and its "
             f"sub-folders for files named {' '.join(sorted(images.IMAGE_SUFFIXES))}"
             + "".join(f"; {reason}" for _, reason in paths.passed_by[:1])
+            + "".join(f"; {text}" for text in images.left_out_texts(paths.left_out))
         )
     return paths
 
@@ -121,19 +122,23 @@ class PhotoReport:
         used: the files that remain.
         skipped: (file, reason) of those left out.
         checked: False where there were too many files to check before the run.
+        left_out: how many other files were left out, see `images.Scan`.
     """
 
     found: int
     used: Sequence[Path]
     skipped: tuple[tuple[Path, str], ...]
     checked: bool
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def summary(self) -> str:
         """One line: how many photos are used and how many were left out."""
         text = f"{len(self.used)} photos"
         if self.skipped:
             text += f" ({len(self.skipped)} of {self.found} files left out as unreadable)"
-        return text if self.checked else text + " (too many to check each before the run)"
+        if not self.checked:
+            text += " (too many to check each before the run)"
+        return "; ".join([text, *images.left_out_texts(self.left_out)])
 
 
 def inspect_photos(
@@ -157,11 +162,12 @@ def inspect_photos(
     if skipped and on_bad_file == "refuse":
         raise decoded.refused(images.ImageError(skipped[0][1]))
     found = len(paths) + len(skipped)
+    left_out = getattr(paths, "left_out", {})
     if len(paths) > CHECK_LIMIT:
         if not isinstance(paths, listing.FileList):
             paths = tuple(Path(path) for path in paths)
         decoded.warn_of_each([reason for _, reason in skipped], "photo")
-        return PhotoReport(found, paths, tuple(skipped), checked=False)
+        return PhotoReport(found, paths, tuple(skipped), checked=False, left_out=left_out)
     files = [Path(path) for path in paths]
     used = []
     for path in files:
@@ -176,7 +182,7 @@ def inspect_photos(
     decoded.warn_of_each([reason for _, reason in skipped], "photo")
     if not used:
         raise images.ImageError(f"none of {found} photos can be read; first: {skipped[0][1]}")
-    return PhotoReport(found, tuple(used), tuple(skipped), checked=True)
+    return PhotoReport(found, tuple(used), tuple(skipped), checked=True, left_out=left_out)
 
 
 class PhotoSource(DecodedSource):
@@ -196,6 +202,7 @@ class PhotoSource(DecodedSource):
         on_bad_file: str = "skip",
         cache_megabytes: DecodedCache | float = 512,
         max_pixels: int = images.MAX_PIXELS,
+        colour: str = "srgb",
     ):
         """Checks the files; see `inspect_photos` for arguments and errors.
 
@@ -205,8 +212,11 @@ class PhotoSource(DecodedSource):
             cache_megabytes: limit of the decoded photos kept in memory, in each process; 0 = none.
                 Or a cache that several sources share.
             max_pixels: larger images count as bad.
+            colour: "srgb" or "as_is", see `images.read_pixels`.
         """
-        super().__init__(on_bad_file=on_bad_file, cache=cache_megabytes, max_pixels=max_pixels)
+        super().__init__(
+            on_bad_file=on_bad_file, cache=cache_megabytes, max_pixels=max_pixels, colour=colour
+        )
         self.report = inspect_photos(paths, on_bad_file, max_pixels=max_pixels)
         self.paths = self.report.used
 
@@ -228,7 +238,9 @@ class PhotoSource(DecodedSource):
         return images.check_image(self.paths[index], max_pixels=self._max_pixels).size
 
     def _decode(self, index: int) -> np.ndarray:
-        return images.read_pixels(self.paths[index], max_pixels=self._max_pixels)
+        return images.read_pixels(
+            self.paths[index], max_pixels=self._max_pixels, colour=self._colour
+        )
 
 
 class Concatenated(Sequence):

@@ -70,6 +70,7 @@ class TfdsSource(DecodedSource):
         on_bad_file: str = "skip",
         cache_megabytes: DecodedCache | float = 512,
         max_pixels: int = images.MAX_PIXELS,
+        colour: str = "srgb",
     ):
         """Opens a prepared set.
 
@@ -81,12 +82,15 @@ class TfdsSource(DecodedSource):
             on_bad_file: "skip" or "refuse".
             cache_megabytes: see `PhotoSource`.
             max_pixels: larger images count as bad.
+            colour: "srgb" or "as_is", see `images.read_pixels`.
 
         Raises:
             ImportError: if tensorflow-datasets is not installed.
             TfdsError: if the set is not prepared, not in ArrayRecord files, or without such images.
         """
-        super().__init__(on_bad_file=on_bad_file, cache=cache_megabytes, max_pixels=max_pixels)
+        super().__init__(
+            on_bad_file=on_bad_file, cache=cache_megabytes, max_pixels=max_pixels, colour=colour
+        )
         name, _, chosen = text.partition(":")
         self._split = chosen or _SPLITS[split]
         self._name = name
@@ -118,7 +122,10 @@ class TfdsSource(DecodedSource):
             ) from error
         pixels = [
             images.decode_pixels(
-                example[key], f"{key} of {self.describe(index)}", max_pixels=self._max_pixels
+                example[key],
+                f"{key} of {self.describe(index)}",
+                max_pixels=self._max_pixels,
+                colour=self._colour,
             )
             for key in self._keys
         ]

@@ -4,12 +4,13 @@ import argparse
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dcpt_jax import images
-from dcpt_jax.command_line import Display, UsageError, run_command
+from dcpt_jax.command_line import Display, UsageError, pixel_limit, run_command
 
 _SHOWN = 0.005  # probabilities below this are left out of the table
 
@@ -61,6 +62,13 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="write one JSON object per line and photo, with file, verdict and probabilities",
     )
+    add(
+        "--max-pixels",
+        type=pixel_limit,
+        default=images.MAX_PIXELS,
+        metavar="N",
+        help="refuse photos of more pixels (default: %(default)s)",
+    )
     return result
 
 
@@ -81,55 +89,67 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UsageError: if nothing can be done at all.
     """
-    photos, failures = find_photos(options.inputs)
+    photos, failures, left_out = find_photos(options.inputs)
     if not photos:
         for path, reason in failures:
             print(f"failed: {path}: {reason}", file=sys.stderr)
         raise UsageError("there is no image to inspect among the inputs")
     inspector = _inspector(options.weights)
     display = Display(len(photos))
+    for text in images.left_out_texts(left_out):
+        print(text, file=sys.stderr)
     try:
         for path, reason in failures:
             display.failure(f"{path}: {reason}")
-        failed = len(failures) + _inspect_all(photos, inspector, display, options.json)
+        failed = len(failures) + _inspect_all(photos, inspector, display, options)
     finally:
         display.close()
     return int(failed > 0)
 
 
-def find_photos(inputs: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """The photos that files and folders name, each once, and (input, reason) of what names none."""
-    photos, failures = {}, []
+def find_photos(
+    inputs: Sequence[Path],
+) -> tuple[list[Path], list[tuple[Path, str]], Counter[str]]:
+    """The photos that files and folders name.
+
+    Returns:
+        The photos, each once, (input, reason) of what names none, and what was left out, see
+        `images.Scan.left_out`.
+    """
+    photos, failures, left_out = {}, [], Counter()
     for path in inputs:
         try:
-            found = images.find_images(path)
+            found, counts = images.find_images(path)
         except OSError as error:
             failures.append((path, error.strerror or str(error)))
             continue
+        left_out += counts
         for photo in found:
             photos.setdefault(os.path.abspath(photo), photo)
-    return list(photos.values()), failures
+    return list(photos.values()), failures, left_out
 
 
-def _inspect_all(photos: Sequence[Path], inspector: Any, display: Display, as_json: bool) -> int:
+def _inspect_all(
+    photos: Sequence[Path], inspector: Any, display: Display, options: argparse.Namespace
+) -> int:
     """Shows each photo's verdict; returns how many could not be inspected."""
     failed = 0
     widths = [
         max(len(title), *(len(str(text)) for text in texts))
         for title, texts in (("file", photos), ("verdict", inspector.outputs))
     ]
-    if not as_json:
+    if not options.json:
         display.line(_row(("file", "verdict", "probabilities"), widths))
     for photo in photos:
         try:
-            found = inspector(images.read_image(photo))
+            found = inspector(images.read_image(photo, max_pixels=options.max_pixels))
         except Exception as error:  # whatever one file does to the libraries, the others go on
             failed += 1
             named = isinstance(error, images.ImageError)
             display.failure(str(error) if named else f"{photo}: {error or type(error)}")
         else:
             verdict = inspector.verdict(found)
-            if as_json:
+            if options.json:
                 entry = {"file": str(photo), "verdict": verdict, "probabilities": found}
                 display.line(json.dumps(entry))
             else:

@@ -5,6 +5,7 @@ is something to restore.
 """
 
 import argparse
+import dataclasses
 import os
 import sys
 import time
@@ -16,8 +17,13 @@ from typing import Any
 import numpy as np
 
 from dcpt_jax import images
-from dcpt_jax.command_line import Display, UsageError, run_command
+from dcpt_jax import photo as photos
+from dcpt_jax.command_line import Display, UsageError, pixel_limit, run_command
+from dcpt_jax.metadata import Metadata
 from dcpt_jax.restore.files import FORMATS, Job, plan
+
+ALPHA = ("keep", "drop", "white")
+METADATA = ("keep", "none")
 
 _DETAILS = """
 what is written
@@ -26,9 +32,20 @@ what is written
   Photos that would get the same name are told apart by suffix (x_jpg.png, x_png.png), folder
   (x_holiday.png) or a number. A finished file is never replaced without --overwrite, and a file
   appears whole or not at all. DIR is not searched for photos when it lies inside an INPUT.
-  Results have 8 bits per channel; only --format same keeps 16 bits, of PNG and TIFF files. Alpha
-  is dropped, grey becomes RGB, the EXIF orientation is applied and no metadata is copied. JPEG is
-  written with quality 95. --format same writes PNG for kinds that cannot be written (GIF).
+  --format auto keeps the format of photos named .png, .tif, .webp or .bmp, whose results lose
+  nothing by it (WebP is written lossless), and writes PNG for JPEGs and all others. --format same
+  keeps JPEG too, written with quality 95, and writes PNG only for kinds that cannot be written.
+  16 bits and alpha are kept where the format can (PNG, TIFF; alpha in WebP too); grey becomes RGB
+  and the first picture of an animation is taken. AVIF is read, HEIC with pillow-heif installed;
+  how many files of other formats (dng, exr, jp2, ...) lie in a folder is said at the start.
+
+colours and metadata
+  Photos with an RGB colour profile (Display P3, Adobe RGB, ...) are restored in their own space,
+  and the result has the same profile, so that viewers show the same colours. Linear RGB, grey,
+  CMYK and Lab are converted to sRGB, and the result says sRGB. EXIF, XMP and IPTC are kept, with
+  the orientation reset to upright and without thumbnails. They may hold the place where a photo
+  was taken (GPS): --metadata none leaves them out, place included. What was converted or dropped
+  stands on the line of the photo.
 
 large photos
   By default a photo runs whole as long as the network is estimated to need less than 2 GiB of
@@ -97,7 +114,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="mean over the eight flips and quarter turns; takes eight times as long",
     )
-    add("--format", choices=FORMATS, default="png", help="file format (default: %(default)s)")
+    _add_result_options(result)
     add("--overwrite", action="store_true", help="restore again what is already in DIR")
     add(
         "--tlc",
@@ -108,6 +125,48 @@ def parser() -> argparse.ArgumentParser:
         "help or harm, see below (default: not used)",
     )
     return result
+
+
+def _add_result_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what says how results are written."""
+    add = parser.add_argument
+    add(
+        "--format",
+        choices=FORMATS,
+        default="auto",
+        help="file format (default: %(default)s, that of the photo where nothing is lost by it, "
+        "else png)",
+    )
+    add(
+        "--alpha",
+        type=str.lower,
+        choices=ALPHA,
+        default="keep",
+        help="keep the alpha channel where the format can, drop it, or lay the photo on white "
+        "(default: %(default)s)",
+    )
+    add(
+        "--metadata",
+        choices=METADATA,
+        default="keep",
+        help="keep EXIF, XMP and IPTC, or write none of them: no place (GPS), camera or date "
+        "(default: %(default)s)",
+    )
+    add(
+        "--strength",
+        type=_strength,
+        default=1.0,
+        metavar="S",
+        help="between 0, the photo as it is, and 1, the network's result (default: 1)",
+    )
+    add(
+        "--max-pixels",
+        type=pixel_limit,
+        default=images.MAX_PIXELS,
+        metavar="N",
+        help="refuse photos of more pixels, a guard against files that only claim to be large "
+        "(default: %(default)s)",
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -147,6 +206,10 @@ def run(options: argparse.Namespace) -> int:
         shown = ", ".join(str(path) for path in todo.passed_by[:3])
         more = ", ..." if len(todo.passed_by) > 3 else ""
         display.line(f"passed by {len(todo.passed_by)} earlier results: {shown}{more}")
+    for text in images.left_out_texts(todo.left_out):
+        display.line(text)
+    if changed := todo.changed_formats() if options.format == "auto" else "":
+        display.line(f"{changed}, which loses nothing; --format same keeps the format")
     counts = Counter(restored=0, skipped=0, failed=0)
     for path, reason in todo.failures:
         display.failure(f"{path}: {reason}")
@@ -180,7 +243,7 @@ def _restore_all(
             predict, classify = _predictor(options, display)
         began = time.monotonic()
         try:
-            height, width, seen = _restore_file(job, predict, classify, options.format == "same")
+            (height, width), seen, remarks = _restore_file(job, predict, classify, options)
         except Exception as error:  # whatever one file does to the libraries, the others go on
             counts["failed"] += 1
             named = isinstance(error, images.ImageError)
@@ -189,9 +252,11 @@ def _restore_all(
         else:
             counts["restored"] += 1
             seconds = time.monotonic() - began
-            remark = f", classified as {seen}" if seen else ""
+            notes = [f", classified as {seen}" if seen else "", *(f"; {text}" for text in remarks)]
             display.done(
-                f"restored: {job.source} -> {job.target} {width}x{height} {seconds:.1f} s{remark}"
+                f"restored: {job.source} -> {job.target} {width}x{height} {seconds:.1f} s"
+                + "".join(notes),
+                notable=bool(remarks),
             )
 
 
@@ -199,17 +264,30 @@ def _restore_file(
     job: Job,
     predict: Callable[[np.ndarray], np.ndarray],
     classify: Callable[[np.ndarray], str],
-    keep_depth: bool,
-) -> tuple[int, int, str]:
-    """Reads, restores and writes one photo; returns its height and width and what it looks like."""
-    pixels = images.read_pixels(job.source)
+    options: argparse.Namespace,
+) -> tuple[tuple[int, int], str, list[str]]:
+    """Reads, restores and writes one photo.
+
+    Returns:
+        Its height and width, what the classifier sees in it, and what was converted or dropped.
+    """
+    pixels, carried = photos.read_photo(job.source, max_pixels=options.max_pixels)
+    remarks = list(carried.remarks)
+    if carried.alpha is not None and options.alpha != "keep":
+        if options.alpha == "white":
+            pixels = photos.on_white(pixels, carried.alpha)
+        remarks.append("laid on white" if options.alpha == "white" else "alpha dropped")
+        carried = dataclasses.replace(carried, alpha=None)
+    if carried.metadata and options.metadata == "none":
+        remarks.append(f"{', '.join(carried.metadata.names())} dropped")
+        carried = dataclasses.replace(carried, metadata=Metadata())
     image = images.to_float(pixels)
     seen = classify(image)
     restored = predict(image)
-    deep = keep_depth and pixels.dtype == np.uint16
-    deep = deep and job.target.suffix.lower() in images.SUFFIXES_OF_16_BITS
-    images.write_image(job.target, restored, bits=16 if deep else 8)
-    return (*pixels.shape[:2], seen)
+    if options.strength < 1:
+        restored = image + options.strength * (restored - image)
+    remarks += photos.write_photo(job.target, restored, carried)
+    return pixels.shape[:2], seen, remarks
 
 
 def _predictor(
@@ -315,6 +393,17 @@ def _tile(text: str) -> int | None:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a number of pixels >= 1")
     return int(text)
+
+
+def _strength(text: str) -> float:
+    """Value of --strength."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 1")
+    return value
 
 
 def _tlc(text: str) -> str:

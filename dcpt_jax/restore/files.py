@@ -12,7 +12,9 @@ from pathlib import Path
 
 from dcpt_jax import images
 
-FORMATS = ("png", "jpg", "same")
+FORMATS = ("auto", "png", "jpg", "same")
+# Written without loss, so that --format auto keeps them.
+_LOSSLESS_SUFFIXES = images.WRITABLE_SUFFIXES - {".jpg", ".jpeg"}
 _MARK = "_restored"
 
 
@@ -26,11 +28,29 @@ class Job:
 
 @dataclass
 class Plan:
-    """What a command line asks for: jobs, (input, reason) that cannot be done, files left out."""
+    """What a command line asks for: jobs, (input, reason) that cannot be done, files left out.
+
+    `left_out` counts files as `images.Scan.left_out` does.
+    """
 
     jobs: list[Job] = field(default_factory=list)
     failures: list[tuple[Path, str]] = field(default_factory=list)
     passed_by: list[Path] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def changed_formats(self) -> str:
+        """How many results can be written in their photos' format and are not; "" if none."""
+        changed = [
+            job.source.suffix.lower()
+            for job in self.jobs
+            if job.source.suffix.lower() in images.WRITABLE_SUFFIXES
+            and job.source.suffix.lower() != job.target.suffix.lower()
+        ]
+        if not changed:
+            return ""
+        names = ", ".join(sorted(set(changed)))
+        photos = "photo becomes" if len(changed) == 1 else "photos become"
+        return f"{len(changed)} {photos} PNG ({names})"
 
 
 def plan(inputs: Sequence[Path], output: Path, form: str) -> Plan:
@@ -84,7 +104,8 @@ def _photos_of(path: Path, output: Path, result: Plan) -> list[tuple[Path, Path]
     """Photos that an input names, each with the folder for its result."""
     if path.is_file():
         return [(path, output)]
-    photos = images.find_images(path)
+    photos, left_out = images.find_images(path)
+    result.left_out += left_out
     inner, pairs = output.resolve(), []
     nested = path.resolve() in inner.parents
     for photo in photos:
@@ -123,8 +144,9 @@ def _assign_targets(candidates: Mapping[Path, Sequence[Path]], result: Plan) -> 
 
 def _possible_targets(source: Path, folder: Path, form: str, marked: bool) -> list[Path]:
     """Targets for one photo, the nicest first; the same in every run."""
-    suffix = source.suffix if form == "same" else f".{form}"
-    if suffix.lower() not in images.WRITABLE_SUFFIXES:
+    suffix = {"auto": source.suffix.lower(), "same": source.suffix}.get(form, f".{form}")
+    kept = _LOSSLESS_SUFFIXES if form == "auto" else images.WRITABLE_SUFFIXES
+    if suffix.lower() not in kept:
         suffix = ".png"
     absolute = os.path.abspath(source)
     kind = source.suffix.lstrip(".").lower() or "none"

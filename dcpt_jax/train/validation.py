@@ -55,6 +55,8 @@ class Validation:
             held_out_root=settings.root,
             held_out_sources=settings.sources,
             on_bad_file=data.on_bad_file,
+            max_pixels=data.max_pixels,
+            colour=data.colour,
         )
         for one in self._classes if settings.every_steps else ():
             if any(one is trained for trained in run.training_classes):

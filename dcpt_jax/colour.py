@@ -1,0 +1,235 @@
+"""ICC colour profiles: which there are in a file, and the way from their colours to sRGB.
+
+RGB and grey profiles made of curves (and a matrix) are converted with NumPy at the pixels' full
+depth. Pillow's ImageCms (Little CMS) converts all others, with 8 bits. Rendering is relative
+colorimetric: colours inside sRGB stay as they are, the others are clipped to its nearest values.
+
+NumPy and Pillow only; worker processes import this module, so it must stay free of jax.
+"""
+
+import functools
+import io
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageCms
+
+# sRGB's primaries as columns, in the connection space of all profiles (XYZ under D50).
+_SRGB_TO_XYZ = np.array(
+    [
+        [0.43606567, 0.38514709, 0.14307784],
+        [0.22248840, 0.71687317, 0.06060791],
+        [0.01391602, 0.09707642, 0.71409607],
+    ]
+)
+_SPACES = {b"RGB ": "RGB", b"GRAY": "grey", b"CMYK": "CMYK", b"Lab ": "Lab"}
+_GREY_MODES = frozenset({"1", "L", "LA", "I", "F", "I;16", "I;16B"})
+_ROWS = 256  # converted at once, so that large photos need little memory
+
+
+class ProfileError(ValueError):
+    """A colour profile cannot be used; the message says why."""
+
+
+@dataclass(frozen=True)
+class _Curves:
+    """What a profile of curves says: one curve for each channel, and the primaries as columns."""
+
+    curves: tuple[tuple[float, ...] | np.ndarray, ...]
+    to_xyz: np.ndarray | None  # None: grey
+
+
+def embedded_profile(image: Image.Image | None) -> tuple[str, bytes] | None:
+    """Colour space and profile of a file's pixels; None if the file has none.
+
+    Args:
+        image: the opened file; None: nothing is known of it.
+
+    Returns:
+        ("RGB", profile), likewise "grey" and "CMYK"; ("Lab", b"") for Lab pixels, which need none.
+        Grey pixels may have an RGB profile.
+
+    Raises:
+        ProfileError: if the profile is damaged, or of another space than the pixels.
+    """
+    if image is None:
+        return None
+    if image.mode == "LAB":
+        return "Lab", b""
+    profile = image.info.get("icc_profile")
+    if not profile:
+        return None
+    space = space_of(profile)
+    stored = {"RGB"}
+    if image.mode == "CMYK":
+        stored = {"CMYK"}
+    elif image.mode in _GREY_MODES:
+        stored = {"grey", "RGB"}
+    if space not in stored:
+        raise ProfileError(f"the colour profile is one of {space}, but the pixels are not")
+    return space, profile
+
+
+def space_of(profile: bytes) -> str:
+    """The colour space of a profile's pixels: "RGB", "grey", "CMYK", "Lab" or another name.
+
+    Raises:
+        ProfileError: if it is no profile that Little CMS reads.
+    """
+    try:
+        ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    except (OSError, TypeError) as error:
+        raise ProfileError(f"the colour profile is damaged ({error})") from error
+    return _SPACES.get(profile[16:20], profile[16:20].decode("ascii", "replace").strip())
+
+
+def is_linear(profile: bytes) -> bool:
+    """Whether the values of an RGB or grey profile are proportional to light (gamma 1.0)."""
+    found = _curves_of(profile)
+    if found is None:
+        return False
+    middle = np.array([0.25, 0.5, 0.75])
+    return all(np.abs(_linear(middle, curve) - middle).max() < 0.02 for curve in found.curves)
+
+
+def is_srgb(profile: bytes) -> bool:
+    """Whether an RGB profile gives the colours of sRGB, to half a level of 8 bits."""
+    if profile[16:20] != b"RGB ":
+        return False
+    steps = np.linspace(0, 1, 9, dtype=np.float32)
+    grid = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(27, 27, 3)
+    return bool(np.abs(to_srgb(grid, profile) - grid).max() < 0.5 / 255)
+
+
+@functools.cache
+def srgb_profile() -> bytes:
+    """The bytes of an sRGB profile."""
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def to_srgb(image: np.ndarray, profile: bytes) -> np.ndarray:
+    """Converts an image with an RGB or grey profile to sRGB.
+
+    Args:
+        image: float [h, w, 3] in [0, 1], the numbers of the file; of grey ones three times.
+        profile: an ICC profile whose space is RGB or grey.
+
+    Returns:
+        float32 [h, w, 3] in [0, 1]. Colours outside sRGB are clipped.
+
+    Raises:
+        ProfileError: if Little CMS cannot convert it.
+    """
+    found = _curves_of(profile)
+    if found is None:
+        return _converted_by_lcms(image, profile)
+    result = np.empty(image.shape, np.float32)
+    for start in range(0, len(image), _ROWS):
+        rows = image[start : start + _ROWS]
+        channels = [_linear(rows[..., i], curve) for i, curve in enumerate(found.curves)]
+        if found.to_xyz is None:
+            light = np.repeat(channels[0][..., None], 3, axis=2)
+        else:
+            matrix = np.linalg.solve(_SRGB_TO_XYZ, found.to_xyz)
+            light = np.stack(channels, axis=-1) @ matrix.T
+        result[start : start + _ROWS] = _srgb_encoded(np.clip(light, 0, 1))
+    return result
+
+
+def cmyk_to_srgb(image: Image.Image, profile: bytes) -> np.ndarray:
+    """Converts Pillow's CMYK image with its profile to sRGB; uint8 [h, w, 3].
+
+    Raises:
+        ProfileError: if Little CMS cannot convert it.
+    """
+    return np.array(_by_lcms(image, profile))
+
+
+def _converted_by_lcms(image: np.ndarray, profile: bytes) -> np.ndarray:
+    pixels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    if profile[16:20] == b"GRAY":
+        pixels = np.ascontiguousarray(pixels[..., 0])
+    return np.asarray(_by_lcms(Image.fromarray(pixels), profile), np.float32) / 255
+
+
+def _by_lcms(image: Image.Image, profile: bytes) -> Image.Image:
+    try:
+        return ImageCms.profileToProfile(
+            image,
+            ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+            ImageCms.createProfile("sRGB"),
+            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            outputMode="RGB",
+            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+    except (ImageCms.PyCMSError, OSError, ValueError) as error:
+        raise ProfileError(f"the colour profile cannot be converted ({error})") from error
+
+
+@functools.lru_cache(maxsize=16)
+def _curves_of(profile: bytes) -> _Curves | None:
+    """The curves and matrix of a profile; None if it is made of tables or of another space."""
+    try:
+        (count,) = struct.unpack_from(">I", profile, 128)
+        entries = (
+            struct.unpack_from(">4sII", profile, 132 + 12 * i) for i in range(min(count, 99))
+        )
+        tags = {name: profile[start : start + size] for name, start, size in entries}
+        if b"A2B0" in tags or profile[20:24] != b"XYZ ":
+            return None
+        if profile[16:20] == b"GRAY":
+            return _Curves((_curve(tags[b"kTRC"]),), None)
+        if profile[16:20] != b"RGB ":
+            return None
+        curves = tuple(_curve(tags[name]) for name in (b"rTRC", b"gTRC", b"bTRC"))
+        primaries = [
+            struct.unpack_from(">3i", tags[name], 8) for name in (b"rXYZ", b"gXYZ", b"bXYZ")
+        ]
+        return _Curves(curves, np.array(primaries).T / 65536)
+    except (KeyError, ProfileError, struct.error):
+        return None
+
+
+def _curve(tag: bytes) -> tuple[float, ...] | np.ndarray:
+    """A curve from values to light: a table, or (gamma, a, b, c, d, e, f) of a formula.
+
+    The formula is (a x + b)^gamma + e from d on and c x + f below it.
+    """
+    if tag[:4] == b"curv":
+        (count,) = struct.unpack_from(">I", tag, 8)
+        if count == 0:
+            return (1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+        if count == 1:
+            return (struct.unpack_from(">H", tag, 12)[0] / 256, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+        return np.array(struct.unpack_from(f">{count}H", tag, 12)) / 65535
+    if tag[:4] != b"para":
+        raise ProfileError(f"unknown kind of curve {tag[:4]!r}")
+    (kind,) = struct.unpack_from(">H", tag, 8)
+    counts = {0: 1, 1: 3, 2: 4, 3: 5, 4: 7}
+    if kind not in counts:
+        raise ProfileError(f"unknown formula {kind} of a curve")
+    values = [value / 65536 for value in struct.unpack_from(f">{counts[kind]}i", tag, 12)]
+    if kind == 0:
+        return (*values, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    if kind in (1, 2):
+        gamma, a, b, *constant = values
+        below = constant[0] if constant else 0.0
+        return (gamma, a, b, 0.0, -b / a if a else 0.0, below, below)
+    gamma, a, b, c, d, *constants = values
+    e, f = constants or (0.0, 0.0)
+    return (gamma, a, b, c, d, e, f)
+
+
+def _linear(values: np.ndarray, curve: tuple[float, ...] | np.ndarray) -> np.ndarray:
+    """Values in [0, 1] as light in [0, 1], float64."""
+    values = np.clip(np.asarray(values, np.float64), 0, 1)
+    if isinstance(curve, np.ndarray):
+        return np.interp(values, np.linspace(0, 1, len(curve)), curve)
+    gamma, a, b, c, d, e, f = curve
+    upper = np.maximum(a * values + b, 0) ** gamma + e
+    return np.clip(np.where(values >= d, upper, c * values + f), 0, 1)
+
+
+def _srgb_encoded(light: np.ndarray) -> np.ndarray:
+    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)

@@ -1,0 +1,344 @@
+"""EXIF, XMP and IPTC blocks: out of files of every kind, made upright, and into encoded files.
+
+EXIF is changed in place (orientation, thumbnail), so that the rest stays byte for byte, makers'
+notes with their offsets included. TIFF files hold EXIF among their own tags, which Pillow rewrites.
+"""
+
+import io
+import re
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, TiffImagePlugin
+
+from dcpt_jax.image_headers import TIFF_TAGS, ImageError, png_chunks
+
+_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
+_EXIF_START = b"Exif\0\0"
+_XMP_START = b"http://ns.adobe.com/xap/1.0/\0"
+_PNG_XMP_START = b"XML:com.adobe.xmp\0"
+_IPTC_RESOURCE = 0x0404
+_LARGEST_SEGMENT = 65_533  # bytes of a JPEG segment, without its marker and length
+# Tags of a TIFF file that say what is in the picture and not how it is stored.
+_DESCRIPTIVE_TAGS = (270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 33432)
+_EXIF_TAG, _GPS_TAG, _INTEROP_TAG = 0x8769, 0x8825, 0xA005
+_TIFF_XMP, _TIFF_IPTC, _TIFF_PROFILE = 700, 33723, 34675
+_STRIP_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a file says of its picture; None where it says nothing.
+
+    Attributes:
+        exif: block that begins with a TIFF header.
+        xmp: XML text as bytes.
+        iptc: records of IPTC-IIM.
+    """
+
+    exif: bytes | None = None
+    xmp: bytes | None = None
+    iptc: bytes | None = None
+
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return any((self.exif, self.xmp, self.iptc))
+
+    def names(self) -> list[str]:
+        """Which there are."""
+        return [
+            name
+            for name, block in (("EXIF", self.exif), ("XMP", self.xmp), ("IPTC", self.iptc))
+            if block
+        ]
+
+
+def read_metadata(path: Path, kind: str, data: bytes, image: Image.Image) -> Metadata:
+    """Finds the metadata of a file, upright and without thumbnails; broken blocks are left out.
+
+    Args:
+        path: the file, for messages.
+        kind: of the file, see `ImageHeader`.
+        data: its content.
+        image: the file as `image_headers.described` opens it.
+    """
+    if kind == "TIFF":
+        exif, xmp, iptc = _of_tiff(image)
+    elif kind == "PNG":
+        exif, xmp, iptc = _of_png(path, data, image)
+    else:
+        resources = image.info.get("photoshop")
+        iptc = resources.get(_IPTC_RESOURCE) if isinstance(resources, dict) else None
+        exif, xmp = image.info.get("exif"), image.info.get("xmp")
+    return Metadata(
+        upright_exif(exif.removeprefix(_EXIF_START)) if exif else None,
+        _upright_xmp(xmp) if xmp else None,
+        bytes(iptc) if iptc else None,
+    )
+
+
+def _of_png(
+    path: Path, data: bytes, image: Image.Image
+) -> tuple[bytes | None, bytes | None, bytes | None]:
+    exif, xmp = image.info.get("exif"), image.info.get("xmp")
+    try:
+        for kind, start, length in png_chunks(path, io.BytesIO(data)):  # behind the pixels too
+            if kind == b"eXIf":
+                exif = data[start : start + length]
+            elif kind == b"iTXt" and xmp is None and data.startswith(_PNG_XMP_START, start):
+                xmp = _png_text(data[start + len(_PNG_XMP_START) : start + length])
+    except ImageError:
+        pass
+    if exif is None:
+        exif = _raw_profile(image.info.get("Raw profile type exif"))
+    resource = _raw_profile(image.info.get("Raw profile type iptc"))
+    return exif, xmp, None if resource is None else _iptc_of_resource(resource)
+
+
+def _png_text(block: bytes) -> bytes | None:
+    """Text of an iTXt chunk behind its keyword."""
+    parts = block[2:].split(b"\0", 2)
+    if len(parts) < 3:
+        return None
+    if block[0] == 0:
+        return parts[2]
+    try:
+        return zlib.decompressobj().decompress(parts[2], 2**24)
+    except zlib.error:
+        return None
+
+
+def _raw_profile(text: str | bytes | None) -> bytes | None:
+    """Block that ImageMagick and ExifTool keep as hexadecimal text in a PNG."""
+    if not text:
+        return None
+    try:
+        text = text.decode("latin-1") if isinstance(text, bytes) else text
+        return bytes.fromhex("".join(text.split("\n")[3:]))
+    except ValueError:
+        return None
+
+
+def _iptc_of_resource(resource: bytes) -> bytes | None:
+    """IPTC records inside Photoshop's frame, as `_iptc_resource` makes it."""
+    if not resource.startswith(b"8BIM") or len(resource) < 12:
+        return None
+    (size,) = struct.unpack_from(">I", resource, 8)
+    return resource[12 : 12 + size] or None
+
+
+def _of_tiff(
+    image: TiffImagePlugin.TiffImageFile,
+) -> tuple[bytes | None, bytes | None, bytes | None]:
+    tags = image.tag_v2
+    exif = Image.Exif()
+    try:
+        own = image.getexif()
+        for tag in _DESCRIPTIVE_TAGS:
+            if tag in tags:
+                exif[tag] = tags[tag]
+        for tag in (_EXIF_TAG, _GPS_TAG):
+            if block := dict(own.get_ifd(tag)):
+                if isinstance(block.get(_INTEROP_TAG), int):
+                    block[_INTEROP_TAG] = dict(own.get_ifd(_INTEROP_TAG))
+                exif[tag] = block
+        found = exif.tobytes() if len(exif) else None
+    except Exception:  # Pillow raises many kinds on broken tags
+        found = None
+    iptc = tags.get(_TIFF_IPTC)
+    if isinstance(iptc, tuple):  # some writers declare the bytes to be whole numbers
+        iptc = struct.pack(f"{tags._endian}{len(iptc)}I", *iptc)
+    return found, image.info.get("xmp"), iptc
+
+
+def upright_exif(block: bytes) -> bytes | None:
+    """An EXIF block with orientation 1 and without its thumbnail; None if it is broken."""
+    order = _ORDERS.get(bytes(block[:4]))
+    if order is None:
+        return None
+    data = bytearray(block)
+    try:
+        (first,) = struct.unpack_from(order + "I", data, 4)
+        (count,) = struct.unpack_from(order + "H", data, first)
+        link = first + 2 + 12 * count
+        if link > len(data):
+            return None
+        for entry in range(first + 2, link, 12):
+            (tag,) = struct.unpack_from(order + "H", data, entry)
+            if tag == TIFF_TAGS["orientation"]:
+                struct.pack_into(order + "HHIHH", data, entry, tag, 3, 1, 1, 0)
+        if len(data) < link + 4:  # some writers leave the last link out
+            return bytes(data)
+        (second,) = struct.unpack_from(order + "I", data, link)
+        struct.pack_into(order + "I", data, link, 0)
+    except struct.error:
+        return None
+    if second:
+        _erase_thumbnail(data, order, second)
+    return bytes(data)
+
+
+def _erase_thumbnail(data: bytearray, order: str, directory: int) -> None:
+    """Overwrites the thumbnail that a directory describes; cuts it off at the end of a block."""
+    values = {}
+    try:
+        (count,) = struct.unpack_from(order + "H", data, directory)
+        for entry in range(directory + 2, directory + 2 + 12 * count, 12):
+            tag, kind, number, value = struct.unpack_from(order + "HHII", data, entry)
+            if number == 1 and kind == 4:
+                values[tag] = value
+    except struct.error:
+        pass
+    for start_tag, length_tag in ((0x201, 0x202), (0x111, 0x117)):
+        start, length = values.get(start_tag, 0), values.get(length_tag, 0)
+        if not directory < start < len(data):
+            continue
+        end = min(start + length, len(data))
+        if end >= len(data) - 8:
+            del data[start:]
+        else:
+            data[start:end] = bytes(end - start)
+
+
+def _upright_xmp(xmp: bytes | str) -> bytes:
+    xmp = xmp.encode() if isinstance(xmp, str) else bytes(xmp)
+    xmp = xmp.rstrip(b"\0")
+    xmp = re.sub(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)[2-8]", rb"\g<1>1", xmp)
+    return re.sub(rb"<xmp:Thumbnails>.*?</xmp:Thumbnails>", b"", xmp, flags=re.DOTALL)
+
+
+def png_with(encoded: bytes, profile: bytes | None, metadata: Metadata) -> bytes:
+    """A PNG file with a colour profile and metadata put in behind its header."""
+    chunks = []
+    if profile:
+        chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(profile)))
+    if metadata.exif:
+        chunks.append((b"eXIf", metadata.exif))
+    if metadata.xmp:
+        chunks.append((b"iTXt", _PNG_XMP_START + b"\0\0\0\0" + metadata.xmp))
+    if metadata.iptc:
+        resource = _iptc_resource(metadata.iptc)
+        lines = re.findall(".{1,72}", resource.hex())
+        text = "\n".join(["", "iptc", f"{len(resource):8}", *lines, ""])
+        chunks.append((b"zTXt", b"Raw profile type iptc\0\0" + zlib.compress(text.encode())))
+    blocks = b"".join(
+        struct.pack(">I", len(content))
+        + name
+        + content
+        + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in chunks
+    )
+    return encoded[:33] + blocks + encoded[33:]
+
+
+def jpeg_with(encoded: bytes, profile: bytes | None, metadata: Metadata) -> tuple[bytes, list[str]]:
+    """A JPEG file with a colour profile and metadata, and the names of what is too long for it."""
+    segments, dropped = [], []
+    for name, marker, content in (
+        ("EXIF", 0xE1, metadata.exif and _EXIF_START + metadata.exif),
+        ("XMP", 0xE1, metadata.xmp and _XMP_START + metadata.xmp),
+        ("IPTC", 0xED, metadata.iptc and b"Photoshop 3.0\0" + _iptc_resource(metadata.iptc)),
+    ):
+        if content and len(content) > _LARGEST_SEGMENT:
+            dropped.append(name)
+        elif content:
+            segments.append((marker, content))
+    if profile:
+        size = _LARGEST_SEGMENT - 14
+        parts = [profile[i : i + size] for i in range(0, len(profile), size)]
+        for number, part in enumerate(parts, 1):
+            segments.append((0xE2, b"ICC_PROFILE\0" + bytes((number, len(parts))) + part))
+    blocks = b"".join(
+        struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+        for marker, content in segments
+    )
+    start = 2
+    if encoded[2:4] == b"\xff\xe0":  # JFIF comes first
+        start = 4 + int.from_bytes(encoded[4:6], "big")
+    return encoded[:start] + blocks + encoded[start:], dropped
+
+
+def _iptc_resource(iptc: bytes) -> bytes:
+    head = b"8BIM" + struct.pack(">HHI", _IPTC_RESOURCE, 0, len(iptc))
+    return head + iptc + bytes(len(iptc) % 2)
+
+
+def webp_of(pixels: np.ndarray, profile: bytes | None, metadata: Metadata) -> bytes:
+    """A lossless WebP file of uint8 RGB or RGBA pixels; IPTC has no place in it."""
+    file = io.BytesIO()
+    options = {"icc_profile": profile, "exif": metadata.exif, "xmp": metadata.xmp}
+    Image.fromarray(pixels).save(
+        file, "WEBP", lossless=True, exact=True, **{k: v for k, v in options.items() if v}
+    )
+    return file.getvalue()
+
+
+def tiff_of(
+    pixels: np.ndarray, profile: bytes | None, metadata: Metadata
+) -> tuple[bytes, list[str]]:
+    """A TIFF file of uint8 or uint16 RGB or RGBA pixels, and the names of what it cannot hold."""
+    height, width, channels = pixels.shape
+    bits = 8 * pixels.itemsize
+    # Each value less the one to its left compresses better; the reader adds them up again.
+    differences = pixels.astype(f"<u{pixels.itemsize}")
+    differences[:, 1:] = pixels[:, 1:] - pixels[:, :-1]
+    rows = max(_STRIP_BYTES // (width * channels * pixels.itemsize), 1)
+    strips = [zlib.compress(differences[i : i + rows]) for i in range(0, height, rows)]
+    tags = TiffImagePlugin.ImageFileDirectory_v2(ifh=b"II*\0\0\0\0\0")
+    dropped = _add_exif(tags, metadata.exif)
+    ends = np.cumsum([len(strip) for strip in strips]).tolist()
+    for tag, value in {
+        256: width,
+        257: height,
+        TIFF_TAGS["bits"]: (bits,) * channels,
+        259: 8,  # deflate
+        TIFF_TAGS["photometric"]: 2,
+        273: tuple(end - len(strip) for end, strip in zip(ends, strips, strict=True)),
+        277: channels,
+        278: rows,
+        279: tuple(len(strip) for strip in strips),
+        TIFF_TAGS["planar"]: 1,
+        317: 2,  # differences
+    }.items():
+        tags[tag] = value
+    if channels == 4:
+        tags[338] = 2  # alpha that is not multiplied into the colours
+    for tag, block in (
+        (_TIFF_XMP, metadata.xmp),
+        (_TIFF_IPTC, metadata.iptc),
+        (_TIFF_PROFILE, profile),
+    ):
+        if block:
+            tags.tagtype[tag] = 7  # bytes
+            tags[tag] = block
+    file = io.BytesIO()
+    tags.save(file)
+    file.writelines(strips)
+    return file.getvalue(), dropped
+
+
+def _add_exif(tags: TiffImagePlugin.ImageFileDirectory_v2, block: bytes | None) -> Sequence[str]:
+    """Adds an EXIF block's tags; ["EXIF"] if that is not possible."""
+    if not block:
+        return []
+    try:
+        exif = Image.Exif()
+        exif.load(_EXIF_START + block)
+        directories = {tag: dict(exif.get_ifd(tag)) for tag in (_EXIF_TAG, _GPS_TAG)}
+        if isinstance(directories[_EXIF_TAG].get(_INTEROP_TAG), int):
+            directories[_EXIF_TAG][_INTEROP_TAG] = dict(exif.get_ifd(_INTEROP_TAG))
+        descriptive = {tag: exif[tag] for tag in _DESCRIPTIVE_TAGS if tag in exif}
+        found = {**descriptive, **{tag: one for tag, one in directories.items() if one}}
+        trial = TiffImagePlugin.ImageFileDirectory_v2(ifh=b"II*\0\0\0\0\0")
+        for tag, value in found.items():
+            trial[tag] = value
+        trial.tobytes()
+    except Exception:  # Pillow raises many kinds on odd tags
+        return ["EXIF"]
+    for tag, value in found.items():
+        tags[tag] = value
+    return []

@@ -1,0 +1,192 @@
+"""Photos with what their files hold beside RGB pixels: colour profile, alpha, depth, metadata.
+
+`read_photo` and `write_photo` are how the restore command reads and writes, so that a result shows
+the colours of its photo and keeps what the photo's file said. The rules:
+
+* Numbers of an RGB profile stay as they are, and the result gets the same profile: nothing is
+  clipped. Pixels of CMYK, Lab and grey profiles, and those of linear RGB ones (gamma 1.0), which
+  look nothing like what networks learn from, are converted to sRGB, and the result says sRGB.
+* EXIF, XMP and IPTC are kept but for orientation, which is upright, and thumbnails.
+* Alpha and 16 bits are kept where the format of the result can.
+
+NumPy, OpenCV and Pillow only.
+"""
+
+import contextlib
+import dataclasses
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+
+from dcpt_jax import colour, images
+from dcpt_jax.image_headers import ImageHeader, described
+from dcpt_jax.metadata import Metadata, jpeg_with, png_with, read_metadata, tiff_of, webp_of
+
+_WITH_PROFILE = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"})
+_WITH_ALPHA = frozenset({".png", ".webp", ".tif", ".tiff"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Carried:
+    """What a file carried beside its RGB pixels.
+
+    Attributes:
+        bits: of each channel, 8 or 16.
+        profile: ICC profile of the pixels, an RGB one; None: none, which viewers take as sRGB.
+        metadata: upright and without thumbnails.
+        alpha: uint8 or uint16 [h, w], upright; None: opaque.
+        remarks: what reading changed or left out, in words.
+    """
+
+    bits: int
+    profile: bytes | None = None
+    metadata: Metadata = dataclasses.field(default_factory=Metadata)
+    alpha: np.ndarray | None = None
+    remarks: tuple[str, ...] = ()
+
+
+def read_photo(
+    path: Path | str, *, max_pixels: int = images.MAX_PIXELS
+) -> tuple[np.ndarray, Carried]:
+    """Reads an image file as upright RGB pixels, and what it carried beside them.
+
+    Args:
+        path: the file.
+        max_pixels: largest width times height that is decoded.
+
+    Returns:
+        uint8 or uint16 pixels [h, w, 3] in the space of `profile`, and the rest.
+
+    Raises:
+        ImageError: see `images.read_pixels`.
+    """
+    path = Path(path)
+    header, data = images.read_file(path, max_pixels=max_pixels)
+    pixels = images.decode_pixels(data, path, max_pixels=max_pixels, colour="as_is")
+    image = described(path, header.kind, data)
+    if image is None:
+        return pixels, Carried(8 * pixels.itemsize)
+    pixels, profile, remarks = _in_rgb(pixels, header, image)
+    try:
+        metadata = read_metadata(path, header.kind, data, image)
+    except Exception as error:  # Pillow raises many kinds on broken blocks
+        metadata = Metadata()
+        remarks.append(f"metadata cannot be read ({error}) and are left out")
+    with contextlib.suppress(Exception):  # likewise on broken further pictures
+        if getattr(image, "is_animated", False):
+            remarks.append("first picture of several")
+    return pixels, Carried(
+        8 * pixels.itemsize,
+        profile,
+        metadata,
+        _alpha(path, header, data, pixels.dtype),
+        tuple(remarks),
+    )
+
+
+def _in_rgb(
+    pixels: np.ndarray, header: ImageHeader, image: Image.Image
+) -> tuple[np.ndarray, bytes | None, list[str]]:
+    """Pixels in an RGB space that suits networks, its profile, and what was changed."""
+    try:
+        found = colour.embedded_profile(image)
+        if found is None:
+            return pixels, None, []
+        space, profile = found
+        linear = space == "RGB" and colour.is_linear(profile)
+        if space == "RGB" and not linear:
+            return pixels, profile, []
+        converted = images.pixels_to_srgb(pixels, header, image, space, profile)
+    except colour.ProfileError as error:
+        return pixels, None, [f"{error}; left out"]
+    remarks = [f"converted to sRGB from {'linear RGB' if linear else space}"]
+    return converted, colour.srgb_profile(), remarks
+
+
+def _alpha(path: Path, header: ImageHeader, data: bytes, dtype: np.dtype) -> np.ndarray | None:
+    """The alpha channel, upright, as deep as the pixels; None if there is none."""
+    image = described(path, header.kind, data)  # anew: the other one may be decoded in part
+    if not image.has_transparency_data:
+        return None
+    if dtype == np.uint16:
+        stored = cv2.imdecode(
+            np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
+        )
+        if stored is None or stored.dtype != dtype or stored.ndim != 3 or stored.shape[2] != 4:
+            return None
+        orientation = header.orientation
+        if header.kind == "TIFF":
+            orientation = image.tag_v2.get(274, 1)
+        return images.upright(stored[..., 3], orientation)
+    if header.kind == "PNG":
+        return images.upright(np.array(image.convert("RGBA").getchannel("A")), header.orientation)
+    return np.array(ImageOps.exif_transpose(image).convert("RGBA").getchannel("A"))
+
+
+def on_white(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Pixels [h, w, 3] laid over white by their alpha [h, w]; both of one dtype."""
+    largest = np.iinfo(pixels.dtype).max
+    opacity = alpha[..., None].astype(np.float64) / largest
+    return np.rint(pixels * opacity + largest * (1 - opacity)).astype(pixels.dtype)
+
+
+def write_photo(path: Path | str, image: np.ndarray, carried: Carried) -> list[str]:
+    """Writes an image with what its photo carried; the file appears whole or not at all.
+
+    Args:
+        path: target; the suffix chooses the format, see `images.write_image`.
+        image: float [h, w, 3], clipped to [0, 1], in the space of `carried.profile`.
+        carried: what to write beside it; 16 bits become 8 where the format has no more.
+
+    Returns:
+        What the format cannot hold and was left out, in words.
+
+    Raises:
+        ImageError: see `images.write_image`.
+        ValueError: see `images.write_image`.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    profile, metadata, dropped = carried.profile, carried.metadata, []
+    if profile and suffix not in _WITH_PROFILE:
+        if not colour.is_srgb(profile):
+            image = colour.to_srgb(np.clip(image, 0, 1), profile)
+            dropped.append(f"converted to sRGB, as {suffix} holds no colour profile")
+        profile = None
+    bits = carried.bits
+    if bits == 16 and suffix not in images.SUFFIXES_OF_16_BITS:
+        bits = 8
+        dropped.append(f"16 bits reduced to the 8 of {suffix}")
+    levels = images.to_levels(path, image, bits)
+    alpha = carried.alpha
+    if alpha is not None and suffix not in _WITH_ALPHA:
+        if alpha.min() < np.iinfo(alpha.dtype).max:
+            dropped.append(f"alpha dropped, as {suffix} has none")
+        alpha = None
+    if alpha is not None:
+        if alpha.dtype != levels.dtype:
+            alpha = images.to_uint8(images.to_float(alpha))
+        levels = np.dstack([levels, alpha])
+    encoded, lost = _encoded(path, levels, profile, metadata)
+    if lost:
+        dropped.append(f"{', '.join(lost)} dropped, as {suffix} cannot hold it")
+    images.write_bytes(path, encoded)
+    return dropped
+
+
+def _encoded(
+    path: Path, levels: np.ndarray, profile: bytes | None, metadata: Metadata
+) -> tuple[bytes, list[str]]:
+    """The content of a file, and the names of the metadata that it cannot hold."""
+    suffix = path.suffix.lower()
+    if suffix == ".png":
+        return png_with(images.encode(path, levels), profile, metadata), []
+    if suffix in (".jpg", ".jpeg"):
+        return jpeg_with(images.encode(path, levels), profile, metadata)
+    if suffix == ".webp" and max(levels.shape) <= 16383:
+        return webp_of(levels, profile, metadata), ["IPTC"] if metadata.iptc else []
+    if suffix in (".tif", ".tiff"):
+        return tiff_of(levels, profile, metadata)
+    return images.encode(path, levels), metadata.names()

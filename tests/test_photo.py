@@ -1,0 +1,295 @@
+"""Photos with profile, metadata, alpha and depth: what is read, and what is written back."""
+
+import io
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from dcpt_jax import colour, images
+from dcpt_jax.metadata import Metadata
+from dcpt_jax.photo import on_white, read_photo, write_photo
+from tests.profiles import P3, cmyk_profile, grey_profile, rgb_profile
+from tests.test_images import picture, png
+
+P3_PROFILE = rgb_profile(P3, None)
+LOSSLESS = (".png", ".tif", ".webp")
+IPTC = b"\x1c\x02\x78\x00\x05words"  # a caption
+XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6" dc:source="here"/>'
+    b"<xmp:Thumbnails>picture</xmp:Thumbnails></x:xmpmeta>"
+)
+
+
+def exif_block(orientation: int = 6) -> bytes:
+    """EXIF with a camera, a place, an exposure and a thumbnail at its end."""
+    exif = Image.Exif()
+    exif[274], exif[271] = orientation, "Maker"
+    exif.get_ifd(0x8769)[33434] = 0.5  # exposure time
+    exif.get_ifd(0x8825)[1] = "N"
+    block = exif.tobytes().removeprefix(b"Exif\0\0")
+    order = "<" if block[:2] == b"II" else ">"
+    (first,) = struct.unpack_from(order + "I", block, 4)
+    (count,) = struct.unpack_from(order + "H", block, first)
+    link = first + 2 + 12 * count
+    thumbnail = b"\xff\xd8 the thumbnail \xff\xd9"
+    block += b"\0" * (len(block) % 2)
+    at = len(block)
+    second = struct.pack(
+        order + "HHHIIHHIII", 2, 0x201, 4, 1, at + 30, 0x202, 4, 1, len(thumbnail), 0
+    )
+    return block[:link] + struct.pack(order + "I", at) + block[link + 4 :] + second + thumbnail
+
+
+def saved(path, image: Image.Image | None = None, **options):
+    image = Image.fromarray(picture()) if image is None else image
+    if path.suffix == ".webp":
+        options |= {"lossless": True, "exact": True}
+    if path.suffix == ".jpg":
+        options |= {"quality": 100, "subsampling": 0}
+    image.save(path, **options)
+    return path
+
+
+def opened(path) -> Image.Image:
+    image = Image.open(path)
+    image.load()
+    return image
+
+
+def as_shown(path) -> np.ndarray:
+    """What a viewer on an sRGB screen shows; [h, w, 3] float."""
+    image = opened(path)
+    profile = image.info.get("icc_profile")
+    if profile is None:
+        return np.asarray(image.convert("RGB"), float)
+    mode = image.mode if image.mode in ("L", "CMYK") else "RGB"
+    return np.asarray(
+        ImageCms.profileToProfile(
+            image.convert(mode),
+            ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+            ImageCms.createProfile("sRGB"),
+            outputMode="RGB",
+            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        ),
+        float,
+    )
+
+
+def copied(source, target):
+    """Reads a photo and writes it as it is; what was said of it."""
+    pixels, carried = read_photo(source)
+    return [*carried.remarks, *write_photo(target, images.to_float(pixels), carried)]
+
+
+# Colour
+
+
+@pytest.mark.parametrize("suffix", [*LOSSLESS, ".jpg"])
+@pytest.mark.parametrize("target", [*LOSSLESS, ".jpg", ".bmp"])
+def test_an_rgb_profile_is_kept_and_nothing_is_clipped(tmp_path, suffix, target):
+    source = saved(tmp_path / f"a{suffix}", icc_profile=P3_PROFILE)
+    result = tmp_path / f"b{target}"
+    said = copied(source, result)
+    assert np.abs(as_shown(result) - as_shown(source)).mean() < (2.5 if target == ".jpg" else 0.5)
+    if target == ".bmp":
+        assert said == ["converted to sRGB, as .bmp holds no colour profile"]
+        return
+    assert said == []
+    assert opened(result).info["icc_profile"] == P3_PROFILE
+    if target != ".jpg" and suffix != ".jpg":
+        np.testing.assert_array_equal(np.asarray(opened(result)), picture())
+
+
+@pytest.mark.parametrize("gamma", [1.0, 1.02])
+def test_linear_colours_become_srgb(tmp_path, gamma):
+    source = saved(tmp_path / "a.png", icc_profile=rgb_profile(gamma=gamma))
+    assert copied(source, tmp_path / "b.png") == ["converted to sRGB from linear RGB"]
+    assert colour.is_srgb(opened(tmp_path / "b.png").info["icc_profile"])
+    assert np.abs(as_shown(tmp_path / "b.png") - as_shown(source)).max() <= 2
+
+
+def test_grey_and_lab_become_srgb(tmp_path):
+    grey = Image.fromarray(picture()[..., 0])
+    source = saved(tmp_path / "a.png", grey, icc_profile=grey_profile(1.5))
+    assert copied(source, tmp_path / "b.png") == ["converted to sRGB from grey"]
+    assert np.abs(as_shown(tmp_path / "b.png") - as_shown(source)).max() <= 2
+    srgb, lab = (ImageCms.createProfile(name) for name in ("sRGB", "LAB"))
+    image = ImageCms.profileToProfile(Image.fromarray(picture()), srgb, lab, outputMode="LAB")
+    assert copied(saved(tmp_path / "c.tif", image), tmp_path / "c.png") == [
+        "converted to sRGB from Lab"
+    ]
+    assert colour.is_srgb(opened(tmp_path / "c.png").info["icc_profile"])
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".tif"])
+def test_cmyk_becomes_srgb_by_its_profile(tmp_path, suffix):
+    ink = np.zeros((8, 16, 4), np.uint8)
+    ink[:, 8:, 1] = 255  # magenta
+    image = Image.fromarray(ink, "CMYK")
+    source = saved(tmp_path / f"a{suffix}", image, icc_profile=cmyk_profile())
+    assert copied(source, tmp_path / "b.png") == ["converted to sRGB from CMYK"]
+    np.testing.assert_allclose(as_shown(tmp_path / "b.png"), as_shown(source), atol=6)
+    right = images.read_pixels(source)[4, 12].astype(int)
+    assert right[0] > right[2] > right[1] + 50  # neither inverted nor the plain (255, 0, 255)
+    assert colour.is_srgb(opened(tmp_path / "b.png").info["icc_profile"])
+
+
+def test_a_profile_that_cannot_be_used_is_told(tmp_path):
+    source = saved(tmp_path / "a.png", icc_profile=grey_profile(1.0))
+    (said,) = copied(source, tmp_path / "b.png")
+    assert said == "the colour profile is one of grey, but the pixels are not; left out"
+    assert "icc_profile" not in opened(tmp_path / "b.png").info
+
+
+# Metadata
+
+
+@pytest.mark.parametrize("suffix", [*LOSSLESS, ".jpg"])
+@pytest.mark.parametrize("target", [*LOSSLESS, ".jpg"])
+def test_metadata_are_kept_upright_and_without_thumbnail(tmp_path, suffix, target):
+    source, result = tmp_path / f"a{suffix}", tmp_path / f"b{target}"
+    metadata = Metadata(exif_block(), XMP, IPTC)
+    pixels = images.to_float(picture())
+    _, carried = read_photo(saved(source))
+    write_photo(source, pixels, type(carried)(8, metadata=metadata))
+    copied(source, result)
+    image = opened(result)
+    exif = image.getexif()
+    assert (exif.get(274, 1), exif[271]) == (1, "Maker")
+    assert exif.get_ifd(0x8769)[33434] == 0.5
+    assert exif.get_ifd(0x8825)[1] == "N"
+    content = result.read_bytes()
+    assert b"the thumbnail" not in content
+    assert b'tiff:Orientation="1"' in content and b"Thumbnails" not in content
+    assert b'dc:source="here"' in content
+    assert image.size == (24, 36) if suffix != ".tif" else (36, 24)
+    _, again = read_photo(result)
+    assert again.metadata.iptc == (None if ".webp" in (suffix, target) else IPTC)
+
+
+def test_what_webp_and_bmp_cannot_hold_is_told(tmp_path):
+    carried = read_photo(saved(tmp_path / "a.png"))[1]
+    carried = type(carried)(16, metadata=Metadata(exif_block(), XMP, IPTC))
+    image = images.to_float(picture())
+    assert write_photo(tmp_path / "a.webp", image, carried) == [
+        "16 bits reduced to the 8 of .webp",
+        "IPTC dropped, as .webp cannot hold it",
+    ]
+    assert write_photo(tmp_path / "a.bmp", image, carried)[1:] == [
+        "EXIF, XMP, IPTC dropped, as .bmp cannot hold it"
+    ]
+
+
+@pytest.mark.parametrize("exif", [b"", b"XX*\0\0\0\0\x08", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0"])
+def test_broken_exif_is_left_out(tmp_path, exif):
+    source = saved(tmp_path / "a.jpg", exif=b"Exif\0\0" + exif)
+    copied(source, tmp_path / "b.png")
+    assert "exif" not in opened(tmp_path / "b.png").info
+
+
+def test_exif_behind_the_pixels_of_a_png_turns_it_and_is_kept(tmp_path):
+    path = saved(tmp_path / "a.png")
+    data = path.read_bytes()
+    path.write_bytes(data[:-12] + png((b"eXIf", exif_block()))[8:] + data[-12:])
+    pixels, carried = read_photo(path)
+    assert pixels.shape == (36, 24, 3)
+    assert b"Maker" in carried.metadata.exif
+
+
+def test_metadata_too_long_for_jpeg_are_told(tmp_path):
+    metadata = Metadata(xmp=b"x" * 70_000)
+    carried = type(read_photo(saved(tmp_path / "a.png"))[1])(8, b"", metadata)
+    assert write_photo(tmp_path / "a.jpg", images.to_float(picture()), carried) == [
+        "XMP dropped, as .jpg cannot hold it"
+    ]
+    assert opened(tmp_path / "a.jpg").size == (36, 24)
+
+
+# Alpha and depth
+
+
+def rgba() -> Image.Image:
+    alpha = np.arange(24 * 36, dtype=np.uint32).reshape(24, 36).astype(np.uint8)
+    return Image.fromarray(np.dstack([picture(), alpha]))
+
+
+@pytest.mark.parametrize("suffix", LOSSLESS)
+@pytest.mark.parametrize("target", LOSSLESS)
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_alpha_is_kept(tmp_path, suffix, target, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    source = saved(tmp_path / f"a{suffix}", rgba(), exif=exif)
+    assert copied(source, tmp_path / f"b{target}") == []
+    expected = np.asarray(rgba())
+    expected = np.rot90(expected, -1) if orientation == 6 else expected
+    np.testing.assert_array_equal(np.asarray(opened(tmp_path / f"b{target}")), expected)
+
+
+def test_alpha_is_dropped_where_the_format_has_none(tmp_path):
+    source = saved(tmp_path / "a.png", rgba())
+    assert copied(source, tmp_path / "b.jpg") == ["alpha dropped, as .jpg has none"]
+    opaque = saved(tmp_path / "c.png", Image.fromarray(picture()).convert("RGBA"))
+    assert copied(opaque, tmp_path / "c.jpg") == []
+
+
+@pytest.mark.parametrize("mode", ["LA", "P"])
+def test_alpha_of_grey_and_palette(tmp_path, mode):
+    options = {"transparency": 0} if mode == "P" else {}
+    image = rgba() if mode == "LA" else Image.fromarray(picture())
+    source = saved(tmp_path / "a.png", image.convert(mode), **options)
+    assert copied(source, tmp_path / "b.png") == []
+    np.testing.assert_array_equal(
+        np.asarray(opened(tmp_path / "b.png")), np.asarray(opened(source).convert("RGBA"))
+    )
+
+
+def test_on_white():
+    pixels = np.full((1, 3, 3), 100, np.uint8)
+    found = on_white(pixels, np.array([[0, 51, 255]], np.uint8))
+    np.testing.assert_array_equal(found[0, :, 0], [255, 224, 100])
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("target", [".png", ".tif"])
+def test_16_bits_alpha_and_profile_are_kept_together(tmp_path, channels, suffix, target):
+    values = np.random.default_rng(0).integers(0, 65536, (24, 36, channels)).astype(np.uint16)
+    source, result = tmp_path / f"a{suffix}", tmp_path / f"b{target}"
+    data = cv2.imencode(".png", values)[1].tobytes()
+    chunk = b"iCCP", b"x\0\0" + zlib.compress(P3_PROFILE)
+    source.write_bytes(data[:33] + png(chunk)[8:] + data[33:])
+    if suffix == ".tif":
+        copied(source, tmp_path / "c.tif")
+        source = tmp_path / "c.tif"
+    assert copied(source, result) == []
+    np.testing.assert_array_equal(cv2.imread(str(result), cv2.IMREAD_UNCHANGED), values)
+    assert opened(result).info["icc_profile"] == P3_PROFILE if target == ".png" else True
+    assert read_photo(result)[1].profile == P3_PROFILE
+
+
+def test_16_bits_with_alpha_become_8_in_webp(tmp_path):
+    values = np.random.default_rng(0).integers(0, 65536, (24, 36, 4)).astype(np.uint16)
+    (tmp_path / "a.png").write_bytes(cv2.imencode(".png", values)[1].tobytes())
+    assert copied(tmp_path / "a.png", tmp_path / "b.webp") == ["16 bits reduced to the 8 of .webp"]
+    found = np.asarray(opened(tmp_path / "b.webp"))[..., [2, 1, 0, 3]]
+    assert np.abs(found - values / 257).max() <= 0.5
+
+
+def test_the_first_of_several_pictures_is_told(tmp_path):
+    frames = [Image.fromarray(picture() // n) for n in (1, 2)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert copied(tmp_path / "a.gif", tmp_path / "b.png") == ["first picture of several"]
+
+
+def test_a_large_tiff_has_several_strips(tmp_path):
+    image = np.random.default_rng(0).random((700, 800, 3)).astype(np.float32)
+    carried = type(read_photo(saved(tmp_path / "a.png"))[1])(16)
+    write_photo(tmp_path / "a.tif", image, carried)
+    np.testing.assert_array_equal(
+        images.read_pixels(tmp_path / "a.tif"), np.rint(image.astype(np.float64) * 65535)
+    )
