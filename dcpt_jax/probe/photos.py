@@ -54,28 +54,31 @@ def probe_images(
     else:
         chosen = range(len(photos))
     # In the order of their names, photos could go to the classes by a pattern in those.
-    order = np.random.default_rng(hashed(seed, "photos")).permutation(chosen)
-    parts = [degradations.parse(task.degradation) for task in tasks]
-    degraded = np.empty((wanted, crop, crop, 3), np.float32)
-    number = 0
-    for position, index in enumerate(order.tolist()):
-        name = photos.names[index]
-        count = wanted // len(order) + (position < wanted % len(order))
-        pixels = photos.read(index)
+    order = np.random.default_rng(hashed(seed, "photos")).permutation(chosen).tolist()
+    counts = [wanted // len(order) + (i < wanted % len(order)) for i in range(len(order))]
+    places = []
+    for index, count in zip(order, counts, strict=True):
+        size = photos.check(index)
+        rng = np.random.default_rng(hashed(seed, photos.names[index]))
         try:
-            places = crop_places(
-                *pixels.shape[:2], crop, count, np.random.default_rng(hashed(seed, name))
-            )
+            places.append(crop_places(*size, crop, count, rng))
         except ValueError as error:
             raise ValueError(
                 f"too few photos for {wanted} images of different crops: {photos.describe(index)}, "
-                f"{pixels.shape[1]}x{pixels.shape[0]} pixels, {error}; name a folder of more or "
-                "larger photos with --photos, or lower --images or --crop"
+                f"{size[1]}x{size[0]} pixels, {error}; name a folder of more or larger photos with "
+                "--photos, or lower --images or --crop"
             ) from error
-        for place in places:
+    parts = [degradations.parse(task.degradation) for task in tasks]
+    degraded = np.empty((wanted, crop, crop, 3), np.float32)
+    number = 0
+    for index, corners in zip(order, places, strict=True):
+        pixels = photos.read(index)
+        for corner in corners:
             row, label = divmod(number, len(tasks))
-            rng = np.random.default_rng(hashed(seed, name, *place, tasks[label].name))
-            clean = images.to_float(crop_at(pixels, *place, crop))
+            rng = np.random.default_rng(
+                hashed(seed, photos.names[index], *corner, tasks[label].name)
+            )
+            clean = images.to_float(crop_at(pixels, *corner, crop))
             degraded[label * per_class + row] = degradations.apply_parts(clean, parts[label], rng)
             number += 1
     labels = np.repeat(np.arange(len(tasks)), per_class)

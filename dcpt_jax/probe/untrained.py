@@ -7,6 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
+
+from dcpt_jax import models
+
+_REDRAWN = ("kernel", "bias")
 
 
 def untrained_params(model: Any, seed: int = 0) -> Any:
@@ -23,18 +28,19 @@ def untrained_params(model: Any, seed: int = 0) -> Any:
     Returns:
         The parameters, float32 NumPy arrays.
     """
-    size = model.size_multiple
-    image = jnp.zeros((1, size, size, 3), jnp.float32)
-    drawn = jax.jit(model.init)(jax.random.key(seed), image)["params"]
+    image = jnp.zeros((1, model.size_multiple, model.size_multiple, 3), jnp.float32)
 
-    def redrawn(path: Any, leaf: Any) -> np.ndarray:
-        name = jax.tree_util.keystr(path)
-        if name.endswith("['bias']"):
-            return np.zeros(leaf.shape, np.float32)
-        if not name.endswith("['kernel']"):
-            return np.asarray(leaf, np.float32)
-        rng = np.random.default_rng((seed, zlib.crc32(name.encode())))
-        bound = math.sqrt(6 / (5 * math.prod(leaf.shape[:-1])))
-        return rng.uniform(-bound, bound, leaf.shape).astype(np.float32)
+    @jax.jit
+    def others(key: jax.Array) -> dict[str, jax.Array]:
+        drawn = traverse_util.flatten_dict(model.init(key, image)["params"], sep="/")
+        return {name: leaf for name, leaf in drawn.items() if not name.endswith(_REDRAWN)}
 
-    return jax.tree_util.tree_map_with_path(redrawn, drawn)
+    drawn = {name: np.asarray(leaf) for name, leaf in others(jax.random.key(seed)).items()}
+    for name, leaf in traverse_util.flatten_dict(models.parameter_shapes(model), sep="/").items():
+        if name.endswith("bias"):
+            drawn[name] = np.zeros(leaf.shape, np.float32)
+        elif name.endswith("kernel"):
+            rng = np.random.default_rng((seed, zlib.crc32(name.encode())))
+            bound = math.sqrt(6 / (5 * math.prod(leaf.shape[:-1])))
+            drawn[name] = rng.uniform(-bound, bound, leaf.shape).astype(np.float32)
+    return traverse_util.unflatten_dict(drawn, sep="/")
