@@ -1,19 +1,29 @@
 """`python -m dcpt_jax.probe`: what it writes, and what it refuses."""
 
+import functools
 import json
 import re
 import subprocess
 import sys
+import tempfile
 
 import jax
 import numpy as np
 import pytest
 
-from dcpt_jax import images, weights
+from dcpt_jax import images, models, weights
 from dcpt_jax.probe import command, embedding, picture
 from dcpt_jax.probe.neighbours import Accuracy
 from dcpt_jax.probe.report import LevelResult, NetworkResult, Report
-from tests.test_restore_predictor import small_network
+from tests.golden import random_params
+
+
+def small_network():
+    """NAFNet with two levels and random parameters."""
+    model = models.create_model(
+        "nafnet", width=4, encoder_blocks=(1, 1), middle_blocks=1, decoder_blocks=(1, 1)
+    )
+    return model, random_params(models.parameter_shapes(model))
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +46,14 @@ def small(photo_folder, output):
     return [*options, "--photos", photo_folder, "--output", output]
 
 
+@pytest.mark.slow
 def test_probing_writes_table_numbers_and_picture(
     saved, photo_folder, tmp_path, capsys, monkeypatch
 ):
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr(
-        embedding.tsne_of, "__kwdefaults__", {**embedding.tsne_of.__kwdefaults__, "iterations": 250}
-    )
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    shorter = functools.partial(embedding.tsne_of, iterations=250)
+    monkeypatch.setattr(embedding, "tsne_of", shorter)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     output = tmp_path / "out"
     assert run("--random", saved, "--weights", saved, *small(photo_folder, output)) == 0
     found = json.loads((output / "probe.json").read_text())

@@ -13,8 +13,7 @@ from dcpt_jax.data.tasks import resolve_tasks
 from dcpt_jax.probe import embedding, levels, untrained
 from dcpt_jax.probe.photos import crop_places, probe_images
 from tests.conftest import HEIGHT, WIDTH
-from tests.golden import run
-from tests.test_restore_predictor import small_network
+from tests.golden import random_params, run
 
 # Features
 
@@ -22,7 +21,10 @@ from tests.test_restore_predictor import small_network
 @pytest.fixture(scope="module")
 def network():
     """NAFNet with two levels and random parameters, and five images of odd sizes for it."""
-    model, params = small_network()
+    model = models.create_model(
+        "nafnet", width=4, encoder_blocks=(1, 1), middle_blocks=1, decoder_blocks=(1, 1)
+    )
+    params = random_params(models.parameter_shapes(model))
     batch = np.random.default_rng(0).uniform(size=(5, 14, 18, 3)).astype(np.float32)
     return model, params, batch
 
