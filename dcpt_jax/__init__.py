@@ -20,7 +20,8 @@ _PUBLIC = {
 }
 # `restore` and `inspect` are packages and, called, the functions for one image.
 _MODULES = (
-    *("degradations", "images", "inspect", "losses", "metrics", "models", "restore", "weights"),
+    *("degradations", "images", "inspect", "losses", "metrics", "models", "probe"),
+    *("restore", "weights"),
 )
 
 __all__ = [*_PUBLIC, *_MODULES]

@@ -11,6 +11,7 @@ COMMANDS = (
     ("evaluate", "dcpt_jax.main", "measure weights: --config=configs/evaluate.py --workdir=W"),
     ("restore", "dcpt_jax.restore", "restore photos: PHOTO... --output DIR"),
     ("inspect", "dcpt_jax.inspect", "tell how photos are degraded: PHOTO..."),
+    ("probe", "dcpt_jax.probe", "features by level: kNN, t-SNE: --weights W --output DIR"),
     ("tables", "dcpt_jax.tables", "measured beside published figures: RUN..."),
     ("convert", "dcpt_jax.convert", "convert PyTorch weights to and from Orbax: IN OUT"),
     ("check", "dcpt_jax.data.check", "check the data of a run: --config=configs/restore.py"),

@@ -31,6 +31,7 @@ ALLOWED = {
         *("command_line", "convert", "host_memory", "images", "inspect", "models", "weights"),
     },
     "inspect": {"command_line", "images", "models", "weights"},
+    "probe": {"command_line", "data", "degradations", "images", "models", "weights"},
     "command_line": set(),
     "extras": set(),
     "config_files": set(),
@@ -102,9 +103,12 @@ def test_training_does_not_load_tensorflow_torch_or_plotting():
 def test_using_a_network_loads_nothing_of_training():
     loaded = loaded_modules(
         "import dcpt_jax.inspect.inspector, dcpt_jax.inspect.command; "
-        "import dcpt_jax.restore.predictor, dcpt_jax.restore.command, dcpt_jax.weights"
+        "import dcpt_jax.restore.predictor, dcpt_jax.restore.command, dcpt_jax.weights; "
+        "import dcpt_jax.probe.command, dcpt_jax.probe.photos, dcpt_jax.probe.picture; "
+        "from dcpt_jax.probe import features, knn_accuracy, tsne"
     )
     assert "jax" in loaded and not loaded & {"optax", "grain", "clu", "ml_collections"}
+    assert not loaded & {"sklearn", "matplotlib"}
 
 
 def test_public_names_resolve():

@@ -1,0 +1,298 @@
+"""`python -m dcpt_jax.probe`: how well the features of networks tell degradations apart.
+
+JAX is imported only when there is something to compute.
+"""
+
+import argparse
+import json
+import math
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dcpt_jax import images
+from dcpt_jax.command_line import UsageError, run_command
+
+_DETAILS = """
+what is computed
+  The features that the degradation classifier gets, of every level of each network, on the same
+  degraded images. A classifier by the 5 nearest neighbours is fitted to two thirds of the images
+  and tried on the rest, for five splits: on the flattened features, as published, and on the mean
+  and standard deviation of each channel. docs/probing.md says how to read the figures.
+
+images
+  Every image is a different crop. Where there are enough photos (images times classes) each gives
+  its centre to one class; otherwise each photo gives several crops, spread over it, which are dealt
+  out to the classes in turn. The bundled photos are three that this package's demo does not train
+  on: for figures to publish, name a folder of your own.
+
+what is written
+  DIR/probe.md (the table), DIR/probe.json (all numbers, with the coordinates of the picture) and
+  DIR/probe.png: the t-SNE of each level (columns) of each network (rows).
+
+space
+  The flattened features of one network at a time lie in files in a temporary folder (TMPDIR names
+  another), 4 bytes for each number: about 4 GB for 500 crops of 128 of the paper's NAFNet, 18 GB
+  of its SwinIR. They are removed at the end.
+
+exit status
+  0: done; 2: wrong use, or unusable weights or photos; 130: interrupted.
+"""
+FILES = ("probe.md", "probe.json", "probe.png")
+
+
+class Network(NamedTuple):
+    """A network to probe.
+
+    Attributes:
+        name: in table and picture.
+        model: the Flax module.
+        params: its parameters.
+        about: JSON-able facts.
+    """
+
+    name: str
+    model: Any
+    params: Any
+    about: dict[str, Any]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's arguments."""
+    result = argparse.ArgumentParser(
+        prog="python -m dcpt_jax.probe",
+        usage="%(prog)s [--random NAME,...] [--weights W...] --output DIR [options]",
+        description="Measures how well features of networks tell degradations apart.",
+        epilog=_DETAILS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = result.add_argument
+    add(
+        "--weights",
+        type=Path,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="W",
+        help="weights folders, or work directories of training runs, one row each",
+    )
+    add(
+        "--random",
+        default="",
+        metavar="NAME,...",
+        help="untrained networks, shown above the others: nafnet, restormer, promptir or swinir at "
+        "the paper's size, or a weights folder whose architecture to take",
+    )
+    add("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
+    add(
+        "--tasks",
+        default="5d",
+        metavar="SET",
+        help="task set (5d, 10d, cdd11) or classes separated by commas (default: %(default)s)",
+    )
+    add("--photos", type=Path, metavar="DIR", help="clean photos (default: the bundled ones)")
+    add(
+        "--images",
+        type=_positive,
+        default=100,
+        metavar="N",
+        help="images of each class (default: %(default)s)",
+    )
+    add(
+        "--crop",
+        type=_positive,
+        default=128,
+        metavar="N",
+        help="side of the crops in pixels (default: %(default)s)",
+    )
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        help="of the degradations, the untrained networks and t-SNE (default: %(default)s)",
+    )
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status, except that argparse itself exits with 2."""
+    return run_command(parser(), run, arguments)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs the probing described by `options`.
+
+    Args:
+        options: what `parser` returns.
+
+    Returns:
+        The exit status, see --help.
+
+    Raises:
+        UsageError: if it cannot be done.
+    """
+    from dcpt_jax.probe import picture
+    from dcpt_jax.probe.report import Report
+
+    tasks = _tasks(options)
+    random = [name.strip() for name in options.random.split(",") if name.strip()]
+    if not random and not options.weights:
+        raise UsageError("no network is named: give --weights W or --random NAME, or both")
+    try:
+        picture.check_matplotlib()
+        options.output.mkdir(parents=True, exist_ok=True)
+    except (ImportError, OSError) as error:
+        raise UsageError(f"--output {options.output}: {error}") from error
+    networks = _networks(random, options.weights, options.seed)
+    probed, where = _images(tasks, options)
+    text = f"{len(tasks)} classes x {options.images} crops of {options.crop} pixels, {where}"
+    print(text, flush=True)
+    report = Report(
+        classes=tuple(task.name for task in tasks),
+        labels=probed.labels,
+        images=text,
+        settings={
+            "tasks": options.tasks,
+            "photos": where,
+            "images_per_class": options.images,
+            "crop": options.crop,
+            "seed": options.seed,
+        },
+        networks=tuple(_probe(network, probed, options.seed) for network in networks),
+    )
+    files = [options.output / name for name in FILES]
+    files[0].write_text(report.to_markdown(), encoding="utf-8")
+    files[1].write_text(json.dumps(report.to_json(), allow_nan=False) + "\n", encoding="utf-8")
+    picture.draw(report, files[2])
+    print(f"\n{report.to_markdown()}")
+    for file in files:
+        print(f"wrote {file}", flush=True)
+    return 0
+
+
+def _tasks(options: argparse.Namespace) -> tuple[Any, ...]:
+    """The classes; UsageError where these options cannot be."""
+    from dcpt_jax.data import tasks as task_sets
+    from dcpt_jax.probe.neighbours import NEIGHBOURS, TEST_SHARE
+
+    try:
+        tasks = task_sets.resolve_tasks(options.tasks)
+    except ValueError as error:
+        raise UsageError(f"--tasks: {error}") from error
+    if len(tasks) < 2:
+        raise UsageError(f"--tasks {options.tasks}: name at least two classes to tell apart")
+    least = math.ceil((NEIGHBOURS + 1) / (1 - TEST_SHARE) / len(tasks))
+    if options.images < least:
+        raise UsageError(
+            f"--images {options.images}: at least {least} of each class are needed to fit "
+            f"{NEIGHBOURS} neighbours"
+        )
+    if options.seed < 0:
+        raise UsageError(f"--seed {options.seed}: must be at least 0")
+    return tasks
+
+
+def _images(tasks: Sequence[Any], options: argparse.Namespace) -> tuple[Any, str]:
+    """The images, and what they are crops of, for people; UsageError if there are none."""
+    from dcpt_jax.data.sources import PhotoSource, bundled_photos
+    from dcpt_jax.probe.photos import probe_images
+
+    try:
+        if options.photos is None:
+            paths, where = bundled_photos("held_out"), "bundled photos"
+        else:
+            paths, where = images.find_images(options.photos), f"photos in {options.photos.name}"
+        probed = probe_images(
+            tasks,
+            PhotoSource(paths),
+            per_class=options.images,
+            crop=options.crop,
+            seed=options.seed,
+        )
+    except (OSError, ImportError, ValueError, images.ImageError) as error:
+        named = "" if options.photos is None else f" {options.photos}"
+        raise UsageError(f"--photos{named}: {error}") from error
+    return probed, f"of {probed.num_photos} {where}"
+
+
+def _networks(random: Sequence[str], paths: Sequence[Path], seed: int) -> Iterator[Network]:
+    """The networks in order, each read when its turn comes; UsageError if one cannot be used."""
+    from dcpt_jax import models, weights
+    from dcpt_jax.probe.untrained import untrained_params
+
+    shown = _short_names([*paths, *(Path(one) for one in random if one not in models.BACKBONES)])
+    descriptions = {}
+    for path in shown:  # what cannot be used shows before anything is computed
+        if not path.is_dir():
+            known = ", ".join(models.BACKBONES)
+            flag = "--weights" if path in paths else "--random"
+            raise UsageError(
+                f"{flag} {path}: no such folder; give a weights folder or work directory"
+                + (f", or one of {known}" if flag == "--random" else "")
+            )
+        try:
+            descriptions[path] = weights.load_weights(path)[1]
+        except Exception as error:  # damaged arrays raise whatever the storage libraries raise
+            raise UsageError(f"{path} cannot be used: {error}") from error
+
+    def generate() -> Iterator[Network]:
+        for name in random:
+            if name in models.BACKBONES:
+                model = models.create_model(name)
+            else:
+                model, name = weights.network_of(descriptions[Path(name)]), shown[Path(name)]
+            params = untrained_params(model, seed)
+            yield Network(f"random {name}", model, params, _about(model, weights=None))
+        for path in paths:
+            model, params = weights.load(path)
+            facts = {key: descriptions[path].get(key) for key in ("mode", "steps", "task_set")}
+            about = _about(model, weights=str(path), **facts)
+            yield Network(shown[path], model, params, about)
+
+    return generate()
+
+
+def _about(model: Any, **facts: Any) -> dict[str, Any]:
+    return {"architecture": model.architecture, "arguments": model.arguments(), **facts}
+
+
+def _short_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """A name of each folder: its own or, where that is not unique, the path."""
+    names = {path: path.absolute().name for path in paths}
+    counts = list(names.values())
+    return {path: name if counts.count(name) == 1 else str(path) for path, name in names.items()}
+
+
+def _probe(network: Network, probed: Any, seed: int) -> Any:
+    """Probes one network on all images: a `NetworkResult`."""
+    from dcpt_jax.probe import embedding, levels, neighbours
+    from dcpt_jax.probe.report import LevelResult, NetworkResult
+
+    began = time.monotonic()
+    results = []
+    with tempfile.TemporaryDirectory(prefix="dcpt_jax_probe_") as folder:
+        try:
+            found = levels.features(network.model, network.params, probed.degraded, folder=folder)
+            for level in found:
+                products = neighbours.inner_products(level.flattened)
+                results.append(
+                    LevelResult(
+                        shape=level.shape,
+                        flattened=neighbours.knn_accuracy_of(products, probed.labels),
+                        pooled=neighbours.knn_accuracy(level.pooled, probed.labels),
+                        coordinates=embedding.tsne_of(products, seed=seed),
+                    )
+                )
+        except (OSError, ValueError) as error:  # no space, or features that are not finite
+            raise UsageError(f"{network.name}: {error}") from error
+    print(f"probed {network.name} in {time.monotonic() - began:.0f} s", flush=True)
+    return NetworkResult(network.name, network.about, tuple(results))
+
+
+def _positive(text: str) -> int:
+    """Value of --images and --crop."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number >= 1")
+    return int(text)

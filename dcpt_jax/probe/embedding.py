@@ -1,0 +1,109 @@
+"""t-SNE of features of any size, from their inner products."""
+
+import numpy as np
+
+from dcpt_jax.probe.neighbours import inner_products
+
+COMPONENTS = 50
+PERPLEXITY = 30.0
+ITERATIONS = 2000
+
+
+def tsne(
+    features: np.ndarray,
+    *,
+    seed: int = 0,
+    components: int = COMPONENTS,
+    perplexity: float = PERPLEXITY,
+    iterations: int = ITERATIONS,
+) -> np.ndarray:
+    """Places samples in the plane so that neighbours stay neighbours.
+
+    As published, each sample is divided by its L2 norm, the perplexity is 30 and there are 2000
+    iterations. Unlike there, t-SNE gets the leading principal components in place of all features.
+
+    Args:
+        features: [n, ...] float, n >= 4, flattened here; a memory-mapped array is read block by
+            block.
+        seed: of the optimisation; the same gives the same picture on one machine.
+        components: number of principal components, at most n - 1.
+        perplexity: lowered to (n - 1) / 3 where n is small.
+        iterations: >= 250.
+
+    Returns:
+        float64 [n, 2]; zeros if all samples are equal.
+
+    Raises:
+        ImportError: if scikit-learn is not installed.
+        ValueError: if there are too few samples or a value is not finite.
+
+    References:
+        van der Maaten and Hinton, Visualizing Data using t-SNE (2008).
+    """
+    return tsne_of(
+        inner_products(features),
+        seed=seed,
+        components=components,
+        perplexity=perplexity,
+        iterations=iterations,
+    )
+
+
+def tsne_of(
+    products: np.ndarray,
+    *,
+    seed: int = 0,
+    components: int = COMPONENTS,
+    perplexity: float = PERPLEXITY,
+    iterations: int = ITERATIONS,
+) -> np.ndarray:
+    """`tsne` from the [n, n] inner products of the features."""
+    try:
+        from sklearn.manifold import TSNE
+    except ImportError as error:
+        raise ImportError(
+            "t-SNE needs scikit-learn, which is not installed: pip install scikit-learn"
+        ) from error
+    if len(products) < 4:
+        raise ValueError(f"t-SNE needs at least 4 samples, not {len(products)}")
+    points = principal_components(_normalised(products), components)
+    if not points.any():
+        return np.zeros((len(points), 2))
+    method = TSNE(
+        perplexity=min(perplexity, (len(points) - 1) / 3),
+        max_iter=iterations,
+        init="pca",
+        learning_rate="auto",
+        random_state=seed,
+    )
+    return np.asarray(method.fit_transform(points), np.float64)
+
+
+def principal_components(products: np.ndarray, count: int) -> np.ndarray:
+    """Coordinates of samples along their leading principal components.
+
+    Args:
+        products: [n, n] inner products of the samples, which need not be centred.
+        count: number of components; n - 1 at most are given.
+
+    Returns:
+        float64 [n, count], by falling variance; zeros where all samples are equal.
+    """
+    mean = products.mean(axis=0)
+    centred = products - mean - mean[:, None] + mean.mean()
+    values, vectors = np.linalg.eigh(centred)
+    order = np.argsort(-values)[: min(count, len(values) - 1)]
+    values, vectors = values[order], vectors[:, order]
+    # Rounding leaves small values, also negative ones, where there is no variance.
+    values = np.where(values > 1e-12 * products.trace(), values, 0)
+    points = vectors * np.sqrt(values)
+    # The sign of an eigenvector is arbitrary: the largest coordinate is made positive.
+    largest = np.take_along_axis(points, np.abs(points).argmax(axis=0)[None], axis=0)
+    return points * np.where(largest < 0, -1, 1)
+
+
+def _normalised(products: np.ndarray) -> np.ndarray:
+    """Inner products of the samples divided by their L2 norms; samples of zeros stay zeros."""
+    norms = np.sqrt(products.diagonal())
+    norms = np.where(norms > 0, norms, 1)
+    return products / norms / norms[:, None]

@@ -1,0 +1,119 @@
+"""The images that networks are probed with: crops of clean photos, degraded by class."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from dcpt_jax import degradations, images
+from dcpt_jax.data.mixing import hashed
+from dcpt_jax.data.pipeline import crop_at
+from dcpt_jax.data.sources import PhotoSource
+from dcpt_jax.data.tasks import Task
+
+
+class ProbeImages(NamedTuple):
+    """Degraded images, sorted by class.
+
+    Attributes:
+        degraded: float32 [n, crop, crop, 3]; in [0, 1] only if the degradation clips.
+        labels: int [n], index of the class.
+        num_photos: how many photos they are crops of.
+    """
+
+    degraded: np.ndarray
+    labels: np.ndarray
+    num_photos: int
+
+
+def probe_images(
+    tasks: Sequence[Task], photos: PhotoSource, *, per_class: int, crop: int, seed: int = 0
+) -> ProbeImages:
+    """Degrades equally many crops by each class, the same ones at every call.
+
+    No crop is used twice: otherwise the nearest neighbours of an image would be the same crop in
+    other classes. Where there are enough photos each gives its centre to one class. Otherwise each
+    photo gives several crops at different places, dealt out to the classes in turn, so that the
+    content of a photo does not tell the class.
+
+    Args:
+        tasks: the classes.
+        photos: clean photos; those smaller than the crop are extended by reflection.
+        per_class: number of images of each class, >= 1.
+        crop: height and width in pixels, >= 1.
+        seed: chooses which photo goes to which class, and the degradations.
+
+    Raises:
+        ValueError: if a photo would have to give more different crops than it has.
+        ImageError: if a photo cannot be read.
+    """
+    wanted = per_class * len(tasks)
+    if len(photos) > wanted:  # evenly spread over the list
+        chosen = [(2 * i + 1) * len(photos) // (2 * wanted) for i in range(wanted)]
+    else:
+        chosen = range(len(photos))
+    # In the order of their names, photos could go to the classes by a pattern in those.
+    order = np.random.default_rng(hashed(seed, "photos")).permutation(chosen).tolist()
+    counts = [wanted // len(order) + (i < wanted % len(order)) for i in range(len(order))]
+    places = []
+    for index, count in zip(order, counts, strict=True):
+        size = photos.check(index)
+        rng = np.random.default_rng(hashed(seed, photos.names[index]))
+        try:
+            places.append(crop_places(*size, crop, count, rng))
+        except ValueError as error:
+            raise ValueError(
+                f"too few photos for {wanted} images of different crops: {photos.describe(index)}, "
+                f"{size[1]}x{size[0]} pixels, {error}; name a folder of more or larger photos with "
+                "--photos, or lower --images or --crop"
+            ) from error
+    parts = [degradations.parse(task.degradation) for task in tasks]
+    degraded = np.empty((wanted, crop, crop, 3), np.float32)
+    number = 0
+    for index, corners in zip(order, places, strict=True):
+        pixels = photos.read(index)
+        for corner in corners:
+            row, label = divmod(number, len(tasks))
+            rng = np.random.default_rng(
+                hashed(seed, photos.names[index], *corner, tasks[label].name)
+            )
+            clean = images.to_float(crop_at(pixels, *corner, crop))
+            degraded[label * per_class + row] = degradations.apply_parts(clean, parts[label], rng)
+            number += 1
+    labels = np.repeat(np.arange(len(tasks)), per_class)
+    return ProbeImages(degraded, labels, len(order))
+
+
+def crop_places(
+    height: int, width: int, crop: int, count: int, rng: np.random.Generator
+) -> list[tuple[int, int]]:
+    """Different places of crops in a photo, spread over it, in random order.
+
+    Args:
+        height: of the photo, in pixels.
+        width: of the photo, in pixels.
+        crop: side of the crops.
+        count: how many; one lies in the centre.
+        rng: chooses their order, and the places that are left out of a regular grid.
+
+    Returns:
+        (top, left) of each.
+
+    Raises:
+        ValueError: if there are not so many different places.
+    """
+    tall, wide = (max(side - crop, 0) + 1 for side in (height, width))
+    if count > tall * wide:
+        raise ValueError(f"has {tall * wide} different crops of {crop} pixels, not {count}")
+    rows = min(max(round(math.sqrt(count * tall / wide)), math.ceil(count / wide), 1), count, tall)
+    columns = math.ceil(count / rows)
+    cells = rng.choice(rows * columns, count, replace=False)
+
+    def middle(cell: int, cells: int, positions: int) -> int:
+        return int((positions - 1) * (cell + 0.5) / cells + 0.5)
+
+    return [
+        (middle(row, rows, tall), middle(column, columns, wide))
+        for row, column in (divmod(cell, columns) for cell in cells.tolist())
+    ]

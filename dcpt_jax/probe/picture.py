@@ -1,0 +1,74 @@
+"""The t-SNE picture: a row for each network, a column for each level."""
+
+from pathlib import Path
+
+from dcpt_jax.probe.report import Report, accuracy_text, shape_text
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart; the palest come last.
+COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#F0E442"),
+)
+MARKERS = "os^Dvp*XP<>"  # as many as make no pair of colour and marker occur twice for 88 classes
+_CELL = 3.0  # inches
+_DPI = 200
+
+
+def check_matplotlib() -> None:
+    """Raises ImportError if pictures cannot be drawn."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "the picture needs Matplotlib, which is not installed: pip install matplotlib"
+        ) from error
+
+
+def draw(report: Report, path: Path) -> None:
+    """Draws the t-SNE of each level of each network into a PNG or PDF file.
+
+    Args:
+        report: the results.
+        path: the file; its suffix chooses the format.
+
+    Raises:
+        ImportError: if Matplotlib is not installed.
+    """
+    check_matplotlib()
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    rows, columns = len(report.networks), max(len(one.levels) for one in report.networks)
+    handles = [
+        Line2D([], [], linestyle="", label=name, markersize=7, **_style(label))
+        for label, name in enumerate(report.classes)
+    ]
+    figure = Figure(figsize=(columns * _CELL + 0.6, rows * (_CELL + 0.5) + 1.5), dpi=_DPI)
+    figure.set_layout_engine("constrained")
+    figure.suptitle(f"t-SNE of the features, and kNN accuracy\n{report.images}", fontsize=10)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for network, row in zip(report.networks, grid, strict=True):
+        row[0].set_ylabel(network.name, fontsize=11)
+        for number, axes in enumerate(row, 1):
+            if number > len(network.levels):
+                axes.set_axis_off()
+                continue
+            level = network.levels[number - 1]
+            axes.set_title(
+                f"level {number}, {shape_text(level.shape)}\n"
+                f"{accuracy_text(level.flattened)} %, pooled {accuracy_text(level.pooled)} %",
+                fontsize=9,
+            )
+            axes.set(xticks=[], yticks=[])
+            axes.set_box_aspect(1)
+            axes.margins(0.08)
+            for label in range(len(report.classes)):
+                points = level.coordinates[report.labels == label]
+                axes.scatter(*points.T, s=16, alpha=0.85, linewidths=0, **_style(label))
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=min(6, len(handles)), frameon=False
+    )
+    figure.savefig(path)
+
+
+def _style(label: int) -> dict[str, str]:
+    return {"marker": MARKERS[label % len(MARKERS)], "color": COLOURS[label % len(COLOURS)]}
