@@ -31,7 +31,9 @@ ALLOWED = {
         *("command_line", "convert", "host_memory", "images", "inspect", "models", "weights"),
     },
     "inspect": {"command_line", "images", "models", "weights"},
-    "probe": {"command_line", "data", "degradations", "images", "models", "weights"},
+    "probe": {
+        *("command_line", "data", "degradations", "extras", "images", "models", "weights"),
+    },
     "command_line": set(),
     "extras": set(),
     "config_files": set(),

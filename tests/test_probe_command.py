@@ -171,7 +171,7 @@ def test_weights_that_cannot_be_read_are_named(drawable, tmp_path, capsys):
 def test_without_matplotlib_it_says_what_to_install(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert run("--random", "nafnet", "--output", tmp_path) == 2
-    assert "pip install matplotlib" in capsys.readouterr().err
+    assert "dcpt_jax[probe]" in capsys.readouterr().err
 
 
 def test_features_that_are_not_finite_are_refused(

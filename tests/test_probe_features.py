@@ -177,5 +177,5 @@ def test_tsne_without_scikit_learn_says_what_to_install(monkeypatch):
         return real(name, *rest, **options)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(ImportError, match="pip install scikit-learn"):
+    with pytest.raises(ImportError, match=r"dcpt_jax\[probe\]"):
         dcpt_jax.probe.tsne(np.eye(6))

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from dcpt_jax import extras
 from dcpt_jax.probe.neighbours import inner_products
 
 COMPONENTS = 50
@@ -58,12 +59,8 @@ def tsne_of(
     iterations: int = ITERATIONS,
 ) -> np.ndarray:
     """`tsne` from the [n, n] inner products of the features."""
-    try:
+    with extras.needed("probe", "t-SNE"):
         from sklearn.manifold import TSNE
-    except ImportError as error:
-        raise ImportError(
-            "t-SNE needs scikit-learn, which is not installed: pip install scikit-learn"
-        ) from error
     if len(products) < 4:
         raise ValueError(f"t-SNE needs at least 4 samples, not {len(products)}")
     points = principal_components(_normalised(products), components)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from dcpt_jax import extras
 from dcpt_jax.probe.report import Report, accuracy_text, shape_text
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; the palest come last.
@@ -15,12 +16,8 @@ _DPI = 200
 
 def check_matplotlib() -> None:
     """Raises ImportError if pictures cannot be drawn."""
-    try:
+    with extras.needed("probe", "the picture"):
         import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            "the picture needs Matplotlib, which is not installed: pip install matplotlib"
-        ) from error
 
 
 def draw(report: Report, path: Path) -> None:
