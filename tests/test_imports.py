@@ -12,8 +12,11 @@ ALLOWED = {
     "losses": set(),
     "metrics": set(),
     "precision": set(),
-    "images": {"image_headers"},
+    "colour": set(),
     "image_headers": set(),
+    "images": {"colour", "image_headers"},
+    "metadata": {"image_headers"},
+    "photo": {"colour", "image_headers", "images", "metadata"},
     "degradations": set(),
     "models": set(),
     "data": {"degradations", "extras", "images"},
@@ -28,7 +31,8 @@ ALLOWED = {
         *("config", "data", "extras", "images", "metrics", "precision", "restore", "weights"),
     },
     "restore": {
-        *("command_line", "convert", "host_memory", "images", "inspect", "models", "weights"),
+        *("command_line", "convert", "host_memory", "images", "inspect", "metadata", "models"),
+        *("photo", "weights"),
     },
     "inspect": {"command_line", "images", "models", "weights"},
     "probe": {
