@@ -23,6 +23,9 @@ demo: $(VENV)/ready
 		--config.init_from=$(RUNS)/pretrain
 	$(MAIN) --config=configs/evaluate.py --workdir=$(RUNS)/evaluate \
 		--config.init_from=$(RUNS)/restore
+	@echo "Your own photo: $(BIN)/python -m dcpt_jax.restore PHOTO --output restored" \
+		"--weights $(RUNS)/restore"
+	@echo "With the bundled network, which is better: the same without --weights"
 
 test: $(VENV)/ready-for-tests
 	$(BIN)/python -m pytest -n 2 $(ARGS)
