@@ -1,5 +1,6 @@
 """The t-SNE picture: a row for each network, a column for each level."""
 
+import textwrap
 from pathlib import Path
 
 from dcpt_jax import extras
@@ -10,7 +11,8 @@ COLOURS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#F0E442"),
 )
 MARKERS = "os^Dvp*XP<>"  # as many as make no pair of colour and marker occur twice for 88 classes
-_CELL = 3.0  # inches
+_CELL, _LEAST_WIDTH = 3.0, 5.0  # inches
+_CHARACTER = 0.09  # inches, in the titles' size
 _DPI = 200
 
 
@@ -39,9 +41,11 @@ def draw(report: Report, path: Path) -> None:
         Line2D([], [], linestyle="", label=name, markersize=7, **_style(label))
         for label, name in enumerate(report.classes)
     ]
-    figure = Figure(figsize=(columns * _CELL + 0.6, rows * (_CELL + 0.5) + 1.5), dpi=_DPI)
+    width = max(columns * _CELL + 0.6, _LEAST_WIDTH)
+    figure = Figure(figsize=(width, rows * (_CELL + 0.5) + 1.5), dpi=_DPI)
     figure.set_layout_engine("constrained")
-    figure.suptitle(f"t-SNE of the features, and kNN accuracy\n{report.images}", fontsize=10)
+    title = textwrap.fill(report.images, int(width / _CHARACTER))
+    figure.suptitle(f"t-SNE of the features, and kNN accuracy\n{title}", fontsize=10)
     grid = figure.subplots(rows, columns, squeeze=False)
     for network, row in zip(report.networks, grid, strict=True):
         row[0].set_ylabel(network.name, fontsize=11)
@@ -61,8 +65,13 @@ def draw(report: Report, path: Path) -> None:
             for label in range(len(report.classes)):
                 points = level.coordinates[report.labels == label]
                 axes.scatter(*points.T, s=16, alpha=0.85, linewidths=0, **_style(label))
+    entry = _CHARACTER * (max(map(len, report.classes)) + 6)  # inches in the legend
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=min(6, len(handles)), frameon=False
+        handles=handles,
+        loc="outside lower center",
+        ncols=min(max(int(width / entry), 1), len(handles)),
+        fontsize=10,
+        frameon=False,
     )
     figure.savefig(path)
 
