@@ -130,7 +130,9 @@ def parse_flags(argv: Sequence[str]) -> Sequence[str]:
     sys.argv = argv  # the config's flag looks there for what it overrides
     try:
         others = flags.FLAGS(argv)
-        config = _CONFIG.value  # raises if there is no such file
+        config = _CONFIG.value
+        if config is not None:
+            _ = config.mode  # raises if there is no such file
         if of_classes and config is not None:
             configs.set_class_flags(config, of_classes)
         if wants_help:

@@ -115,7 +115,8 @@ def test_methods_are_scored_on_the_samples_of_the_network():
     )
     found = tasks.resolve_tasks("noise,haze")
     pictures = run.PictureSheet(["noise", "haze"], [2, 1], 12)
-    evaluation = run.score(found, restored(), None, pictures, rounding="none", methods=methods)
+    floats = metrics.Convention(rounding="none")
+    evaluation = run.score(found, restored(), None, pictures, metric=floats, methods=methods)
     as_it_is, half_way = evaluation.baselines
     assert as_it_is.psnr == pytest.approx((20, 20 - 20 * np.log10(2)), abs=1e-3)
     assert half_way.psnr == pytest.approx((20 + 20 * np.log10(2), 20), abs=1e-3)

@@ -113,7 +113,7 @@ def test_a_map_in_parts_is_the_map(monkeypatch, how, use_bias):
         second.init(jax.random.key(2), jnp.ones((1, 3, 3, 6))),
     )
     expected = second.apply(variables[1], first.apply(variables[0], x))
-    monkeypatch.setattr(convolutions, "formulation", lambda: how)
+    monkeypatch.setattr(convolutions, "formulation", lambda *_: how)
     maps = first.apply(variables[0], x, 3, method="in_parts")
     assert [part.shape[-1] for part in maps] == ([2, 2, 2] if how == "slices" else [6])
     maps = second.apply(variables[1], maps, method="of_parts")

@@ -203,7 +203,8 @@ def _images(tasks: Sequence[Any], options: argparse.Namespace) -> tuple[Any, str
         if options.photos is None:
             paths, where = bundled_photos("held_out"), "bundled photos"
         else:
-            paths, where = images.find_images(options.photos), f"photos in {options.photos.name}"
+            paths, _ = images.find_images(options.photos)
+            where = f"photos in {options.photos.name}"
         probed = probe_images(
             tasks,
             PhotoSource(paths),
