@@ -1,6 +1,6 @@
 """Proves and measures the package on a GPU within a time budget: see README.md.
 
-    benchmarks/device/run.sh --budget 210 --out results --golden ../shared/golden
+    benchmarks/device/run.sh --budget 210 --out results --golden RECORDINGS
 
 All processes start early and compile beside each other, as many at a time as there are slots. Once
 all are compiled, or a share of the budget is spent, each in order of worth has the device to

@@ -4,7 +4,7 @@
 #   benchmarks/device/prepare.sh [RECORDINGS]
 set -e
 cd "$(dirname "$0")/../.."
-golden=${1:-../shared/golden}
+golden=${1:-}
 mkdir -p .whl .device/golden
 for name in grain array-record portpicker clu ml-collections; do
     wanted="$wanted $(sed -n "s/^\($name==[^ ]*\).*/\1/p" constraints.txt)"
@@ -22,6 +22,6 @@ if [ -d "$golden" ]; then
         --exclude='init_net_*' -cf - models classifiers train | tar -C .device/golden -xf -
     chmod -R u+w .device/golden
 else
-    echo "no recordings in $golden: nothing will be compared" >&2
+    echo "no folder of recordings is named: nothing will be compared" >&2
 fi
 du -sh .whl .device
