@@ -2,7 +2,6 @@
 
 import glob
 import json
-import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -38,7 +37,6 @@ from dcpt_jax.weights.failures import reason_of
 # The weights that come with the package: `python -m dcpt_jax.convert RUN dcpt_jax/bundled --dtype
 # float16` makes them of a run of configs/classify.py, which keeps network and classifier.
 BUNDLED = Path(__file__).resolve().parents[1] / "bundled"
-_logger = logging.getLogger(__name__)
 # What is in a weights folder: the description, and Orbax's files, of whatever version.
 _WRITTEN = {
     *(DESCRIPTION, "_METADATA", "_CHECKPOINT_METADATA", "_sharding", "array_metadatas"),
@@ -162,7 +160,6 @@ def load_weights(path: Path | str | None = None) -> tuple[Params, dict[str, Any]
     """
     if path is None:
         path = bundled_weights()
-        _logger.info("no weights are given: using the bundled network, %s", path)
     path = Path(path).expanduser().absolute()
     if path.is_file():
         raise ValueError(
