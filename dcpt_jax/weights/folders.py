@@ -3,6 +3,7 @@
 import glob
 import json
 import os
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
