@@ -2,8 +2,8 @@
 
 import glob
 import json
-import os
 import logging
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
