@@ -4,7 +4,7 @@
 #   benchmarks/device/train_bundled.sh --photos DIR --runs DIR --out DIR [--seconds N]
 #       [--init FOLDER] [--restore-steps N] [--classify-steps N] [--batch N]
 #
-# Needs what prepare.sh collects. Each stage is a command of configs/bundled.py. An H200 did 58 steps a
+# Not run in this form yet. Needs what prepare.sh collects. Each stage is a command of configs/bundled.py. An H200 did 58 steps a
 # second with batch 16, after 80 s of starting and compiling: 540 seconds are about 20,000 steps. A
 # stage that does not end in time saves a checkpoint (SIGTERM) below --runs, and the same command
 # continues it. Weights, event files and logs go to --out as parts of one tar file of at most 15 MB

@@ -114,8 +114,7 @@ def products_kept(function: Callable[[Any, Any], jax.Array]) -> Callable[[Any, A
     """The same function, of which the backward pass keeps the results of convolutions and products.
 
     Everything between them (norms, gates, biases, factors) is computed again, in the kernels that
-    need it. JAX would keep several float32 maps of each norm instead, and GPUs, whose time goes by
-    the bytes moved, would write and read them.
+    need it. JAX would keep several float32 maps of each norm instead.
 
     Args:
         function: (params, x) -> array; both trees of floating-point arrays.
