@@ -5,7 +5,8 @@
 
 The first command takes hours on two CPU cores and says at its start how many. Stopped or killed at
 any moment, the same command continues where it was. Every finished run appends one line to
-`OUTPUT/runs.jsonl`; all arms of one seed come before the next seed. The second command reads these
+`OUTPUT/runs.jsonl`; all arms of one seed come before the next seed. Another machine continues from
+`runs.jsonl` and `experiment.json` alone: pre-trainings that it still needs are done again. The second command reads these
 lines, also while runs are missing, and writes `report.md` and `report.png`.
 
 `--rehearse` does everything with a tiny network and a few steps, in minutes.
@@ -333,6 +334,8 @@ def open_experiment(output: Path, settings: Settings) -> dict[str, Any]:
         ValueError: if the folder holds an experiment of other settings.
     """
     wanted, file = dataclasses.asdict(settings), output / EXPERIMENT
+    # Names without their places: the folder of an experiment may move to another machine.
+    wanted |= {name: Path(wanted[name]).name for name in ("photos", "validation")}
     if file.exists():
         found = json.loads(file.read_text())
         drift = [
@@ -392,8 +395,16 @@ def run(output: Path, settings: Settings, **choice: Any) -> bool:
         + ", ".join(f"{name} {1e3 * value:.0f}" for name, value in times.items()),
         flush=True,
     )
+    starts = {job.config.init_from for job in left}
     for number, job in enumerate(jobs, start=1):
-        if job.key not in finished:
+        lost = not (job.workdir / "checkpoints").is_dir() and any(
+            start.startswith(str(job.workdir)) for start in starts
+        )
+        if job.key in finished and lost:
+            print(f"\nrun {number} of {len(jobs)} again, its checkpoints are gone: {job.workdir}")
+            if execute(job) is None:
+                return False
+        elif job.key not in finished:
             print(f"\nrun {number} of {len(jobs)}: {job.kind}, {job.arm}, seed {job.seed}")
             line = execute(job)
             if line is None:
