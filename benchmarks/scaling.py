@@ -1,0 +1,197 @@
+"""What a training step computes and communicates on many devices, read off the compiled program.
+
+    python -m benchmarks.scaling                    # table for 8 and 64 devices, minutes on two cores
+    python -m benchmarks.scaling --json FILE        # the same figures as JSON
+
+Each case is compiled in a process of its own for as many simulated devices, and not run: the
+partitioner that inserts the collectives is the same on CPUs, GPUs and TPUs. Times are estimates from
+a measured step on one device and the bandwidths named by flags. docs/scaling.md explains the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+CASES = ((8, 1), (8, 8), (64, 1), (64, 8), (64, 64))  # devices, and how many of them share a state
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+BYTES = {"f64": 8, "f32": 4, "bf16": 2, "f16": 2, "s64": 8, "s32": 4, "u32": 4, "s8": 1, "pred": 1}
+
+_SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
+_CALL = re.compile(rf"= (.*?) ({'|'.join(COLLECTIVES)})(?:-start)?\(")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One way to spread a step.
+
+    Attributes:
+        devices: in all.
+        fsdp_devices: how many of them share one copy of the state.
+        batch_per_device: crops of the step's batch that each device gets.
+        state_bytes: of the train state that each device holds.
+        flops: of one step on each device.
+        collectives: bytes of the results of the collectives on each device, by kind.
+        counts: number of collectives by kind, as the CPU's compiler leaves them.
+    """
+
+    devices: int
+    fsdp_devices: int
+    batch_per_device: int
+    state_bytes: int
+    flops: float
+    collectives: dict[str, int]
+    counts: dict[str, int]
+
+
+def collectives_of(text: str) -> tuple[dict[str, int], dict[str, int]]:
+    """Bytes of the results and number of the collectives in the text of a compiled program."""
+    sizes, counts = dict.fromkeys(COLLECTIVES, 0), dict.fromkeys(COLLECTIVES, 0)
+    for line in text.splitlines():
+        if found := _CALL.search(line):
+            shapes, kind = found.groups()
+            counts[kind] += 1
+            sizes[kind] += sum(
+                BYTES[dtype] * math.prod(int(n) for n in dims.split(",") if n)
+                for dtype, dims in _SHAPE.findall(shapes)
+            )
+    return sizes, counts
+
+
+def compiled_case(preset: str, fsdp_devices: int, batch_per_device: int) -> Case:
+    """Compiles the restoration step of a preset for the devices that JAX sees; runs nothing."""
+    import jax
+
+    from dcpt_jax import config as configs
+    from dcpt_jax.models.convolutions import formulated
+    from dcpt_jax.train.setup import prepare
+
+    config = configs.restore(preset)
+    devices = jax.device_count()
+    config.batch_size = devices * batch_per_device
+    config.fsdp_devices = fsdp_devices
+    config.dtype = "bfloat16"
+    config.data.num_workers = 0
+    run = prepare(config)
+    state = run.state_shapes()
+    # XLA counts the operations of its grouped convolutions many times over.
+    with formulated("convolution", pointwise="slices", patch="slices", depthwise="taps"):
+        compiled = run.lower(state).compile()
+    sizes, counts = collectives_of(compiled.as_text())
+    held = sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(state)
+    )
+    flops = (compiled.cost_analysis() or {}).get("flops", math.nan)
+    return Case(devices, fsdp_devices, batch_per_device, held, flops, sizes, counts)
+
+
+def moved(case: Case) -> float:
+    """Bytes that each device sends in a step, if collectives go around a ring.
+
+    An all-reduce of S bytes sends 2 S (n - 1) / n, an all-gather with a result of S bytes
+    S (n - 1) / n, a reduce-scatter with a result of S / n bytes the same.
+    """
+    groups = {
+        "all-reduce": case.devices,
+        "all-gather": case.fsdp_devices,
+        "reduce-scatter": case.fsdp_devices,
+    }
+    share = {kind: (n - 1) / n for kind, n in groups.items()}
+    sent = case.collectives
+    return (
+        2 * sent["all-reduce"] * share["all-reduce"]
+        + sent["all-gather"] * share["all-gather"]
+        + sent["reduce-scatter"] * (case.fsdp_devices - 1)
+        + sent["all-to-all"]
+        + sent["collective-permute"]
+    )
+
+
+def table(
+    cases: Iterable[Case], *, step_ms: float, inside: float, between: float, per_host: int
+) -> str:
+    """Markdown table of the cases.
+
+    Args:
+        cases: as `compiled_case` gives them.
+        step_ms: measured time of the step on one device, in milliseconds.
+        inside: bandwidth of a device to the others of its host, one way, in GB/s.
+        between: bandwidth of a device to other hosts, one way, in GB/s.
+        per_host: devices of a host.
+    """
+    lines = [
+        "| devices | state shared by | batch | state, GB | computed, TFLOP | sent, MB | "
+        "communication, ms | efficiency, none hidden |",
+        "|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for case in cases:
+        bandwidth = inside if case.devices <= per_host else between
+        milliseconds = moved(case) / bandwidth / 1e6
+        efficiency = step_ms / (step_ms + milliseconds)
+        lines.append(
+            f"| {case.devices} | {case.fsdp_devices} | {case.devices * case.batch_per_device} | "
+            f"{case.state_bytes / 1e9:.2f} | {case.flops / 1e12:.2f} | {moved(case) / 1e6:.0f} | "
+            f"{milliseconds:.1f} | {100 * efficiency:.0f} % |"
+        )
+    return "\n".join(lines)
+
+
+def parsed(arguments: list[str] | None) -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", default="nafnet,5d", help="of configs/restore.py")
+    parser.add_argument("--batch-per-device", type=int, default=32)
+    parser.add_argument("--step-ms", type=float, default=47.8, help="measured on one device")
+    parser.add_argument("--inside", type=float, default=450.0, help="GB/s in a host, one way")
+    parser.add_argument("--between", type=float, default=50.0, help="GB/s between hosts, one way")
+    parser.add_argument("--per-host", type=int, default=8, help="devices of a host")
+    parser.add_argument("--json", type=Path, help="file to write the figures to")
+    parser.add_argument("--case", type=int, nargs=2, metavar=("DEVICES", "FSDP"),
+                        help="compile one case and print it as JSON")  # fmt: skip
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prints the table; returns the exit code."""
+    options = parsed(arguments)
+    if options.case:
+        case = compiled_case(options.preset, options.case[1], options.batch_per_device)
+        print(json.dumps(dataclasses.asdict(case)))
+        return 0
+    cases = []
+    for devices, fsdp_devices in CASES:
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        # Nothing runs, so nothing has to be fast; the collectives are inserted before.
+        flags += " --xla_backend_optimization_level=0"
+        command = [sys.executable, "-m", "benchmarks.scaling", "--preset", options.preset]
+        command += ["--batch-per-device", str(options.batch_per_device)]
+        command += ["--case", str(devices), str(fsdp_devices)]
+        environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            return done.returncode
+        cases.append(Case(**json.loads(done.stdout.splitlines()[-1])))
+        print(f"compiled for {devices} devices, state shared by {fsdp_devices}", file=sys.stderr)
+    if options.json:
+        figures = {
+            "preset": options.preset,
+            "dtype": "bfloat16",
+            "cases": [dataclasses.asdict(case) for case in cases],
+        }
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    names = ("step_ms", "inside", "between", "per_host")
+    print(table(cases, **{name: getattr(options, name) for name in names}))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
