@@ -129,7 +129,7 @@ def pretraining_config(settings: Settings, name: str, seed: int) -> Any:
     from dcpt_jax import config as configs
 
     kind = PRETRAININGS[name]
-    config = getattr(configs, kind.mode)()
+    config = configs.load(kind.mode)
     config.update(kind.changes)
     steps = settings.pretrain_steps
     return _shared_config(config, settings, seed=seed, steps=steps, every=steps // 4)
@@ -148,7 +148,7 @@ def restoration_config(
     """
     from dcpt_jax import config as configs
 
-    config = configs.restore()
+    config = configs.load("restore")
     config.init_from = str(init_from or "")
     every = max(1, settings.steps // settings.validations)
     steps = settings.steps + more_steps
@@ -253,7 +253,7 @@ def _line(job: Job, seconds: float) -> dict[str, Any]:
         for folder in reversed(weights.checkpoint_folders(job.workdir))
         if (folder / "metrics").is_dir()
     ]
-    defaults = getattr(configs, job.config.mode)()
+    defaults = configs.load(job.config.mode)
     changes = configs.differences(configs.to_json(defaults), configs.to_json(job.config))
     places = ("config.data.root", "config.validation.root", "config.init_from")
     return {

@@ -74,7 +74,7 @@ def compiled_case(preset: str, fsdp_devices: int, batch_per_device: int) -> Case
     from dcpt_jax.models.convolutions import formulated
     from dcpt_jax.train.setup import prepare
 
-    config = configs.restore(preset)
+    config = configs.load("restore", preset)
     devices = jax.device_count()
     config.batch_size = devices * batch_per_device
     config.fsdp_devices = fsdp_devices

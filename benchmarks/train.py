@@ -93,7 +93,7 @@ def configured(options: argparse.Namespace, fsdp: int) -> Any:
     """The config of a variant."""
     from dcpt_jax import config as configs
 
-    config = getattr(configs, options.mode)(options.preset)
+    config = configs.load(options.mode, options.preset)
     config.update(dtype=options.dtype, fsdp_devices=fsdp, remat=options.remat)
     config.data.num_workers = 0
     config.validation.every_steps = 0

@@ -17,50 +17,54 @@ cores, restoration and refinement on one H200 (58 steps a second). Which photos,
 steps the shipped weights have seen, and their scores: docs/model_card.md.
 """
 
-from dcpt_jax import config as configs
-
-TASKS = "noise,jpeg,rain,snow,haze,low_light,motion_blur,defocus_blur,real,clean"
-NETWORK = {
-    "name": "nafnet",
-    "width": 32,
-    "encoder_blocks": (2, 2, 4),
-    "middle_blocks": 4,
-    "decoder_blocks": (2, 2, 2),
-}
+from dcpt_jax.config import ConfigError, base
 
 
 def get_config(arg: str = ""):
     """Returns the config of a stage; `arg` is "pretrain", "restore", "refine" or "classify"."""
     stages = {"pretrain": _pretrain, "restore": _restore, "refine": _refine, "classify": _classify}
     if arg not in stages:
-        raise configs.ConfigError(
+        raise ConfigError(
             f"configs/bundled.py:{arg}: name one of its stages, {', '.join(stages)}, "
             "after the colon: --config=configs/bundled.py:pretrain"
         )
-    config = stages[arg]()
-    config.tasks = TASKS
-    config.model.update(NETWORK)
+    return stages[arg]()
+
+
+def _base(mode: str):
+    """What the stages share."""
+    config = base(mode)
+    config.tasks = "noise,jpeg,rain,snow,haze,low_light,motion_blur,defocus_blur,real,clean"
+    config.model.name = "nafnet"
+    config.model.width = 32
+    config.model.encoder_blocks = (2, 2, 4)
+    config.model.middle_blocks = 4
+    config.model.decoder_blocks = (2, 2, 2)
     config.data.cache_megabytes = 1024
-    config.log.update(every_steps=50, image_every_steps=0)
+    config.log.every_steps = 50
+    config.log.image_every_steps = 0
     config.validation.every_steps = 0
     config.checkpoint.every_steps = 500
     return config
 
 
 def _pretrain():
-    config = configs.pretrain()
+    config = _base("pretrain")
     config.label = "multi_hot"
     config.num_steps = 500
     config.batch_size = 16
     config.data.crop_size = 64
     config.classifier.num_blocks = 1
-    config.optimizer.update(learning_rate=1e-3, warmup_steps=20)
-    config.classifier_optimizer.update(learning_rate=1e-3, warmup_steps=20)
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.warmup_steps = 20
+    config.classifier_optimizer.learning_rate = 1e-3
+    config.classifier_optimizer.warmup_steps = 20
+    config.classifier_optimizer.weight_decay = 1e-4
     return config
 
 
 def _restore():
-    config = configs.restore()
+    config = _base("restore")
     config.num_steps = 4400
     config.batch_size = 16
     config.dtype = "bfloat16"
@@ -68,25 +72,32 @@ def _restore():
     config.data.crop_size = 192
     config.data.num_workers = 14
     # Blurred crops differ least from clean ones, so their share of the loss is the smallest.
-    config.synthetic_repeats.update(motion_blur=2, defocus_blur=2, noise=2)
-    config.optimizer.update(learning_rate=1e-3, warmup_steps=200, clip_norm=1.0)
+    config.synthetic_repeats.motion_blur = 2
+    config.synthetic_repeats.defocus_blur = 2
+    config.synthetic_repeats.noise = 2
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.warmup_steps = 200
+    config.optimizer.clip_norm = 1.0
     return config
 
 
 def _refine():
     config = _restore()
     config.num_steps = 3325
-    config.optimizer.update(learning_rate=5e-4, warmup_steps=50)
+    config.optimizer.learning_rate = 5e-4
+    config.optimizer.warmup_steps = 50
     return config
 
 
 def _classify():
-    config = configs.classify()
+    config = _base("classify")
     config.label = "multi_hot"
     config.num_steps = 500
     config.batch_size = 16
     config.ema_decay = 0.99
     config.data.crop_size = 96
     config.classifier.num_blocks = 1
-    config.classifier_optimizer.update(learning_rate=1e-3, warmup_steps=20)
+    config.classifier_optimizer.learning_rate = 1e-3
+    config.classifier_optimizer.warmup_steps = 20
+    config.classifier_optimizer.weight_decay = 1e-4
     return config

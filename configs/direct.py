@@ -2,14 +2,16 @@
 
     python -m dcpt_jax.main --config=configs/direct.py --workdir=W
 
-`configs/pretrain.py` but for the first pass: the network restores degraded images there, in place
-of reproducing clean ones. Without a preset a small NAFNet on the bundled photos;
-`configs/direct.py:nafnet,5d` and the other presets have the figures of `configs/pretrain.py`.
+`configs/pretrain.py`, demo and presets, but for the first pass: the network restores degraded
+images there, in place of reproducing clean ones. Data and hardware are those of that file. Hours:
+not measured. Expected score: none published.
 """
 
-from dcpt_jax import config as configs
+from dcpt_jax.config import load
 
 
 def get_config(arg: str = ""):
     """Returns the config; `arg` is "", or a backbone and / or a task set."""
-    return configs.direct(arg)
+    config = load("pretrain", arg)
+    config.first_pass = "degraded"
+    return config

@@ -16,11 +16,26 @@ PSNR and SSIM are of RGB rounded to 8 bits; `--config.channel=y` and `--config.r
 the other conventions. `--config.save_images=FOLDER` writes the images, for other programs to
 measure. `python -m dcpt_jax.tables W3` puts the result beside published figures, where the two
 compare.
+
+Hardware: anything; on two CPU cores the demo takes minutes. Expected scores: configs/restore.py.
 """
 
-from dcpt_jax import config as configs
+from dcpt_jax.config import ConfigError, base, parse_preset
 
 
 def get_config(arg: str = ""):
     """Returns the config; `arg` is "" or a task set or class ("" = those of the weights)."""
-    return configs.evaluate(arg)
+    backbone, tasks = parse_preset(arg)
+    if backbone:
+        raise ConfigError(
+            f"configs/evaluate.py:{arg}: the network comes from --config.init_from; "
+            "only a task set or a class can be named here"
+        )
+    config = base("evaluate")
+    config.tasks = tasks  # "" = those of the weights
+    config.batch_size = 4
+    config.data.crop_size = 192  # pixels; 0 = whole images, as in published tables
+    config.data.crops_per_photo = 6
+    config.channel = "rgb"
+    config.rounding = "uint8"
+    return config

@@ -8,8 +8,9 @@ import tqdm
 from absl import flags
 
 from dcpt_jax import config as configs
-from dcpt_jax import config_files, extras
+from dcpt_jax import extras
 from dcpt_jax.data import check, opening
+from dcpt_jax.modes import MODES
 
 with extras.needed("train", "dcpt_jax.data.check"):
     import ml_collections
@@ -64,11 +65,12 @@ def _check(argv: Sequence[str]) -> int:
         data = opening.arguments(config.data)
         data.pop("stand_ins", None)
         data |= {"on_bad_file": "skip", "cache_megabytes": 0}  # all that is bad is to be seen
-        split = values.split or ("held_out" if config.mode == "evaluate" else "train")
+        mode = MODES[config.mode]
+        split = values.split or mode.split
         opened = opening.open_each(
             tasks,
             split=split,
-            stage=opening.stage_of(config.mode),
+            stage=mode.stage,
             repeats=configs.repeats_of(config),
             **data,
         )
@@ -106,7 +108,7 @@ def _parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, flags.FlagVa
     config_flags.DEFINE_config_file("config", None, "Config of the run.", flag_values=values)
     flags.DEFINE_bool("decode", False, "Decode every file.", flag_values=values)
     flags.DEFINE_enum("split", None, ["train", "held_out"], "Which data.", flag_values=values)
-    argv, of_classes = configs.take_class_flags(config_files.locate(argv))
+    argv, of_classes = configs.take_class_flags(configs.locate(argv))
     before, sys.argv = sys.argv, list(argv)  # the config's flag looks there for its overrides
     try:
         rest = values(argv)

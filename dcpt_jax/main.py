@@ -16,9 +16,10 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from dcpt_jax import config as configs
-from dcpt_jax import config_files, extras
+from dcpt_jax import extras
 from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.host_memory import start_with_huge_pages
+from dcpt_jax.modes import MODES
 
 with extras.needed("train", "training and evaluation"):
     from ml_collections import config_flags
@@ -93,16 +94,16 @@ def run(config, workdir: str) -> None:
         config: see `dcpt_jax.config`.
         workdir: where everything is written.
     """
-    if config.mode == "evaluate":
-        print(f"workdir: {workdir}", flush=True)
-        from dcpt_jax.evaluate import run as evaluation
-
-        evaluation.evaluate(config, workdir)
-    else:
+    if MODES[config.mode].trains:
         from dcpt_jax.train import loop, processes
 
         processes.say(f"workdir: {workdir}")
         loop.train(config, workdir)
+    else:
+        print(f"workdir: {workdir}", flush=True)
+        from dcpt_jax.evaluate import run as evaluation
+
+        evaluation.evaluate(config, workdir)
 
 
 def _join_processes(mode: str) -> None:
@@ -110,7 +111,7 @@ def _join_processes(mode: str) -> None:
     given = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     if not _DISTRIBUTED.value and given == (None, None, None):
         return
-    if mode == "evaluate":
+    if not MODES[mode].trains:
         raise ValueError("evaluation is the work of one process: leave the flags of several out")
     if not _DISTRIBUTED.value and None in given:
         raise ValueError(
@@ -125,7 +126,7 @@ def _join_processes(mode: str) -> None:
 def parse_flags(argv: Sequence[str]) -> Sequence[str]:
     """Parses the command line; an unknown config key or preset lists the known ones and ends."""
     wants_help = bool(_HELP & set(argv[1:]))
-    argv = config_files.locate([arg for arg in argv if arg not in _HELP])
+    argv = configs.locate([arg for arg in argv if arg not in _HELP])
     argv, of_classes = configs.take_class_flags(argv)
     sys.argv = argv  # the config's flag looks there for what it overrides
     try:
@@ -147,7 +148,7 @@ def parse_flags(argv: Sequence[str]) -> Sequence[str]:
 
 def _usage() -> str:
     """What `--help` prints: stages, presets and flags."""
-    stages = [f"  {path:<25} {line}" for path, line in config_files.summaries().items()]
+    stages = [f"  {path:<25} {line}" for path, line in configs.summaries().items()]
     own = (_CONFIG, _WORKDIR, _DISTRIBUTED, _COORDINATOR, _NUM_PROCESSES, _PROCESS_ID, _TRACEBACK)
     return "\n".join(
         [

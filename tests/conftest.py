@@ -98,7 +98,7 @@ TINY_BACKBONES = {
 
 def tiny_config(mode: str, photo_folder: Path | str, backbone: str = "nafnet"):
     """A config that trains in seconds: a network of a few thousand parameters, 12 steps."""
-    config = getattr(configs, mode)()
+    config = configs.load(mode)
     config.data.root = str(photo_folder)
     config.data.crop_size = 16
     config.data.num_workers = 0

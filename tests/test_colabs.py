@@ -9,9 +9,11 @@ ROOT = Path(__file__).resolve().parents[1]
 LESS = "\nconfig.batch_size = 4\nconfig.validation.every_steps = 0"
 SHORTER = {
     "STEPS = 300": "STEPS = 2",
-    "configs.pretrain()": f"configs.pretrain(){LESS}",
-    "configs.restore()": f"configs.restore(){LESS}",
-    "configs.evaluate()": "configs.evaluate()\nconfig.data.update(crop_size=64, crops_per_photo=1)",
+    'configs.load("pretrain")': f'configs.load("pretrain"){LESS}',
+    'configs.load("restore")': f'configs.load("restore"){LESS}',
+    'configs.load("evaluate")': (
+        'configs.load("evaluate")\nconfig.data.update(crop_size=64, crops_per_photo=1)'
+    ),
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 from dcpt_jax import config as configs
 from dcpt_jax import create_model
 from dcpt_jax.config import ConfigError
-from dcpt_jax.config.recipes import published_samples
+from dcpt_jax.config.presets import published_samples
 from dcpt_jax.data.tasks import TASK_SETS
 from dcpt_jax.train import modules, setup
 from dcpt_jax.train.start import Start
@@ -27,7 +27,7 @@ CLASSIFYING = ("pretrain", "mask_pretrain", "classify")
 @pytest.mark.parametrize("mode", ["pretrain", "mask_pretrain", "restore", "transfer", "classify"])
 @pytest.mark.parametrize("arg", ARGS)
 def test_every_preset_is_valid_and_builds(mode, arg):
-    config = getattr(configs, mode)(arg)
+    config = configs.load(mode, arg)
     if mode in ("transfer", "classify"):
         config.init_from = "somewhere"
     if mode in CLASSIFYING and arg == "rain":
@@ -56,14 +56,14 @@ def test_every_preset_is_valid_and_builds(mode, arg):
 def test_the_presets_are_the_papers_networks():
     """What a preset states in full is what the network's own defaults are."""
     for name in configs.BACKBONES:
-        network, _ = modules.build_modules(configs.restore(name), num_classes=5)
+        network, _ = modules.build_modules(configs.load("restore", name), num_classes=5)
         assert network == create_model(name)
 
 
 def test_the_papers_recipes_of_each_backbone():
     found = {}
     for name in configs.BACKBONES:
-        first, second = configs.pretrain(name), configs.restore(name)
+        first, second = configs.load("pretrain", name), configs.load("restore", name)
         for config in (first, second):
             assert config.data.crop_size == 128
             assert config.optimizer.decay_steps == 1_000_000
@@ -94,7 +94,7 @@ def test_the_recipes_of_other_task_sets():
     """Published are those of NAFNet for 10d, and of mixtures without naming a backbone."""
 
     def figures(arg):
-        config = configs.restore(arg)
+        config = configs.load("restore", arg)
         rates = config.optimizer
         assert config.ema_decay == 0.999 and config.data.crop_size == 128
         steps = (config.num_steps, rates.decay_steps)
@@ -111,14 +111,16 @@ def test_the_recipes_of_other_task_sets():
         if arg != "nafnet":
             assert figures(f"{arg},10d") == figures(f"{arg},5d")
         for name in ("10d", "cdd11"):
-            first, second = (configs.to_json(configs.pretrain(f"{arg},{s}")) for s in (name, "5d"))
+            first, second = (
+                configs.to_json(configs.load("pretrain", f"{arg},{s}")) for s in (name, "5d")
+            )
             assert configs.differences(second, first) == [f"config.tasks: '5d' -> '{name}'"]
 
 
 def test_published_samples_depend_on_the_backbone():
     """Pre-training: low light x10 and motion blur x1 for NAFNet, x50 and x5 for the others."""
     found = {
-        arg: [task.samples[0] for task in configs.tasks_of(configs.pretrain(arg))]
+        arg: [task.samples[0] for task in configs.tasks_of(configs.load("pretrain", arg))]
         for arg in ("", "nafnet,5d", "swinir,5d", "swinir,10d", "nafnet,10d")
     }
     assert found[""] == found["nafnet,5d"] == [13_702, 85_443, 72_135, 13_830, 16_824]
@@ -139,7 +141,7 @@ def test_published_samples_are_of_a_class_by_name():
 
 @pytest.mark.parametrize("mode", CLASSIFYING)
 def test_labels(mode):
-    config = getattr(configs, mode)()
+    config = configs.load(mode)
     config.init_from = "somewhere"
     assert config.label == "flat"
     config.tasks = "low_light+haze,haze,low_light"
@@ -163,38 +165,17 @@ def test_labels(mode):
         configs.validate(config)
 
 
-def test_a_run_from_before_there_were_labels_and_more_classes_goes_on():
-    for mode in ("pretrain", "restore", "transfer", "classify"):
-        config = getattr(configs, mode)()
-        now = configs.to_json(config)
-        older = configs.to_json(config)
-        older.pop("label", None)
-        names = ("noise", "motion_blur", "haze", "rain", "low_light")
-        older["repeats"] = {name: now["repeats"][name] for name in names}
-        for key in ("sources", "datasets", "stand_ins"):
-            older["data"].pop(key, None)
-        assert configs.differences(older, now, defaults=now) == []
-        config.repeats["snow"] = 2
-        config.repeats["low_light+haze"] = 3
-        assert configs.differences(older, configs.to_json(config), defaults=now) == [
-            "config.repeats.low_light+haze: '(not set)' -> 3",
-            "config.repeats.snow: '(not set)' -> 2",
-        ]
-    older = configs.to_json(configs.pretrain())
-    del older["label"]
-    config = configs.pretrain()
-    config.label = "multi_hot"
-    now = configs.to_json(config)
-    defaults = configs.to_json(configs.pretrain())
-    assert configs.differences(older, now, defaults=defaults) == [
-        "config.label: 'flat' -> 'multi_hot'"
-    ]
-    # The demo of the restoration draws motion blur more often: not drawing it so is a difference.
-    config = configs.restore()
+def test_repeats_that_are_set_make_another_run():
+    config = configs.load("restore")
     older = configs.to_json(config)
+    # The demo of the restoration draws motion blur more often: not drawing it so is a difference.
     config.synthetic_repeats.motion_blur = 2
-    assert configs.differences(older, configs.to_json(config), defaults=older) == [
-        "config.synthetic_repeats.motion_blur: 4 -> 2"
+    config.repeats["snow"] = 2
+    config.repeats["low_light+haze"] = 3
+    assert configs.differences(older, configs.to_json(config)) == [
+        "config.repeats.low_light+haze: '(not set)' -> 3",
+        "config.repeats.snow: '(not set)' -> 2",
+        "config.synthetic_repeats.motion_blur: 4 -> 2",
     ]
 
 
@@ -221,7 +202,7 @@ def test_flags_of_classes_are_taken_out_of_the_command_line():
 
 def test_flags_of_classes_are_set():
     def changed(*flags):
-        config = configs.pretrain()
+        config = configs.load("pretrain")
         config.lock()
         configs.set_class_flags(config, configs.take_class_flags(flags)[1])
         assert config.repeats.is_locked
@@ -241,7 +222,7 @@ def test_flags_of_classes_are_set():
 
 
 def test_the_recipe_of_the_transfer():
-    config = configs.transfer("restormer,noise")
+    config = configs.load("transfer", "restormer,noise")
     assert (config.model.attention, config.model.norm) == ("softmax", "with_bias")
     assert (config.batch_size, config.num_steps, config.ema_decay) == (32, 100_000, 0.999)
     assert (config.guidance, config.focal_gamma, config.tasks) == (1.0, 0.0, "noise")
@@ -252,7 +233,7 @@ def test_the_recipe_of_the_transfer():
 
 @pytest.mark.parametrize("learning_rate", [1e-7, 1e-2])  # below the minimum of a cosine, and above
 def test_the_rate_of_a_transfer_can_be_changed(learning_rate):
-    config = configs.transfer()
+    config = configs.load("transfer")
     config.init_from = "somewhere"
     config.optimizer.learning_rate = learning_rate
     configs.validate(config)
@@ -260,32 +241,16 @@ def test_the_rate_of_a_transfer_can_be_changed(learning_rate):
     assert [float(rate(step)) for step in (0, 1, 999)] == [np.float32(learning_rate)] * 3
 
 
-def test_a_transfer_of_an_older_version_goes_on():
-    """Its rate was constant as a cosine of one step that ends where it starts."""
-    config = configs.transfer()
-    now = configs.to_json(config)
+def test_a_constant_rate_does_not_depend_on_the_number_of_steps():
+    config = configs.load("transfer")
     older = configs.to_json(config)
-    del older["recipe"], older["optimizer"]["schedule"]
-    older["optimizer"].update(min_learning_rate=1e-3, decay_steps=1)
-    assert configs.differences(older, now, defaults=now) == []
-    config.num_steps += 1  # as a constant rate does not depend on it
-    longer = configs.to_json(config)
-    assert configs.differences(older, longer, defaults=now) == []
-    config.optimizer.learning_rate = 2e-3
-    assert configs.differences(older, configs.to_json(config), defaults=now) == [
-        "config.optimizer.learning_rate: 0.001 -> 0.002"
-    ]
-    older["optimizer"].update(min_learning_rate=1e-6)  # then it was a cosine
-    assert "config.optimizer.schedule: 'cosine' -> 'constant'" in configs.differences(
-        older, now, defaults=now
+    config.num_steps += 1
+    config.optimizer.update(min_learning_rate=1e-4, decay_steps=1)  # of a cosine alone
+    assert configs.differences(older, configs.to_json(config)) == []
+    config.optimizer.schedule = "cosine"
+    assert "config.optimizer.schedule: 'constant' -> 'cosine'" in configs.differences(
+        older, configs.to_json(config)
     )
-
-
-def test_a_recipe_of_an_older_version_goes_on():
-    now = configs.to_json(configs.restore("swinir"))
-    older = {key: value for key, value in now.items() if key != "recipe"}
-    defaults = configs.to_json(configs.restore())
-    assert configs.differences(older, now, defaults=defaults) == []
 
 
 @pytest.mark.parametrize(
@@ -304,32 +269,20 @@ def test_a_recipe_of_an_older_version_goes_on():
     ],
 )
 def test_what_a_mode_needs(mode, changes, message):
-    config = getattr(configs, mode)()
+    config = configs.load(mode)
     config.update(changes)
     with pytest.raises(ConfigError, match=message):
         configs.validate(config)
 
 
 def test_saving_memory_makes_no_other_run():
-    a, b = configs.pretrain(), configs.pretrain()
+    a, b = configs.load("pretrain"), configs.load("pretrain")
     b.update(remat=True, accumulate_steps=4)
     assert configs.differences(configs.to_json(a), configs.to_json(b)) == []
 
 
-def test_keys_that_an_older_version_did_not_have():
-    older = configs.to_json(configs.pretrain())
-    del older["first_pass"], older["remat"]
-    config = configs.pretrain()
-    defaults = configs.to_json(config)
-    assert configs.differences(older, configs.to_json(config), defaults=defaults) == []
-    config.first_pass = "degraded"
-    assert configs.differences(older, configs.to_json(config), defaults=defaults) == [
-        "config.first_pass: 'clean' -> 'degraded'"
-    ]
-
-
 def test_the_papers_recipes():
-    config = configs.pretrain("nafnet,5d")
+    config = configs.load("pretrain", "nafnet,5d")
     assert (config.batch_size, config.data.crop_size) == (32, 128)
     assert (config.optimizer.learning_rate, config.classifier_optimizer.learning_rate) == (
         3e-4,
@@ -341,14 +294,14 @@ def test_the_papers_recipes():
     network, _ = modules.build_modules(config, num_classes=5)
     shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
     assert sum(x.size for x in jax.tree.leaves(shapes)) == 67_888_835
-    config = configs.restore("nafnet,5d")
+    config = configs.load("restore", "nafnet,5d")
     assert (config.batch_size, config.ema_decay, config.optimizer.clip_norm) == (24, 0.999, 0.01)
 
 
 @pytest.mark.parametrize("arg", ["resnet", "nafnet,6d", "nafnet,nafnet", "5d,rain"])
 def test_an_unknown_preset_lists_the_known_ones(arg):
     with pytest.raises(ConfigError, match=r"nafnet.*5d.*motion_blur"):
-        configs.pretrain(arg)
+        configs.load("pretrain", arg)
 
 
 @pytest.mark.parametrize(
@@ -379,7 +332,7 @@ def test_an_unknown_preset_lists_the_known_ones(arg):
     ],
 )
 def test_a_wrong_value_is_named(key, value, message):
-    config = configs.pretrain()
+    config = configs.load("pretrain")
     with config.unlocked():
         config.update_from_flattened_dict({key: value})
     with pytest.raises(ConfigError, match=message):
@@ -388,7 +341,7 @@ def test_a_wrong_value_is_named(key, value, message):
 
 @pytest.mark.parametrize("mode", ["pretrain", "direct", "mask_pretrain"])
 def test_the_terms_of_the_loss_have_weights_that_reach_the_step(mode, monkeypatch):
-    config = getattr(configs, mode)()
+    config = configs.load(mode)
     assert (config.pixel_weight, config.class_weight) == (1.0, 1.0)
     config.update(pixel_weight=0.0, class_weight=0.0)
     with pytest.raises(ConfigError, match=r"pixel_weight and config\.class_weight are both 0"):
@@ -405,7 +358,7 @@ def test_the_terms_of_the_loss_have_weights_that_reach_the_step(mode, monkeypatc
 
 @pytest.mark.parametrize("mode", ["restore", "transfer"])
 def test_the_weight_of_the_fft_term_reaches_the_step(mode, monkeypatch):
-    config = getattr(configs, mode)()
+    config = configs.load(mode)
     assert config.fft_weight == 0.0
     config.init_from = "w"
     config.fft_weight = -0.1
@@ -421,7 +374,7 @@ def test_the_weight_of_the_fft_term_reaches_the_step(mode, monkeypatch):
 
 
 def test_an_evaluation_measures_known_channels_and_saves_into_empty_folders(tmp_path):
-    config = configs.evaluate()
+    config = configs.load("evaluate")
     config.init_from = "w"
     config.save_images = str(tmp_path / "new")
     configs.validate(config)
@@ -440,21 +393,21 @@ def test_an_evaluation_measures_known_channels_and_saves_into_empty_folders(tmp_
 
 def test_evaluation_needs_weights_and_takes_no_backbone():
     with pytest.raises(ConfigError, match=r"config\.init_from"):
-        configs.validate(configs.evaluate())
+        configs.validate(configs.load("evaluate"))
     with pytest.raises(ConfigError, match="init_from"):
-        configs.evaluate("nafnet")
-    assert configs.evaluate("rain").tasks == "rain"
+        configs.load("evaluate", "nafnet")
+    assert configs.load("evaluate", "rain").tasks == "rain"
 
 
 def test_a_keyword_that_the_backbone_does_not_know():
-    config = configs.pretrain()
+    config = configs.load("pretrain")
     config.model.depth = 3
     with pytest.raises(ConfigError, match=r"config.model.*depth.*width"):
         modules.build_modules(config, num_classes=5)
 
 
 def test_differences_name_what_makes_another_run():
-    a, b = configs.pretrain(), configs.pretrain()
+    a, b = configs.load("pretrain"), configs.load("pretrain")
     b.log.every_steps = 1
     b.data.num_workers = 7
     b.checkpoint.keep = 9
@@ -469,14 +422,14 @@ def test_differences_name_what_makes_another_run():
         "config.seed: 0 -> 3",
         f"config.num_steps: {a.num_steps} -> 1000",
     ]
-    paper, longer = configs.pretrain("nafnet"), configs.pretrain("nafnet")
+    paper, longer = configs.load("pretrain", "nafnet"), configs.load("pretrain", "nafnet")
     longer.num_steps *= 2  # the cosine of the recipe has a length of its own
     assert configs.differences(configs.to_json(paper), configs.to_json(longer)) == []
 
 
 def test_repeats_of_synthetic_classes_and_those_that_are_asked_for():
-    assert [task.repeats for task in configs.tasks_of(configs.pretrain())] == [1, 1, 1, 1, 1]
-    config = configs.restore()
+    assert [task.repeats for task in configs.tasks_of(configs.load("pretrain"))] == [1, 1, 1, 1, 1]
+    config = configs.load("restore")
     assert [task.repeats for task in configs.tasks_of(config)] == [1, 1, 1, 1, 4]
     assert configs.repeats_of(config) == {}
     config.tasks = "motion_blur,low_light+haze"

@@ -2,14 +2,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dcpt_jax import config_files
+from dcpt_jax.config import files
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_the_files_of_the_clone_are_found():
-    assert config_files.folder() == ROOT / "configs"
-    found = config_files.summaries()
+    assert files.folder() == ROOT / "configs"
+    found = files.summaries()
     assert set(found) == {f"configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
     assert found["configs/pretrain.py"].startswith("DCPT pre-training")
     assert all(found.values())
@@ -18,10 +18,10 @@ def test_the_files_of_the_clone_are_found():
 def test_missing_files_are_those_of_the_package(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     packaged = str(ROOT / "configs" / "pretrain.py")
-    assert config_files.locate(
+    assert files.locate(
         ["main", "--config=configs/pretrain.py:nafnet,5d", "--workdir=configs/restore.py"]
     ) == ["main", f"--config={packaged}:nafnet,5d", "--workdir=configs/restore.py"]
-    assert config_files.locate(["main", "--config", "./configs/pretrain.py"]) == [
+    assert files.locate(["main", "--config", "./configs/pretrain.py"]) == [
         *("main", "--config", packaged)
     ]
 
@@ -31,7 +31,7 @@ def test_other_files_stay_as_they_are(tmp_path, monkeypatch):
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "pretrain.py").write_text("")
     for path in ("configs/pretrain.py", "configs/gone.py", "/gone/pretrain.py", "pretrain.py"):
-        assert config_files.locate(["main", f"--config={path}"]) == ["main", f"--config={path}"]
+        assert files.locate(["main", f"--config={path}"]) == ["main", f"--config={path}"]
 
 
 def test_a_config_of_the_package_is_read_in_any_folder(tmp_path):

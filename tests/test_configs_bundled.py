@@ -1,18 +1,13 @@
 """The recipe of the network that ships, and what ships of it."""
 
-import runpy
-from pathlib import Path
-
 import pytest
 
 from dcpt_jax import config as configs
 from dcpt_jax import weights
 
-RECIPE = Path(__file__).resolve().parents[1] / "configs" / "bundled.py"
-
 
 def recipe(stage: str):
-    config = runpy.run_path(str(RECIPE))["get_config"](stage)
+    config = configs.load("bundled", stage)
     config.init_from = "somewhere"
     return config
 

@@ -244,15 +244,10 @@ def test_bad_test_data_are_refused(photos, data, tmp_path):
 
 
 def test_keys_of_a_config():
-    config = configs.pretrain()
+    config = configs.load("pretrain")
     keys = opening.arguments(config.data)
     assert set(keys) >= {"root", "datasets", "stand_ins", "sources", "on_bad_file"}
-    assert [opening.stage_of(mode) for mode in ("pretrain", "restore", "evaluate")] == [
-        "pretrain",
-        "restore",
-        "restore",
-    ]
-    assert set(config.data.sources) == set(configs.restore().repeats)
+    assert set(config.data.sources) == set(configs.load("restore").repeats)
     config.data.sources.haze = "pairs:/a,/b"
     configs.validate(config)
     config.data.sources.haze = "pear:/a"
@@ -264,7 +259,7 @@ def test_colours_and_the_size_limit_are_keys(tmp_path):
     pixels = np.arange(20 * 30 * 3, dtype=np.uint16).reshape(20, 30, 3).astype(np.uint8)
     profile = rgb_profile()
     Image.fromarray(pixels).save(tmp_path / "a.png", icc_profile=profile)
-    data = configs.restore().data
+    data = configs.load("restore").data
     data.root = str(tmp_path)
 
     def photo():

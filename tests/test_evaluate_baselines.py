@@ -94,7 +94,7 @@ def test_values_that_are_not_finite_are_those_of_the_degraded_image():
 
 def test_a_missing_library_is_named_before_anything_is_read(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "pywt", None)
-    config = configs.evaluate()
+    config = configs.load("evaluate")
     config.init_from = str(tmp_path / "no weights here")
     config.baselines = True
     with pytest.raises(ImportError, match=r'extra "train" .*pywt.*or set --config'):

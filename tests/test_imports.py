@@ -22,10 +22,10 @@ ALLOWED = {
     "data": {"degradations", "extras", "images"},
     "convert": {"models", "weights"},
     "weights": {"models"},
-    "config": {"data", "extras"},
+    "config": {"data", "extras", "modes"},
     "train": {
         *("config", "data", "evaluate", "extras", "images", "losses", "metrics", "models"),
-        *("precision", "weights"),
+        *("modes", "precision", "weights"),
     },
     "evaluate": {
         *("config", "data", "extras", "images", "metrics", "precision", "restore", "weights"),
@@ -40,10 +40,10 @@ ALLOWED = {
     },
     "command_line": set(),
     "extras": set(),
-    "config_files": set(),
+    "modes": {"data"},
     "tables": {"command_line", "evaluate"},
-    "data_check": {"config", "config_files", "data", "extras"},
-    "main": {"config", "config_files", "data", "evaluate", "extras", "host_memory", "train"},
+    "data_check": {"config", "data", "extras", "modes"},
+    "main": {"config", "data", "evaluate", "extras", "host_memory", "modes", "train"},
     "__main__": {"extras"},
     "host_memory": set(),
 }

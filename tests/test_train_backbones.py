@@ -26,7 +26,7 @@ def test_every_backbone_is_tested_here():
 @pytest.mark.parametrize("name", TINY_BACKBONES)
 def test_the_papers_step_builds(mode, name):
     """Shapes only: the full network, the recipe's batch, one whole step."""
-    config = getattr(configs, mode)(f"{name},5d")
+    config = configs.load(mode, f"{name},5d")
     tasks = configs.tasks_of(config)
     network, classifier = modules.build_modules(config, num_classes=len(tasks))
     _, optimizers = setup.make_optimizers(config)
@@ -96,9 +96,9 @@ def test_it_pretrains_continues_and_restores(tmp_path, name, capsys):
 def test_the_direct_pretraining(tmp_path, photo_folder):
     """`configs/direct.py`: all of a pre-training, but the network restores."""
     for arg in ("", "swinir,cdd11"):
-        config = configs.direct(arg)
+        config = configs.load("direct", arg)
         assert configs.differences(
-            configs.to_json(configs.pretrain(arg)), configs.to_json(config)
+            configs.to_json(configs.load("pretrain", arg)), configs.to_json(config)
         ) == ["config.first_pass: 'clean' -> 'degraded'"]
     config = tiny_config("direct", photo_folder)
     config.num_steps = 2
@@ -110,7 +110,7 @@ def test_the_direct_pretraining(tmp_path, photo_folder):
 
 @pytest.mark.parametrize("name", TINY_BACKBONES)
 def test_the_smallest_crop_is_enough_for_the_classifier(name):
-    config = configs.pretrain(name)
+    config = configs.load("pretrain", name)
     config.model.update(TINY_BACKBONES[name])
     config.data.crop_size = 15
     with pytest.raises(ConfigError, match=r"config\.data\.crop_size is 15; it has to be 16 or"):

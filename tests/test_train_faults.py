@@ -175,7 +175,7 @@ def wait_until(condition, seconds=20):
 
 def run_here(workdir, photos, **changes):
     """What the command does, in this process: quicker where no process is harmed."""
-    config = configs.restore()
+    config = configs.load("restore")
     config.model = ConfigDict({"name": "nafnet", **TINY_BACKBONES["nafnet"]})
     config.update_from_flattened_dict({**SETTINGS, "data.root": str(photos), **changes})
     config.data.num_workers = 0

@@ -240,7 +240,7 @@ def test_nothing_is_compiled_after_the_first_step(tmp_path, photo_folder, monkey
 @pytest.mark.parametrize("name", ["nafnet", "restormer"])
 def test_the_full_size_step_is_compiled_once(tmp_path, photo_folder, monkeypatch, name):
     at_steps = compilations(monkeypatch)
-    config = configs.pretrain(name)
+    config = configs.load("pretrain", name)
     config.data.update(root=str(photo_folder), crop_size=32, num_workers=0)
     config.update(batch_size=1, num_steps=4)
     config.log.update(every_steps=4, image_every_steps=0)

@@ -240,7 +240,7 @@ def test_eight_devices_see_the_same_masks():
 def test_the_recipe():
     """That of the publication; its repeats times the data of the fine-tuning."""
     for name in configs.BACKBONES:
-        config = configs.mask_pretrain(f"{name},5d")
+        config = configs.load("mask_pretrain", f"{name},5d")
         configs.validate(config)
         assert (config.data.crop_size, config.batch_size, config.num_steps) == (256, 16, 100_000)
         assert (config.mask_ratio, config.mask_patch, config.focal_gamma) == (0.5, 16, 2)
@@ -261,7 +261,7 @@ def test_the_recipe():
         }
     for arg in ("nafnet,10d", "nafnet,cdd11", "swinir,cdd11"):
         found, plain = (
-            [task.published("restore") for task in configs.tasks_of(getattr(configs, mode)(arg))]
+            [task.published("restore") for task in configs.tasks_of(configs.load(mode, arg))]
             for mode in ("mask_pretrain", "restore")
         )
         assert found == plain
@@ -280,7 +280,7 @@ def test_the_recipe():
     ],
 )
 def test_values_that_are_refused(changes, message):
-    config = configs.mask_pretrain()
+    config = configs.load("mask_pretrain")
     configs.validate(config)
     config.update(changes)
     with pytest.raises(ConfigError, match=message):
@@ -288,7 +288,7 @@ def test_values_that_are_refused(changes, message):
 
 
 def test_patches_have_to_fit_the_network():
-    config = configs.mask_pretrain()
+    config = configs.load("mask_pretrain")
     config.mask_patch = 4
     configs.validate(config)
     network, _ = modules.build_modules(config, num_classes=5)
@@ -320,7 +320,7 @@ def test_a_network_with_local_averages_is_refused(tmp_path, photo_folder):
 @pytest.mark.parametrize("name", TINY_BACKBONES)
 def test_the_papers_step_builds(name):
     """Shapes only: the full network, the recipe's batch, one whole step."""
-    config = configs.mask_pretrain(f"{name},5d")
+    config = configs.load("mask_pretrain", f"{name},5d")
     tasks = configs.tasks_of(config)
     network, classifier = modules.build_modules(config, num_classes=len(tasks))
     head = modules.build_reconstruction(config, network)

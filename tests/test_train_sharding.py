@@ -96,7 +96,7 @@ def test_long_axes_of_large_arrays_are_split():
     ],
 )
 def test_what_a_device_holds_of_the_published_networks(backbone, devices, most):
-    config = configs.pretrain(f"{backbone},5d")
+    config = configs.load("pretrain", f"{backbone},5d")
     network, classifier = modules.build_modules(config, num_classes=5, taken={})
     _, optimizers = setup.make_optimizers(config)
 

@@ -333,7 +333,7 @@ def test_a_missing_folder_is_named_with_its_key(tmp_path, photo_folder, pretrain
 
 
 def test_the_figures_of_another_backbone_are_refused(photo_folder, pretrained):
-    config = configs.restore("swinir,rain")
+    config = configs.load("restore", "swinir,rain")
     config.init_from = str(pretrained)
     with pytest.raises(ConfigError, match=r"--config=configs/restore\.py:nafnet,rain, or --conf"):
         start.find_start(config, None)
@@ -343,7 +343,7 @@ def test_the_figures_of_another_backbone_are_refused(photo_folder, pretrained):
     config.recipe = ""
     start.find_start(config, None)
     assert config.model.name == "nafnet"
-    config = configs.restore("nafnet")
+    config = configs.load("restore", "nafnet")
     config.init_from = str(pretrained)
     start.find_start(config, None)
     assert config.model.width == 4

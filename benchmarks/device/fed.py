@@ -17,7 +17,7 @@ from dcpt_jax.train.step_log import StepLog
 
 def configured(options: dict[str, Any]) -> Any:
     """The published restoration of NAFNet at the paper's batch; a small one for a rehearsal."""
-    config = configs.restore("" if options["tiny"] else "nafnet,5d")
+    config = configs.load("restore", "" if options["tiny"] else "nafnet,5d")
     config.dtype, config.batch_size = "bfloat16", 32
     config.data.num_workers = options["workers"]
     if options["tiny"]:

@@ -31,7 +31,7 @@ def costs(results: dict[str, Any]) -> dict[str, float]:
             if key.startswith(f"{name} step bfloat16") and "torch" not in key and "ms" in one
         }
         if steps:
-            config = configs.restore(f"{name},5d")
+            config = configs.load("restore", f"{name},5d")
             per_step = min(steps.values()) * config.batch_size
             found[f"{name}: {config.num_steps} steps of {config.batch_size}, bfloat16, hours"] = (
                 config.num_steps * per_step / 3.6e6

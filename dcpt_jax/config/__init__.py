@@ -1,16 +1,14 @@
-"""Configurations: the demo, the published recipes, and the checks before a run starts.
+"""Configurations: keys with defaults, presets, and the checks before a run starts.
 
-A file in `configs/` states what differs from `base`; every key has a default here. The name after
-the colon of `--config=configs/pretrain.py:nafnet,5d` selects presets: a backbone, and a task set or
-a single class.
+A file in `configs/` is a recipe: it states every value that differs from the defaults of `base`.
+The name after the colon of `--config=configs/pretrain.py:nafnet,5d` selects a preset: a backbone,
+and a task set or a single class.
 """
 
 from dcpt_jax import extras
 
 with extras.needed("train", "dcpt_jax.config"):
     from dcpt_jax.config.checks import (
-        MODES,
-        ConfigError,
         differences,
         outputs_of,
         repeats_of,
@@ -21,40 +19,26 @@ with extras.needed("train", "dcpt_jax.config"):
         validation_metrics,
     )
     from dcpt_jax.config.class_flags import set_class_flags, take_class_flags
-    from dcpt_jax.config.keys import base
-    from dcpt_jax.config.modes import (
-        classify,
-        direct,
-        evaluate,
-        mask_pretrain,
-        parse_preset,
-        pretrain,
-        restore,
-        transfer,
-    )
-    from dcpt_jax.config.recipes import BACKBONES, DEMO_BACKBONE
+    from dcpt_jax.config.files import load, locate, summaries
+    from dcpt_jax.config.keys import ConfigError, base
+    from dcpt_jax.config.presets import BACKBONES, backbone_keys, parse_preset
 
 __all__ = [
     "BACKBONES",
-    "DEMO_BACKBONE",
-    "MODES",
     "ConfigError",
+    "backbone_keys",
     "base",
-    "classify",
     "differences",
-    "direct",
-    "evaluate",
-    "mask_pretrain",
+    "load",
+    "locate",
     "outputs_of",
     "parse_preset",
-    "pretrain",
     "repeats_of",
-    "restore",
     "set_class_flags",
+    "summaries",
     "take_class_flags",
     "tasks_of",
     "to_json",
-    "transfer",
     "validate",
     "validate_data",
     "validation_metrics",

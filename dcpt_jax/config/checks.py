@@ -8,14 +8,12 @@ from typing import Any
 
 import ml_collections
 
-from dcpt_jax.config.recipes import BACKBONES, published_samples
+from dcpt_jax.config.keys import OPTIMIZERS, ConfigError
+from dcpt_jax.config.presets import BACKBONES, published_samples
 from dcpt_jax.data import opening
 from dcpt_jax.data import tasks as task_sets
+from dcpt_jax.modes import MODES
 
-MODES = ("pretrain", "mask_pretrain", "restore", "transfer", "classify", "evaluate")
-_GROWN = ("transfer", "classify")  # modes that need a trained network
-_CLASSIFYING = ("pretrain", "mask_pretrain", "classify")  # modes that train a classifier
-_OPTIMIZERS = ("optimizer", "classifier_optimizer", "reconstruction_optimizer")
 SCRATCH = "scratch"  # config.classifier_from: no classifier is taken over
 LABELS = ("flat", "multi_hot")
 # Parts of a config whose keys are class names, and what their values are; 0 and "" say nothing.
@@ -24,10 +22,6 @@ CLASS_SECTIONS: dict[str, type] = {
     "data.sources": str,
     "validation.sources": str,
 }
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot run; the message names the key and what is allowed."""
 
 
 def tasks_of(config: ml_collections.ConfigDict) -> tuple[task_sets.Task, ...]:
@@ -46,7 +40,7 @@ def tasks_of(config: ml_collections.ConfigDict) -> tuple[task_sets.Task, ...]:
             task,
             repeats=synthetic.get(task.name) or task.repeats,
             samples=published_samples(
-                task, config.get("recipe", ""), masked=config.mode == "mask_pretrain"
+                task, config.get("recipe", ""), masked=MODES[config.mode].masks
             ),
         )
         for task in tasks
@@ -83,16 +77,17 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _known("dtype", config.dtype, ("float32", "bfloat16"))
     _known("matmul_precision", config.matmul_precision, ("default", "high", "highest"))
     _at_least("batch_size", config.batch_size, 1)
-    if config.mode == "evaluate":
+    mode = MODES[config.mode]
+    if not mode.trains:
         if not config.init_from:
             raise ConfigError("nothing to evaluate: set --config.init_from to a work directory")
         return
     if "label" in config:
         _known("label", config.label, LABELS)
     _check_two_classes(config)
-    if config.mode in _GROWN and not (config.init_from or config.resume_from):
+    if mode.needs_network and not (config.init_from or config.resume_from):
         raise ConfigError(
-            f"{config.mode} starts from a trained network: set --config.init_from to a work "
+            f"{mode.name} starts from a trained network: set --config.init_from to a work "
             "directory or a weights folder"
         )
     _known("model.name", config.model.name, tuple(BACKBONES))
@@ -110,7 +105,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _at_least("classifier.num_blocks", config.classifier.num_blocks, 1)
     if not 0 <= config.ema_decay < 1:
         raise ConfigError(f"config.ema_decay is {config.ema_decay}; it has to be in [0, 1)")
-    for name in _OPTIMIZERS:
+    for name in OPTIMIZERS.values():
         if name in config:
             _validate_optimizer(name, config[name])
     for name in ("focal_gamma", "guidance"):
@@ -122,9 +117,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
         _check_loss_weights(config)
     if "first_pass" in config:
         _known("first_pass", config.first_pass, ("clean", "degraded"))
-    if config.mode == "mask_pretrain":
+    if mode.masks:
         _check_mask(config)
-    if config.mode == "transfer" and config.guidance and config.classifier_from == SCRATCH:
+    if config.get("guidance") and config.classifier_from == SCRATCH:
         raise ConfigError(
             "config.classifier_from: a classifier that guides has to be trained; name a work "
             "directory or weights folder that holds one, or set --config.guidance=0"
@@ -141,9 +136,9 @@ def _validate_validation(config: ml_collections.ConfigDict) -> None:
 
 def validation_metrics(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     """What a validation measures; the first is the one that tells the best checkpoint."""
-    restoring = config.mode in ("restore", "transfer") or config.get("first_pass") == "degraded"
-    classifying = config.mode in _CLASSIFYING
-    return (*(("psnr", "ssim") if restoring else ()), *(("accuracy",) if classifying else ()))
+    mode = MODES[config.mode]
+    restores = mode.restores or config.get("first_pass") == "degraded"
+    return (*(("psnr", "ssim") if restores else ()), *(("accuracy",) if mode.classifies else ()))
 
 
 def validate_data(config: ml_collections.ConfigDict) -> None:
@@ -152,21 +147,22 @@ def validate_data(config: ml_collections.ConfigDict) -> None:
     Raises:
         ConfigError: naming the key, its value and what is allowed.
     """
-    _known("mode", config.mode, MODES)
+    _known("mode", config.mode, tuple(MODES))
+    trains = MODES[config.mode].trains
     _known("data.on_bad_file", config.data.on_bad_file, ("skip", "refuse"))
     _known("data.colour", config.data.colour, ("srgb", "as_is"))
     _at_least("data.max_pixels", config.data.max_pixels, 1)
     _check_class_sections(config)
-    if config.data.crop_size or config.mode != "evaluate":  # which takes 0 for whole images
+    if config.data.crop_size or trains:  # an evaluation takes 0 for whole images
         _at_least("data.crop_size", config.data.crop_size, 16)  # what all classifiers can halve
     _check_sources(config)
     if config.data.datasets and not os.path.isdir(config.data.datasets):
         raise ConfigError(f"config.data.datasets: there is no folder {config.data.datasets}")
     _at_least("data.num_workers", config.data.num_workers, 0)
     _at_least("data.cache_megabytes", config.data.cache_megabytes, 0)
-    if config.tasks or config.mode != "evaluate":
+    if config.tasks or trains:
         tasks_of(config)
-    if config.mode == "evaluate":
+    if not trains:
         _at_least("data.crops_per_photo", config.data.crops_per_photo, 1)
         _known("rounding", config.rounding, ("uint8", "none"))
         _known("channel", config.channel, ("rgb", "y"))
@@ -200,12 +196,7 @@ _OPERATIONAL = ("log.", "checkpoint.", "validation.", "resume_from", "data.num_w
                 "accumulate_steps", "fsdp_devices", "recipe")  # fmt: skip
 
 
-def differences(
-    saved: Mapping[str, Any],
-    current: Mapping[str, Any],
-    *,
-    defaults: Mapping[str, Any] | None = None,
-) -> list[str]:
+def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """Lines "key: saved -> current" for keys whose difference makes another training run.
 
     The number of steps may grow where the learning rate does not depend on it, so it counts
@@ -214,21 +205,14 @@ def differences(
     Args:
         saved: config of the earlier run, as `to_json` gives it.
         current: config of this run, likewise.
-        defaults: config of the mode without changes, for keys that the earlier run, of an older
-            version, did not have.
     """
-    # What a class is not named for is not set, and has no default.
-    by_class = tuple(f"{section}." for section, _ in _class_sections(saved))
     saved, current = _comparable(saved), _comparable(current)
     a, b = _flatten(saved), _flatten(current)
-    for key, value in _flatten(_comparable(defaults or {})).items():
-        if key in b and not key.startswith(("model.", *by_class)):
-            a.setdefault(key, value)
     keys = [key for key in sorted({*a, *b}) if not key.startswith(_OPERATIONAL)]
     if any(
         config[name]["schedule"] == "cosine" and not config[name].get("decay_steps")
         for config in (saved, current)
-        for name in _OPTIMIZERS
+        for name in OPTIMIZERS.values()
         if name in config
     ):
         keys.append("num_steps")
@@ -241,11 +225,7 @@ def differences(
 
 
 def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config with what its learning rates do not depend on left out, and classes not set.
-
-    Before `schedule` was a key all were cosines, and a constant rate was one that ends where it
-    starts.
-    """
+    """A config without classes that are not set and keys that a constant rate ignores."""
     config = dict(config)
     for section, entries in list(_class_sections(config)):
         *above, last = section.split(".")
@@ -253,12 +233,10 @@ def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
         for part in above:
             parent[part] = parent = dict(parent[part])
         parent[last] = {name: value for name, value in entries.items() if value}
-    for name in _OPTIMIZERS:
+    for name in OPTIMIZERS.values():
         if name in config:
-            settings = {"schedule": "cosine", **config[name]}
-            rate = settings.get("learning_rate")
-            if settings["schedule"] == "constant" or settings.get("min_learning_rate") == rate:
-                settings["schedule"] = "constant"
+            settings = dict(config[name])
+            if settings["schedule"] == "constant":
                 settings.pop("min_learning_rate", None)
                 settings.pop("decay_steps", None)
             config[name] = settings
@@ -322,7 +300,7 @@ def _check_mask(config: ml_collections.ConfigDict) -> None:
 
 def _check_two_classes(config: ml_collections.ConfigDict) -> None:
     """Raises ConfigError if a classifier has nothing to tell apart: it would always be right."""
-    if config.mode in _CLASSIFYING and len(tasks_of(config)) < 2:
+    if MODES[config.mode].classifies and len(tasks_of(config)) < 2:
         raise ConfigError(
             f"config.tasks is {config.tasks!r}, a single class; a classifier needs two or more, "
             "e.g. --config.tasks=5d or --config.tasks=haze,rain"

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import ml_collections
 
-from dcpt_jax.config.checks import CLASS_SECTIONS, ConfigError
+from dcpt_jax.config.checks import CLASS_SECTIONS
+from dcpt_jax.config.keys import ConfigError
 from dcpt_jax.data import tasks as task_sets
 
 _FLAG = re.compile(

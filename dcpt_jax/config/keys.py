@@ -1,62 +1,48 @@
-"""The keys that all modes share, each with its default and what it means."""
+"""The keys of a config, each with its default and what it means."""
 
 from typing import Any
 
 import ml_collections
 
-from dcpt_jax.config.recipes import DEMO_BACKBONE
 from dcpt_jax.data import tasks as task_sets
+from dcpt_jax.modes import MODES, Mode
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot run; the message names the key and what is allowed."""
+
+
+# The default network: small enough to learn something in minutes on two CPU cores.
+DEMO_BACKBONE = {
+    "width": 16,
+    "encoder_blocks": (1, 1, 2),
+    "middle_blocks": 1,
+    "decoder_blocks": (1, 1, 1),
+}
 
 
 def base(mode: str) -> ml_collections.ConfigDict:
-    """Every key that the modes share, with its default; the values are those of the small demo.
+    """Every key of a mode, with its default.
 
     Args:
-        mode: what the run does, one of `MODES`.
+        mode: a key of `modes.MODES`.
 
     Returns:
-        The config that the functions of `modes` complete.
+        The config that a file in `configs/` completes.
     """
     config = ml_collections.ConfigDict()
     config.mode = mode
-    # Backbone whose published figures these are; init_from has to hold such a network. "" = none.
-    config.recipe = ""
     config.seed = 0
     # Folder to start from: a work directory of an earlier run or a weights folder. "" = scratch.
     config.init_from = ""
-    # Work directory, or one of its checkpoints (W/checkpoints/5000), whose run goes on in this one:
-    # step, optimiser and place in the data too. Once this directory has a checkpoint, that counts.
-    config.resume_from = ""
     # A task set, one class or mixture, or several joined by commas: --config.tasks=haze,noise+rain.
     config.tasks = "5d"
-    # How often each photo or pair of a class is used in a pass over all classes; 0 = by the rules
-    # of docs/data.md. Mixtures can be named too: --config.repeats.low_light+haze=3.
-    config.repeats = by_class(0)
-    # The same, of classes that are all synthesised from the same photos; once where none is given.
-    config.synthetic_repeats = ml_collections.ConfigDict()
-    config.num_steps = 300
     config.batch_size = 16  # over all devices together
-    # Parts that a batch is worked through in, to save memory; the result is that of the whole
-    # batch within rounding. They have to divide the batch of each device.
-    config.accumulate_steps = 1
-    # Devices that share one copy of parameters, optimiser and moving average, each holding a part;
-    # it has to divide their number. 1 = a copy on every device; -1 = one copy on all of them.
-    config.fsdp_devices = 1
-    # Compute the inside of each block again in the backward pass instead of keeping it: less
-    # memory, the same result within rounding.
-    config.remat = False
     config.dtype = "float32"  # compute type: float32 or bfloat16; parameters stay float32
     # Products of float32 numbers on accelerators: default (TF32 on GPUs, bfloat16 on TPUs), high
     # or highest (float32), the slowest. CPUs always multiply in float32.
     config.matmul_precision = "default"
     config.require_accelerator = False  # stop rather than train on the CPU by mistake
-    config.ema_decay = 0.0  # of the moving average of what is trained; 0 = none
-    # Start the output layer at zero, so that an untrained network puts out its input unchanged.
-    config.identity_start = True
-
-    config.model = ml_collections.ConfigDict({"name": "nafnet", **DEMO_BACKBONE})
-    config.classifier = ml_collections.ConfigDict({"num_blocks": 1})
-    config.optimizer = optimizer_keys()
 
     config.data = ml_collections.ConfigDict()
     config.data.root = ""  # folder of clean photos, searched recursively; "" = bundled photos
@@ -68,7 +54,7 @@ def base(mode: str) -> ml_collections.ConfigDict:
     # What a class is made of; "" = decided by the keys above. Several are joined by ";":
     # photos:DIR  pairs:DEGRADED_DIR,CLEAN_DIR[,RULE]  list:FILE  tfds:NAME[/CONFIG][:SPLIT]
     # packed:DIR  DATASET:DIR, e.g. --config.data.sources.rain=rain100l:/data/Rain100L
-    config.data.sources = by_class("")
+    config.data.sources = _by_class("")
     config.data.crop_size = 64  # pixels
     config.data.num_workers = 1  # processes beside the training process; 0 = threads only
     config.data.on_bad_file = "skip"  # skip: name, count, go on; refuse: stop at the first
@@ -76,6 +62,58 @@ def base(mode: str) -> ml_collections.ConfigDict:
     # Pixels with a profile of another space: srgb = converted to sRGB; as_is = left as stored.
     config.data.colour = "srgb"
     config.data.cache_megabytes = 512  # decoded photos kept in memory, per process
+
+    if MODES[mode].trains:
+        _add_training(config, MODES[mode])
+    else:
+        _add_evaluation(config)
+    return config
+
+
+def _add_training(config: ml_collections.ConfigDict, mode: Mode) -> None:
+    """The keys of every training run, then those that only some modes have."""
+    # Backbone whose published values these are; init_from has to hold such a network. "" = none.
+    config.recipe = ""
+    # Work directory, or one of its checkpoints (W/checkpoints/5000), whose run goes on in this one:
+    # step, optimiser and place in the data too. Once this directory has a checkpoint, that counts.
+    config.resume_from = ""
+    # How often each photo or pair of a class is used in a pass over all classes; 0 = by the rules
+    # of docs/data.md. Mixtures can be named too: --config.repeats.low_light+haze=3.
+    config.repeats = _by_class(0)
+    # The same, of classes that are all synthesised from the same photos; once where none is given.
+    config.synthetic_repeats = ml_collections.ConfigDict()
+    config.num_steps = 300
+    # Parts that a batch is worked through in, to save memory; the result is that of the whole
+    # batch within rounding. They have to divide the batch of each device.
+    config.accumulate_steps = 1
+    # Devices that share one copy of parameters, optimiser and moving average, each holding a part;
+    # it has to divide their number. 1 = a copy on every device; -1 = one copy on all of them.
+    config.fsdp_devices = 1
+    # Compute the inside of each block again in the backward pass instead of keeping it: less
+    # memory, the same result within rounding.
+    config.remat = False
+    config.ema_decay = 0.0  # of the moving average of what is trained; 0 = none
+
+    config.model = ml_collections.ConfigDict({"name": "nafnet", **DEMO_BACKBONE})
+    config.classifier = ml_collections.ConfigDict({"num_blocks": 1})
+    if not mode.needs_network:
+        # Start the output layer at zero, so that an untrained network puts out its input unchanged.
+        config.identity_start = True
+    for key in mode.loss_keys:
+        config[key] = LOSS[key]
+    if mode.classifies:
+        # What the classifier learns: "flat", which of the classes it is, where a mixture is a
+        # class of its own (softmax); "multi_hot", which single degradations there are, whatever
+        # the mixture (a sigmoid for each).
+        config.label = "flat"
+        # Folder whose classifier is trained on. "" = that of init_from if it holds one; "scratch".
+        config.classifier_from = ""
+    if mode.is_guided:
+        config.classifier_from = ""  # folder of the classifier that guides; "" = init_from
+    if mode.masks:
+        config.reconstruction = ml_collections.ConfigDict({"width": 32})  # channels of the head
+    for part in mode.learns:
+        config[OPTIMIZERS[part]] = _optimizer()
 
     # While training, measure the weights (their moving average where there is one) on crops of
     # photos that are not trained on: PSNR and SSIM, or how many are classified right.
@@ -90,7 +128,7 @@ def base(mode: str) -> ml_collections.ConfigDict:
     # sets have test data of their own.
     config.validation.root = ""
     # What to measure a class on, in the form of data.sources; "" = decided by the above.
-    config.validation.sources = by_class("")
+    config.validation.sources = _by_class("")
 
     config.log = ml_collections.ConfigDict()
     config.log.every_steps = 20
@@ -101,17 +139,35 @@ def base(mode: str) -> ml_collections.ConfigDict:
     config.checkpoint.keep = 2  # the newest ones
     config.checkpoint.keep_best = 1  # and besides, the best by validation.metric
     config.checkpoint.allow_config_change = False  # continue a work directory of another config
-    return config
 
 
-def by_class(default: Any) -> ml_collections.ConfigDict:
-    """A value for each single class; others, "noise:12.5" too, can be added."""
-    classes = dict.fromkeys(task_sets.class_names(), default)
-    return ml_collections.ConfigDict(classes, allow_dotted_keys=True)
+# Keys of the loss; `modes.MODES` says which mode has which.
+LOSS: dict[str, Any] = {
+    # Weights of the pixels' L1 and of the classification; 0 leaves a term out.
+    "pixel_weight": 1.0,
+    "class_weight": 1.0,
+    "focal_gamma": 2.0,  # exponent of the focal loss; 0 = cross-entropy
+    # What the network is shown for its own loss: clean images, or degraded ones ("direct").
+    "first_pass": "clean",
+    "mask_ratio": 0.5,  # share of the patches that are hidden from the network
+    # Height and width of the patches, in pixels: a multiple of what the network pads sizes to.
+    "mask_patch": 16,
+    # Weight of the L1 of the Fourier transforms beside that of the pixels, 0 as published; others
+    # add it with 0.1 (MIMO-UNet, 2021).
+    "fft_weight": 0.0,
+    "guidance": 1.0,  # weight of the classification; 0 = none, plain restoration training
+}
+
+# The key of each part's optimizer.
+OPTIMIZERS = {
+    "network": "optimizer",
+    "classifier": "classifier_optimizer",
+    "reconstruction": "reconstruction_optimizer",
+}
 
 
-def optimizer_keys(**changes: Any) -> ml_collections.ConfigDict:
-    """AdamW with a cosine schedule; the values are those of the paper but for the rate."""
+def _optimizer() -> ml_collections.ConfigDict:
+    """AdamW."""
     config = ml_collections.ConfigDict()
     config.learning_rate = 3e-4
     # "cosine", or "constant": the rate alone, without regard to its minimum and decay.
@@ -123,5 +179,30 @@ def optimizer_keys(**changes: Any) -> ml_collections.ConfigDict:
     config.b2 = 0.999
     config.weight_decay = 0.0
     config.clip_norm = 0.0  # global gradient norm; 0 = no clipping
-    config.update(changes)
     return config
+
+
+def _add_evaluation(config: ml_collections.ConfigDict) -> None:
+    """The keys of an evaluation. `data.crop_size = 0` stands for whole images, one at a time."""
+    config.data.crops_per_photo = 6
+    # Of PSNR and SSIM: "uint8" as published for 5d and 10d, "none" as published for mixtures.
+    config.rounding = "uint8"
+    # Of PSNR and SSIM: "rgb" as published here, or "y", the luma, as many tables of rain have it.
+    config.channel = "rgb"
+    # Folder whose classifier is measured. "" = that of init_from, or of what init_from grew from.
+    config.classifier_from = ""
+    # Measure classical methods (non-local means, CLAHE, ...) on the same samples, too. Takes
+    # about 0.3 s of CPU time for a crop of 192x192 pixels.
+    config.baselines = False
+    # New or empty folder for the degraded, restored and clean images of all samples, PNG files by
+    # class, on which other programs can compute their metrics. "" = none.
+    config.save_images = ""
+    # NAFNet's test-time local converter at the size of the training crops. It may help or harm, and
+    # the published 5d and 10d results do not use it.
+    config.local_pooling = False
+
+
+def _by_class(default: Any) -> ml_collections.ConfigDict:
+    """A value for each single class; others, "noise:12.5" too, can be added."""
+    classes = dict.fromkeys(task_sets.class_names(), default)
+    return ml_collections.ConfigDict(classes, allow_dotted_keys=True)

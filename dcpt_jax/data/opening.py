@@ -37,7 +37,6 @@ __all__ = [
     "open_each",
     "open_source",
     "parse_sources",
-    "stage_of",
 ]
 
 
@@ -68,15 +67,6 @@ def arguments(data: Mapping[str, Any]) -> dict[str, Any]:
     keys = ("root", "datasets", "stand_ins", "sources", "on_bad_file", "cache_megabytes")
     keys += ("max_pixels", "colour")
     return {key: data[key] for key in keys if key in data}
-
-
-def stage_of(mode: str) -> str:
-    """Whose published data and repeats a mode takes: those of "pretrain" or of "restore".
-
-    A masked pre-training takes the data of the restoration, times repeats of its own, which
-    `config.recipes.published_samples` puts in their place.
-    """
-    return "pretrain" if mode in ("pretrain", "classify") else "restore"
 
 
 def open_classes(

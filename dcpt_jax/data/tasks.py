@@ -60,7 +60,7 @@ _LOW_LIGHT = {"datasets": ("lol",), "pretrain_datasets": ("lol_synthetic",)}
 # (ECCV 2024). Items are counted as there: DFWB (85,443 or 69,635), GoPro (16,824) and DPDD (7,000)
 # cut into sub-images. As the number of samples is kept and not that of repeats, a class has its
 # published share whether its photos are whole, cut or packed. The pre-training of 5d is that of
-# NAFNet; `config.recipes` has what other backbones change.
+# NAFNet; `config.presets` has what other backbones change.
 TASK_SETS: dict[str, tuple[Task, ...]] = {
     # The class order of DCPT's five-degradation setting.
     "5d": (

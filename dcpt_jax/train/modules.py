@@ -10,15 +10,7 @@ import ml_collections
 from dcpt_jax import models, weights
 from dcpt_jax.config import ConfigError
 from dcpt_jax.models import masking
-
-# Which parts of a run learn; what else it holds is frozen.
-LEARNING = {
-    "pretrain": ("network", "classifier"),
-    "mask_pretrain": ("network", "classifier", "reconstruction"),
-    "restore": ("network",),
-    "transfer": ("network",),
-    "classify": ("classifier",),
-}
+from dcpt_jax.modes import MODES, Mode
 
 
 def build_modules(
@@ -47,7 +39,8 @@ def build_modules(
         )
     except (TypeError, ValueError) as error:
         raise ConfigError(f"config.model: {error}") from error
-    if "classifier" in LEARNING[config.mode]:
+    mode = MODES[config.mode]
+    if mode.classifies:
         arguments = {
             "feature_dims": network.feature_dims,
             "num_classes": num_classes,
@@ -59,7 +52,7 @@ def build_modules(
     else:
         return network, None
     classifier = weights.classifier_of({"classifier": arguments}, dtype=dtype)
-    _check_fit(config.mode, network, taken)
+    _check_fit(mode, network, taken)
     return network, classifier
 
 
@@ -76,7 +69,7 @@ def build_reconstruction(
         ConfigError: if the patches of the mask do not fit network and crops, or the network takes
             local averages.
     """
-    if "reconstruction" not in LEARNING[config.mode]:
+    if not MODES[config.mode].masks:
         return None
     if getattr(network, "tlc_size", None) is not None:
         raise ConfigError(
@@ -97,7 +90,7 @@ def build_reconstruction(
     )
 
 
-def _check_fit(mode: str, network: nn.Module, taken: Mapping[str, Any] | None) -> None:
+def _check_fit(mode: Mode, network: nn.Module, taken: Mapping[str, Any] | None) -> None:
     """Raises ConfigError if a classifier that is taken over is of another network's features."""
     if not taken:
         return
@@ -114,5 +107,5 @@ def _check_fit(mode: str, network: nn.Module, taken: Mapping[str, Any] | None) -
             f"the classifier that is taken over is for features {theirs}, but this "
             f"{network.architecture} has {ours}: take one that was trained with "
             "this network (--config.classifier_from), or "
-            + ("--config.guidance=0" if mode == "transfer" else "--config.classifier_from=scratch")
+            + ("--config.guidance=0" if mode.is_guided else "--config.classifier_from=scratch")
         )

@@ -101,8 +101,7 @@ def _refuse_drift(run: Run, saved: Mapping[str, Any], place: str, advice: str) -
     """Raises ConfigError, with what differs, if another config made a checkpoint."""
     if not saved or run.config.checkpoint.allow_config_change:
         return
-    defaults = configs.to_json(getattr(configs, run.config.mode)())
-    if drift := configs.differences(saved, configs.to_json(run.config), defaults=defaults):
+    if drift := configs.differences(saved, configs.to_json(run.config)):
         raise ConfigError(
             f"{place} a run of another config:\n  "
             + "\n  ".join(drift)

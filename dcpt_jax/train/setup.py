@@ -14,12 +14,13 @@ from jax.sharding import Mesh
 from dcpt_jax import config as configs
 from dcpt_jax import weights
 from dcpt_jax.config import ConfigError
+from dcpt_jax.config.keys import OPTIMIZERS
 from dcpt_jax.data import opening, pipeline
 from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.data.classes import TrainingClass
+from dcpt_jax.modes import MODES
 from dcpt_jax.precision import products_in
 from dcpt_jax.train import modules, sharding, start, steps
-from dcpt_jax.train.modules import LEARNING
 from dcpt_jax.train.optimizer import adamw, constant_schedule, cosine_schedule
 from dcpt_jax.train.start import Start
 from dcpt_jax.train.state import Step, TrainState, create_state
@@ -72,7 +73,7 @@ class Run:
 
     @property
     def _trains_classifier(self) -> bool:
-        return "classifier" in LEARNING[self.config.mode]
+        return MODES[self.config.mode].classifies
 
     @property
     def best_metric(self) -> str:
@@ -108,10 +109,9 @@ class Run:
         """The content of `model.json`."""
         names = self.classes
         task_set = self.config.tasks if isinstance(self.config.tasks, str) else ",".join(names)
-        if self.config.mode == "transfer" and self.classifier is not None:
-            extra["guide"] = dict(
-                self.start.classifier
-            )  # needed to continue, no part of the result
+        if self.classifier is not None and not self._trains_classifier:
+            # Needed to continue, not part of the result.
+            extra["guide"] = dict(self.start.classifier)
         multi_hot = self.config.get("label") == weights.MULTI_HOT
         return weights.describe(
             self.network,
@@ -164,7 +164,7 @@ def prepare(
     )
     training_classes = opening.open_classes(
         tasks,
-        stage=opening.stage_of(config.mode),
+        stage=MODES[config.mode].stage,
         repeats=configs.repeats_of(config),
         **opening.arguments(config.data),
     )
@@ -209,12 +209,7 @@ def make_optimizers(
     config: ml_collections.ConfigDict,
 ) -> tuple[dict[str, optax.Schedule], dict[str, optax.GradientTransformation]]:
     """Learning-rate schedules and optimisers of the parts that learn, by their names."""
-    keys = {
-        "network": "optimizer",
-        "classifier": "classifier_optimizer",
-        "reconstruction": "reconstruction_optimizer",
-    }
-    settings = {name: config[keys[name]] for name in LEARNING[config.mode]}
+    settings = {name: config[OPTIMIZERS[name]] for name in MODES[config.mode].learns}
     schedules = {name: _schedule(s, config.num_steps) for name, s in settings.items()}
     return schedules, {name: _optimizer(s, schedules[name]) for name, s in settings.items()}
 
@@ -241,28 +236,19 @@ def make_step(
         ConfigError: if that classifier does not know all tasks, or the patches of a mask do not
             fit network and crops.
     """
-    options = {"ema_decay": config.ema_decay, "accumulate_steps": config.accumulate_steps}
-    if "fft_weight" in config:
-        options["fft_weight"] = config.fft_weight
-    if config.mode == "restore":
-        return steps.make_restore_step(network, optimizers, **options)
-    options["focal_gamma"] = config.focal_gamma
+    mode = MODES[config.mode]
+    options = {key: config[key] for key in ("ema_decay", "accumulate_steps", *mode.loss_keys)}
     if config.get("label") == weights.MULTI_HOT:
         options["label_rows"] = task_sets.components(tasks)[1]
-    if config.mode == "classify":
-        return steps.make_classify_step(network, classifier, optimizers, **options)
-    if config.mode == "transfer":
-        if classifier is not None:
-            options |= start.guide_options(origin.classifier, tasks)
-        options["guidance"] = config.guidance
-        return steps.make_transfer_step(network, classifier, optimizers, **options)
-    options |= {"pixel_weight": config.pixel_weight, "class_weight": config.class_weight}
-    if config.mode == "mask_pretrain":
-        head = modules.build_reconstruction(config, network)
-        options |= {"mask_ratio": config.mask_ratio, "mask_patch": config.mask_patch}
-        return steps.make_mask_pretrain_step(network, classifier, head, optimizers, **options)
-    options["first_pass"] = config.first_pass
-    return steps.make_pretrain_step(network, classifier, optimizers, **options)
+    if mode.is_guided and classifier is not None:
+        options |= start.guide_options(origin.classifier, tasks)
+    built = {
+        "network": network,
+        "classifier": classifier,
+        "reconstruction": modules.build_reconstruction(config, network),
+    }
+    make = getattr(steps, mode.step)
+    return make(*(built[name] for name in mode.modules), optimizers, **options)
 
 
 def _create_state(run: Run) -> TrainState:
@@ -291,7 +277,7 @@ def _initialiser(run: Run) -> Callable[[weights.Params], TrainState]:
             variables = {"params": params["network"]}
             features = run.network.apply(variables, image, method="features")
             params["classifier"] = run.classifier.init(classifier_rng, features)["params"]
-            if config.mode == "transfer":
+            if MODES[config.mode].is_guided:
                 params["classifier"] = found.get("classifier", params["classifier"])
             elif "classifier" in found:
                 label = config.get("label", weights.FLAT)

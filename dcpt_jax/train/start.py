@@ -14,7 +14,7 @@ from dcpt_jax import weights
 from dcpt_jax.config import ConfigError
 from dcpt_jax.config.checks import SCRATCH
 from dcpt_jax.data import tasks as task_sets
-from dcpt_jax.train.modules import LEARNING
+from dcpt_jax.modes import MODES, Mode
 
 HEAD = "head"  # the classifier's last layer, whose last axis are the classes or components
 
@@ -51,12 +51,13 @@ def find_start(config: ml_collections.ConfigDict, begun: Mapping[str, Any] | Non
             are those of another backbone than the weights'.
         FileNotFoundError: if a folder holds no weights.
     """
+    mode = MODES[config.mode]
     chosen = config.get("classifier_from", SCRATCH)  # modes without the key want no classifier
     if begun is not None:
         if config.init_from:
             adopt_architecture(config, begun)
         classifier = begun.get("guide") or {}
-        if config.mode == "transfer" and config.guidance and not classifier:
+        if mode.is_guided and config.guidance and not classifier:
             raise ConfigError(
                 f"config.guidance is {config.guidance}, but this transfer was begun without a "
                 "classifier, which cannot be added on the way: set --config.guidance=0, or use "
@@ -64,7 +65,7 @@ def find_start(config: ml_collections.ConfigDict, begun: Mapping[str, Any] | Non
             )
         grown = config.init_from or chosen not in ("", SCRATCH)
         if not classifier and grown and begun.get("classifier"):
-            classifier = _classifier_of(begun, config.mode)
+            classifier = _classifier_of(begun, mode)
         _adopt_classifier(config, classifier)
         return Start(origin=begun.get("source") or {}, classifier=classifier)
     params, description, origin, network = {}, {}, {}, {}
@@ -85,17 +86,17 @@ def find_start(config: ml_collections.ConfigDict, begun: Mapping[str, Any] | Non
             )
     classifier = {}
     if chosen != SCRATCH and _wants_classifier(config) and description.get("classifier"):
-        classifier = _classifier_of(description, config.mode)
+        classifier = _classifier_of(description, mode)
         params["classifier"] = found["classifier"]
         _adopt_classifier(config, classifier)
-    if config.mode == "transfer" and config.guidance and not classifier:
+    if mode.is_guided and config.guidance and not classifier:
         raise ConfigError(
             f"there is no classifier in {config.init_from} to guide the transfer: name a work "
             "directory of a pre-training with --config.classifier_from, or set --config.guidance=0"
         )
     label, outputs = weights.outputs_of(classifier) if classifier else (weights.FLAT, ())
     # A single component can be there or not.
-    if config.mode == "transfer" and classifier and label == weights.FLAT and len(outputs) < 2:
+    if mode.is_guided and classifier and label == weights.FLAT and len(outputs) < 2:
         raise ConfigError(
             f"the classifier in {config.classifier_from or config.init_from} knows only "
             f"{outputs[0]}, so that it cannot guide: it would always be right. "
@@ -246,7 +247,8 @@ def report(start: Start, config: ml_collections.ConfigDict, outputs: tuple[str, 
         averaged = "network" in start.description.get("averaged", ())
         average = ", its moving average" if averaged else ""
         lines.append(f"network: taken over from {config.init_from}{average}")
-        if start.description.get("mode") == "mask_pretrain":
+        earlier = MODES.get(start.description.get("mode", ""))
+        if earlier is not None and earlier.masks:
             lines.append(
                 "network: its last layers are as initialised, masked pre-training leaves them out"
             )
@@ -256,7 +258,7 @@ def report(start: Start, config: ml_collections.ConfigDict, outputs: tuple[str, 
         source = config.classifier_from or config.init_from
         shared = [outputs[i] for _, i in shared_columns(start.classifier, outputs, label)]
         change = "" if kind == label else f" ({kind}, from now on {label})"
-        if config.mode == "transfer":
+        if MODES[config.mode].is_guided:
             lines.append(f"classifier: taken over from {source}, frozen; it guides the network")
         elif there == outputs or len(shared) == len(there) == len(outputs):
             lines.append(f"classifier: taken over from {source}{change}")
@@ -277,7 +279,7 @@ def report(start: Start, config: ml_collections.ConfigDict, outputs: tuple[str, 
 
 
 def _wants_classifier(config: ml_collections.ConfigDict) -> bool:
-    return "classifier" in LEARNING[config.mode] or bool(config.get("guidance"))
+    return MODES[config.mode].classifies or bool(config.get("guidance"))
 
 
 def _adopt_classifier(config: ml_collections.ConfigDict, classifier: Mapping[str, Any]) -> None:
@@ -312,12 +314,12 @@ def _check_recipe(config: ml_collections.ConfigDict, architecture: str) -> None:
     )
 
 
-def _classifier_of(description: Mapping[str, Any], mode: str) -> dict[str, Any]:
+def _classifier_of(description: Mapping[str, Any], mode: Mode) -> dict[str, Any]:
     if description["classifier"].get("image_input"):
         raise ConfigError(
             "the classifier of these weights sees the image besides the features; training uses "
             "classifiers of features alone. Set --config.classifier_from to another, or "
-            + ("--config.guidance=0" if mode == "transfer" else f"to {SCRATCH} for a new one")
+            + ("--config.guidance=0" if mode.is_guided else f"to {SCRATCH} for a new one")
         )
     label, outputs = weights.outputs_of(description)
     return {

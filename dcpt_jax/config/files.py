@@ -1,15 +1,36 @@
 """The files in `configs/`: part of a clone, and of the installed package."""
 
 import ast
+import runpy
 from collections.abc import Sequence
 from pathlib import Path
+
+import ml_collections
+
+from dcpt_jax.config.keys import ConfigError
 
 
 def folder() -> Path:
     """The folder of config files: inside an installed package, or beside it in a clone."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     installed = package / "configs"
     return installed if installed.is_dir() else package.parent / "configs"
+
+
+def load(name: str, preset: str = "") -> ml_collections.ConfigDict:
+    """The config of one of these files: `load("restore", "nafnet,5d")`.
+
+    Args:
+        name: of the file, without its ending.
+        preset: what stands after the colon on a command line; "" = the demo.
+
+    Raises:
+        ConfigError: if there is no such file, or the preset is unknown; lists the known ones.
+    """
+    known = {path.stem: path for path in folder().glob("*.py")}
+    if name not in known:
+        raise ConfigError(f"unknown config {name!r}; known: {', '.join(sorted(known))}")
+    return runpy.run_path(str(known[name]))["get_config"](preset)
 
 
 def summaries() -> dict[str, str]:

@@ -1,7 +1,11 @@
-"""The figures of the published runs (DCPT, appendix; its released training options)."""
+"""Presets: the published networks, and the name after the colon of `--config=FILE:PRESET`."""
 
 from typing import Any
 
+import ml_collections
+
+from dcpt_jax.config.keys import ConfigError
+from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.data.tasks import TASK_SETS, Task
 
 # The paper's networks (DCPT, appendix; MaskDCPT, table of architectures).
@@ -40,71 +44,42 @@ BACKBONES: dict[str, dict[str, Any]] = {
     },
 }
 
-# The transfer experiments start from Restormers of the original publication.
-ORIGINAL_RESTORMER = {"norm": "with_bias", "attention": "softmax"}
 
-# Small enough to learn something in minutes on two CPU cores.
-DEMO_BACKBONE = {
-    "width": 16,
-    "encoder_blocks": (1, 1, 2),
-    "middle_blocks": 1,
-    "decoder_blocks": (1, 1, 1),
-}
-
-# Global batch, and the learning rates of network and classifier.
-_SMALLER_BATCH = {"batch_size": 16, "learning_rate": 2e-4, "classifier_learning_rate": 5e-5}
-PRETRAINING: dict[str, dict[str, Any]] = {
-    "nafnet": {"batch_size": 32, "learning_rate": 3e-4, "classifier_learning_rate": 1e-4},
-    "restormer": _SMALLER_BATCH,
-    "promptir": _SMALLER_BATCH,
-    "swinir": _SMALLER_BATCH,
-}
-
-# Global batch, learning rate, and bound on the gradient norm (0 = none).
-_CLIPPED = {"batch_size": 24, "learning_rate": 3e-4, "clip_norm": 0.01}
-RESTORATION: dict[str, dict[str, Any]] = {
-    "nafnet": _CLIPPED,
-    "restormer": _CLIPPED,
-    "promptir": _CLIPPED,
-    "swinir": {"batch_size": 16, "learning_rate": 1.5e-4, "clip_norm": 0.0},
-}
-
-# What the settings of other task sets change of it: CDD-11 as MaskDCPT (2025) states it for all
-# backbones; ten degradations as DCPT does for NAFNet alone.
-_TEN = {
-    "batch_size": 128,
-    "num_steps": 500_000,
-    "learning_rate": 2.5e-4,
-    "min_learning_rate": 1e-5,
-    "decay_steps": 500_000,
-}
-_CDD11 = {
-    "batch_size": 32,
-    "num_steps": 750_000,
-    "learning_rate": 3e-4,
-    "min_learning_rate": 1e-6,
-    "decay_steps": 750_000,
-}
-_FIVE = {"num_steps": 750_000, "min_learning_rate": 1e-6, "decay_steps": 1_000_000}
+def backbone_keys(name: str) -> ml_collections.ConfigDict:
+    """`config.model` of a published network, a key of `BACKBONES`."""
+    return ml_collections.ConfigDict({"name": name, **BACKBONES[name]})
 
 
-def restoration(backbone: str, tasks: str) -> dict[str, Any]:
-    """Figures of the fine-tuning of a backbone on a task set.
+def parse_preset(arg: str, *, backbone: str = "", tasks: str = "") -> tuple[str, str]:
+    """Splits the text after the config's colon into (backbone, tasks).
 
     Args:
-        backbone: its name.
-        tasks: task set or class; without published figures of its own, those of 5d are taken.
+        arg: "nafnet", "5d", "nafnet,5d", ...
+        backbone: where none is named.
+        tasks: where none are named.
 
-    Returns:
-        Global batch, steps, learning rate, where its cosine ends and after how many steps, and the
-        bound on the gradient norm (0 = none).
+    Raises:
+        ConfigError: for a name that is neither, or two of one kind; lists the known ones.
     """
-    changes: dict[str, Any] = {}
-    if tasks == "cdd11":
-        changes = _CDD11
-    elif (backbone, tasks) == ("nafnet", "10d"):
-        changes = _TEN
-    return {**_FIVE, **RESTORATION[backbone], **changes}
+    found = {}
+    for name in filter(None, (part.strip() for part in (arg or "").split(","))):
+        kind = "backbone" if name in BACKBONES else "tasks"
+        if kind in found or (kind == "tasks" and not _is_task(name)):
+            raise ConfigError(
+                f"unknown preset {name!r} in {arg!r}; "
+                f"backbones: {', '.join(BACKBONES)}; task sets: {', '.join(TASK_SETS)}; "
+                f"classes: {', '.join(task_sets.class_names())}"
+            )
+        found[kind] = name
+    return found.get("backbone", backbone), found.get("tasks", tasks)
+
+
+def _is_task(name: str) -> bool:
+    try:
+        task_sets.resolve_tasks(name)
+    except ValueError:
+        return False
+    return True
 
 
 # Samples in a pass of the pre-training on 5d, by class: those of NAFNet stand in the task set.
