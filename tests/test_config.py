@@ -275,6 +275,23 @@ def test_what_a_mode_needs(mode, changes, message):
         configs.validate(config)
 
 
+def test_a_published_recipe_without_accelerator_or_data_warns(caplog, photo_folder):
+    config = configs.load("pretrain", "nafnet,5d")
+    setup.prepare(config)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+    assert "leave the preset out" in caplog.text and "--config.data.root=FOLDER" in caplog.text
+    caplog.clear()
+    config.data.root = str(photo_folder)
+    setup.prepare(config)
+    assert len(caplog.records) == 1 and "only the CPU" in caplog.text
+    caplog.clear()
+    setup.prepare(configs.load("pretrain"))
+    assert not caplog.records
+    config.require_accelerator = True
+    with pytest.raises(ConfigError, match="only the CPU"):
+        setup.prepare(config)
+
+
 def test_saving_memory_makes_no_other_run():
     a, b = configs.load("pretrain"), configs.load("pretrain")
     b.update(remat=True, accumulate_steps=4)

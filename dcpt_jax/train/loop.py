@@ -121,6 +121,7 @@ def _run_steps(
     total = run.config.num_steps
     first = step = int(state.step)
     if step >= total:
+        processes.say(f"finished: step {step} of {total}; more with --config.num_steps=N")
         metrics = (weights.newest_description(workdir) or {}).get("metrics", {})
         return Result(state=state, finished=True, metrics=metrics)
     with contextlib.closing(Watch(run, workdir, checkpoints, stream, stop)) as watch:
@@ -179,6 +180,7 @@ class Watch:
         The clock of the log and of the progress bar starts when it is there.
         """
         config = self._run.config
+        processes.say("compiling the training step ...")
         lowered = self._run.lower(state)
         compiled = lowered.compile()
         devices, step = list(self._run.mesh.devices.flat), int(state.step)

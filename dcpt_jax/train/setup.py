@@ -1,6 +1,7 @@
 """From a config to what a run needs: data, modules, optimisers, the jitted step, the state."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -155,8 +156,7 @@ def prepare(
         FileNotFoundError: if there are no photos, or nothing to start from.
     """
     configs.validate(config)
-    if config.require_accelerator and jax.default_backend() == "cpu":
-        raise ConfigError("config.require_accelerator is set, but JAX sees only the CPU")
+    _check_means(config)
     config = config.copy_and_resolve_references()
     tasks = configs.tasks_of(config)
     mesh = sharding.make_mesh(
@@ -187,6 +187,31 @@ def prepare(
         sharding.replicated(mesh),
     )
     return _compile_for_devices(run)
+
+
+def _check_means(config: ml_collections.ConfigDict) -> None:
+    """Warns of a published recipe that lacks an accelerator or data.
+
+    Raises:
+        ConfigError: if an accelerator is required and there is none.
+    """
+    on_cpu, data = jax.default_backend() == "cpu", config.data
+    if on_cpu and config.require_accelerator:
+        raise ConfigError("config.require_accelerator is set, but JAX sees only the CPU")
+    if not config.recipe:
+        return
+    if on_cpu:
+        logging.warning(
+            "the recipe for %s is meant for accelerators, but JAX sees only the CPU: leave the "
+            "preset out for the small demo, or install JAX for your accelerator",
+            config.recipe,
+        )
+    if not (data.root or data.datasets or any(data.sources.values())):
+        logging.warning(
+            "the recipe for %s would train on the few bundled photos: name your own with "
+            "--config.data.root=FOLDER or public data sets with --config.data.datasets=FOLDER",
+            config.recipe,
+        )
 
 
 def _compile_for_devices(run: Run) -> Run:
