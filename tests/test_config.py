@@ -369,7 +369,7 @@ def test_the_terms_of_the_loss_have_weights_that_reach_the_step(mode, monkeypatc
     for name in ("make_pretrain_step", "make_mask_pretrain_step"):
         monkeypatch.setattr(setup.steps, name, lambda *_, **options: passed.update(options))
     network, classifier = modules.build_modules(config, num_classes=5)
-    setup.make_step(config, configs.tasks_of(config), network, classifier, {}, Start())
+    setup.make_step(config, configs.tasks_of(config), network, classifier, None, {}, Start())
     assert (passed["pixel_weight"], passed["class_weight"]) == (0.25, 0.0)
 
 
@@ -386,7 +386,7 @@ def test_the_weight_of_the_fft_term_reaches_the_step(mode, monkeypatch):
     passed = {}
     for name in ("make_restore_step", "make_transfer_step"):
         monkeypatch.setattr(setup.steps, name, lambda *_, **options: passed.update(options))
-    setup.make_step(config, configs.tasks_of(config), None, None, {}, Start())
+    setup.make_step(config, configs.tasks_of(config), None, None, None, {}, Start())
     assert passed["fft_weight"] == 0.1
 
 

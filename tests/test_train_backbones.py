@@ -30,7 +30,7 @@ def test_the_papers_step_builds(mode, name):
     tasks = configs.tasks_of(config)
     network, classifier = modules.build_modules(config, num_classes=len(tasks))
     _, optimizers = setup.make_optimizers(config)
-    step = setup.make_step(config, tasks, network, classifier, optimizers, Start())
+    step = setup.make_step(config, tasks, network, classifier, None, optimizers, Start())
     parts = {"network": network, "classifier": classifier}
     params = {key: parameter_shapes(part) for key, part in parts.items() if part is not None}
     averaged = optimizers if config.ema_decay else ()

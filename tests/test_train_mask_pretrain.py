@@ -325,7 +325,7 @@ def test_the_papers_step_builds(name):
     network, classifier = modules.build_modules(config, num_classes=len(tasks))
     head = modules.build_reconstruction(config, network)
     _, optimizers = setup.make_optimizers(config)
-    step = setup.make_step(config, tasks, network, classifier, optimizers, Start())
+    step = setup.make_step(config, tasks, network, classifier, head, optimizers, Start())
     size = config.data.crop_size
     images = jax.ShapeDtypeStruct((config.batch_size, size, size, 3), jnp.float32)
     params = {"network": parameter_shapes(network), "classifier": parameter_shapes(classifier)}

@@ -141,7 +141,7 @@ def test_a_classifier_of_classes_goes_on_with_components(photo_folder, pretraine
     run = setup.prepare(config)
     assert run.outputs == ("low_light", "haze", "rain", "snow")
     assert run.classifier.num_classes == 4
-    assert start.report(run.start, run.config, run.outputs)[1] == (
+    assert start.report(run.start, run.mode, run.label, run.outputs)[1] == (
         f"classifier: taken over from {pretrained} (flat, from now on multi_hot), its head resized "
         "from 5 to 4 components; kept: low_light, haze, rain; new: snow; left: noise, motion_blur"
     )
@@ -153,7 +153,7 @@ def test_a_classifier_of_classes_goes_on_with_components(photo_folder, pretraine
     assert description["components"] == ["low_light", "haze", "rain", "snow"]
     config.tasks = "5d"
     run = setup.prepare(config)
-    assert start.report(run.start, run.config, run.outputs)[1] == (
+    assert start.report(run.start, run.mode, run.label, run.outputs)[1] == (
         f"classifier: taken over from {pretrained} (flat, from now on multi_hot)"
     )
 
@@ -162,7 +162,7 @@ def test_pretraining_goes_on_with_network_and_classifier(photo_folder, pretraine
     run = setup.prepare(grown_config("pretrain", photo_folder, pretrained))
     state = run.create_state()
     assert_equal(state.params, weights.load_weights(pretrained)[0])
-    assert start.report(run.start, run.config, run.classes) == [
+    assert start.report(run.start, run.mode, run.label, run.classes) == [
         f"network: taken over from {pretrained}",
         f"classifier: taken over from {pretrained}",
     ]
@@ -178,7 +178,9 @@ def test_a_new_classifier_on_request(photo_folder, pretrained):
     assert (
         state.params["classifier"]["head"]["kernel"] != params["classifier"]["head"]["kernel"]
     ).any()
-    assert start.report(run.start, run.config, run.classes)[1] == "classifier: from scratch"
+    assert (
+        start.report(run.start, run.mode, run.label, run.classes)[1] == "classifier: from scratch"
+    )
 
 
 @pytest.mark.slow

@@ -91,11 +91,10 @@ def test_bad_files_are_refused_as_the_config_says(tmp_path, photo_folder):
     (tmp_path / "b.png").write_bytes(b"none")
     config = tiny_config("restore", photo_folder)
     config.validation.root = str(tmp_path)
-    run = prepare(config)
-    assert [len(one.source) for one in Validation(run)._classes] == [1] * 5
-    run.config.data.on_bad_file = "refuse"
+    assert [len(one.source) for one in Validation(prepare(config))._classes] == [1] * 5
+    config.data.on_bad_file = "refuse"
     with pytest.raises(ImageError, match=r"b\.png: .*on_bad_file=skip"):
-        Validation(run)
+        Validation(prepare(config))
 
 
 @pytest.mark.parametrize("label", [pytest.param("flat", marks=pytest.mark.slow), "multi_hot"])

@@ -34,7 +34,7 @@ def configured(options: dict[str, Any]) -> Any:
 
 def measure(run: Run, program: jax.stages.Compiled, seconds: float) -> dict[str, float]:
     """Times steps on one batch, steps on those of the pipeline, and the pipeline by itself."""
-    state, size = run.create_state(), run.config.batch_size
+    state, size = run.create_state(), run.batch_size
     with run.batches(start=0) as stream:
         began = time.perf_counter()
         batch = sharding.put_batch(next(stream), run.mesh)

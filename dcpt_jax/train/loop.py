@@ -13,7 +13,6 @@ from pathlib import Path
 import jax
 import ml_collections
 
-from dcpt_jax import config as configs
 from dcpt_jax import weights
 from dcpt_jax.data import pipeline
 from dcpt_jax.train import processes, sharding, throughput
@@ -58,12 +57,17 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> Result:
     run = prepare(config, begun=find_begun(config, workdir))
     checkpoints = Checkpoints(
         workdir,
-        keep=run.config.checkpoint.keep,
-        keep_best=run.config.checkpoint.keep_best,
-        best_metric=run.best_metric,
+        keep=config.checkpoint.keep,
+        keep_best=config.checkpoint.keep_best,
+        best_metric=run.held_out.best,
     )
     try:
-        state, batches = resume(run, checkpoints)
+        state, batches = resume(
+            run,
+            checkpoints,
+            resume_from=config.resume_from,
+            allow_config_change=config.checkpoint.allow_config_change,
+        )
         first = int(state.step)
         with StopRequest() as stop:
             with run.batches(start=batches) as stream:
@@ -88,7 +92,7 @@ def _write_weights(
         extra["best"] = {"step": best[0], "metrics": dict(best[1])}
         if best[0] != steps:
             processes.say(
-                f"best: step {best[0]}, {run.best_metric} {best[1][run.best_metric]:.4g}, in "
+                f"best: step {best[0]}, {run.held_out.best} {best[1][run.held_out.best]:.4g}, in "
                 f"{workdir / weights.CHECKPOINTS / str(best[0])}"
             )
     description = run.describe(metrics=result.metrics, steps=steps, **extra)
@@ -118,7 +122,7 @@ def _run_steps(
     stop: StopRequest,
 ) -> Result:
     """Steps from the state's to the config's last one, or until a signal asks to stop."""
-    total = run.config.num_steps
+    total = run.num_steps
     first = step = int(state.step)
     if step >= total:
         processes.say(f"finished: step {step} of {total}; more with --config.num_steps=N")
@@ -169,9 +173,8 @@ class Watch:
         self._progress: Progress | None = None
         self._saved = -1
         self.latest: dict[str, float] = {}
-        config = run.config
         self._validation = None
-        if config.validation.every_steps or config.log.image_every_steps:
+        if run.intervals.validation or run.intervals.pictures:
             self._validation = Validation(run)
 
     def compile(self, state: TrainState) -> jax.stages.Compiled:
@@ -179,17 +182,17 @@ class Watch:
 
         The clock of the log and of the progress bar starts when it is there.
         """
-        config = self._run.config
+        run = self._run
         processes.say("compiling the training step ...")
-        lowered = self._run.lower(state)
+        lowered = run.lower(state)
         compiled = lowered.compile()
-        devices, step = list(self._run.mesh.devices.flat), int(state.step)
-        self._progress = Progress(config.mode, start=step, total=config.num_steps)
+        devices, step = list(run.mesh.devices.flat), int(state.step)
+        self._progress = Progress(run.mode.name, start=step, total=run.num_steps)
         self.log = StepLog(
             step,
-            batch_size=config.batch_size,
-            flops=throughput.flops_of(lowered, accumulate_steps=config.accumulate_steps),
-            peak=throughput.peak_flops(devices, config.dtype),
+            batch_size=run.batch_size,
+            flops=throughput.flops_of(lowered, accumulate_steps=run.accumulate_steps),
+            peak=throughput.peak_flops(devices, run.dtype),
         )
         return compiled
 
@@ -202,17 +205,17 @@ class Watch:
         """
         self.log.add(metrics)
         self._progress.step()
-        config = self._run.config
+        every = self._run.intervals
         stopping = self._stop.signal is not None
-        if _due(step, config.log.image_every_steps) and not stopping:
+        if _due(step, every.pictures) and not stopping:
             sheet = self._validation.sheet(state)
             if sheet is not None:
                 self._writer.write_images(step, {"degraded | restored | clean": sheet})
-        if _due(step, config.log.every_steps):
+        if _due(step, every.log):
             self._report(step)
-        every, last = config.validation.every_steps, step == config.num_steps
-        validated = (_due(step, every) or bool(every and last)) and not stopping
-        if validated or _due(step, config.checkpoint.every_steps):
+        last = bool(every.validation) and step == self._run.num_steps
+        validated = (_due(step, every.validation) or last) and not stopping
+        if validated or _due(step, every.checkpoint):
             self._save(step, state, validate=validated)
 
     def finish(self, step: int, state: TrainState) -> None:
@@ -245,7 +248,7 @@ class Watch:
         self._checkpoints.save(
             state,
             batches=self._stream.position,
-            config=configs.to_json(self._run.config),
+            config=self._run.config,
             model=self._run.describe(steps=step, metrics=self.latest),
             metrics=metrics,
         )

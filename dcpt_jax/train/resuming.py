@@ -49,24 +49,34 @@ def with_its_start(config: ml_collections.ConfigDict, workdir: Path) -> ml_colle
     return config
 
 
-def resume(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
+def resume(
+    run: Run, checkpoints: Checkpoints, *, resume_from: str = "", allow_config_change: bool = False
+) -> tuple[TrainState, int]:
     """The state to go on from, and how many batches were taken; prints what was started.
+
+    Args:
+        run: what is trained.
+        checkpoints: of its work directory, which come first.
+        resume_from: work directory or checkpoint of another run; "" = none.
+        allow_config_change: whether to continue a run of another config.
 
     Raises:
         ConfigError: if the directory belongs to a run of another config.
         RuntimeError: if there are checkpoints, but none can be read.
     """
-    elsewhere = run.config.resume_from
+    elsewhere, mode = resume_from, run.mode.name
     if (saved := checkpoints.config()) is not None:
-        _refuse_drift(run, saved, "this work directory holds", "use another --workdir")
+        if not allow_config_change:
+            _refuse_drift(run, saved, "this work directory holds", "use another --workdir")
     elif elsewhere:
         saved = saved_config(elsewhere) or {}
-        if saved.get("mode", run.config.mode) != run.config.mode:
+        if saved.get("mode", mode) != mode:
             raise ConfigError(
                 f"config.resume_from: {elsewhere} holds a run of {saved['mode']}, which cannot go "
-                f"on as {run.config.mode}; to start from its weights use --config.init_from"
+                f"on as {mode}; to start from its weights use --config.init_from"
             )
-        _refuse_drift(run, saved, f"{elsewhere} holds", "use the config of that run")
+        if saved and not allow_config_change:
+            _refuse_drift(run, saved, f"{elsewhere} holds", "use the config of that run")
     shapes = run.state_shapes()
     restored = checkpoints.restore_latest(shapes)
     if restored is not None:
@@ -78,20 +88,20 @@ def resume(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
         checkpoints.save(
             state,
             batches=restored.batches,
-            config=configs.to_json(run.config),
+            config=run.config,
             model=run.describe(steps=restored.step),
         )
     else:
         state = run.create_state()
-        started = f"starting from {start.places(run.start, run.config)}"
-        for line in start.report(run.start, run.config, run.outputs):
+        started = f"starting from {start.places(run.start)}"
+        for line in start.report(run.start, run.mode, run.label, run.outputs):
             processes.say(line)
     count = {name: sum(x.size for x in jax.tree.leaves(p)) for name, p in state.params.items()}
     processes.say(
-        f"{run.config.mode}, {started}: "
+        f"{mode}, {started}: "
         + ", ".join(f"{name} {size:,} parameters" for name, size in count.items())
         + f"; {sharding.describe(run.mesh)}, "
-        f"batch {run.config.batch_size} of {run.config.data.crop_size}x{run.config.data.crop_size}"
+        f"batch {run.batch_size} of {run.crop_size}x{run.crop_size}"
         f"\n{pipeline.describe(run.training_classes)}"
     )
     return state, restored.batches if restored is not None else 0
@@ -99,9 +109,7 @@ def resume(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
 
 def _refuse_drift(run: Run, saved: Mapping[str, Any], place: str, advice: str) -> None:
     """Raises ConfigError, with what differs, if another config made a checkpoint."""
-    if not saved or run.config.checkpoint.allow_config_change:
-        return
-    if drift := configs.differences(saved, configs.to_json(run.config)):
+    if drift := configs.differences(saved, run.config):
         raise ConfigError(
             f"{place} a run of another config:\n  "
             + "\n  ".join(drift)

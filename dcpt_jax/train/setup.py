@@ -1,6 +1,7 @@
 """From a config to what a run needs: data, modules, optimisers, the jitted step, the state."""
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,7 +20,7 @@ from dcpt_jax.config.keys import OPTIMIZERS
 from dcpt_jax.data import opening, pipeline
 from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.data.classes import TrainingClass
-from dcpt_jax.modes import MODES
+from dcpt_jax.modes import MODES, Mode
 from dcpt_jax.precision import products_in
 from dcpt_jax.train import modules, sharding, start, steps
 from dcpt_jax.train.optimizer import adamw, constant_schedule, cosine_schedule
@@ -28,43 +29,125 @@ from dcpt_jax.train.state import Step, TrainState, create_state
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-    """What stays the same from the first step of a run to its last."""
+class Intervals:
+    """Steps from one to the next of what is done beside training; 0 = never."""
 
-    config: ml_collections.ConfigDict
+    log: int
+    pictures: int
+    validation: int
+    checkpoint: int
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """What a run is validated on, and by which metrics.
+
+    Attributes:
+        open: opens the classes; raises if their data cannot be used.
+        photos_per_class: most photos of each class; 0 = all.
+        crops_per_photo: from a regular grid.
+        metrics: what is measured: "psnr", "ssim", "accuracy".
+        best: the one by which the best checkpoint is told.
+    """
+
+    open: Callable[[], tuple[TrainingClass, ...]]
+    photos_per_class: int
+    crops_per_photo: int
+    metrics: tuple[str, ...]
+    best: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Mask:
+    """The patches that are hidden in a masked pre-training: their share, and side in pixels."""
+
+    ratio: float
+    patch: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What stays the same from the first step of a run to its last.
+
+    Attributes:
+        mode: what is done.
+        config: the whole config as JSON, which checkpoints record; everything else here was read
+            from it.
+        task_set: what the config calls the classes.
+        tasks: the classes; their positions are the labels.
+        training_classes: the same with their photos or pairs.
+        held_out: what the run is validated on.
+        label: "flat" or "multi_hot".
+        outputs: what the logits of a classifier stand for: the classes, or their components.
+        num_steps: at the end of the run.
+        intervals: of what is done between steps.
+        batch_size: over all devices and processes.
+        accumulate_steps: parts that a batch is worked through in.
+        crop_size: in pixels.
+        num_workers: processes that prepare batches.
+        seed: of parameters and data.
+        identity_start: whether an untrained network starts as the identity.
+        dtype: compute type.
+        matmul_precision: of float32 products.
+        mask: of a masked pre-training, else None.
+        mesh: the devices.
+        network: the restoration network.
+        classifier: which learns or guides, or None.
+        reconstruction: the head of a masked pre-training, else None.
+        schedules: learning rate of each part that learns.
+        optimizers: of each part that learns.
+        averaged: parts with a moving average.
+        step: jitted, donates the state.
+        start: parameters of other runs to start from, and where they came from.
+        state_sharding: how the devices hold the state: of each array, or one for all.
+    """
+
+    mode: Mode
+    config: Mapping[str, Any]
+    task_set: str
     tasks: tuple[task_sets.Task, ...]
-    training_classes: tuple[TrainingClass, ...]  # the tasks with their photos or pairs
+    training_classes: tuple[TrainingClass, ...]
+    held_out: HeldOut
+    label: str
+    outputs: tuple[str, ...]
+    num_steps: int
+    intervals: Intervals
+    batch_size: int
+    accumulate_steps: int
+    crop_size: int
+    num_workers: int
+    seed: int
+    identity_start: bool
+    dtype: str
+    matmul_precision: str
+    mask: Mask | None
     mesh: Mesh
     network: nn.Module
     classifier: nn.Module | None
+    reconstruction: nn.Module | None
     schedules: Mapping[str, optax.Schedule]
     optimizers: Mapping[str, optax.GradientTransformation]
-    step: Step  # jitted, donates the state
-    start: Start  # parameters of other runs to start from, and where they came from
-    state_sharding: Any  # how the devices hold the state: of each array, or one for all
+    averaged: tuple[str, ...]
+    step: Step
+    start: Start
+    state_sharding: Any
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the run's classes; a class's position is its label."""
         return tuple(task.name for task in self.tasks)
 
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """What the logits of a classifier stand for: the classes, or their components."""
-        return configs.outputs_of(self.config)
-
-    @property
-    def reconstruction(self) -> nn.Module | None:
-        """The head of a masked pre-training; None in other modes."""
-        return modules.build_reconstruction(self.config, self.network)
-
     def create_state(self) -> TrainState:
-        """The state before the first step, on all devices."""
-        return _create_state(self)
+        """The state before the first step, made where it is kept: no device holds more than its
+        part at any time."""
+        found = self.start.params
+        if self.mesh.size > 1:
+            found = sharding.place(found, self.mesh)
+        return jax.jit(self._initialise, out_shardings=self.state_sharding)(found)
 
     def state_shapes(self) -> TrainState:
         """The state's shapes and dtypes, and how the devices hold it; nothing is computed."""
-        shapes = jax.eval_shape(_initialiser(self), self.start.params)
+        shapes = jax.eval_shape(self._initialise, self.start.params)
         shardings = self.state_sharding
         if isinstance(shardings, jax.sharding.Sharding):
             shardings = jax.tree.map(lambda _: self.state_sharding, shapes)
@@ -72,33 +155,23 @@ class Run:
             lambda x, held: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=held), shapes, shardings
         )
 
-    @property
-    def _trains_classifier(self) -> bool:
-        return MODES[self.config.mode].classifies
-
-    @property
-    def best_metric(self) -> str:
-        """The metric of a validation by which the best checkpoint is told."""
-        return self.config.validation.metric or configs.validation_metrics(self.config)[0]
-
     def lower(self, state: TrainState) -> jax.stages.Lowered:
         """The step, traced for states like this one and not yet compiled."""
-        size, images = self.config.data.crop_size, sharding.split(self.mesh)
-        shape = (self.config.batch_size, size, size, 3)
+        images = sharding.split(self.mesh)
+        shape = (self.batch_size, self.crop_size, self.crop_size, 3)
         pixels = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=images)
         task = jax.ShapeDtypeStruct(shape[:1], jnp.int32, sharding=images)
         return self.step.lower(state, {"degraded": pixels, "clean": pixels, "task": task})
 
     def batches(self, *, start: int) -> pipeline.BatchIterator:
         """The stream of this process's batches, from the batch with number `start` on."""
-        data = self.config.data
         return pipeline.make_batches(
             self.training_classes,
-            batch_size=self.config.batch_size // jax.process_count(),
-            crop=data.crop_size,
-            seed=self.config.seed,
+            batch_size=self.batch_size // jax.process_count(),
+            crop=self.crop_size,
+            seed=self.seed,
             start=start,
-            num_workers=data.num_workers,
+            num_workers=self.num_workers,
             shard=(jax.process_index(), jax.process_count()),
         )
 
@@ -108,21 +181,18 @@ class Run:
 
     def describe(self, **extra: Any) -> dict[str, Any]:
         """The content of `model.json`."""
-        names = self.classes
-        task_set = self.config.tasks if isinstance(self.config.tasks, str) else ",".join(names)
-        if self.classifier is not None and not self._trains_classifier:
+        if self.classifier is not None and not self.mode.classifies:
             # Needed to continue, not part of the result.
             extra["guide"] = dict(self.start.classifier)
-        multi_hot = self.config.get("label") == weights.MULTI_HOT
         return weights.describe(
             self.network,
-            self.classifier if self._trains_classifier else None,
-            task_set=task_set,
-            classes=names,
-            components=self.outputs if multi_hot else (),
-            mode=self.config.mode,
-            crop_size=self.config.data.crop_size,
-            averaged=list(self.optimizers) if self.config.ema_decay else [],
+            self.classifier if self.mode.classifies else None,
+            task_set=self.task_set,
+            classes=self.classes,
+            components=self.outputs if self.label == weights.MULTI_HOT else (),
+            mode=self.mode.name,
+            crop_size=self.crop_size,
+            averaged=list(self.averaged),
             source=dict(self.start.origin),
             **extra,
         )
@@ -130,10 +200,36 @@ class Run:
     def result(self, state: TrainState) -> weights.Params:
         """The parameters that the run is done for: what only helped in training is left out."""
         params = state.best_params()
-        names = ["network"]
-        if self._trains_classifier:
-            names.append("classifier")
+        names = ("network", "classifier") if self.mode.classifies else ("network",)
         return {name: params[name] for name in names}
+
+    def _initialise(self, found: weights.Params) -> TrainState:
+        """The first state, from the parameters that the run starts from."""
+        network_rng, classifier_rng, step_rng = jax.random.split(jax.random.PRNGKey(self.seed), 3)
+        image = jnp.zeros((1, self.crop_size, self.crop_size, 3))
+        params = {"network": found.get("network")}
+        if params["network"] is None:
+            params["network"] = self.network.init(network_rng, image)["params"]
+            if self.identity_start:
+                last = self.network.output_layer
+                params["network"][last] = jax.tree.map(jnp.zeros_like, params["network"][last])
+        if self.classifier is not None:
+            variables = {"params": params["network"]}
+            features = self.network.apply(variables, image, method="features")
+            params["classifier"] = self.classifier.init(classifier_rng, features)["params"]
+            if self.mode.is_guided:
+                params["classifier"] = found.get("classifier", params["classifier"])
+            elif "classifier" in found:
+                columns = start.shared_columns(self.start.classifier, self.outputs, self.label)
+                params["classifier"] = start.take_over_classifier(
+                    params["classifier"], found["classifier"], columns
+                )
+        if self.reconstruction is not None:
+            visible = jnp.ones((*image.shape[:3], 1))
+            params["reconstruction"] = self.reconstruction.init(
+                jax.random.fold_in(classifier_rng, 1), features, visible
+            )["params"]
+        return create_state(params, self.optimizers, rng=step_rng, averaged=self.averaged)
 
 
 def prepare(
@@ -158,35 +254,86 @@ def prepare(
     configs.validate(config)
     _check_means(config)
     config = config.copy_and_resolve_references()
-    tasks = configs.tasks_of(config)
+    mode, tasks = MODES[config.mode], configs.tasks_of(config)
     mesh = sharding.make_mesh(
         config.batch_size, config.accumulate_steps, config.fsdp_devices, devices=devices
     )
     training_classes = opening.open_classes(
         tasks,
-        stage=MODES[config.mode].stage,
+        stage=mode.stage,
         repeats=configs.repeats_of(config),
         **opening.arguments(config.data),
     )
     origin = start.find_start(config, begun)
+    outputs = configs.outputs_of(config)
     network, classifier = modules.build_modules(
-        config, num_classes=len(configs.outputs_of(config)), taken=origin.classifier
+        config, num_classes=len(outputs), taken=origin.classifier
     )
+    reconstruction = modules.build_reconstruction(config, network)
     schedules, optimizers = make_optimizers(config)
     run = Run(
-        config,
-        tasks,
-        training_classes,
-        mesh,
-        network,
-        classifier,
-        schedules,
-        optimizers,
-        make_step(config, tasks, network, classifier, optimizers, origin),
-        origin,
-        sharding.replicated(mesh),
+        mode=mode,
+        config=configs.to_json(config),
+        task_set=config.tasks
+        if isinstance(config.tasks, str)
+        else ",".join(task.name for task in tasks),
+        tasks=tasks,
+        training_classes=training_classes,
+        held_out=_held_out(config, training_classes),
+        label=config.get("label", weights.FLAT),
+        outputs=outputs,
+        num_steps=config.num_steps,
+        intervals=Intervals(
+            log=config.log.every_steps,
+            pictures=config.log.image_every_steps,
+            validation=config.validation.every_steps,
+            checkpoint=config.checkpoint.every_steps,
+        ),
+        batch_size=config.batch_size,
+        accumulate_steps=config.accumulate_steps,
+        crop_size=config.data.crop_size,
+        num_workers=config.data.num_workers,
+        seed=config.seed,
+        identity_start=config.get("identity_start", False),
+        dtype=config.dtype,
+        matmul_precision=config.matmul_precision,
+        mask=Mask(config.mask_ratio, config.mask_patch) if mode.masks else None,
+        mesh=mesh,
+        network=network,
+        classifier=classifier,
+        reconstruction=reconstruction,
+        schedules=schedules,
+        optimizers=optimizers,
+        averaged=tuple(optimizers) if config.ema_decay else (),
+        step=make_step(config, tasks, network, classifier, reconstruction, optimizers, origin),
+        start=origin,
+        state_sharding=sharding.replicated(mesh),
     )
     return _compile_for_devices(run)
+
+
+def _held_out(
+    config: ml_collections.ConfigDict, training_classes: tuple[TrainingClass, ...]
+) -> HeldOut:
+    settings, data = config.validation, config.data
+    metrics = configs.validation_metrics(config)
+    return HeldOut(
+        open=functools.partial(
+            opening.classes_to_show,
+            training_classes,
+            datasets=data.datasets,
+            sources=data.sources,
+            held_out_root=settings.root,
+            held_out_sources=settings.sources,
+            on_bad_file=data.on_bad_file,
+            max_pixels=data.max_pixels,
+            colour=data.colour,
+        ),
+        photos_per_class=settings.photos_per_class,
+        crops_per_photo=settings.crops_per_photo,
+        metrics=metrics,
+        best=settings.metric or metrics[0],
+    )
 
 
 def _check_means(config: ml_collections.ConfigDict) -> None:
@@ -218,11 +365,10 @@ def _compile_for_devices(run: Run) -> Run:
     """The run, its step jitted for the devices of its mesh and for how they hold the state."""
     everywhere, step, state = sharding.replicated(run.mesh), run.step, run.state_sharding
     if run.mesh.shape["fsdp"] > 1:
-        shapes = jax.eval_shape(_initialiser(run), run.start.params)
-        state = sharding.state_shardings(shapes, run.mesh)
+        state = sharding.state_shardings(run.state_shapes(), run.mesh)
         step = sharding.with_whole_params(step, run.mesh)
     step = jax.jit(
-        products_in(run.config.matmul_precision)(step),
+        products_in(run.matmul_precision)(step),
         in_shardings=(state, sharding.split(run.mesh)),
         out_shardings=(state, everywhere),
         donate_argnums=0,
@@ -244,6 +390,7 @@ def make_step(
     tasks: tuple[task_sets.Task, ...],
     network: nn.Module,
     classifier: nn.Module | None,
+    reconstruction: nn.Module | None,
     optimizers: Mapping[str, optax.GradientTransformation],
     origin: Start,
 ) -> Step:
@@ -254,12 +401,12 @@ def make_step(
         tasks: its classes.
         network: see `modules.build_modules`.
         classifier: see there.
+        reconstruction: see `modules.build_reconstruction`.
         optimizers: of the parts that learn.
         origin: of the classifier that guides a transfer.
 
     Raises:
-        ConfigError: if that classifier does not know all tasks, or the patches of a mask do not
-            fit network and crops.
+        ConfigError: if that classifier does not know all tasks.
     """
     mode = MODES[config.mode]
     options = {key: config[key] for key in ("ema_decay", "accumulate_steps", *mode.loss_keys)}
@@ -270,55 +417,10 @@ def make_step(
     built = {
         "network": network,
         "classifier": classifier,
-        "reconstruction": modules.build_reconstruction(config, network),
+        "reconstruction": reconstruction,
     }
     make = getattr(steps, mode.step)
     return make(*(built[name] for name in mode.modules), optimizers, **options)
-
-
-def _create_state(run: Run) -> TrainState:
-    """The first state, made where it is kept: no device ever holds more than its part."""
-    found = run.start.params
-    if run.mesh.size > 1:
-        found = sharding.place(found, run.mesh)
-    return jax.jit(_initialiser(run), out_shardings=run.state_sharding)(found)
-
-
-def _initialiser(run: Run) -> Callable[[weights.Params], TrainState]:
-    """The function from the parameters that a run starts from to its first state."""
-    config = run.config
-    network_rng, classifier_rng, step_rng = jax.random.split(jax.random.PRNGKey(config.seed), 3)
-
-    def initialise(found: weights.Params) -> TrainState:
-        size = config.data.crop_size
-        image = jnp.zeros((1, size, size, 3))
-        params = {"network": found.get("network")}
-        if params["network"] is None:
-            params["network"] = run.network.init(network_rng, image)["params"]
-            if config.get("identity_start"):
-                last = run.network.output_layer
-                params["network"][last] = jax.tree.map(jnp.zeros_like, params["network"][last])
-        if run.classifier is not None:
-            variables = {"params": params["network"]}
-            features = run.network.apply(variables, image, method="features")
-            params["classifier"] = run.classifier.init(classifier_rng, features)["params"]
-            if MODES[config.mode].is_guided:
-                params["classifier"] = found.get("classifier", params["classifier"])
-            elif "classifier" in found:
-                label = config.get("label", weights.FLAT)
-                columns = start.shared_columns(run.start.classifier, run.outputs, label)
-                params["classifier"] = start.take_over_classifier(
-                    params["classifier"], found["classifier"], columns
-                )
-        if run.reconstruction is not None:
-            visible = jnp.ones((*image.shape[:3], 1))
-            params["reconstruction"] = run.reconstruction.init(
-                jax.random.fold_in(classifier_rng, 1), features, visible
-            )["params"]
-        averaged = run.optimizers if config.ema_decay else ()
-        return create_state(params, run.optimizers, rng=step_rng, averaged=averaged)
-
-    return initialise
 
 
 def _schedule(optimizer: ml_collections.ConfigDict, num_steps: int) -> optax.Schedule:

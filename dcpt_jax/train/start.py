@@ -30,12 +30,16 @@ class Start:
         classifier: arguments, classes and kind of label of a classifier that is taken over, as
             `weights.outputs_of` reads them, or {}.
         description: that of the weights in `config.init_from`, or {}.
+        network_from: folder of the network; "" = scratch.
+        classifier_from: folder of a classifier from elsewhere; "" = as the network.
     """
 
     params: weights.Params = dataclasses.field(default_factory=dict)
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     classifier: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     description: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    network_from: str = ""
+    classifier_from: str = ""
 
 
 def find_start(config: ml_collections.ConfigDict, begun: Mapping[str, Any] | None) -> Start:
@@ -102,7 +106,14 @@ def find_start(config: ml_collections.ConfigDict, begun: Mapping[str, Any] | Non
             f"{outputs[0]}, so that it cannot guide: it would always be right. "
             "Choose another --config.classifier_from, or set --config.guidance=0"
         )
-    return Start(params=params, origin=origin, classifier=classifier, description=network)
+    return Start(
+        params=params,
+        origin=origin,
+        classifier=classifier,
+        description=network,
+        network_from=config.init_from,
+        classifier_from=chosen if chosen != SCRATCH else "",
+    )
 
 
 def adopt_architecture(config: ml_collections.ConfigDict, description: Mapping[str, Any]) -> None:
@@ -226,39 +237,39 @@ def take_over_classifier(fresh: Any, found: Any, columns: tuple[tuple[int, int],
     return {**kept, HEAD: head}
 
 
-def places(start: Start, config: ml_collections.ConfigDict) -> str:
+def places(start: Start) -> str:
     """What a run starts from, in a few words."""
-    found = [config.init_from or "scratch"]
-    if "classifier" in start.params and config.classifier_from:
-        found.append(f"the classifier of {config.classifier_from}")
+    found = [start.network_from or "scratch"]
+    if "classifier" in start.params and start.classifier_from:
+        found.append(f"the classifier of {start.classifier_from}")
     return " and ".join(found)
 
 
-def report(start: Start, config: ml_collections.ConfigDict, outputs: tuple[str, ...]) -> list[str]:
+def report(start: Start, mode: Mode, label: str, outputs: tuple[str, ...]) -> list[str]:
     """Lines that say what was taken over, resized or left; none from scratch.
 
     Args:
         start: what the run starts from.
-        config: of the run.
+        mode: of the run.
+        label: of its classifier, "flat" or "multi_hot".
         outputs: what the logits of its classifier stand for, classes or components.
     """
     lines = []
     if "network" in start.params:
         averaged = "network" in start.description.get("averaged", ())
         average = ", its moving average" if averaged else ""
-        lines.append(f"network: taken over from {config.init_from}{average}")
+        lines.append(f"network: taken over from {start.network_from}{average}")
         earlier = MODES.get(start.description.get("mode", ""))
         if earlier is not None and earlier.masks:
             lines.append(
                 "network: its last layers are as initialised, masked pre-training leaves them out"
             )
     if "classifier" in start.params:
-        label = config.get("label", weights.FLAT)
         kind, there = weights.outputs_of(start.classifier)
-        source = config.classifier_from or config.init_from
+        source = start.classifier_from or start.network_from
         shared = [outputs[i] for _, i in shared_columns(start.classifier, outputs, label)]
         change = "" if kind == label else f" ({kind}, from now on {label})"
-        if MODES[config.mode].is_guided:
+        if mode.is_guided:
             lines.append(f"classifier: taken over from {source}, frozen; it guides the network")
         elif there == outputs or len(shared) == len(there) == len(outputs):
             lines.append(f"classifier: taken over from {source}{change}")
@@ -271,10 +282,10 @@ def report(start: Start, config: ml_collections.ConfigDict, outputs: tuple[str, 
                 f"{len(there)} to {len(outputs)} {what}; kept: {', '.join(shared) or 'none'}"
                 f"; new: {', '.join(new) or 'none'}; left: {', '.join(left) or 'none'}"
             )
-    elif start.params and _wants_classifier(config):
+    elif start.params and mode.classifies:
         lines.append("classifier: from scratch")
     elif start.description.get("classifier"):
-        lines.append(f"classifier: left in {config.init_from}, this stage has none")
+        lines.append(f"classifier: left in {start.network_from}, this stage has none")
     return lines
 
 

@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dcpt_jax import config as configs
 from dcpt_jax import metrics, weights
-from dcpt_jax.data import held_out, opening
+from dcpt_jax.data import held_out
 from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.evaluate import gallery, scores
 from dcpt_jax.images import ImageError
@@ -31,7 +30,7 @@ class Validation:
     """The held-out crops of a run, and what its network and classifier make of them.
 
     Crops have the size of those of training and are the same at every call: one from the middle of
-    each photo or pair, or `config.validation.crops_per_photo` from a regular grid. Batches are
+    each photo or pair, or several from a regular grid. Batches are
     split over devices and processes like those of training.
     """
 
@@ -46,33 +45,23 @@ class Validation:
             FileNotFoundError: if there are no photos.
             ImageError: for a bad file where the config refuses them, or if all are bad.
         """
-        settings, data = run.config.validation, run.config.data
         self._run = run
-        self._classes = opening.classes_to_show(
-            run.training_classes,
-            datasets=data.datasets,
-            sources=data.sources,
-            held_out_root=settings.root,
-            held_out_sources=settings.sources,
-            on_bad_file=data.on_bad_file,
-            max_pixels=data.max_pixels,
-            colour=data.colour,
-        )
-        for one in self._classes if settings.every_steps else ():
+        self._classes = run.held_out.open()
+        for one in self._classes if run.intervals.validation else ():
             if any(one is trained for trained in run.training_classes):
                 _logger.warning(
                     "%s is validated on the pairs that it is trained on; name others with "
                     "--config.validation.sources.%s",
                     *(one.name, one.name),
                 )
-        self._metrics = configs.validation_metrics(run.config)
+        self._metrics = run.held_out.metrics
         self._truth = np.eye(len(run.tasks), dtype=bool)
-        if run.config.get("label") == weights.MULTI_HOT:
+        if run.label == weights.MULTI_HOT:
             self._truth = task_sets.components(run.tasks)[1].astype(bool)
         # One program for measures and pictures where the measures need the images, too.
         self._needs_images = bool({"psnr", "ssim"} & set(self._metrics))
         self._forward = jax.jit(
-            products_in(run.config.matmul_precision)(self._apply),
+            products_in(run.matmul_precision)(self._apply),
             static_argnames="images",
             out_shardings=sharding.split(run.mesh),
         )
@@ -139,9 +128,9 @@ class Validation:
             yield from held_out.samples_of(
                 label,
                 self._classes[label],
-                size=self._run.config.data.crop_size,
-                per_photo=self._run.config.validation.crops_per_photo,
-                most_photos=self._run.config.validation.photos_per_class,
+                size=self._run.crop_size,
+                per_photo=self._run.held_out.crops_per_photo,
+                most_photos=self._run.held_out.photos_per_class,
                 part=part,
             )
 
@@ -153,8 +142,8 @@ class Validation:
         The processes need not have equally many: they work until none has any left.
         """
         images = images or self._needs_images
-        params, size = state.best_params(), self._run.config.data.crop_size
-        share = self._run.config.batch_size // jax.process_count()
+        params, size = state.best_params(), self._run.crop_size
+        share = self._run.batch_size // jax.process_count()
         while True:
             batch = list(itertools.islice(samples, share))
             if not processes.total(np.array(len(batch))):
@@ -187,12 +176,12 @@ class Validation:
 
     def _masked(self, params: weights.Params, degraded: jax.Array) -> jax.Array:
         """Beside each other what a masked network sees, and the reconstruction: [b, h, 2w, 3]."""
-        run, config = self._run, self._run.config
+        run = self._run
         visible = masking.random_mask(
-            jax.random.PRNGKey(config.seed),
+            jax.random.PRNGKey(run.seed),
             degraded.shape[:3],
-            ratio=config.mask_ratio,
-            patch=config.mask_patch,
+            ratio=run.mask.ratio,
+            patch=run.mask.patch,
             dtype=degraded.dtype,
         )
         network, head = ({"params": params[part]} for part in ("network", "reconstruction"))
@@ -203,7 +192,7 @@ class Validation:
     def _scores(self, sample: held_out.Sample, restored: np.ndarray, logits: np.ndarray) -> Any:
         for metric in self._metrics:
             if metric == "accuracy":
-                said = scores.answer(logits, self._run.config.get("label", weights.FLAT))
+                said = scores.answer(logits, self._run.label)
                 yield float((said == self._truth[sample.task]).all())
             elif metric == "psnr":
                 yield scores.psnr(restored, sample.clean)
