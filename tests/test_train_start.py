@@ -6,13 +6,13 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from dcpt_jax import config as configs
 from dcpt_jax import weights
 from dcpt_jax.config import ConfigError
 from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.evaluate import run as evaluation
+from dcpt_jax.modes import MODES
 from dcpt_jax.train import loop, modules, setup, start
 from tests.conftest import tiny_config
 
@@ -119,8 +119,8 @@ def test_a_guide_of_components_guides_to_mixtures_that_it_never_saw():
 
 def test_the_report_says_what_was_left_and_what_never_learned():
     def lines(stage, **description):
-        run = start.Start(params={"network": {}}, description=description)
-        return start.report(run, ConfigDict({"mode": stage, "init_from": "W"}), ())
+        run = start.Start(params={"network": {}}, description=description, network_from="W")
+        return start.report(run, MODES[stage], "flat", ())
 
     assert lines("restore") == ["network: taken over from W"]
     assert lines("restore", averaged=["network"]) == [
@@ -353,10 +353,10 @@ def test_the_figures_of_another_backbone_are_refused(photo_folder, pretrained):
 
 def test_what_a_run_starts_from_in_a_few_words(photo_folder, pretrained):
     config = grown_config("pretrain", photo_folder, "", classifier_from=str(pretrained))
-    assert start.places(start.find_start(config, None), config) == (
+    assert start.places(start.find_start(config, None)) == (
         f"scratch and the classifier of {pretrained}"
     )
     config.update(init_from=str(pretrained), classifier_from="")
-    assert start.places(start.find_start(config, None), config) == str(pretrained)
+    assert start.places(start.find_start(config, None)) == str(pretrained)
     config.update(init_from="", classifier_from="scratch")
-    assert start.places(start.find_start(config, None), config) == "scratch"
+    assert start.places(start.find_start(config, None)) == "scratch"
