@@ -27,6 +27,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from dcpt_jax import files
+
 STAGES = (25, 50, 75)  # percent of the pre-training, besides 0 ("scratch") and 100 ("dcpt")
 RUNS, EXPERIMENT = "runs.jsonl", "experiment.json"  # in the output folder
 
@@ -212,13 +214,7 @@ def read_runs(output: Path) -> list[dict[str, Any]]:
 def _note(output: Path, line: Mapping[str, Any]) -> None:
     """Appends a run; killed at any moment, the file has it whole or not at all."""
     lines = [json.dumps(run) for run in (*read_runs(output), line)]
-    _replace(output / RUNS, "\n".join(lines) + "\n")
-
-
-def _replace(file: Path, text: str) -> None:
-    new = file.with_name(f"{file.name}.new")
-    new.write_text(text)
-    os.replace(new, file)
+    files.write_text(output / RUNS, "\n".join(lines) + "\n")
 
 
 def _seconds_so_far(job: Job) -> float:
@@ -239,7 +235,7 @@ def execute(job: Job) -> dict[str, Any] | None:
     began = time.monotonic()
     finished = loop.train(job.config, job.workdir).finished
     seconds = _seconds_so_far(job) + time.monotonic() - began
-    _replace(job.workdir / "seconds", f"{seconds}\n")
+    files.write_text(job.workdir / "seconds", f"{seconds}\n")
     jax.clear_caches()  # the next run has another step
     return _line(job, seconds) if finished else None
 
@@ -352,7 +348,7 @@ def open_experiment(output: Path, settings: Settings) -> dict[str, Any]:
     seconds = measure_steps(settings)
     more = round(settings.pretrain_steps * seconds["dcpt"] / seconds["restore"])
     found = {"settings": wanted, "step_seconds": seconds, "more_steps": more}
-    _replace(file, json.dumps(found, indent=2) + "\n")
+    files.write_json(file, found)
     return found
 
 

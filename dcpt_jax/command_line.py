@@ -1,12 +1,19 @@
-"""What the commands for photos share: how they end, and how they show progress."""
+"""What all commands share: how they end, paths, and how progress is shown."""
 
 import argparse
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import tqdm
+
+from dcpt_jax.files import expand_home
+from dcpt_jax.interruption import Interruption
+
+_QUIET_SECONDS = 10  # between progress lines away from a terminal
 
 
 class UsageError(Exception):
@@ -18,33 +25,83 @@ def run_command(
     run: Callable[[argparse.Namespace], int],
     arguments: Sequence[str] | None = None,
 ) -> int:
-    """Parses the command line and runs the command.
+    """Parses the command line and runs the command, see `guarded`.
 
     Args:
         parser: of the command.
-        run: the command; returns its exit status, or raises UsageError.
+        run: the command; its options hold an `Interruption` besides, as `options.interruption`.
         arguments: of the command line; None: those of this process.
 
     Returns:
-        The exit status: that of `run`, 2 for a UsageError, 130 if interrupted, 1 if the output is
-        read no further. Where the arguments themselves are wrong, argparse exits with 2.
+        The exit status. Where the arguments themselves are wrong, argparse exits with 2.
+    """
+
+    def parse_and_run(interruption: Interruption) -> int:
+        options = parser.parse_args(arguments)
+        options.interruption = interruption
+        return run(options)
+
+    return guarded(parse_and_run)
+
+
+def guarded(work: Callable[[Interruption], int]) -> int:
+    """Runs a command so that whatever ends it early is told in one sentence.
+
+    Args:
+        work: returns the exit status; calls `check` of what it is given between two pieces of work.
+
+    Returns:
+        The exit status: that of `work`, 2 for a UsageError, 1 for an OSError, also where standard
+        output cannot be written (in silence if its reader has ended, as `head` does), 130 if
+        interrupted (143 by SIGTERM).
     """
     for stream in (sys.stdout, sys.stderr):  # file names may hold bytes that are not text
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    options = parser.parse_args(arguments)
+    with Interruption("stopping; press Ctrl-C again to stop at once") as interruption:
+        try:
+            try:
+                return work(interruption)
+            finally:
+                sys.stdout.flush()
+        except UsageError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return interruption.status
+        except OSError as error:
+            if isinstance(error, BrokenPipeError) or not _output_works():
+                _discard_output()
+            if not isinstance(error, BrokenPipeError):
+                print(f"error: {_sentence(error)}", file=sys.stderr)
+            return 1
+
+
+def _output_works() -> bool:
     try:
-        return run(options)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # whoever reads the output has ended, as `head` does
-        with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())  # for what is flushed at exit
-        return 1
+        sys.stdout.flush()
+    except OSError:
+        return False
+    return True
+
+
+def _discard_output() -> None:
+    """Sends what is still to be written at exit nowhere."""
+    with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def _sentence(error: OSError) -> str:
+    """What went wrong; an error of the system without a file is one of standard output."""
+    if error.errno and error.filename is None and error.strerror:
+        return f"the output cannot be written: {error.strerror}"
+    return str(error)
+
+
+def path(text: str) -> Path:
+    """A path on the command line, for argparse: `~` is the home folder, after `--flag=` too."""
+    return Path(expand_home(text))
 
 
 def pixel_limit(text: str) -> int:
@@ -60,11 +117,13 @@ class Display:
     def __init__(self, total: int):
         """Shows an empty bar, if any, for `total` photos."""
         self._bar = None
+        self._shown = time.monotonic()
         if sys.stderr.isatty():
             self._bar = tqdm.tqdm(total=total, unit="photo", dynamic_ncols=True)
 
     def line(self, text: str) -> None:
         """Prints a line above the bar."""
+        self._shown = time.monotonic()
         if self._bar is None:
             print(text, flush=True)
         else:
@@ -86,9 +145,12 @@ class Display:
             self._bar.update()
 
     def tile(self, done: int, total: int) -> None:
-        """Shows how far a photo that runs in tiles has come."""
+        """Shows how far a photo that runs in tiles has come; away from a terminal now and then."""
         if self._bar is not None:
             self._bar.set_postfix_str(f"tile {done}/{total}")
+        elif time.monotonic() - self._shown >= _QUIET_SECONDS:
+            print(f"  tile {done}/{total}", file=sys.stderr, flush=True)
+            self._shown = time.monotonic()
 
     def close(self) -> None:
         """Leaves the bar as it stands."""

@@ -23,7 +23,6 @@ import io
 import logging
 import math
 import os
-import uuid
 import zlib
 from collections import Counter
 from collections.abc import Mapping
@@ -35,6 +34,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from dcpt_jax import colour as colours
+from dcpt_jax import files
 from dcpt_jax.image_headers import (
     JPEG_END,
     TIFF_TAGS,
@@ -500,7 +500,7 @@ def write_image(path: Path | str, image: np.ndarray, *, bits: int = 8) -> None:
         ValueError: if the image has another shape or contains NaN.
     """
     path = Path(path)
-    write_bytes(path, encode(path, to_levels(path, image, bits)))
+    files.write_bytes(path, encode(path, to_levels(path, image, bits)))
 
 
 def to_levels(path: Path, image: np.ndarray, bits: int) -> np.ndarray:
@@ -552,17 +552,6 @@ def encode(path: Path, levels: np.ndarray) -> bytes:
             path, f"{levels.shape[1]}x{levels.shape[0]} pixels are too large for {suffix}"
         )
     return encoded.tobytes()
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file that appears whole or not at all; missing folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{uuid.uuid4().hex}.partial"
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:

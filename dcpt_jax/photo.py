@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from dcpt_jax import colour, images
+from dcpt_jax import colour, files, images
 from dcpt_jax.image_headers import ImageHeader, described
 from dcpt_jax.metadata import Metadata, jpeg_with, png_with, read_metadata, tiff_of, webp_of
 
@@ -172,7 +172,7 @@ def write_photo(path: Path | str, image: np.ndarray, carried: Carried) -> list[s
     encoded, lost = _encoded(path, levels, profile, metadata)
     if lost:
         dropped.append(f"{', '.join(lost)} dropped, as {suffix} cannot hold it")
-    images.write_bytes(path, encoded)
+    files.write_bytes(path, encoded)
     return dropped
 
 

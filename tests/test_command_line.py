@@ -1,9 +1,11 @@
 import argparse
+import os
 import subprocess
 import sys
 
 import pytest
 
+from dcpt_jax import command_line
 from dcpt_jax.command_line import UsageError, run_command
 
 
@@ -13,6 +15,11 @@ from dcpt_jax.command_line import UsageError, run_command
         (UsageError("give --this"), 2, "error: give --this\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (BrokenPipeError(), 1, ""),
+        (
+            FileNotFoundError(2, "No such file", "a.png"),
+            1,
+            "error: [Errno 2] No such file: 'a.png'\n",
+        ),
     ],
 )
 def test_how_commands_end(error, status, message, capsys):
@@ -44,3 +51,45 @@ def test_a_reader_that_ends_early_brings_no_traceback():
         process.stdout.close()
         assert process.wait(timeout=60) == 1
         assert process.stderr.read() == ""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("flush", [True, False])
+def test_a_full_disk_behind_the_output_is_told_in_one_sentence(flush):
+    code = (
+        "import argparse, sys\n"
+        "from dcpt_jax.command_line import run_command\n"
+        f"run = lambda options: print('x', flush={flush}) or 0\n"
+        "sys.exit(run_command(argparse.ArgumentParser(), run, []))"
+    )
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert done.returncode == 1
+    assert done.stderr == "error: the output cannot be written: No space left on device\n"
+
+
+def test_names_that_the_terminal_cannot_show_are_escaped():
+    code = (
+        "import argparse, sys\n"
+        "from dcpt_jax.command_line import run_command\n"
+        "sys.exit(run_command(argparse.ArgumentParser(), lambda options: print('\\xe9') or 0, []))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert (done.returncode, done.stdout) == (0, "\\xe9\n")
+
+
+def test_progress_of_a_large_photo_shows_away_from_a_terminal(monkeypatch, capsys):
+    display = command_line.Display(1)
+    display.tile(1, 3)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(command_line, "_QUIET_SECONDS", 0)
+    display.tile(2, 3)
+    assert capsys.readouterr().err == "  tile 2/3\n"

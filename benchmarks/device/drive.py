@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.device import table, variants
+from dcpt_jax import files
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("right", "micro", "fast", "profile", "fed", "whole")
@@ -148,7 +149,7 @@ class Driver:
         self.results["facts"]["seconds"] = self.spent
         if "error" in figures:
             print(f"{self.spent:5.0f} s  {job.name}: {figures['error'][-200:]}", flush=True)
-        write(self.options.out / "results.json", self.results)
+        files.write_json(self.options.out / "results.json", self.results, indent=1)
 
     def run(self, jobs: Sequence[variants.Job]) -> None:
         """All jobs, as far as the budget goes."""
@@ -218,13 +219,6 @@ class Driver:
             time.sleep(0.02)
         print(f"{self.spent:5.0f} s  {process.job.name}: {process.state}", flush=True)
         return True
-
-
-def write(path: Path, results: dict[str, Any]) -> None:
-    """Writes JSON so that a reader, or a sudden end, never finds half of it."""
-    new = path.with_name(path.name + ".new")
-    new.write_text(json.dumps(results, indent=1) + "\n")
-    new.replace(path)
 
 
 def environment(rehearse: bool) -> dict[str, str]:
@@ -322,7 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     driver.run(chosen(options))
     driver.results["facts"]["seconds"] = driver.spent
     driver.results["cost"] = table.costs(driver.results)
-    write(options.out / "results.json", driver.results)
+    files.write_json(options.out / "results.json", driver.results, indent=1)
     print(table.text(driver.results), flush=True)
     return driver.results
 

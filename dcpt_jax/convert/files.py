@@ -1,9 +1,7 @@
-"""State dict files of PyTorch: which kind a file is, and writing that leaves no half file."""
+"""State dict files of PyTorch: which kind a file is, and writing them."""
 
 import contextlib
-import os
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from dcpt_jax.convert.safetensors_files import (
     read_safetensors,
     write_safetensors,
 )
+from dcpt_jax.files import replacing
 
 _WRITERS = {".pth": write_pth, ".pt": write_pth, ".safetensors": write_safetensors}
 SUFFIXES = tuple(_WRITERS)
@@ -67,24 +66,5 @@ def write_checkpoints(states: Mapping[Path, Mapping[str, np.ndarray]]) -> None:
     """
     with contextlib.ExitStack() as stack:
         for path, state in states.items():
-            temporary = stack.enter_context(whole_or_nothing(path))
+            temporary = stack.enter_context(replacing(path))
             _WRITERS[path.suffix.lower()](temporary, state)
-
-
-@contextlib.contextmanager
-def whole_or_nothing(path: Path) -> Iterator[Path]:
-    """Gives a temporary path beside `path` that becomes it at the end, unless something raises.
-
-    Args:
-        path: file to write; its parents are made.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{uuid.uuid4().hex}.partial"
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        yield temporary
-        temporary.chmod(mode)  # the safetensors library makes files that only their owner reads
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

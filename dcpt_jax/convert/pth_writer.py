@@ -28,7 +28,7 @@ def write_pth(path: Path | str, state: Mapping[str, np.ndarray]) -> None:
     """Writes a `.pth` file that holds `{"params": OrderedDict(state)}`.
 
     Args:
-        path: file to write, replaced if it exists. See `whole_or_nothing` for a write that cannot
+        path: file to write, replaced if it exists. See `files.replacing` for a write that cannot
             leave half a file.
         state: name -> array of a dtype that `read_pth` reads; every tensor is contiguous and has a
             storage of its own.

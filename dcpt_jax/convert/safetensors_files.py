@@ -79,7 +79,7 @@ def write_safetensors(path: Path | str, state: Mapping[str, np.ndarray]) -> None
     """Writes a state dict as a `.safetensors` file, marked as PyTorch's (`{"format": "pt"}`).
 
     Args:
-        path: file to write, replaced if it exists. See `whole_or_nothing` for a write that cannot
+        path: file to write, replaced if it exists. See `files.replacing` for a write that cannot
             leave half a file.
         state: name -> array, floating-point (bfloat16 too), integer or bool.
 

@@ -12,7 +12,6 @@ the others and counts as a bad file; the manifest has sizes and CRC-32 of whole 
 
 import dataclasses
 import json
-import os
 import struct
 import typing
 import zlib
@@ -21,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dcpt_jax import extras, images
+from dcpt_jax import extras, files, images
 
 MANIFEST = "manifest.json"
 SUFFIX = ".array_record"
@@ -154,9 +153,7 @@ class Manifest:
         """Writes `manifest.json`; it is replaced whole or not at all."""
         text = {"format": _FORMAT, "version": _VERSION, "records": self.records}
         text |= dataclasses.asdict(self)
-        temporary = folder / f".{MANIFEST}.partial"
-        temporary.write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, folder / MANIFEST)
+        files.write_json(folder / MANIFEST, text, indent=1)
 
 
 def read_manifest(folder: Path) -> Manifest:

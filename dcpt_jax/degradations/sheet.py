@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dcpt_jax import degradations
+from dcpt_jax import degradations, files
 
 _CAPTION_HEIGHT = 20  # pixels
 _FRAME = 4  # pixels of white between pictures
@@ -170,7 +170,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    options.output.parent.mkdir(parents=True, exist_ok=True)
     bgr = cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR)
     # Full colour resolution, or the sheet itself would blur the mosaic's colours.
     full_colour = [
@@ -178,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
     ]
     encoded = cv2.imencode(suffix, bgr, [] if suffix == ".png" else full_colour)[1]
-    options.output.write_bytes(encoded.tobytes())
+    files.write_bytes(options.output, encoded.tobytes())
     print(f"wrote {options.output}")
     return 0
 

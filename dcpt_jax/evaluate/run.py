@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import itertools
-import json
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ import ml_collections
 import numpy as np
 
 from dcpt_jax import config as configs
-from dcpt_jax import images, metrics, weights
+from dcpt_jax import files, images, metrics, weights
 from dcpt_jax.data import held_out, opening
 from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.evaluate import baselines, comparison, formats, gallery, saving, scores
@@ -333,8 +332,8 @@ def _write(
         "config": configs.to_json(config),
         **evaluation.to_json(),
     }
-    (workdir / "evaluation.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    (workdir / "evaluation.md").write_text(evaluation.to_markdown())
+    files.write_json(workdir / "evaluation.json", content)
+    files.write_text(workdir / "evaluation.md", evaluation.to_markdown())
     images.write_image(workdir / "sheet.png", pictures.draw().astype(np.float32) / 255)
     print(evaluation.to_text())
     compared = comparison.compare([comparison.parse_run(content, workdir.name)])

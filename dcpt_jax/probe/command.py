@@ -4,7 +4,6 @@ JAX is imported only when there is something to compute.
 """
 
 import argparse
-import json
 import math
 import tempfile
 import time
@@ -12,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dcpt_jax import images
+from dcpt_jax import files, images
 from dcpt_jax.command_line import UsageError, run_command
 
 _DETAILS = """
@@ -162,12 +161,12 @@ def run(options: argparse.Namespace) -> int:
         },
         networks=tuple(_probe(network, probed, options.seed) for network in networks),
     )
-    files = [options.output / name for name in FILES]
-    files[0].write_text(report.to_markdown(), encoding="utf-8")
-    files[1].write_text(json.dumps(report.to_json(), allow_nan=False) + "\n", encoding="utf-8")
-    picture.draw(report, files[2])
+    written = [options.output / name for name in FILES]
+    files.write_text(written[0], report.to_markdown())
+    files.write_json(written[1], report.to_json(), indent=None)
+    picture.draw(report, written[2])
     print(f"\n{report.to_markdown()}")
-    for file in files:
+    for file in written:
         print(f"wrote {file}", flush=True)
     return 0
 

@@ -1,0 +1,57 @@
+"""Files that appear whole or not at all, and `~` in the paths that users write."""
+
+import contextlib
+import json
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+_HOME = re.compile(r"(?:^|(?<=[:,;]))~[^/,:;]*(?=[/,;]|$)")
+
+
+@contextlib.contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """Yields a temporary path beside `path`, which it replaces at the end unless something raises.
+
+    Args:
+        path: file to write; missing parent folders are made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{uuid.uuid4().hex}.partial"
+    try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        yield temporary
+        temporary.chmod(mode)  # some libraries write files that only their owner can read
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path | str, content: bytes) -> None:
+    """Writes a file atomically, see `replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Writes a UTF-8 file atomically; bytes of file names that are not text are escaped."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_json(path: Path | str, content: Any, *, indent: int | None = 2) -> None:
+    """Writes JSON atomically. Raises ValueError for NaN and infinities, which JSON lacks."""
+    write_text(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
+
+
+def expand_home(text: str) -> str:
+    """Replaces `~` and `~user` where a path begins: at the start, and after ":", "," or ";".
+
+    >>> expand_home("pairs:~/rain,~/clean")  # doctest: +SKIP
+    'pairs:/home/me/rain,/home/me/clean'
+    """
+    return _HOME.sub(lambda match: os.path.expanduser(match[0]), text)

@@ -1,0 +1,64 @@
+"""Ctrl-C and SIGTERM: noted by a handler, looked at between two pieces of work."""
+
+import os
+import signal
+import threading
+from types import FrameType
+
+
+class Interruption:
+    """Notes SIGINT and SIGTERM while it is entered.
+
+    A KeyboardInterrupt can be raised anywhere, inside a callback of XLA too, where it is lost. So
+    the first signal is only noted, and the work stops where it calls `check`. Each further SIGINT
+    raises at once. Outside the main thread no handler is installed. If one is entered within
+    another, it takes over the signal that the other has noted.
+    """
+
+    NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self, message: str = "") -> None:
+        """Notes nothing yet.
+
+        Args:
+            message: printed on the error stream at the first signal; "" for nothing.
+        """
+        self.signal: str | None = None
+        self._message = message
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> "Interruption":
+        if threading.current_thread() is threading.main_thread():
+            for number in self.NUMBERS:
+                previous = signal.signal(number, self._note)
+                self._previous[number] = previous
+                outer = getattr(previous, "__self__", None)
+                if isinstance(outer, Interruption):
+                    self.signal = self.signal or outer.signal
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+            outer = getattr(handler, "__self__", None)
+            if isinstance(outer, Interruption):
+                outer.signal = outer.signal or self.signal
+
+    def check(self) -> None:
+        """Raises KeyboardInterrupt if a signal was noted."""
+        if self.signal is not None:
+            raise KeyboardInterrupt
+
+    @property
+    def status(self) -> int:
+        """The exit status of a command that was interrupted: 130, or 143 after SIGTERM."""
+        return 143 if self.signal == "SIGTERM" else 130
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        first = self.signal is None
+        self.signal = self.signal or signal.Signals(number).name
+        if first and self._message:
+            os.write(2, f"\n{self._message}\n".encode())  # print is not safe in a handler

@@ -1,0 +1,42 @@
+import os
+
+import pytest
+
+from dcpt_jax import files
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    files.write_text(path, "first")
+    with pytest.raises(RuntimeError), files.replacing(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "first" and list(path.parent.iterdir()) == [path]
+
+
+def test_json_holds_no_nan(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        files.write_json(tmp_path / "a.json", [float("nan")])
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_that_are_not_text_can_be_written(tmp_path):
+    files.write_text(tmp_path / "a.txt", os.fsdecode(b"photo_\xff.png"))
+    assert (tmp_path / "a.txt").read_text() == "photo_\\udcff.png"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("~", "HOME"),
+        ("~/photos", "HOME/photos"),
+        ("pairs:~/rain,~/clean,reside", "pairs:HOME/rain,HOME/clean,reside"),
+        ("photos:/a;photos:~/b", "photos:/a;photos:HOME/b"),
+        ("/data/~backup/a~b", "/data/~backup/a~b"),
+        ("~nobody-of-this-name/a", "~nobody-of-this-name/a"),
+        ("5d", "5d"),
+    ],
+)
+def test_the_home_folder_is_expanded_where_paths_begin(monkeypatch, text, expected):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert files.expand_home(text) == expected.replace("HOME", "/home/me")
