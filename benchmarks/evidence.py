@@ -5,9 +5,10 @@
 
 The first command takes hours on two CPU cores and says at its start how many. Stopped or killed at
 any moment, the same command continues where it was. Every finished run appends one line to
-`OUTPUT/runs.jsonl`; all arms of one seed come before the next seed. Another machine continues from
-`runs.jsonl` and `experiment.json` alone: pre-trainings that it still needs are done again. The second
-command reads these lines, also while runs are missing, and writes `report.md` and `report.png`.
+`OUTPUT/runs.jsonl`; all arms of one seed come before the next seed. `runs.jsonl` and
+`experiment.json` are enough to continue on another machine: pre-trainings that are needed there
+are done again. The second command reads these lines, also while runs are missing, and writes
+`report.md` and `report.png`.
 
 `--rehearse` does everything with a tiny network and a few steps, in minutes.
 docs/evidence.md describes the design and how the result is judged.

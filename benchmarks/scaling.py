@@ -1,11 +1,12 @@
 """What a training step computes and communicates on many devices, read off the compiled program.
 
-    python -m benchmarks.scaling                    # table for 8 and 64 devices, minutes on two cores
-    python -m benchmarks.scaling --json FILE        # the same figures as JSON
+    python -m benchmarks.scaling                # table for 8 and 64 devices, minutes on two cores
+    python -m benchmarks.scaling --json FILE    # the same figures as JSON
 
 Each case is compiled in a process of its own for as many simulated devices, and not run: the
-partitioner that inserts the collectives is the same on CPUs, GPUs and TPUs. Times are estimates from
-a measured step on one device and the bandwidths named by flags. docs/scaling.md explains the table.
+partitioner that inserts the collectives is the same on CPUs, GPUs and TPUs. Times are estimates
+from a measured step on one device and the bandwidths named by flags. docs/scaling.md explains the
+table.
 """
 
 from __future__ import annotations
@@ -94,26 +95,20 @@ def compiled_case(preset: str, fsdp_devices: int, batch_per_device: int) -> Case
     return Case(devices, fsdp_devices, batch_per_device, held, flops, sizes, counts)
 
 
-def moved(case: Case) -> float:
+def moved(case: Case) -> tuple[float, float]:
     """Bytes that each device sends in a step, if collectives go around a ring.
 
-    An all-reduce of S bytes sends 2 S (n - 1) / n, an all-gather with a result of S bytes
-    S (n - 1) / n, a reduce-scatter with a result of S / n bytes the same.
+    An all-reduce of S bytes among n devices sends 2 S (n - 1) / n, an all-gather with a result of S
+    bytes S (n - 1) / n, a reduce-scatter with a result of S bytes S (n - 1).
+
+    Returns:
+        Among all devices, and among those that share one copy of the state.
     """
-    groups = {
-        "all-reduce": case.devices,
-        "all-gather": case.fsdp_devices,
-        "reduce-scatter": case.fsdp_devices,
-    }
-    share = {kind: (n - 1) / n for kind, n in groups.items()}
-    sent = case.collectives
-    return (
-        2 * sent["all-reduce"] * share["all-reduce"]
-        + sent["all-gather"] * share["all-gather"]
-        + sent["reduce-scatter"] * (case.fsdp_devices - 1)
-        + sent["all-to-all"]
-        + sent["collective-permute"]
-    )
+    size, n, shared = case.collectives, case.devices, case.fsdp_devices
+    everywhere = 2 * size["all-reduce"] * (n - 1) / n
+    everywhere += size["all-to-all"] + size["collective-permute"]
+    gathered = size["all-gather"] * (shared - 1) / shared
+    return everywhere, gathered + size["reduce-scatter"] * (shared - 1)
 
 
 def table(
@@ -134,12 +129,16 @@ def table(
         "|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for case in cases:
-        bandwidth = inside if case.devices <= per_host else between
-        milliseconds = moved(case) / bandwidth / 1e6
+        sent = moved(case)
+        bandwidths = [
+            inside if devices <= per_host else between
+            for devices in (case.devices, case.fsdp_devices)
+        ]
+        milliseconds = sum(size / speed / 1e6 for size, speed in zip(sent, bandwidths, strict=True))
         efficiency = step_ms / (step_ms + milliseconds)
         lines.append(
             f"| {case.devices} | {case.fsdp_devices} | {case.devices * case.batch_per_device} | "
-            f"{case.state_bytes / 1e9:.2f} | {case.flops / 1e12:.2f} | {moved(case) / 1e6:.0f} | "
+            f"{case.state_bytes / 1e9:.2f} | {case.flops / 1e12:.2f} | {sum(sent) / 1e6:.0f} | "
             f"{milliseconds:.1f} | {100 * efficiency:.0f} % |"
         )
     return "\n".join(lines)
