@@ -1,4 +1,4 @@
-"""Masked pre-training: the network learns to tell degradations apart from parts of an image."""
+"""Masked pre-training: the network learns to classify degradations from parts of an image."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -33,14 +33,13 @@ def make_mask_pretrain_step(
     """Masked degradation-classification pre-training (MaskDCPT, 2025).
 
     `pixel_weight * L1(reconstruction(features), clean) + class_weight * focal(classifier(features),
-    task)`, with the features of the degraded image, of which random patches are hidden from the
-    network. Its restoration tail
-    does not run and learns nothing. As the publication leaves it open, the L1 loss is over the
-    whole image, hidden or not, and the classifier takes the features as they are, zero where
-    hidden.
+    task)`, with the features of the degraded image, random patches of which are hidden from the
+    network. The restoration tail does not run and is not trained. The publication leaves two points
+    open; here the L1 loss covers the whole image, hidden or not, and the classifier takes the
+    features as they are, zero where hidden.
 
-    Masks are new in each step, and drawn for the whole batch before it is parted: they depend on
-    nothing but the state's key and step, neither on devices nor on `accumulate_steps`.
+    Masks are drawn anew in each step, for the whole batch before it is split: they depend only on
+    the state's key and step, not on devices or `accumulate_steps`.
 
     Args:
         network: restoration network with a method `features` that takes a mask.

@@ -1,4 +1,4 @@
-"""Pre-training: the network learns to tell degradations apart."""
+"""Pre-training: the network learns to classify degradations."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -32,11 +32,11 @@ def make_pretrain_step(
     """Degradation-classification pre-training (DCPT, section 3.2).
 
     `pixel_weight * L1(network(x), clean) + class_weight * focal(classifier(features(degraded)),
-    task)`; both weights are 1 in the paper. With x = clean, as in the
-    paper, the network keeps being able to put out a clean image while its features learn to tell
-    degradations apart. With x = degraded ("direct") it learns to restore at the same time; output
-    and features then come from one pass. The classifier sees features only, and its gradient flows
-    through them into the network.
+    task)`; both weights are 1 in the paper. With x = clean, as in the paper, the network remains
+    able to output a clean image while its features learn to separate degradations. With
+    x = degraded ("direct") it learns to restore at the same time; output and features then come
+    from one pass. The classifier sees features only, and its gradient flows through them into the
+    network.
 
     Args:
         network: restoration network with the methods `features` and `restored_and_features`.

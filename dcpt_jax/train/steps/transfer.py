@@ -32,7 +32,7 @@ def make_transfer_step(
 
     `L1(network(degraded), clean) + guidance * focal(classifier(features), label)`, with the
     features of the same pass: the network learns to restore a new degradation while its features
-    come to look like those of the new class. The classifier stays as it is.
+    move towards those of the new class. The classifier is frozen.
 
     Args:
         network: restoration network with the method `restored_and_features`.

@@ -10,7 +10,7 @@ import optax
 from dcpt_jax.train.state import Metrics, Step, TrainState, apply_gradients
 
 Batch = Mapping[str, jax.Array]
-# From a batch and a key of its step to the batch that the loss is of.
+# From a batch and the step's key to the batch that the loss function takes.
 Prepare = Callable[[Batch, jax.Array], Batch]
 LossFunction = Callable[[dict[str, Any], Batch], tuple[jax.Array, Metrics]]
 
@@ -24,12 +24,12 @@ def make_step(
     finish: Callable[[Metrics], Metrics] = dict,
     prepare: Prepare | None = None,
 ) -> Step:
-    """Builds the step that descends a loss.
+    """Builds the step that minimises a loss.
 
-    With `accumulate_steps` = n > 1 the batch is worked through in n equal parts, one after another,
-    and their gradients are averaged before the one update: as the loss and the metrics are means
-    over the batch, the result is that of the whole batch within rounding, while only the inner
-    values of one part are in memory.
+    With `accumulate_steps` = n > 1 the batch is processed in n equal parts, one after another, and
+    their gradients are averaged before the single update. As loss and metrics are means over the
+    batch, the result equals that of the whole batch within rounding, while only the activations of
+    one part are in memory.
 
     Args:
         loss_fn: from the parameters of all parts, {"network": ..., ...}, and a batch to the loss
@@ -38,8 +38,8 @@ def make_step(
         ema_decay: of the moving averages in the state.
         accumulate_steps: n; it has to divide the batch, and the batch of each device.
         finish: from the mean metrics of a whole batch to those that the step returns.
-        prepare: draws what is random in the step, for the whole batch: so it is the same however
-            the batch is parted.
+        prepare: draws what is random in the step, for the whole batch, so that it does not depend
+            on how the batch is split.
 
     Returns:
         A step whose metrics are those of `finish` and the norm of each part's gradient, before
