@@ -1,6 +1,9 @@
+import ast
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from dcpt_jax.config import files
 
@@ -13,6 +16,21 @@ def test_the_files_of_the_clone_are_found():
     assert set(found) == {f"configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
     assert found["configs/pretrain.py"].startswith("DCPT pre-training")
     assert all(found.values())
+
+
+def test_every_recipe_names_command_hardware_and_score():
+    for path in files.folder().glob("*.py"):
+        text = ast.get_docstring(ast.parse(path.read_text()))
+        assert f"python -m dcpt_jax.main --config=configs/{path.name}" in text
+        assert "hardware" in text.lower() and "score" in text.lower(), path
+
+
+def test_a_file_is_loaded_by_name():
+    assert files.load("restore", "nafnet,10d").batch_size == 128
+    with pytest.raises(
+        files.ConfigError, match="unknown config 'resume'; known: bundled, classify"
+    ):
+        files.load("resume")
 
 
 def test_missing_files_are_those_of_the_package(tmp_path, monkeypatch):
