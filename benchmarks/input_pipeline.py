@@ -39,11 +39,12 @@ import cv2
 import numpy as np
 
 from dcpt_jax import degradations
-from dcpt_jax.data import pipeline, sources, tasks
+from dcpt_jax.data import photos, pipeline, tasks
 from dcpt_jax.data.classes import TrainingClass, synthetic_classes
-from dcpt_jax.data.listing import list_files
-from dcpt_jax.data.packed_source import PackedSource
-from dcpt_jax.data.packing import Options, corners, pack
+from dcpt_jax.data.manifest import Options
+from dcpt_jax.data.pack import corners, pack
+from dcpt_jax.data.packed import PackedSource
+from dcpt_jax.image_folders import list_images
 
 HEIGHT, WIDTH = 1000, 1500  # of the photos made from bundled ones
 _PHOTOS = 24  # at most
@@ -57,13 +58,13 @@ Runner = tuple[Iterator[Any], list[int]]  # batches, and the processes that make
 def photographs(folder: str | None) -> list[np.ndarray]:
     """Photos to measure with, uint8 [h, w, 3]: of a folder, or tiles of the bundled ones."""
     if folder:
-        source = sources.PhotoSource(list(list_files(folder))[:_PHOTOS], cache_megabytes=0)
+        source = photos.PhotoSource(list(list_images(folder))[:_PHOTOS], cache_megabytes=0)
         found = [source.read(i) for i in range(len(source))]
         return [
             pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
             for pixels in found
         ]
-    source = sources.PhotoSource(sources.bundled_photos("train"), cache_megabytes=0)
+    source = photos.PhotoSource(photos.bundled_photos("train"), cache_megabytes=0)
     found = []
     for i in range(len(source)):
         pixels = source.read(i)
@@ -90,7 +91,7 @@ def prepare(photos: Sequence[np.ndarray], folder: Path) -> dict[str, Path]:
         for k, (top, left) in enumerate(itertools.product(*grid)):
             part = bgr[top : top + _SUB_IMAGE, left : left + _SUB_IMAGE]
             cv2.imwrite(str(places["sub-images"] / f"{i:03d}_s{k:03d}.png"), part)
-    source = sources.PhotoSource(list_files(places["png"]), cache_megabytes=0)
+    source = photos.PhotoSource(list_images(places["png"]), cache_megabytes=0)
     pack(source, places["packed"], is_pairs=False, options=Options())
     return places
 
@@ -98,8 +99,8 @@ def prepare(photos: Sequence[np.ndarray], folder: Path) -> dict[str, Path]:
 def our_sources(places: dict[str, Path]) -> dict[str, Any]:
     """What our pipeline reads from."""
 
-    def folder(name: str, cache: float) -> sources.PhotoSource:
-        return sources.PhotoSource(list_files(places[name]), cache_megabytes=cache)
+    def folder(name: str, cache: float) -> photos.PhotoSource:
+        return photos.PhotoSource(list_images(places[name]), cache_megabytes=cache)
 
     return {
         "packed": PackedSource(places["packed"]),
@@ -173,7 +174,7 @@ def measure_streams(
             ("folder PNG", "png"),
             ("folder JPEG", "jpeg"),
         ):
-            paths = list(list_files(places[place]))
+            paths = list(list_images(places[place]))
             makers[f"torch, {name}"] = lambda paths=paths: torch_loader.batches(
                 paths, specs, num_workers=workers, **common
             )

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 import dcpt_jax
-from dcpt_jax import images, metrics
+from dcpt_jax import image_folders, images, metrics
 from dcpt_jax.evaluate import gallery, scores
 from dcpt_jax.inspect.inspector import Inspector
 from dcpt_jax.restore.predictor import Predictor
@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.pictures:
         images.write_image(options.pictures, images.to_float(draw(options.weights)))
     if options.photos:
-        found = measure(images.list_images(options.photos), options.weights)
+        found = measure(image_folders.list_images(options.photos), options.weights)
         if options.output:
             options.output.write_text(json.dumps(found, indent=1) + "\n")
         print("\n".join(table(found)))

@@ -20,14 +20,12 @@ NumPy, OpenCV and Pillow only; worker processes import this module, so it must s
 
 import contextlib
 import io
-import logging
 import math
 import os
 import zlib
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -53,45 +51,18 @@ from dcpt_jax.image_headers import (
 
 __all__ = [
     "COLOURS",
-    "IMAGE_SUFFIXES",
     "MAX_PIXELS",
-    "SYSTEM_FOLDERS",
-    "UNREAD_SUFFIXES",
     "ImageError",
-    "Scan",
     "check_image",
     "checked_image",
     "decode_pixels",
-    "find_images",
-    "list_images",
     "read_image",
     "read_pixels",
-    "scan_images",
     "to_float",
     "to_uint8",
     "write_image",
 ]
 
-IMAGE_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
-    | {".avif", ".heic", ".heif", ".mpo", ".apng"}
-)
-_RAW_SUFFIXES = (
-    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf "
-    ".raw .rw2 .rwl .sr2 .srf .srw .x3f"
-)
-_OTHER_SUFFIXES = (
-    ".exr .hdr .jp2 .j2k .jpf .jpx .jxl .jxr .hdp .wdp .psd .psb .xcf .kra .ora .tga .ppm .pgm "
-    ".pbm .pnm .pfm .pam .pcx .dds .ktx .qoi .ico .icns .svg .eps .dcm .fit .fits .fts .heics "
-    ".avifs .flif .bpg .ras .sgi .xpm .xbm .emf .wmf .cin .dpx"
-)
-# Of pictures in formats that are not read: such files are counted and named.
-UNREAD_SUFFIXES = frozenset(f"{_RAW_SUFFIXES} {_OTHER_SUFFIXES}".split())
-# Folders in which systems keep previews or deleted files, in lower case.
-SYSTEM_FOLDERS = frozenset(
-    {"@eadir", ".@__thumb", "#recycle", "@recycle", "$recycle.bin", "system volume information"}
-    | {"lost+found", "__macosx", ".trash", ".trashes", ".thumbnails", ".picasaoriginals"}
-)
 MAX_PIXELS = 100_000_000
 COLOURS = ("srgb", "as_is")
 _LARGEST_VALUE = 10.0  # of floating-point images: noise may leave [0, 1], but not that far
@@ -107,176 +78,6 @@ _WRITE_OPTIONS = {
 }
 WRITABLE_SUFFIXES = frozenset(_WRITE_OPTIONS)
 SUFFIXES_OF_16_BITS = frozenset({".png", ".tif", ".tiff"})
-
-_logger = logging.getLogger(__name__)
-
-
-def list_images(root: Path | str) -> list[Path]:
-    """Lists the image files below a folder, in the order of their names.
-
-    Goes into sub-folders (also linked ones, each once), takes regular files whose suffix is in
-    `IMAGE_SUFFIXES` in upper or lower case, and passes by hidden files and folders (name begins
-    with a dot). Names are compared as strings, part by part: "10.png" comes before "9.png".
-
-    Raises:
-        FileNotFoundError: if there is no such folder.
-        NotADirectoryError: if `root` is a file.
-    """
-    found = scan_images(root)
-    _warn(root, found)
-    return [Path(root, name) for name in found.names]
-
-
-def _warn(root: Path | str, found: "Scan") -> None:
-    for name, reason in found.passed_by:
-        _logger.warning("passed by: %s: %s", Path(root, name), reason)
-
-
-def find_images(path: Path | str) -> tuple[list[Path], Counter[str]]:
-    """The image files that a user names: a file itself, whatever its suffix, or those in a folder.
-
-    Returns:
-        The files, and what was left out of the folder: see `Scan.left_out`.
-
-    Raises:
-        FileNotFoundError: if there is no such file or folder, or no image in the folder.
-    """
-    path = Path(path)
-    if path.is_file():
-        return [path], Counter()
-    if not path.exists():
-        raise FileNotFoundError("no such file or folder")
-    found = scan_images(path)
-    _warn(path, found)
-    if not found.names:
-        known = ", ".join(sorted(IMAGE_SUFFIXES))
-        left_out = "".join(f"; {text}" for text in left_out_texts(found.left_out))
-        raise FileNotFoundError(f"no images in this folder (known: {known}){left_out}")
-    return [path / name for name in found.names], found.left_out
-
-
-def left_out_texts(left_out: Mapping[str, int]) -> list[str]:
-    """What a search left out, in words such as "5 files not read: .dng"; see `Scan.left_out`."""
-    unread = {name: count for name, count in left_out.items() if not name.endswith("/")}
-    system = {name: count for name, count in left_out.items() if name.endswith("/")}
-    texts = []
-    for counts, noun, what in ((unread, "file", "not read"), (system, "image", "skipped in")):
-        if not counts:
-            continue
-        total = sum(counts.values())
-        names = [
-            name if len(counts) == 1 else f"{name} ({count})"
-            for name, count in sorted(counts.items())
-        ]
-        colon = ":" if counts is unread else ""
-        texts.append(f"{total} {noun}{'s'[: total != 1]} {what}{colon} {', '.join(names)}")
-    return texts
-
-
-class Scan(NamedTuple):
-    """What lies below a folder; all paths are relative to it, and those of folders end with "/".
-
-    Attributes:
-        names: of the image files, in order.
-        times: modification time of every folder looked into, in nanoseconds; "" is the root.
-        passed_by: (path, reason) of files and folders that cannot be looked at: links that lead
-            nowhere or in a circle, folders without permission.
-        left_out: how many files there are of each suffix in `UNREAD_SUFFIXES` (".dng"), and how
-            many image files in folders of each name in `SYSTEM_FOLDERS` ("@eaDir/").
-    """
-
-    names: list[str]
-    times: dict[str, int]
-    passed_by: list[tuple[str, str]]
-    left_out: Counter[str]
-
-
-def scan_images(root: Path | str, *, deep: bool = True) -> Scan:
-    """Looks for the image files below a folder; see `list_images` for which.
-
-    Args:
-        root: the folder.
-        deep: whether to go into sub-folders.
-
-    Raises:
-        FileNotFoundError: if there is no such folder.
-        NotADirectoryError: if `root` is a file.
-    """
-    root = Path(root)
-    if not root.exists():
-        raise FileNotFoundError(f"no such folder: {root}")
-    if not root.is_dir():
-        raise NotADirectoryError(f"not a folder: {root}")
-    names: list[str] = []
-    times: dict[str, int] = {}
-    passed_by: list[tuple[str, str]] = []
-    left_out: Counter[str] = Counter()
-    visited: set[tuple[int, int]] = set()
-    # Files and folders still to come, the next one last; a folder's name ends with a slash.
-    waiting = [""]
-    while waiting:
-        name = waiting.pop()
-        if name and not name.endswith("/"):
-            names.append(name)
-            continue
-        try:
-            status = os.stat(root / name)
-            if (status.st_dev, status.st_ino) in visited:  # a link back up would never end
-                continue
-            visited.add((status.st_dev, status.st_ino))
-            times[name] = status.st_mtime_ns
-            with os.scandir(root / name) as entries:
-                entries = sorted(entries, key=lambda entry: entry.name, reverse=True)
-        except OSError as error:
-            if not name:
-                raise
-            passed_by.append((name, f"cannot be looked into ({error.strerror})"))
-            continue
-        found = []
-        for entry in entries:
-            try:
-                if what := _left_out(entry):
-                    left_out[what] += _images_in(entry.path) if what.endswith("/") else 1
-                else:
-                    found.append(_image_or_folder(entry))
-            except OSError as error:
-                reason = f"cannot be looked at ({error.strerror})"
-                passed_by.append((name + entry.name, reason))
-        waiting += [name + entry for entry in found if entry and (deep or entry[-1] != "/")]
-    return Scan(names, times, passed_by, +left_out)
-
-
-def _left_out(entry: os.DirEntry) -> str:
-    """The name under which `Scan.left_out` counts a file or folder; "" if it does not."""
-    if entry.name.lower() in SYSTEM_FOLDERS and entry.is_dir():
-        return f"{entry.name}/"
-    suffix = os.path.splitext(entry.name)[1].lower()
-    is_unread = suffix in UNREAD_SUFFIXES and not entry.name.startswith(".") and entry.is_file()
-    return suffix if is_unread else ""
-
-
-def _images_in(folder: str) -> int:
-    return sum(
-        os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
-        for _, _, names in os.walk(folder)
-        for name in names
-    )
-
-
-def _image_or_folder(entry: os.DirEntry) -> str | None:
-    """Name of an image file, or that of a folder with "/" behind it; None for anything else.
-
-    Raises:
-        OSError: if it cannot be known.
-    """
-    if entry.name.startswith("."):
-        return None
-    if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
-        if entry.is_file():
-            return entry.name
-        if entry.is_symlink():
-            entry.stat()  # one that leads nowhere is an image that is missing
-    return f"{entry.name}/" if entry.is_dir() else None
 
 
 def check_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:

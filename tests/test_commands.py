@@ -57,8 +57,7 @@ def test_every_module_that_runs_is_a_command():
         if ENTRY in path.read_text():
             parts = path.relative_to(package.parent).with_suffix("").parts
             modules.add(".".join(parts).removesuffix(".__main__"))
-    # data_check is the implementation of dcpt_jax.data.check.
-    assert modules - {"dcpt_jax", "dcpt_jax.data_check"} == {m for _, m, _ in commands.COMMANDS}
+    assert modules - {"dcpt_jax"} == {m for _, m, _ in commands.COMMANDS}
 
 
 def test_arguments_and_exit_status_pass_through(tmp_path):

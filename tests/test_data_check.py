@@ -5,8 +5,8 @@ import os
 import numpy as np
 import pytest
 
-from dcpt_jax import data_check, images
-from dcpt_jax.data import check, opening, sources
+from dcpt_jax import images
+from dcpt_jax.data import check, classes, sources
 from dcpt_jax.data.tasks import Task
 from tests.conftest import ROOT
 
@@ -38,7 +38,7 @@ def data(tmp_path):
 
 def checked(data, decode=False, **options):
     options = {"root": str(data / "photos"), "datasets": str(data), **options}
-    return check.check(opening.open_each(TASKS, **options), decode=decode)
+    return check.check(classes.try_open_classes(TASKS, **options), decode=decode)
 
 
 def rows(text):
@@ -106,14 +106,14 @@ def test_what_cannot_be_looked_at_is_bad(data):
     assert check.is_bad(found)
     assert "sub/loop.png: cannot be looked at" in check.report(found, crop=16, by="headers")
     with pytest.raises(images.ImageError, match=r"loop\.png: cannot .*on_bad_file=skip"):
-        opening.open_classes(TASKS, root=str(data / "photos"), on_bad_file="refuse")
+        classes.open_classes(TASKS, root=str(data / "photos"), on_bad_file="refuse")
 
 
 def test_pictures_that_are_not_read_are_counted(data):
     (data / "photos/a.dng").write_bytes(b"")
     (data / "photos/b.exr").write_bytes(b"")
     tasks = (Task("a", "haze"), Task("b", "noise"))
-    found = check.check(opening.open_each(tasks, root=str(data / "photos")))
+    found = check.check(classes.try_open_classes(tasks, root=str(data / "photos")))
     text = check.report(found, crop=16, by="headers")
     assert text.count(f"{data / 'photos'}: 2 files not read: .dng (1), .exr (1)") == 1
     assert not check.is_bad(found)
@@ -122,7 +122,7 @@ def test_pictures_that_are_not_read_are_counted(data):
 
 def test_shared_sources_are_walked_once(data):
     tasks = (Task("a", "haze"), Task("b", "noise"))
-    opened = opening.open_each(tasks, root=str(data / "photos"))
+    opened = classes.try_open_classes(tasks, root=str(data / "photos"))
     seen = []
     found = check.check(opened, progress=lambda: seen.append(1))
     assert len(seen) == check.count_items(opened) == 1
@@ -137,7 +137,7 @@ def test_a_class_that_cannot_be_opened_is_told_with_the_others(data):
 
 
 def run(*flags):
-    return data_check.main(["check", f"--config={ROOT}/configs/restore.py:nafnet,5d", *flags])
+    return check.main(["check", f"--config={ROOT}/configs/restore.py:nafnet,5d", *flags])
 
 
 def test_command(data, capsys):
@@ -187,14 +187,14 @@ def test_names_that_are_no_text_are_shown(data, capsys):
 
 
 def test_command_without_config(capsys):
-    assert data_check.main(["check"]) == 2
+    assert check.main(["check"]) == 2
     assert "--config is missing" in capsys.readouterr().err
-    assert data_check.main(["check", "--help"]) == 0
+    assert check.main(["check", "--help"]) == 0
     assert "--decode" in capsys.readouterr().out
 
 
 def test_unknown_preset_is_explained_without_a_traceback(capsys):
-    assert data_check.main(["check", f"--config={ROOT}/configs/restore.py:fog"]) == 2
+    assert check.main(["check", f"--config={ROOT}/configs/restore.py:fog"]) == 2
     text = capsys.readouterr().err
     assert text.startswith("error: unknown preset 'fog' in 'fog'; backbones: nafnet")
     assert "Traceback" not in text
@@ -203,9 +203,9 @@ def test_unknown_preset_is_explained_without_a_traceback(capsys):
 def test_evaluation_checks_test_data(data, capsys):
     write(data, "lol/eval15/low/x.png lol/eval15/high/x.png")
     flags = ["check", f"--config={ROOT}/configs/evaluate.py:low_light"]
-    assert data_check.main([*flags, f"--config.data.datasets={data}"]) == 0
+    assert check.main([*flags, f"--config.data.datasets={data}"]) == 0
     assert "eval15/low" in capsys.readouterr().out
-    assert data_check.main(["check", f"--config={ROOT}/configs/evaluate.py"]) == 2
+    assert check.main(["check", f"--config={ROOT}/configs/evaluate.py"]) == 2
     assert "config.tasks is empty" in capsys.readouterr().err
 
 
@@ -224,7 +224,7 @@ def test_module_runs_the_command():
 
 def test_awkward_files(shared):
     """What is read and what is refused is what the folder's README asks for."""
-    opened = opening.open_each((Task("haze", "haze"),), root=str(shared / "awkward"))
+    opened = classes.try_open_classes((Task("haze", "haze"),), root=str(shared / "awkward"))
     source = opened[0].training_class.source
     (part,) = check.check(opened, decode=True)[0].parts
     refused = {message.split(": ")[0].rsplit("/", 1)[1] for message in part.problems}
@@ -273,10 +273,10 @@ def test_bombs_do_not_take_the_memory(tmp_path):
     write(tmp_path, "good.png")
     code = f"""
 import resource
-from dcpt_jax.data import sources
+from dcpt_jax.data import photos
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 before = peak()
-source = sources.PhotoSource(sources.folder_photos({str(tmp_path)!r}))
+source = photos.PhotoSource(photos.folder_photos({str(tmp_path)!r}))
 source[0]
 print(len(source), len(source.report.skipped), peak() - before)
 """

@@ -5,8 +5,9 @@ import re
 
 import pytest
 
-from dcpt_jax.data import datasets, tasks
-from dcpt_jax.data.datasets import DATASETS, DatasetError, find, locate
+from dcpt_jax.data import dataset_files, datasets, tasks
+from dcpt_jax.data.dataset_files import DatasetError, find, locate
+from dcpt_jax.data.datasets import DATASETS
 
 
 def touch(root, names):
@@ -146,7 +147,7 @@ def test_noisy_copies_beside_clean_photos_are_no_clean_photos(tmp_path):
     ],
 )
 def test_folders_of_cdd11(task, kind):
-    assert datasets.kind_of(task) == kind
+    assert dataset_files.kind_of(task) == kind
 
 
 def test_a_class_that_a_data_set_does_not_have(tmp_path):

@@ -2,22 +2,24 @@
 
 import json
 import pickle
+import re
+import shutil
 import threading
 
 import numpy as np
 import pytest
 
 from dcpt_jax import images
-from dcpt_jax.data import packed, packed_source
-from dcpt_jax.data.classes import TrainingClass
-from dcpt_jax.data.opening import open_classes
-from dcpt_jax.data.packed import Record
-from dcpt_jax.data.packed_source import PackedSource
-from dcpt_jax.data.packing import Options, pack, verify
-from dcpt_jax.data.pair_source import PairSource
-from dcpt_jax.data.pairs import pair_folders
+from dcpt_jax.data import pack as packing
+from dcpt_jax.data import packed
+from dcpt_jax.data.classes import TrainingClass, open_classes
+from dcpt_jax.data.manifest import Options
+from dcpt_jax.data.pack import pack
+from dcpt_jax.data.packed import PackedSource, Record, verify
+from dcpt_jax.data.pairs import PairSource, pair_folders
+from dcpt_jax.data.photos import PhotoSource
 from dcpt_jax.data.pipeline import make_batches
-from dcpt_jax.data.sources import Pair, PhotoSource
+from dcpt_jax.data.sources import Pair
 from dcpt_jax.data.tasks import Task, resolve_tasks
 
 HEIGHT, WIDTH = 40, 52
@@ -141,7 +143,7 @@ def test_source_travels_to_workers_and_threads(several):
 
 
 def test_few_files_are_open_at_a_time(several, monkeypatch):
-    monkeypatch.setattr(packed_source, "_FILES_OPEN", 2)
+    monkeypatch.setattr(packed, "_FILES_OPEN", 2)
     source = PackedSource(several)
     for i in np.random.default_rng(0).permutation(len(source)):
         source.read(int(i))
@@ -253,31 +255,79 @@ def test_folders_that_are_not_packed_are_told(tmp_path):
         PackedSource(tmp_path)
     for text in ("{", "[]", '{"format": "other", "version": 1}', '{"format": 3}'):
         (tmp_path / "manifest.json").write_text(text)
-        with pytest.raises(images.ImageError, match="is no manifest that is read here"):
+        with pytest.raises(images.ImageError, match="is not a usable manifest"):
             PackedSource(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
+    ("place", "value", "named"),
     [
-        ("inputs", None),
-        ("inputs", -1),
-        ("complete", 1),
-        ("kind", "x"),
-        ("kind", ["photos"]),
-        ("options", {}),
-        ("options", {"size": "9"}),
-        ("dataset", None),
-        ("shards", [{"file": "a", "records": "5", "bytes": 1, "crc32": 1, "inputs": 1}]),
-        ("shards", [{"file": "a", "records": -4, "bytes": 1, "crc32": 1, "inputs": 1}]),
+        ("inputs", None, "inputs is None"),
+        ("inputs", -1, "inputs is -1, but has to be a whole number from 0"),
+        ("inputs", 10**30, "inputs is 1000"),
+        ("inputs", 1.0, r"inputs is 1\.0"),
+        ("inputs", True, "inputs is True"),
+        ("records", 3, "records is 3"),
+        ("complete", 1, "complete is 1, but has to be true or false"),
+        ("kind", "x", "kind is 'x', but has to be 'photos' or 'pairs'"),
+        ("kind", ["photos"], r"kind is \['photos'\]"),
+        ("format", 3, "format is 3"),
+        ("version", 2, "version is 2"),
+        ("options", {}, "options.size is missing; options.stride is missing"),
+        ("options", 5, "options is 5"),
+        ("options.size", "9", "options.size is '9'"),
+        ("options.stride", 10**6, "options.stride is 1000000"),
+        ("options.compression", "rar", "options.compression is 'rar'"),
+        ("dataset", None, "dataset is None"),
+        ("skipped", [["a"]], r"skipped is \[\['a'\]\]"),
+        ("left_out", {"a": "b"}, "left_out is"),
+        ("shards", {}, r"shards is \{\}"),
+        ("shards", [5], r"shards\[0\]\.bytes is missing"),
+        ("shards.0.file", "/etc/passwd", r"shards\[0\]\.file is '/etc/passwd'"),
+        ("shards.0.file", "a\0b", r"shards\[0\]\.file is"),
+        ("shards.0.records", "5", r"shards\[0\]\.records is '5'"),
+        ("shards.0.records", -4, r"shards\[0\]\.records is -4"),
+        ("shards.0.records", 2**40, r"shards\[0\]\.records is 1099511627776"),
+        ("shards.0.inputs", 2**40, r"shards\[0\]\.inputs is"),
+        ("shards.0.crc32", 2**33, r"shards\[0\]\.crc32 is"),
     ],
 )
-def test_manifests_that_make_no_sense_are_told(folder, tmp_path, key, value):
-    text = json.loads((folder / "manifest.json").read_text())
-    (tmp_path / "manifest.json").write_text(json.dumps({**text, key: value}))
+def test_wrong_values_of_a_manifest_are_named(folder, tmp_path, capsys, place, value, named):
+    content = json.loads((folder / "manifest.json").read_text())
+    *above, last = (int(key) if key.isdigit() else key for key in place.split("."))
+    table = content
+    for key in above:
+        table = table[key]
+    table[last] = value
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
     for read in (PackedSource, verify):
-        with pytest.raises(images.ImageError, match="is no manifest that is read here"):
+        with pytest.raises(images.ImageError, match=rf"is not a usable manifest .*{named}"):
             read(tmp_path)
+    images.write_image(tmp_path / "photos/a.png", np.zeros((8, 8, 3)))
+    for command in (
+        ["--verify", str(tmp_path)],
+        [str(tmp_path / "photos"), "--output", str(tmp_path)],
+    ):
+        assert packing.main(command) == 2
+        assert re.search(f"error: .*is not a usable manifest .*{named}", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "1" * 5000, "null", '"\\ud800"', "[1]"])
+def test_manifests_that_are_no_tables_are_told(tmp_path, content):
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(images.ImageError, match="is not a usable manifest"):
+        PackedSource(tmp_path)
+
+
+def test_more_records_than_a_file_holds_are_told(folder, tmp_path):
+    content = json.loads((folder / "manifest.json").read_text())
+    shutil.copytree(folder, tmp_path / "copy")
+    content["shards"][0]["records"] += 7
+    content["shards"][0]["crc32"] ^= 1
+    content["records"] += 7
+    (tmp_path / "copy/manifest.json").write_text(json.dumps(content))
+    problems = verify(tmp_path / "copy")
+    assert len(problems) == 2 and "it holds 60 records, not 67" in problems[1]
 
 
 def test_pairs_are_never_taken_for_photos(folder):

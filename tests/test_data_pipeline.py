@@ -11,8 +11,9 @@ import pytest
 from dcpt_jax import degradations, images
 from dcpt_jax.data import pipeline, sources
 from dcpt_jax.data.classes import TrainingClass, synthetic_classes
+from dcpt_jax.data.photos import PhotoSource
 from dcpt_jax.data.pipeline import make_batches
-from dcpt_jax.data.sources import Pair, PhotoSource
+from dcpt_jax.data.sources import Pair
 from dcpt_jax.data.tasks import Task, resolve_tasks
 from tests.conftest import HEIGHT, WIDTH
 

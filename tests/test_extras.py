@@ -63,13 +63,13 @@ def test_the_innermost_extra_is_named():
 def test_the_core_needs_no_extra():
     done = run_with_core_only(
         "import dcpt_jax, dcpt_jax.convert.command, dcpt_jax.restore.command\n"
-        "import dcpt_jax.inspect.command, dcpt_jax.data.opening\n"
+        "import dcpt_jax.inspect.command, dcpt_jax.data.classes\n"
         "[getattr(dcpt_jax, name) for name in dcpt_jax.__all__]\n"
     )
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("module", ["main", "config", "train.loop", "evaluate.run", "data_check"])
+@pytest.mark.parametrize("module", ["main", "config", "train.loop", "evaluate.run", "data.check"])
 def test_training_without_its_extra(module):
     done = run_with_core_only(f"import dcpt_jax.{module}")
     assert done.returncode != 0

@@ -465,56 +465,7 @@ def test_damaged_files_raise_nothing_but_image_errors(tmp_path):
     assert refused > 40
 
 
-# --- listing, scaling and writing ----------------------------------------------------------------
-
-
-def test_list_images(tmp_path):
-    names = ["b.PNG", "10.png", "9.png", "sub/a.jpeg", "sub/deep/ü 写.webp", "-x.tif"]
-    others = ["a.txt", "no_suffix", ".hidden.png", ".folder/a.png", "sub/.h/a.png"]
-    for name in names + others:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(b"")
-    (tmp_path / "folder.png").mkdir()
-    (tmp_path / "sub" / "up").symlink_to(tmp_path)
-    found = [path.relative_to(tmp_path).as_posix() for path in images.list_images(tmp_path)]
-    assert found == sorted(names)
-    assert images.list_images(str(tmp_path / "folder.png")) == []
-
-
-def test_pictures_that_are_not_read_and_system_folders_are_counted(tmp_path):
-    names = ["a.png", "b.dng", "c.DNG", "d.exr", "e.txt", ".f.dng", "sub/g.jp2", "sub/h.avif"]
-    names += ["@eaDir/i.jpg", "sub/@eaDir/deep/j.jpg", "$RECYCLE.BIN/k.png", ".@__thumb/l.jpg"]
-    for name in names:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(b"")
-    found = images.scan_images(tmp_path)
-    assert found.names == ["a.png", "sub/h.avif"]
-    assert images.left_out_texts(found.left_out) == [
-        "4 files not read: .dng (2), .exr (1), .jp2 (1)",
-        "4 images skipped in $RECYCLE.BIN/ (1), .@__thumb/ (1), @eaDir/ (2)",
-    ]
-    top = images.scan_images(tmp_path, deep=False)
-    assert (top.names, top.left_out[".jp2"]) == (["a.png"], 0)
-    assert images.left_out_texts({".dng": 1}) == ["1 file not read: .dng"]
-    (tmp_path / "raw").mkdir()
-    (tmp_path / "raw/x.cr3").write_bytes(b"")
-    with pytest.raises(FileNotFoundError, match=r"no images .*; 1 file not read: \.cr3"):
-        images.find_images(tmp_path / "raw")
-
-
-def test_a_link_that_leads_nowhere_hides_nothing_else(tmp_path, caplog):
-    (tmp_path / "a.png").write_bytes(b"")
-    (tmp_path / "loop.png").symlink_to("loop.png")
-    assert images.list_images(tmp_path) == [tmp_path / "a.png"]
-    assert f"passed by: {tmp_path / 'loop.png'}: cannot be looked at (" in caplog.text
-
-
-def test_list_images_of_no_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match="gone"):
-        images.list_images(tmp_path / "gone")
-    (tmp_path / "a.png").write_bytes(b"")
-    with pytest.raises(NotADirectoryError, match=r"a\.png"):
-        images.list_images(tmp_path / "a.png")
+# --- scaling and writing ----------------------------------------------------------------
 
 
 def test_scaling():
@@ -571,7 +522,7 @@ def test_write_errors(tmp_path):
 
 def test_import_does_not_load_jax():
     code = (
-        "import sys, dcpt_jax.images, dcpt_jax.data.pipeline, dcpt_jax.data.sources, "
+        "import sys, dcpt_jax.images, dcpt_jax.data.pipeline, dcpt_jax.data.photos, "
         "dcpt_jax.data.tasks; "
         "print({'jax', 'flax', 'grain', 'skimage', 'sklearn', 'torch'} & set(sys.modules))"
     )

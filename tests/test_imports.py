@@ -5,14 +5,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PACKAGE = Path(__file__).resolve().parents[1] / "dcpt_jax"
 
-# A part may import the parts named here, and itself.
+# Parts that are commands; `__main__` runs them by their names.
+COMMANDS = {
+    *("convert", "data", "data.check", "degradations", "inspect", "main", "probe", "restore"),
+    "tables",
+}
+
+# A part may import the parts named here, and itself. `data.check` is a part of its own: the command
+# that checks the data of a config, which nothing else imports.
 ALLOWED = {
     "losses": set(),
     "metrics": set(),
     "precision": set(),
     "colour": set(),
+    "image_folders": set(),
     "image_headers": set(),
     "files": set(),
     "interruption": set(),
@@ -21,7 +31,8 @@ ALLOWED = {
     "photo": {"colour", "files", "image_headers", "images", "metadata"},
     "degradations": {"files"},
     "models": set(),
-    "data": {"command_line", "degradations", "extras", "files", "images"},
+    "data": {"command_line", "degradations", "extras", "files", "image_folders", "images"},
+    "data.check": {"config", "data", "extras", "image_folders", "images", "modes"},
     "convert": {"command_line", "files", "models", "weights"},
     "weights": {"models"},
     "config": {"data", "extras", "modes"},
@@ -34,52 +45,96 @@ ALLOWED = {
         "weights",
     },
     "restore": {
-        *("command_line", "convert", "host_memory", "images", "inspect", "metadata", "models"),
-        *("photo", "weights"),
+        *("command_line", "convert", "host_memory", "image_folders", "images", "inspect"),
+        *("metadata", "models", "photo", "weights"),
     },
-    "inspect": {"command_line", "images", "models", "weights"},
+    "inspect": {"command_line", "image_folders", "images", "models", "weights"},
     "probe": {
-        *("command_line", "data", "degradations", "extras", "files", "images", "models"),
+        *("command_line", "data", "degradations", "extras", "files", "image_folders", "images"),
+        "models",
         "weights",
     },
     "command_line": {"files", "interruption"},
     "extras": set(),
     "modes": {"data"},
     "tables": {"command_line", "evaluate"},
-    "data_check": {"config", "data", "extras", "modes"},
     "main": {"config", "data", "evaluate", "extras", "host_memory", "modes", "train"},
-    "__main__": {"extras"},
+    "__main__": {"extras", *COMMANDS},
     "host_memory": set(),
 }
 
 
-def part_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
 
 
-def imported_parts(path: Path) -> set[str]:
-    """Parts of this package that a file imports, at its top or inside functions."""
-    found = set()
+FILES = {name_of(path): path for path in PACKAGE.rglob("*.py")}
+
+
+def part_of(module: str) -> str:
+    own = module.removeprefix("dcpt_jax.")
+    return own if own in ALLOWED else own.split(".")[0]
+
+
+def imported_modules(module: str) -> set[str]:
+    """Modules of this package that one imports, at its top or inside functions, or names in texts.
+
+    A text that is exactly a module's name counts, since `importlib` and `runpy` take such.
+    """
+    path, names = FILES[module], []
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        found |= {n.split(".")[1] for n in names if n.startswith("dcpt_jax.")}
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1]
+            source = ".".join([*(above if node.level else ()), *filter(None, [node.module])])
+            parts = [f"{source}.{alias.name}" for alias in node.names]
+            names += [part if part in FILES else source for part in parts]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names.append(node.value)
+    return {name for name in names if name in FILES and name != "dcpt_jax"} - {module}
+
+
+def forbidden_imports() -> dict[str, list[str]]:
+    found = {}
+    for module in FILES.keys() - {"dcpt_jax"}:
+        parts = {part_of(name) for name in imported_modules(module)}
+        if extra := parts - ALLOWED[part_of(module)] - {part_of(module)}:
+            found[module] = sorted(extra)
     return found
 
 
 def test_imports_go_one_way():
-    files = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"]
-    wrong = {
-        str(path.relative_to(PACKAGE)): sorted(extra)
-        for path in files
-        if (extra := imported_parts(path) - ALLOWED[part_of(path)] - {part_of(path)})
-    }
-    assert not wrong
-    assert {part_of(path) for path in files} == set(ALLOWED)
+    assert not forbidden_imports()
+    assert {part_of(module) for module in FILES if module != "dcpt_jax"} == set(ALLOWED)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import runpy\nrunpy.run_module('dcpt_jax.config.checks', run_name='__main__')",
+        "import importlib\ndef f():\n    return importlib.import_module('dcpt_jax.config')",
+        "def f():\n    from dcpt_jax import config",
+        "def f():\n    import dcpt_jax.config.keys as keys",
+        "def f():\n    from ..config import keys",
+    ],
+)
+def test_hidden_imports_are_seen(statement, tmp_path, monkeypatch):
+    path = tmp_path / "mixing.py"
+    path.write_text(statement)
+    monkeypatch.setitem(FILES, "dcpt_jax.data.mixing", path)
+    assert forbidden_imports() == {"dcpt_jax.data.mixing": ["config"]}
+
+
+def test_no_module_imports_itself_through_others():
+    """Not through a function or a name either."""
+    imports = {module: imported_modules(module) for module in FILES if module != "dcpt_jax"}
+    while leaves := [module for module, names in imports.items() if not names & imports.keys()]:
+        for module in leaves:
+            del imports[module]
+    assert not imports
 
 
 def test_only_training_and_configs_know_the_config():
@@ -99,7 +154,7 @@ def loaded_modules(statement: str) -> set[str]:
 def test_the_data_side_does_not_load_jax():
     loaded = loaded_modules(
         "import dcpt_jax, dcpt_jax.data.pipeline, dcpt_jax.images, dcpt_jax.degradations, "
-        "dcpt_jax.data.opening, dcpt_jax.data.held_out, dcpt_jax.data_check"
+        "dcpt_jax.data.classes, dcpt_jax.data.held_out, dcpt_jax.data.check"
     )
     assert not loaded & {"jax", "flax", "optax", "orbax", "tensorflow"}
 

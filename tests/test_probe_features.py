@@ -8,7 +8,7 @@ import pytest
 
 import dcpt_jax
 from dcpt_jax import models
-from dcpt_jax.data.sources import PhotoSource
+from dcpt_jax.data.photos import PhotoSource
 from dcpt_jax.data.tasks import resolve_tasks
 from dcpt_jax.probe import embedding, levels, untrained
 from dcpt_jax.probe.photos import crop_places, probe_images

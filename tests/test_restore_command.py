@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import dcpt_jax
-from dcpt_jax import images, weights
+from dcpt_jax import image_folders, images, weights
 from dcpt_jax.convert.files import write_checkpoints
 from dcpt_jax.models import parameter_shapes
 from dcpt_jax.restore import command
@@ -667,4 +667,4 @@ def test_awkward_files(shared, weights_folder, tmp_path, capsys):
     assert {"ok_plain_png.png", "ok_plain_jpg.png", "UPPER_png.png", "UPPER_jpeg.png"} <= set(
         files(out)
     )
-    assert len(files(out)) == len(images.list_images(folder)) - len(bad)
+    assert len(files(out)) == len(image_folders.list_images(folder)) - len(bad)

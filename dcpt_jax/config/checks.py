@@ -10,7 +10,7 @@ import ml_collections
 
 from dcpt_jax.config.keys import OPTIMIZERS, ConfigError
 from dcpt_jax.config.presets import BACKBONES, published_samples
-from dcpt_jax.data import opening
+from dcpt_jax.data import spec
 from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.modes import MODES
 
@@ -344,7 +344,7 @@ def _check_sources(config: ml_collections.ConfigDict) -> None:
         for name, text in entries.items() if CLASS_SECTIONS[section] is str else ():
             if text:
                 try:
-                    opening.parse_sources(text)
+                    spec.parse(text)
                 except ValueError as error:
                     raise ConfigError(f"config.{section}.{name}: {error}") from error
 

@@ -1,27 +1,50 @@
 """`python -m dcpt_jax.data.check --config=...`: looks at all data of a run before it starts.
 
-Walks every source of every class and prints a table of what is there, what is wrong and how large
-it is, and then the files that are wrong. It reads the headers of all files; with `--decode` it
-decodes them, which also finds damage inside, and takes as long as one pass over the data.
+Goes through every source of every class and prints a table of what is there, what is wrong and how
+large it is, and then the files that are wrong. It reads the headers of all files; with `--decode`
+it decodes them, which also finds damage inside, and takes as long as one pass over the data.
 
-The command itself is in `dcpt_jax.data_check`, since it reads configs, and the data do not know of
-these.
+This is the one module of `data` that knows configs, and no other module imports it.
 """
 
 import collections
 import concurrent.futures
 import dataclasses
+import logging
 import os
-import runpy
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tqdm
+from absl import flags
 
-from dcpt_jax import images
-from dcpt_jax.data import pair_source, sources
-from dcpt_jax.data.opening import OpenedClass
+from dcpt_jax import config as configs
+from dcpt_jax import extras, image_folders, images
+from dcpt_jax.data import classes
+from dcpt_jax.data.classes import ClassResult
+from dcpt_jax.data.pairs import PairSource, SizeError
+from dcpt_jax.data.photos import PhotoSource
+from dcpt_jax.data.sources import Concatenated
+from dcpt_jax.modes import MODES
+
+with extras.needed("train", "dcpt_jax.data.check"):
+    import ml_collections
+    from ml_collections import config_flags
+
+_USAGE = """python -m dcpt_jax.data.check --config=configs/restore.py:nafnet,5d \\
+    --config.data.datasets=/data
+
+Walks all data of a run and prints what is there, what is wrong and how large it is. The config is
+that of the run, with the same --config... flags; that of an evaluation checks test data.
+
+--decode   decode every file instead of reading its header: finds damage inside, and takes as long
+           as one pass over the data.
+--split    train or held_out; by default what the config's mode uses.
+
+Exit status: 0: all is well; 1: something is missing or bad; 2: wrong use."""
 
 # Items that are read of a source of other kinds than files, where not all are to be decoded.
 _SAMPLED = 100
@@ -42,7 +65,7 @@ class Inspected:
         sizes: int [items, 2], height and width of each item that is well.
         unused: number of clean files that belong to no degraded one.
         note: what else is to be said.
-        left_out: how many files were left out, see `images.Scan`.
+        left_out: how many files were left out, see `FileList`.
     """
 
     place: str
@@ -63,13 +86,13 @@ class Inspected:
 class Checked:
     """A class and what its sources hold; () where it could not be opened."""
 
-    opened: OpenedClass
+    opened: ClassResult
     parts: tuple[Inspected, ...]
     share: float  # of the samples of a training pass
 
 
 def check(
-    opened: Sequence[OpenedClass],
+    opened: Sequence[ClassResult],
     *,
     decode: bool = False,
     progress: Callable[[], Any] = lambda: None,
@@ -77,7 +100,7 @@ def check(
     """Looks at all files of all classes; a source that several classes share only once.
 
     Args:
-        opened: from `opening.open_each`.
+        opened: from `try_open_classes`.
         decode: whether to decode every file.
         progress: called after each item.
     """
@@ -94,7 +117,7 @@ def check(
     return checked
 
 
-def count_items(opened: Sequence[OpenedClass]) -> int:
+def count_items(opened: Sequence[ClassResult]) -> int:
     """How often `check` calls its `progress`."""
     found = {id(source): source for one in opened for source in _parts(one)}
     return sum(len(source) for source in found.values())
@@ -107,7 +130,7 @@ def inspect(
     report = source.report
     kinds = {"unreadable": len(report.skipped), **getattr(report, "kinds", {})}
     problems = [reason for _, reason in report.skipped]
-    of_files = isinstance(source, sources.PhotoSource | pair_source.PairSource)
+    of_files = isinstance(source, PhotoSource | PairSource)
     count, note = len(source), ""
     if not of_files and not decode and count > _SAMPLED:
         note = f"sizes of the first {_SAMPLED}"
@@ -125,11 +148,7 @@ def inspect(
         for start in range(0, count, _PART):
             for found in pool.map(look, range(start, min(start + _PART, count))):
                 if isinstance(found, images.ImageError):
-                    kind = (
-                        "different size"
-                        if isinstance(found, pair_source.SizeError)
-                        else "unreadable"
-                    )
+                    kind = "different size" if isinstance(found, SizeError) else "unreadable"
                     kinds[kind] = kinds.get(kind, 0) + 1
                     problems.append(str(found))
                 else:
@@ -199,7 +218,9 @@ def _unused_lines(checked: Sequence[Checked]) -> list[str]:
     ]
     lines += [f"{part.place}: {part.note}" for part in parts if part.note]
     return lines + [
-        f"{part.place}: {text}" for part in parts for text in images.left_out_texts(part.left_out)
+        f"{part.place}: {text}"
+        for part in parts
+        for text in image_folders.left_out_texts(part.left_out)
     ]
 
 
@@ -218,17 +239,17 @@ def _problem_lines(checked: Sequence[Checked]) -> list[str]:
     return ["", "Missing or bad:", *(f"  {line}" for line in lines)]
 
 
-def _samples(one: OpenedClass) -> int:
+def _samples(one: ClassResult) -> int:
     """Samples of a class in a pass over all."""
     found = one.training_class
     return 0 if found is None else len(found.source) * found.task.repeats
 
 
-def _parts(one: OpenedClass) -> Sequence[Any]:
+def _parts(one: ClassResult) -> Sequence[Any]:
     if one.training_class is None:
         return ()
     source = one.training_class.source
-    return source.parts if isinstance(source, sources.Concatenated) else (source,)
+    return source.parts if isinstance(source, Concatenated) else (source,)
 
 
 def _size(source: Any, index: int, decode: bool) -> tuple[int, int]:
@@ -239,9 +260,9 @@ def _size(source: Any, index: int, decode: bool) -> tuple[int, int]:
 
 
 def _place(source: Any) -> str:
-    if not isinstance(source, sources.PhotoSource | pair_source.PairSource):
+    if not isinstance(source, PhotoSource | PairSource):
         return str(source)
-    paths = source.paths if isinstance(source, sources.PhotoSource) else source.degraded
+    paths = source.paths if isinstance(source, PhotoSource) else source.degraded
     files = [str(Path(path).absolute()) for path in (paths[0], paths[len(paths) // 2], paths[-1])]
     return os.path.dirname(files[0]) if len(set(files)) == 1 else os.path.commonpath(files)
 
@@ -271,5 +292,98 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        argv: command line with the program's name first; None = that of this process.
+
+    Returns:
+        The exit status.
+    """
+    for stream in (sys.stdout, sys.stderr):  # file names may hold bytes that are not text
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    argv = list(sys.argv if argv is None else argv)
+    if {"-h", "--help", "-help"} & set(argv[1:]):
+        print(_USAGE)
+        return 0
+    # What is bad is shown below the table, not as warnings above it.
+    logger = logging.getLogger("dcpt_jax")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        return _check(argv)
+    finally:
+        logger.setLevel(level)
+
+
+def _check(argv: Sequence[str]) -> int:
+    try:
+        config, values = _parse(argv)
+        if not config.tasks:
+            raise configs.ConfigError("config.tasks is empty; name the classes: --config.tasks=5d")
+        configs.validate_data(config)
+        tasks = configs.tasks_of(config)
+        data = classes.options_from(config.data)
+        data.pop("stand_ins", None)
+        data |= {"on_bad_file": "skip", "cache_megabytes": 0}  # all that is bad is to be seen
+        mode = MODES[config.mode]
+        split = values.split or mode.split
+        opened = classes.try_open_classes(
+            tasks,
+            split=split,
+            stage=mode.stage,
+            repeats=configs.repeats_of(config),
+            **data,
+        )
+    except (flags.Error, AttributeError, KeyError, ValueError, OSError) as error:
+        print(f"error: {_message(error)}", file=sys.stderr)
+        return 2
+    with tqdm.tqdm(
+        total=count_items(opened),
+        unit="file",
+        disable=not sys.stderr.isatty(),
+        leave=False,
+        dynamic_ncols=True,
+    ) as bar:
+        found = check(opened, decode=values.decode, progress=bar.update)
+    print(
+        report(
+            found,
+            crop=config.data.crop_size,
+            by="decoding every file" if values.decode else "headers, --decode looks inside",
+            shares=split == "train",
+        )
+    )
+    return 1 if is_bad(found) else 0
+
+
+def _message(error: Exception) -> str:
+    """An error's text; of one inside a config file, the text alone and not where it arose."""
+    text = str(error).strip()
+    return text.splitlines()[-1].partition(": ")[2] if "Traceback" in text else text
+
+
+def _parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, flags.FlagValues]:
+    """The config and the other flags; a set of flags of its own, apart from those of the runs."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "Config of the run.", flag_values=values)
+    flags.DEFINE_bool("decode", False, "Decode every file.", flag_values=values)
+    flags.DEFINE_enum("split", None, ["train", "held_out"], "Which data.", flag_values=values)
+    argv, of_classes = configs.take_class_flags(configs.locate(argv))
+    before, sys.argv = sys.argv, list(argv)  # the config's flag looks there for its overrides
+    try:
+        rest = values(argv)
+    finally:
+        sys.argv = before
+    if len(rest) > 1:
+        raise ValueError(f"unexpected {rest[1]!r}; everything is set by --flags")
+    if values.config is None:
+        raise ValueError("--config is missing, e.g. --config=configs/restore.py:nafnet,5d")
+    configs.set_class_flags(values.config, of_classes)
+    return values.config, values
+
+
 if __name__ == "__main__":
-    runpy.run_module("dcpt_jax.data_check", run_name="__main__")
+    sys.exit(main())

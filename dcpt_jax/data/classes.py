@@ -1,11 +1,36 @@
-"""What a run trains on: each class with the source of its photos or pairs."""
+"""The classes of a run: real data where there are any, else stand-ins.
+
+What a class is made of is decided in this order:
+
+1. `config.data.sources.CLASS`, where it is set; see `spec`.
+2. The class's published data sets, where `config.data.datasets` names the folder that holds them.
+3. Its synthetic degradation on the clean photos of `config.data.root`, or on the bundled ones. For
+   a class that has published data that is a stand-in; `config.data.stand_ins=False` forbids it.
+
+How often the items of a class are used in a pass over all classes (its repeats):
+
+* As `config.repeats.CLASS` says, where it is above 0.
+* Where all classes are synthesised from the same photos: as the task set says.
+* Published data: as often as brings the class nearest to its published number of samples.
+* All others: as often as brings the class nearest to the mean number of samples of the classes of
+  published data; without such classes, nearest to the number of items of the largest class.
+"""
 
 import dataclasses
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dcpt_jax.data.sources import PhotoSource
+from dcpt_jax.data import spec
+from dcpt_jax.data.datasets import DATASETS
+from dcpt_jax.data.photos import PhotoSource
+from dcpt_jax.data.source_factory import DescribedSource, Missing, SourceFactory
+from dcpt_jax.data.sources import Cache
+from dcpt_jax.data.spec import SourceError
 from dcpt_jax.data.tasks import Task
+from dcpt_jax.images import MAX_PIXELS, ImageError
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,3 +79,267 @@ def synthetic_origin(task: Task, photos: str) -> str:
     if task.degradation == "clean":
         return f"{photos}, as they are"
     return f"synthetic {task.degradation} on {photos}"
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassResult:
+    """Result of opening one class.
+
+    Attributes:
+        task: the class as asked for.
+        training_class: what it is made of; None where that could not be opened.
+        missing: what of its published data is not there.
+        is_stand_in: whether it is synthesised from clean photos that are no data of its own.
+        error: why it could not be opened.
+    """
+
+    task: Task
+    training_class: TrainingClass | None
+    missing: Missing
+    is_stand_in: bool
+    error: Exception | None = None
+
+
+def options_from(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of `config.data` that `open_classes` takes."""
+    keys = ("root", "datasets", "stand_ins", "sources", "on_bad_file", "cache_megabytes")
+    keys += ("max_pixels", "colour")
+    return {key: data[key] for key in keys if key in data}
+
+
+def open_classes(
+    tasks: Sequence[Task], *, stand_ins: bool = True, **options: Any
+) -> tuple[TrainingClass, ...]:
+    """Opens what each class is made of, by the rules at the top of this module.
+
+    Args:
+        tasks: the classes.
+        stand_ins: whether a class may be synthesised where its data set is not there.
+        **options: see `try_open_classes`.
+
+    Raises:
+        SourceError: if a source cannot be opened, or a data set is missing that nothing may stand
+            in for.
+        FileNotFoundError: if there are no clean photos.
+        ImageError: for a bad file where `on_bad_file` is "refuse".
+    """
+    found = try_open_classes(tasks, **options)
+    refused = [
+        f"{one.task.name}: {'; '.join(one.missing.reasons)}"
+        for one in found
+        if one.is_stand_in and one.missing.reasons
+    ]
+    if refused and not stand_ins:
+        raise SourceError(
+            "config.data.stand_ins=False, but published data are missing:\n  "
+            + "\n  ".join(refused)
+        )
+    for one in found:
+        if one.error is not None:
+            raise one.error
+    return tuple(one.training_class for one in found)
+
+
+def try_open_classes(
+    tasks: Sequence[Task],
+    *,
+    split: str = "train",
+    root: str = "",
+    datasets: str = "",
+    sources: Mapping[str, str] | None = None,
+    on_bad_file: str = "skip",
+    cache_megabytes: float = 512,
+    max_pixels: int = MAX_PIXELS,
+    colour: str = "srgb",
+    stage: str = "pretrain",
+    repeats: Mapping[str, int] | None = None,
+) -> list[ClassResult]:
+    """What became of each class: as `open_classes`, but errors are returned.
+
+    Args:
+        tasks: the classes.
+        split: "train", or "held_out" for what was never trained on: the test data of the data sets,
+            and the held-out half of the bundled photos. `root` and `sources` that name folders are
+            taken as they are.
+        root: folder of clean photos; "" = bundled ones.
+        datasets: folder of public data sets; "" = none.
+        sources: what classes are made of, by their names; "" = by the other keys.
+        on_bad_file: "skip" or "refuse".
+        cache_megabytes: of decoded photos kept in memory by all sources together, per process.
+        max_pixels: larger images count as bad.
+        colour: "srgb" or "as_is", see `images.read_pixels`.
+        stage: "pretrain" or "restore".
+        repeats: how often the items of a class are used, by its name; 0 = by the rules above.
+
+    Raises:
+        SourceError: if `sources` names a class that is not among the tasks.
+    """
+    factory = SourceFactory(
+        split,
+        root=root,
+        datasets=datasets,
+        on_bad_file=on_bad_file,
+        cache_megabytes=Cache(cache_megabytes),
+        max_pixels=max_pixels,
+        colour=colour,
+    )
+    sources = {name: text for name, text in (sources or {}).items() if text}
+    unknown = set(sources) - {task.name for task in tasks}
+    if unknown:
+        raise SourceError(
+            f"config.data.sources names {', '.join(sorted(unknown))}, which the run does not have; "
+            f"its classes: {', '.join(task.name for task in tasks)}"
+        )
+    found = [_open_one(factory, task, sources.get(task.name, ""), stage) for task in tasks]
+    opened = [one.training_class for one in found if one.error is None]
+    decided = {one.name: one for one in _with_repeats(opened, stage, repeats or {}, factory)}
+    return [dataclasses.replace(one, training_class=decided.get(one.task.name)) for one in found]
+
+
+def _open_one(factory: SourceFactory, task: Task, text: str, stage: str) -> ClassResult:
+    opened, missing = None, Missing()
+    try:
+        if text:
+            try:
+                opened = factory.from_text(text, task)
+                missing = Missing(opened.missing)
+            except (ValueError, OSError, ImportError) as error:
+                raise SourceError(f"--config.data.sources.{task.name}={text}: {error}") from error
+        else:
+            opened, missing = factory.published(task, stage)
+        training_class = _training_class(factory, task, opened, missing)
+    except (ValueError, OSError, ImportError) as error:
+        return ClassResult(task, None, missing, opened is None, error)
+    return ClassResult(task, training_class, missing, opened is None)
+
+
+def validation_classes(
+    classes: Sequence[TrainingClass],
+    *,
+    datasets: str = "",
+    sources: Mapping[str, str] | None = None,
+    held_out_root: str = "",
+    held_out_sources: Mapping[str, str] | None = None,
+    on_bad_file: str = "skip",
+    max_pixels: int = MAX_PIXELS,
+    colour: str = "srgb",
+) -> tuple[TrainingClass, ...]:
+    """The classes of a run with data to watch it by while it trains, best not trained on.
+
+    Of each class what `held_out_sources` states; else, synthetic classes get the clean photos of
+    `held_out_root` or the bundled held-out ones, and pairs of public data sets their test data.
+    Where there are none, the pairs that are trained on.
+
+    Args:
+        classes: of the run.
+        datasets: as for `open_classes`.
+        sources: as for `open_classes`.
+        held_out_root: folder of clean photos; "" = bundled ones.
+        held_out_sources: what to watch classes by, by their names, as `sources` states it.
+        on_bad_file: "skip" or "refuse".
+        max_pixels: as for `open_classes`.
+        colour: as for `open_classes`.
+
+    Raises:
+        SourceError: if one of `held_out_sources` cannot be opened.
+        FileNotFoundError: if there are no photos in `held_out_root`.
+        ImageError: if none of them can be read, or for a bad file where `on_bad_file` is "refuse".
+    """
+    factory = SourceFactory(
+        "held_out",
+        root=held_out_root,
+        datasets=datasets,
+        on_bad_file=on_bad_file,
+        cache_megabytes=Cache(0),
+        max_pixels=max_pixels,
+        colour=colour,
+    )
+    shown = []
+    for one in classes:
+        if stated := (held_out_sources or {}).get(one.name):
+            try:
+                opened = factory.from_text(stated, one.task)
+            except (ValueError, OSError, ImportError) as error:
+                raise SourceError(
+                    f"--config.validation.sources.{one.name}={stated}: {error}"
+                ) from error
+            shown.append(_training_class(factory, one.task, opened, Missing()))
+            continue
+        if one.is_synthetic:
+            shown.append(_training_class(factory, one.task, None, Missing()))
+            continue
+        text = (sources or {}).get(one.name) or ""
+        opened = None
+        try:
+            opened = _test_data(factory, one.task, text)
+        except (ValueError, OSError, ImportError) as error:
+            if isinstance(error, ImageError) and on_bad_file == "refuse":
+                raise
+            _logger.warning("no test data of %s: %s", one.name, error)
+        shown.append(
+            one if opened is None else _training_class(factory, one.task, opened, Missing())
+        )
+    return tuple(shown)
+
+
+def _test_data(factory: SourceFactory, task: Task, text: str) -> DescribedSource | None:
+    """The test data of a class's public data sets, or of those that its source's text names."""
+    if not text:
+        return factory.published(task, "restore")[0]
+    if all(kind in DATASETS for kind, _ in spec.parse(text)):
+        return factory.from_text(text, task)
+    return None
+
+
+def _with_repeats(
+    classes: Sequence[TrainingClass], stage: str, asked: Mapping[str, int], factory: SourceFactory
+) -> tuple[TrainingClass, ...]:
+    """The classes with their repeats as finally decided; see the top of this module."""
+    repeats = {one.name: asked[one.name] for one in classes if asked.get(one.name)}
+    if not classes:
+        return ()
+    shared = {id(one.source) for one in classes if one.is_synthetic}
+    if (
+        len(shared) == 1
+        and all(one.is_synthetic for one in classes)
+        and not factory.published_classes
+    ):
+        return tuple(_repeated(one, repeats.get(one.name, one.task.repeats)) for one in classes)
+    samples = {
+        one.name: one.task.published(stage)[1] or len(one.source)
+        for one in classes
+        if one.name in factory.published_classes
+    }
+    others = max(len(one.source) for one in classes)
+    if samples:
+        others = sum(samples.values()) / len(samples)
+    nearest = {
+        one.name: max(1, round(samples.get(one.name, others) / len(one.source))) for one in classes
+    }
+    return tuple(_repeated(one, repeats.get(one.name, nearest[one.name])) for one in classes)
+
+
+def _repeated(one: TrainingClass, repeats: int) -> TrainingClass:
+    return dataclasses.replace(one, task=dataclasses.replace(one.task, repeats=repeats))
+
+
+def _training_class(
+    factory: SourceFactory, task: Task, data: DescribedSource | None, missing: Missing
+) -> TrainingClass:
+    """The class made of its data, or of clean photos where there are none."""
+    note = f" ({missing.note})" if missing.note else ""
+    if data is None:
+        photos, where = factory.clean_photos()
+        origin = synthetic_origin(task, f"{len(photos)} {where}") + note
+        return TrainingClass(task, photos, origin, is_synthetic=True)
+    test_set = data.dataset.name if data.is_test_set else ""
+    if data.is_pairs:
+        origin = data.origin + note
+        return TrainingClass(task, data.source, origin, is_synthetic=False, test_set=test_set)
+    fixed = data.dataset.degradation if data.dataset is not None else ""
+    # That of a class as such; "noise:15" asks for a strength of its own.
+    if factory.split == "held_out" and fixed.partition(":")[0] == task.name:
+        task = dataclasses.replace(task, degradation=fixed)
+    origin = synthetic_origin(task, f"{len(data.source)} {data.origin}") + note
+    test_set = test_set and f"{test_set} {task.degradation}"
+    return TrainingClass(task, data.source, origin, is_synthetic=True, test_set=test_set)

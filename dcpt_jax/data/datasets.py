@@ -1,62 +1,380 @@
-"""The public data sets of the published task sets: their folders, and how their files pair.
+"""The public datasets of the published task sets, as a table: folders, content, authors.
 
-Nothing is downloaded. Each data set is unpacked by its user into one folder, in the tree in which
-its authors (or the releases that most projects use) pack it; docs/data.md shows the trees and says
-where each comes from. Letters count the same in upper and lower case in folder names; where both
-are there, that of exactly the name expected is taken.
+docs/data.md shows the trees and says where each comes from. `dataset_files` finds their files.
 """
 
 import dataclasses
-import fnmatch
-import os
-import re
-from collections.abc import Iterator
-from pathlib import Path
 
-from dcpt_jax.data import listing, pairs
-from dcpt_jax.data.dataset_trees import DATASETS, SPLITS, Dataset, Folders
-from dcpt_jax.data.listing import FileList
-from dcpt_jax.data.pairs import Pairing
-
-__all__ = [
-    "DATASETS",
-    "SPLITS",
-    "Dataset",
-    "DatasetError",
-    "Folders",
-    "Found",
-    "find",
-    "get",
-    "kind_of",
-    "locate",
-]
+SPLITS = ("train", "held_out")
+_NAMED_WAYS = 4  # in messages
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
-    """What was found of a data set.
+class Folders:
+    """Where the photos of a split lie below the folder of the data set.
 
     Attributes:
-        dataset: which.
-        split: "train" or "held_out".
-        pairing: its pairs, or None for clean photos.
-        photos: its clean photos, or None for pairs.
-        missing: the parts that were not there, each as the first of its ways of packing.
+        degraded: folder of the degraded photos; "" for data sets of clean photos. "*" stands for
+            any folder, the same in both; "{kind}" for the class in the data set's own words.
+        clean: folder of the clean photos.
+        rule: how their names correspond; see `data.pairs`.
+        border: pixels that clean photos are larger on each side in some releases.
+        deep: whether sub-folders belong to it too.
+        without: of clean photos: sub-folders that do not, as patterns in lower case.
     """
 
-    dataset: Dataset
-    split: str
-    pairing: Pairing | None
-    photos: FileList | None
-    missing: tuple[str, ...] = ()
+    degraded: str
+    clean: str
+    rule: str = "same"
+    border: int = 0
+    deep: bool = True
+    without: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """The folders in one line."""
+        return f"{self.degraded} + {self.clean}" if self.degraded else self.clean
 
 
-class DatasetError(FileNotFoundError):
-    """A data set is not where it should be; the message says what was expected and found."""
+# The ways in which one part of a data set may be packed; the first one that is there is taken.
+Alternatives = tuple[Folders, ...]
 
 
-# CDD-11's names of the single degradations, in the order in which its folders' names have them.
-_KINDS = {"low_light": "low", "haze": "haze", "rain": "rain", "snow": "snow"}
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A public data set.
+
+    Attributes:
+        name: by which task sets and configs call it.
+        title: its own name.
+        what: what it holds, in a few words.
+        folders: names that its folder may have below `config.data.datasets`, besides `name`.
+        home: its authors' page.
+        licence: what they say of its use.
+        train: the parts of its training data, each with the ways in which it may be packed; () for
+            test data.
+        held_out: likewise its test data.
+        tested_on: data set on whose test data publications measure what was trained on this one;
+            "" for its own.
+        degradation: spec by which publications degrade these clean test photos; "" for a class's.
+    """
+
+    name: str
+    title: str
+    what: str
+    folders: tuple[str, ...]
+    home: str
+    licence: str
+    train: tuple[Alternatives, ...] = ()
+    held_out: tuple[Alternatives, ...] = ()
+    tested_on: str = ""
+    degradation: str = ""
+
+    def split(self, split: str) -> tuple[Alternatives, ...]:
+        """The parts of "train" or "held_out".
+
+        Raises:
+            ValueError: for another split.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+        return self.train if split == "train" else self.held_out
+
+    def tree(self, split: str, kind: str = "") -> str:
+        """The accepted folders of a split, for messages; `kind` is that of a class."""
+        parts = []
+        for part in self.split(split):
+            ways = list(dict.fromkeys(map(str, part)))
+            more = " or others, see docs/data.md" if len(ways) > _NAMED_WAYS else ""
+            parts.append(" or ".join(ways[:_NAMED_WAYS]) + more)
+        text = "; and ".join(parts) or f"none: it has no {split.replace('_', '-')} data"
+        return text.replace("{kind}", kind) if kind else text
+
+
+def _rainy(*tops: str) -> Alternatives:
+    """The releases of the rain sets of Yang et al.: folders, and the names of their files."""
+    found = []
+    for top in tops:
+        top = f"{top}/" if top else ""
+        found += [Folders(f"{top}{a}", f"{top}{b}") for a, b in (("input", "target"),)]
+        for rainy in ("rain/X2", "rain"):
+            for rule in ("suffix:x2", "same", "prefix:rain=norain"):
+                found.append(Folders(f"{top}{rainy}", f"{top}norain", rule))
+        found.append(Folders(top or ".", top or ".", "prefix:rain=norain", deep=False))
+    return tuple(found)
+
+
+def _training_photos(folder: str) -> Folders:
+    """All clean photos of a folder, but those of test data and the small copies of them."""
+    without = ("lr", "lr_*", "*_lr", "*_lr_*", "*valid*", "val", "test", "*bsd68*")
+    return Folders("", folder, without=without)
+
+
+_YANG = "https://www.icst.pku.edu.cn/struct/Projects/joint_rain_removal.html"
+_NONE_STATED = "no licence known to us; made for research, ask the authors before any other use"
+_BERKELEY = "photos for non-commercial research and teaching"
+
+
+def _rain200(letter: str) -> Dataset:
+    word = {"H": "heavy", "L": "light"}[letter]
+    return Dataset(
+        f"rain200{letter.lower()}",
+        f"Rain200{letter}",
+        f"{word} synthetic rain, 1,800 training and 200 test pairs",
+        (f"RainTrain{letter}", f"rain_data_train_{word}", f"Rain100{letter}_train"),
+        _YANG,
+        _NONE_STATED,
+        train=(_rainy("train", ""),),
+        held_out=(_rainy("test"),),
+        tested_on="rain100l",
+    )
+
+
+_ALL = (
+    Dataset(
+        "rain100l",
+        "Rain100L",
+        "light synthetic rain, 200 training and 100 test pairs",
+        ("Rain100L_test", "test/Rain100L", "rain_data_test_Light"),
+        _YANG,
+        _NONE_STATED,
+        train=(_rainy("train", "RainTrainL"),),
+        held_out=(_rainy("test", "Rain100L", ""),),
+    ),
+    _rain200("H"),
+    _rain200("L"),
+    Dataset(
+        "rain13k",
+        "Rain13K",
+        "synthetic rain gathered from five sets, 13,712 training pairs",
+        (),
+        "https://github.com/swz30/MPRNet",
+        "that of the sets it is gathered from; " + _NONE_STATED,
+        train=(
+            (
+                Folders("train/Rain13K/input", "train/Rain13K/target"),
+                Folders("train/input", "train/target"),
+                Folders("input", "target"),
+            ),
+        ),
+        held_out=((Folders("test/Rain100L/input", "test/Rain100L/target"),),),
+        tested_on="rain100l",
+    ),
+    Dataset(
+        "dfwb",
+        "DFWB",
+        "clean photos of DIV2K (800), Flickr2K (2,650), WED (4,744) and BSD (400)",
+        (),
+        "https://data.vision.ee.ethz.ch/cvl/DIV2K/",
+        "DIV2K for academic research only; Flickr2K the terms of each photo; WED for research; "
+        "BSD " + _BERKELEY,
+        train=(
+            (Folders("", "DIV2K/DIV2K_train_HR"), Folders("", "DIV2K_train_HR"),
+             _training_photos("DIV2K")),
+            (Folders("", "Flickr2K/Flickr2K_HR"), _training_photos("Flickr2K")),
+            (Folders("", "WED/pristine_images"), Folders("", "pristine_images"),
+             _training_photos("WED"), _training_photos("WaterlooED")),
+            (Folders("", "BSD400"), Folders("", "BSDS500/data/images/train"),
+             _training_photos("BSD")),
+        ),
+        tested_on="cbsd68",
+    ),
+    Dataset(
+        "reside_ots",
+        "RESIDE OTS",
+        "outdoor photos with synthetic haze, 72,135 training pairs of 2,061 clean photos",
+        ("OTS", "OTS_BETA", "OTS_ALPHA", "RESIDE/OTS", "RESIDE/OTS_BETA"),
+        "https://sites.google.com/view/reside-dehaze-datasets",
+        _NONE_STATED,
+        train=(
+            (
+                Folders("hazy", "clear/clear_images", "reside"),
+                Folders("hazy", "clear", "reside"),
+                Folders("haze", "clear_images", "reside"),
+                Folders("haze/OTS", "clear/clear_images", "reside"),
+                Folders("hazy", "gt", "reside"),
+                Folders("OTS", "clear", "reside"),
+            ),
+        ),
+        tested_on="sots",
+    ),
+    Dataset(
+        "sots",
+        "RESIDE SOTS outdoor",
+        "outdoor photos with synthetic haze, 500 test pairs",
+        ("RESIDE/SOTS", "SOTS_outdoor"),
+        "https://sites.google.com/view/reside-dehaze-datasets",
+        _NONE_STATED,
+        held_out=(
+            (
+                Folders("outdoor/hazy", "outdoor/gt", "reside"),
+                Folders("outdoor/hazy", "outdoor/clear", "reside"),
+                Folders("hazy", "gt", "reside"),
+                Folders("hazy", "clear", "reside"),
+            ),
+        ),
+    ),
+    Dataset(
+        "sots_indoor",
+        "RESIDE SOTS indoor",
+        "rooms with synthetic haze, 500 test pairs of 50 clean photos",
+        ("SOTS", "RESIDE/SOTS"),
+        "https://sites.google.com/view/reside-dehaze-datasets",
+        _NONE_STATED,
+        held_out=(
+            # The clean photos are 640x480 pixels, the hazy ones 620x460 of their middle.
+            (
+                Folders("indoor/hazy", "indoor/gt", "reside", border=10),
+                Folders("indoor/hazy", "indoor/clear", "reside", border=10),
+                Folders("indoor/nyuhaze500/hazy", "indoor/nyuhaze500/gt", "reside", border=10),
+            ),
+        ),
+    ),
+    Dataset(
+        "lol",
+        "LOL (v1)",
+        "photos taken with short and long exposure, 485 training and 15 test pairs",
+        ("LOLdataset", "LOL-v1", "LOLv1"),
+        "https://daooshee.github.io/BMVC2018website/",
+        _NONE_STATED,
+        train=((Folders("our485/low", "our485/high"), Folders("train/low", "train/high")),),
+        held_out=((Folders("eval15/low", "eval15/high"), Folders("test/low", "test/high")),),
+    ),
+    Dataset(
+        "lol_synthetic",
+        "LOL synthetic (of LOL-v2)",
+        "normal photos darkened by a program, 900 training and 100 test pairs",
+        ("LOL-v2/Synthetic", "LOLv2/Synthetic", "LOL_v2/Synthetic", "Synthetic"),
+        "https://github.com/flyywh/CVPR-2020-Semi-Low-Light",
+        _NONE_STATED,
+        train=(
+            tuple(
+                Folders(low, normal, rule)
+                for low, normal in (
+                    ("train/low", "train/normal"),
+                    ("low", "normal"),
+                    ("Low_degraded", "Normal"),
+                )
+                for rule in ("same", "prefix:low=normal")
+            ),
+        ),
+        held_out=(
+            tuple(
+                Folders("test/low", "test/normal", rule) for rule in ("same", "prefix:low=normal")
+            ),
+        ),
+        tested_on="lol",
+    ),
+    Dataset(
+        "gopro",
+        "GoPro",
+        "frames of fast video averaged to motion blur, 2,103 training and 1,111 test pairs",
+        ("GOPRO_Large", "GoPro_Large"),
+        "https://seungjunnah.github.io/Datasets/gopro",
+        "CC BY 4.0",
+        train=(
+            (
+                Folders("train/*/blur", "train/*/sharp"),
+                Folders("train/input", "train/target"),
+                Folders("train/blur_crops", "train/sharp_crops"),
+                Folders("train/blur", "train/sharp"),
+            ),
+        ),
+        held_out=(
+            (
+                Folders("test/*/blur", "test/*/sharp"),
+                Folders("test/input", "test/target"),
+                Folders("test/blur", "test/sharp"),
+            ),
+        ),
+    ),
+    Dataset(
+        "dpdd",
+        "DPDD (Canon)",
+        "photos taken with wide and narrow aperture, 350 training and 76 test pairs; the combined "
+        "image of both half pixels is used",
+        ("dd_dp_dataset_canon", "dd_dp_dataset_png"),
+        "https://github.com/Abdullah-Abuolaim/defocus-deblurring-dual-pixel",
+        _NONE_STATED,
+        # In the authors' release the two photos of a pair have numbers of their own. Where they
+        # have the same names, their order says the same.
+        train=(
+            tuple(
+                Folders(degraded, clean, rule)
+                for degraded, clean in (
+                    ("train_c/source", "train_c/target"),
+                    ("train/inputC", "train/target"),
+                    ("train/inputC_crops", "train/target_crops"),
+                )
+                for rule in ("order", "same")
+            ),
+        ),
+        held_out=(
+            tuple(
+                Folders(degraded, clean, rule)
+                for degraded, clean in (
+                    ("test_c/source", "test_c/target"),
+                    ("test/inputC", "test/target"),
+                )
+                for rule in ("order", "same")
+            ),
+        ),
+    ),
+    Dataset(
+        "snow100k",
+        "Snow100K",
+        "synthetic snow, 50,000 training pairs and three test sets of flakes of growing size",
+        (),
+        "https://sites.google.com/view/yunfuliu/desnownet",
+        _NONE_STATED,
+        train=(
+            (
+                Folders("train/synthetic", "train/gt"),
+                Folders("all/synthetic", "all/gt"),
+                Folders("train/input", "train/gt"),
+            ),
+        ),
+        held_out=tuple(
+            (
+                Folders(f"test/Snow100K-{size}/synthetic", f"test/Snow100K-{size}/gt"),
+                Folders(f"Snow100K-{size}/synthetic", f"Snow100K-{size}/gt"),
+            )
+            for size in "LMS"
+        ),
+    ),
+    Dataset(
+        "cdd11",
+        "CDD-11",
+        "mixed synthetic degradations, 11 of each of 1,183 training and 200 test photos",
+        (),
+        "https://github.com/gy65896/OneRestore",
+        "see the authors' repository; " + _NONE_STATED,
+        train=(
+            (
+                Folders("train/{kind}", "train/clear"),
+                Folders("CDD-11_train/{kind}", "CDD-11_train/clear"),
+            ),
+        ),
+        held_out=(
+            (
+                Folders("test/{kind}", "test/clear"),
+                Folders("CDD-11_test/{kind}", "CDD-11_test/clear"),
+            ),
+        ),
+    ),
+    Dataset(
+        "cbsd68",
+        "CBSD68",
+        "68 clean colour photos of the Berkeley segmentation data, to test denoising",
+        (),
+        "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/bsds/",
+        _BERKELEY,
+        held_out=(
+            (Folders("", "original_png"), Folders("", "HQ"), Folders("", ".", deep=False)),
+        ),
+        degradation="noise:25",
+    ),
+)  # fmt: skip
+DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in _ALL}
 
 
 def get(name: str) -> Dataset:
@@ -68,154 +386,3 @@ def get(name: str) -> Dataset:
     if name not in DATASETS:
         raise ValueError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
     return DATASETS[name]
-
-
-def locate(name: str, root: Path | str) -> Path:
-    """The folder of a data set below the folder of all data sets.
-
-    Raises:
-        DatasetError: if it is not there.
-        ValueError: for an unknown name.
-    """
-    dataset = get(name)
-    for candidate in (dataset.name, dataset.title, *dataset.folders):
-        for path, _ in _matching(Path(root), candidate):
-            return path
-    known = ", ".join(dict.fromkeys((dataset.name, dataset.title, *dataset.folders)))
-    raise DatasetError(
-        f"{dataset.title} is not in {root}: {_content(Path(root))}; looked for {known}"
-    )
-
-
-def find(name: str, folder: Path | str, split: str, *, task: str = "") -> Found:
-    """The files of one split of a data set.
-
-    Args:
-        name: of the data set.
-        folder: the data set's own folder.
-        split: "train" or "held_out".
-        task: name of the class whose photos are wanted, for data sets that hold several.
-
-    Raises:
-        DatasetError: if nothing of it is there; says which folders are expected and what is there.
-        ValueError: for an unknown name or split.
-    """
-    dataset, folder = get(name), Path(folder)
-    if not folder.is_dir():
-        raise DatasetError(f"{dataset.title}: there is no folder {folder}")
-    found, missing, reasons = [], [], []
-    for part in dataset.split(split):
-        part_reasons: list[str] = []
-        one = next(filter(None, (_open(folder, f, task, part_reasons) for f in part)), None)
-        if one is None:
-            missing.append(str(part[0]))
-            reasons += part_reasons
-        else:
-            found.append(one)
-    if not found:
-        raise DatasetError(
-            f"{dataset.title} has no {split.replace('_', '-')} data in {folder}: "
-            f"{_content(folder)}. Expected: {dataset.tree(split, kind_of(task))}"
-            + "".join(f"; {reason}" for reason in dict.fromkeys(reasons))
-        )
-    if isinstance(found[0], Pairing):
-        return Found(dataset, split, pairs.joined(found), None, tuple(missing))
-    return Found(dataset, split, None, listing.joined(found), tuple(missing))
-
-
-def kind_of(task: str) -> str:
-    """CDD-11's folder of a class: "low_haze_rain" for "low_light+rain+haze"."""
-    parts = re.split(r"\+", re.sub(r":[^+]*", "", task))
-    return "_".join(word for name, word in _KINDS.items() if name in parts)
-
-
-def _open(
-    folder: Path, folders: Folders, task: str, reasons: list[str]
-) -> Pairing | FileList | None:
-    """The files of one way of packing, or None; adds why to `reasons` where its folders exist."""
-    if "{kind}" in folders.degraded:
-        kind = kind_of(task)
-        if not kind:
-            reasons.append(f"it has no class {task!r}")
-            return None
-        folders = dataclasses.replace(folders, degraded=folders.degraded.format(kind=kind))
-    if not folders.degraded:
-        places = [path for path, _ in _matching(folder, folders.clean)]
-        photos = [_photos_in(path, folders) for path in places]
-        photos = [files for files in photos if files]
-        return listing.joined(photos) if photos else None
-    found = []
-    for degraded, names in _matching(folder, folders.degraded):
-        for clean, _ in _matching(folder, _filled(folders.clean, names)):
-            try:
-                one = pairs.pair_folders(
-                    degraded, clean, folders.rule, border=folders.border, deep=folders.deep
-                )
-            except (pairs.PairError, OSError) as error:
-                reasons.append(str(error))
-            else:
-                found.append(one)
-            break
-    return pairs.joined(found) if found else None
-
-
-def _photos_in(place: Path, folders: Folders) -> FileList:
-    found = listing.list_files(place, deep=folders.deep)
-    if not folders.without:
-        return found
-    unwanted = re.compile("|".join(map(fnmatch.translate, folders.without)))
-    keep = [
-        i
-        for i, name in enumerate(found.names())
-        if not any(map(unwanted.match, name.lower().split("/")[:-1]))
-    ]
-    return found.take(keep)
-
-
-def _filled(pattern: str, names: tuple[str, ...]) -> str:
-    for name in names:
-        pattern = pattern.replace("*", name, 1)
-    return pattern
-
-
-def _matching(folder: Path, pattern: str) -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """Folders that a pattern fits, in order, and what its "*" stand for."""
-    first, _, rest = pattern.strip("/").partition("/")
-    if first in ("", "."):
-        if folder.is_dir():
-            yield folder, ()
-        return
-    if first == "*":
-        for name in _folders_in(folder):
-            for path, names in _matching(folder / name, rest):
-                yield path, (name, *names)
-        return
-    known = [name for name in _folders_in(folder) if name.lower() == first.lower()]
-    for name in sorted(known, key=lambda name: name != first):
-        found = list(_matching(folder / name, rest))
-        yield from found
-        if found and name == first:
-            return  # not also the folder of that name in capitals
-
-
-def _folders_in(folder: Path) -> list[str]:
-    """Names of the sub-folders; none where there is no such folder."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(
-                (e.name for e in entries if not e.name.startswith(".") and e.is_dir()),
-            )
-    except OSError:
-        return []
-
-
-def _content(folder: Path) -> str:
-    """What lies in a folder, for messages."""
-    if not folder.is_dir():
-        return "there is no such folder"
-    names = _folders_in(folder)
-    if not names:
-        return "it holds no folders"
-    return (
-        "it holds " + ", ".join(names[:12]) + (f" and {len(names) - 12} more" * (len(names) > 12))
-    )

@@ -4,13 +4,11 @@ The stream is cut into blocks. A block holds class c exactly len(c) * repeats(c)
 is the number of its items (photos or pairs), all these divided by their greatest common divisor d,
 in an order drawn anew for each block. So d blocks are one pass over the data: in a pass every item
 of class c is used exactly repeats(c) times. Within a class every item is used once per round, in a
-new order each round.
+new order each round; a round begins when the one before it is over.
 
-Classes that share their photos, or have equally many, make blocks of sum(repeats) samples; there,
-in any run of consecutive samples, a class is less than 2 * repeats away from its exact share, and
-where a round ends within a block the next may begin before it is over. With items of other numbers
-a block can be as long as the pass; the order within is an ordinary shuffling, and the rounds of a
-class follow one another exactly.
+In a block of classes with equally many items, such as those that share their photos, there are
+sum(repeats) samples; in any run of consecutive samples, a class is less than 2 * repeats away from
+its exact share. With other numbers of items a block can be as long as the pass.
 """
 
 import bisect
@@ -74,7 +72,6 @@ class Order:
         # Classes of one seed would go through shared photos in step.
         self._seeds = [hashed(seed, "photos", stream.name) for stream in streams]
         self._block_seed = hashed(seed, "classes")
-        self._is_even = len(set(self._num_items)) == 1
         self._kept: dict[int, tuple[tuple[int, np.ndarray], ...]] = {}
 
     def __call__(self, n: int) -> tuple[int, int]:
@@ -87,10 +84,9 @@ class Order:
         return label, int(self._shuffled(self._seeds[label], round_, self._num_items[label])[place])
 
     def _in_turn(self, slots: np.ndarray) -> np.ndarray:
-        """Slots of each class in rising order at the places that it has in the block."""
-        if not self._is_even:  # else blocks are short, and their streams older than this rule
-            labels = np.searchsorted(self._ends, slots, side="right").astype(np.uint16)
-            slots[np.argsort(labels, kind="stable")] = np.arange(len(slots), dtype=np.int32)
+        """The slots of each class in ascending order, at the positions that the class has."""
+        labels = np.searchsorted(self._ends, slots, side="right").astype(np.uint16)
+        slots[np.argsort(labels, kind="stable")] = np.arange(len(slots), dtype=np.int32)
         return slots
 
     def _shuffled(self, seed: int, round_: int, length: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Sub-images in ArrayRecord files: the record format and the manifest.
+"""Packed sub-images in ArrayRecord files: the record format, reading and verifying.
 
 `python -m dcpt_jax.data.pack` writes such files. A record is one sub-image, or the same part of
 both photos of a pair, as plain pixels behind a short header, so reading it is copying it: 0.07 ms
@@ -6,32 +6,33 @@ for 256x256 pixels against 1.5 ms if it were a PNG, and 30 ms for the PNG of a m
 crop uses a fiftieth.
 
 A folder of packed sub-images holds `part-00000.array_record`, ... and `manifest.json`. ArrayRecord
-keeps a 64-bit hash of each record and compares it at each read, so a damaged record is told from
-the others and counts as a bad file; the manifest has sizes and CRC-32 of whole files.
+keeps a 64-bit hash of each record and compares it at each read, so a damaged record is noticed and
+counts as a bad file; the manifest has sizes and CRC-32 of whole files.
 """
 
+import collections
 import dataclasses
-import json
+import functools
 import struct
-import typing
+import threading
 import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from dcpt_jax import extras, files, images
+from dcpt_jax import extras, images
+from dcpt_jax.data import sources
+from dcpt_jax.data.manifest import MANIFEST, Shard, read_manifest
+from dcpt_jax.data.sources import Pair, Source
 
-MANIFEST = "manifest.json"
-SUFFIX = ".array_record"
-KINDS = ("photos", "pairs")
-
-_FORMAT = "dcpt_jax sub-images"
 _VERSION = 1
 # Magic, version, images (1, or 2: degraded, clean), bits of each, height, width, top, left, bytes
 # of the name. The name follows in UTF-8, then zeros up to a multiple of eight, then the pixels.
 _HEADER = struct.Struct("<4sBBBBIIIIH")
 _MAGIC = b"dcpt"
+_FILES_OPEN = 64  # per source
 
 
 class Record(NamedTuple):
@@ -89,116 +90,6 @@ def decode(data: bytes) -> Record:
     return Record(name, top, left, tuple(found))
 
 
-@dataclasses.dataclass(frozen=True)
-class Shard:
-    """One ArrayRecord file of a folder.
-
-    Attributes:
-        file: its name in the folder.
-        records: number of its records.
-        bytes: its size.
-        crc32: of the whole file.
-        inputs: photos or pairs up to whose number (not included) it and those before it reach.
-    """
-
-    file: str
-    records: int
-    bytes: int
-    crc32: int
-    inputs: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Manifest:
-    """What a folder of packed sub-images holds.
-
-    Attributes:
-        kind: "photos" or "pairs".
-        options: with which they were cut and written.
-        inputs: number of photos or pairs to go through.
-        digest: SHA-256 of their names and of their files' sizes and times, which tells whether a
-            second call is for the same.
-        origin: where they came from, for people.
-        left_out: (file, reason) of those that were left out before.
-        shards: finished files.
-        skipped: (name, reason) of inputs that could not be read so far.
-        complete: True when all inputs were gone through.
-        dataset: name of the public data set that they are of, "" for others.
-        task: class that was taken of a data set that holds several, "" for others.
-    """
-
-    kind: str
-    options: dict[str, Any]
-    inputs: int
-    digest: str
-    origin: str
-    left_out: tuple[tuple[str, str], ...] = ()
-    shards: tuple[Shard, ...] = ()
-    skipped: tuple[tuple[str, str], ...] = ()
-    complete: bool = False
-    dataset: str = ""
-    task: str = ""
-
-    @property
-    def records(self) -> int:
-        """Number of sub-images."""
-        return sum(shard.records for shard in self.shards)
-
-    @property
-    def done(self) -> int:
-        """Number of inputs whose sub-images are in finished files."""
-        return self.shards[-1].inputs if self.shards else 0
-
-    def write(self, folder: Path) -> None:
-        """Writes `manifest.json`; it is replaced whole or not at all."""
-        text = {"format": _FORMAT, "version": _VERSION, "records": self.records}
-        text |= dataclasses.asdict(self)
-        files.write_json(folder / MANIFEST, text, indent=1)
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a folder.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        ImageError: if it cannot be used.
-    """
-    path = folder / MANIFEST
-    try:
-        text = json.loads(path.read_text(encoding="utf-8"))
-        if text.pop("format") != _FORMAT or text.pop("version") != _VERSION:
-            raise ValueError("another format")
-        text.pop("records")
-        text["shards"] = tuple(Shard(**shard) for shard in text["shards"])
-        for key in ("left_out", "skipped"):
-            text[key] = tuple((str(name), str(reason)) for name, reason in text[key])
-        manifest = Manifest(**text)
-        for one in (manifest, *manifest.shards):
-            _check_fields(one)
-        if manifest.kind not in KINDS:
-            raise ValueError(f"kind is {manifest.kind!r}")
-        if type(manifest.options["size"]) is not int:
-            raise ValueError(f"size is {manifest.options['size']!r}")
-        return manifest
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{folder} holds no {MANIFEST}: it is no folder written by dcpt_jax.data.pack"
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise images.ImageError(
-            f"{path} is no manifest that is read here ({error}); pack the photos again"
-        ) from error
-
-
-def _check_fields(one: Manifest | Shard) -> None:
-    """Raises ValueError for a value of another type than its field's, or a number below 0."""
-    for field in dataclasses.fields(one):
-        value = getattr(one, field.name)
-        expected = typing.get_origin(field.type) or field.type
-        if type(value) is not expected or (expected is int and value < 0):
-            raise ValueError(f"{field.name} is {value!r}")
-
-
 def open_array_record(path: Path) -> Any:
     """A reader of single records; it may be used by several threads.
 
@@ -236,3 +127,224 @@ def file_crc32(path: Path) -> int:
         while block := file.read(1 << 20):
             crc = zlib.crc32(block, crc)
     return crc
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedReport:
+    """What a source of packed sub-images found at the start.
+
+    Attributes:
+        found: number of sub-images there should be.
+        used: number of those in files that are there.
+        inputs: number of photos or pairs that they are parts of.
+        kind: "photos" or "pairs".
+        skipped: (file, reason) of files that cannot be used.
+        checked: True; the files' sizes are always compared.
+    """
+
+    found: int
+    used: int
+    inputs: int
+    kind: str
+    skipped: tuple[tuple[Path, str], ...]
+    checked: bool = True
+
+    def summary(self) -> str:
+        """One line: how many sub-images are used and how many were left out."""
+        text = f"{self.used} sub-images of {self.inputs} {self.kind}"
+        if self.skipped:
+            text += f" ({self.found - self.used} in {len(self.skipped)} damaged files left out)"
+        return text
+
+
+class PackedSource(Source):
+    """Packed sub-images by index: photos uint8 or uint16 [h, w, 3], or `Pair`s of them; read-only.
+
+    Attributes:
+        report: what was found at the start.
+        is_pairs: True where the items are pairs.
+        dataset: name of the public data set that was packed, "" for others.
+        size: largest height and width of a sub-image.
+        files: what tells by its size and time whether the content is the same: the manifest.
+        on_bad_file: "skip" or "refuse".
+        unreadable: index -> reason, of records that failed in reading, in this process so far.
+    """
+
+    noun = "sub-image"
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        on_bad_file: str = "skip",
+    ):
+        """Opens what `dcpt_jax.data.pack` wrote and compares the files' sizes.
+
+        Args:
+            folder: the folder with the manifest, or the manifest itself.
+            on_bad_file: what to do with files that are missing or have another size, and with
+                damaged records: "skip" leaves them out, "refuse" stops at the first.
+
+        Raises:
+            FileNotFoundError: if there is no manifest.
+            ImageError: if it is not complete, or for a bad file where `on_bad_file` is "refuse", or
+                if all are bad.
+        """
+        super().__init__(on_bad_file=on_bad_file, cache=0)
+        folder = Path(folder)
+        self.folder = folder.parent if folder.name == MANIFEST else folder
+        manifest = read_manifest(self.folder)
+        if not manifest.complete:
+            raise images.ImageError(
+                f"{self.folder} is not finished: {manifest.done} of {manifest.inputs} "
+                f"{manifest.kind} are packed; the same call of dcpt_jax.data.pack continues"
+            )
+        self.is_pairs = manifest.kind == "pairs"
+        self.dataset = manifest.dataset
+        self.size = manifest.options.size
+        self.files = (self.folder / MANIFEST,)
+        used, skipped = [], []
+        for shard in manifest.shards:
+            reason = size_error(self.folder, shard)
+            if reason and on_bad_file == "refuse":
+                raise sources.refused(images.ImageError(reason))
+            if reason:
+                skipped.append((self.folder / shard.file, reason))
+            else:
+                used.append(shard)
+        sources.warn_of_each([reason for _, reason in skipped], "file")
+        self._files = [shard.file for shard in used]
+        self._ends = np.cumsum([shard.records for shard in used]) if used else np.zeros(0, int)
+        count = manifest.inputs - len(manifest.skipped)
+        self.report = PackedReport(
+            manifest.records, len(self), count, manifest.kind, tuple(skipped)
+        )
+        if not len(self):
+            reason = skipped[0][1] if skipped else "nothing was packed"
+            raise images.ImageError(f"no sub-image in {self.folder} can be read: {reason}")
+        self._start_readers()
+
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        """A name of each sub-image: its file and its number there."""
+        return tuple("{}-{:06d}".format(*self._place(i)) for i in range(len(self)))
+
+    def __len__(self) -> int:
+        """Number of sub-images in use."""
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def describe(self, index: int) -> str:
+        """File and number of a record, and the photo that it is a part of."""
+        file, number = self._place(index)
+        text = f"record {number} of {self.folder / file}"
+        try:
+            record = self.record(index)
+        except images.ImageError:
+            return text
+        return f"{record.name} at row {record.top}, column {record.left} ({text})"
+
+    def record(self, index: int) -> Record:
+        """The sub-image with this index and where it came from.
+
+        Raises:
+            ImageError: if it cannot be read.
+        """
+        file, number = self._place(index)
+        try:
+            (data,) = self._reader(file).read([number])
+            record = decode(data)
+            if len(record.images) != 1 + self.is_pairs:
+                raise images.ImageError("it is of another kind than the manifest says")
+            return record
+        except Exception as error:  # the library raises RuntimeError, IndexError and others
+            first = (str(error) or type(error).__name__).partition("; ")[0]
+            raise images.ImageError(
+                f"record {number} of {self.folder / file} cannot be read: {first}"
+            ) from error
+
+    def _decode(self, index: int) -> np.ndarray | Pair:
+        found = self.record(index).images
+        return Pair(*found) if self.is_pairs else found[0]
+
+    def _place(self, index: int) -> tuple[str, int]:
+        which = int(np.searchsorted(self._ends, index, side="right"))
+        return self._files[which], int(index - (self._ends[which - 1] if which else 0))
+
+    def _reader(self, file: str) -> Any:
+        """The open file; those used longest ago are closed when there are too many."""
+        with self._readers_lock:
+            if file in self._readers:
+                self._readers.move_to_end(file)
+                return self._readers[file]
+            reader = open_array_record(self.folder / file)
+            self._readers[file] = reader
+            if len(self._readers) > _FILES_OPEN:
+                self._readers.popitem(last=False)  # closed once no thread reads it any more
+            return reader
+
+    def _start_readers(self) -> None:
+        self._readers: collections.OrderedDict[str, Any] = collections.OrderedDict()
+        self._readers_lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the open files."""
+        left_out = ("_readers", "_readers_lock")
+        return {key: value for key, value in vars(self).items() if key not in left_out}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restores the settings, with no file open."""
+        vars(self).update(state)
+        self._start_readers()
+
+
+def verify(
+    folder: Path | str, *, progress: Callable[[int], None] = lambda count: None
+) -> list[str]:
+    """Reads all files of a folder again.
+
+    Args:
+        folder: with a manifest.
+        progress: is called with numbers of records that were read.
+
+    Returns:
+        What is wrong, a line each; nothing if all is as it was written.
+
+    Raises:
+        FileNotFoundError: if there is no manifest.
+        ImageError: if it cannot be read.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    problems = []
+    if not manifest.complete:
+        problems.append(f"not finished: {manifest.done} of {manifest.inputs} {manifest.kind}")
+    count = {"photos": 1, "pairs": 2}[manifest.kind]
+    for shard in manifest.shards:
+        path = folder / shard.file
+        if reason := size_error(folder, shard):
+            problems.append(reason)
+            continue
+        if file_crc32(path) == shard.crc32:
+            progress(shard.records)
+            continue
+        problems.append(f"{path}: the checksum of the file is wrong")
+        problems.extend(_damaged_records(path, shard, count))
+        progress(shard.records)
+    return problems
+
+
+def _damaged_records(path: Path, shard: Shard, count: int) -> Iterator[str]:
+    try:
+        reader = open_array_record(path)
+    except (images.ImageError, RuntimeError) as error:
+        yield str(error)
+        return
+    if reader.num_records() != shard.records:
+        yield f"{path}: it holds {reader.num_records()} records, not {shard.records}"
+    for number in range(reader.num_records()):
+        try:
+            (data,) = reader.read([number])
+            if len(decode(data).images) != count:
+                raise images.ImageError("it is of another kind")
+        except Exception as error:  # whatever damage makes of it
+            yield f"record {number} of {path}: {str(error).partition('; ')[0]}"

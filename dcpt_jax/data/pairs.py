@@ -1,35 +1,40 @@
-"""Pairs of a degraded and a clean photo: which files belong together.
+"""Pairs of a degraded and a clean photo: which files belong together, and reading them.
 
-Files are paired by name, never by their position in a listing (but for the rule "order", which says
-so). The name is the path below the folder without its suffix, so "a.jpg" belongs to "a.png" and
-"x/1.png" to "x/1.png". Where the clean folder has no sub-folders, the degraded photos may lie in
-some all the same ("part1/0001_0.8_0.2.jpg" and "0001.jpg"). The rules:
-
-    same              the same name
-    reside            the clean name is what stands before the first "_": 0001_0.8_0.2 -> 0001
-    suffix:A          the degraded name ends with A, the clean one does not: suffix:x2, 01x2 -> 01
-    suffix:A=B        A at the end is B in the clean name
-    prefix:A, A=B     likewise at the beginning: prefix:rain=norain, rain-001 -> norain-001
-    order             the n-th and the n-th in the order of the numbers in their names; both folders
-                      must hold equally many files. For data sets whose names do not correspond.
+`spec` has the rules by which names are paired.
 """
 
 import collections
+import contextlib
 import dataclasses
+import functools
+import logging
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dcpt_jax.data import listing
-from dcpt_jax.data.listing import FileList
+import numpy as np
 
-RULES = "same, reside, suffix:A, suffix:A=B, prefix:A, prefix:A=B, order"
+from dcpt_jax import image_folders, images
+from dcpt_jax.data import sources
+from dcpt_jax.data.sources import Cache, Pair, Source
+from dcpt_jax.data.spec import CLEAN_FIRST, RULES, SourceError, parse_rule
+from dcpt_jax.image_folders import FileList
 
+# In the names of files and folders.
+_CLEAN_WORDS = frozenset(
+    {"gt", "groundtruth", "truth", "sharp", "clean", "clear", "target", "hq", "hr", "norain"}
+    | {"nohaze", "reference", "original"}
+)
+_DEGRADED_WORDS = frozenset(
+    {"blur", "blurry", "blurred", "input", "lq", "lr", "haze", "hazy", "rain", "rainy", "noise"}
+    | {"noisy", "snow", "snowy", "low", "dark", "degraded", "distorted", "corrupted"}
+)
+_COMPARED = 1000  # pairs, spread over the list
+_SWAP_FOLDERS = "in the other order: pairs:DEGRADED_DIR,CLEAN_DIR"
 
-class PairError(ValueError):
-    """Two folders or a list file do not give pairs; the message says why."""
+_logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,21 +45,21 @@ class Pairing:
         degraded: the degraded files of the pairs.
         clean: the clean file of each.
         unpaired: (degraded file, reason) of those without exactly one clean file.
-        passed_by: (path, message) of what could not be looked at in both folders.
-        ambiguous: how many degraded files have several clean ones.
+        inaccessible: (path, message) of what could not be looked at in both folders.
         unused: clean files that belong to no degraded one.
         border: pixels that clean photos may be larger on each side; they are cut off.
-        left_out: how many files of both folders were left out, see `images.Scan`.
+        left_out: how many files of both folders were left out, see `FileList`.
+        warnings: what looks wrong about the pairs as a whole.
     """
 
     degraded: FileList
     clean: FileList
     unpaired: tuple[tuple[Path, str], ...] = ()
-    passed_by: tuple[tuple[Path, str], ...] = ()
-    ambiguous: int = 0
+    inaccessible: tuple[tuple[Path, str], ...] = ()
     unused: tuple[Path, ...] = ()
     border: int = 0
     left_out: Mapping[str, int] = dataclasses.field(default_factory=collections.Counter)
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -76,40 +81,46 @@ def pair_folders(
     Args:
         degraded: folder of degraded photos, searched recursively.
         clean: folder of clean photos.
-        rule: one of those at the top of this module.
+        rule: one of those at the top of `spec`.
         border: see `Pairing`.
         deep: whether sub-folders are searched too.
 
     Raises:
         FileNotFoundError: if a folder does not exist.
-        PairError: for an unknown rule, or if there is no pair at all.
+        SourceError: for an unknown rule, or if there is no pair at all.
     """
     parse_rule(rule)
     try:
-        files, clean_files = (listing.list_files(f, deep=deep) for f in (degraded, clean))
+        files, clean_files = (image_folders.list_images(f, deep=deep) for f in (degraded, clean))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(f"{error}; a source of pairs needs two existing folders") from error
-    passed_by = tuple(dict.fromkeys((*files.passed_by, *clean_files.passed_by)))
+    inaccessible = tuple(dict.fromkeys((*files.inaccessible, *clean_files.inaccessible)))
     same_folder = os.path.realpath(degraded) == os.path.realpath(clean)
     left_out = files.left_out if same_folder else files.left_out + clean_files.left_out
     files, clean_files = _without(files, clean), _without(clean_files, degraded)
     for one, other in ((files, clean_files), (clean_files, files)):
         if not one:
             besides = f" besides those in {other.root}" if _below(other.root, one.root) else ""
-            reason = "".join(f"; {reason}" for _, reason in one.passed_by[:1])
-            raise PairError(f"no images in the folder {one.root}{besides}{reason}")
+            reason = "".join(f"; {reason}" for _, reason in one.inaccessible[:1])
+            raise SourceError(f"no images in the folder {one.root}{besides}{reason}")
     names, clean_names = files.names(), clean_files.names()
     if rule == "order":
         if same_folder:
-            raise PairError(f'the rule "order" needs two folders, not {degraded} twice')
+            raise SourceError(f'the rule "order" needs two folders, not {degraded} twice')
         if len(names) != len(clean_names):
-            raise PairError(
+            raise SourceError(
                 f'the rule "order" needs equally many files, but {degraded} holds {len(names)} and '
                 f"{clean} {len(clean_names)}"
             )
         orders = [sorted(n, key=_number_order) for n in (names, clean_names)]
         ordered = FileList(degraded, orders[0]), FileList(clean, orders[1])
-        return Pairing(*ordered, passed_by=passed_by, border=border, left_out=left_out)
+        return Pairing(
+            *ordered,
+            inaccessible=inaccessible,
+            border=border,
+            left_out=left_out,
+            warnings=_order_warnings(*ordered, _SWAP_FOLDERS),
+        )
     matches = _match(names, clean_names, rule, same_folder)
     paired = [match for match in matches if len(match.found) == 1]
     unpaired = [
@@ -118,18 +129,21 @@ def pair_folders(
         if len(match.found) != 1
     ]
     if not paired:
-        raise PairError(_no_pairs(files, clean_files, rule, unpaired))
+        raise SourceError(_no_pairs(files, clean_files, rule, unpaired))
     used = {match.found[0] for match in paired}
     unused = () if same_folder else (k for k in range(len(clean_names)) if k not in used)
-    return Pairing(
+    chosen = (
         FileList(degraded, [names[match.index] for match in paired]),
         FileList(clean, [clean_names[match.found[0]] for match in paired]),
+    )
+    return Pairing(
+        *chosen,
         tuple((files[i], f"{files[i]}: {reason}") for i, reason in unpaired),
-        passed_by,
-        sum(len(match.found) > 1 for match in matches),
+        inaccessible,
         tuple(clean_files[k] for k in unused),
         border,
         left_out,
+        _order_warnings(*chosen, _SWAP_FOLDERS),
     )
 
 
@@ -174,9 +188,14 @@ def _match(
     for i, name in enumerate(names):
         folder, _, file = name.rpartition("/")
         own, suffix = os.path.splitext(name)
-        wanted = clean_name(os.path.splitext(file)[0])
-        if wanted is not None and folder and not flat:
-            wanted = f"{folder}/{wanted}"
+        above = f"{folder}/" if folder and not flat else ""
+
+        def exists(clean: str, above: str = above, own: str = own) -> bool:
+            return above + clean in by_name and not (same_folder and above + clean == own)
+
+        wanted = clean_name(os.path.splitext(file)[0], exists)
+        if wanted is not None:
+            wanted = above + wanted
         if same_folder and wanted in (None, own):
             continue  # a clean photo
         found = by_name.get(wanted, [])
@@ -196,25 +215,29 @@ def _why_unpaired(match: _Match, clean_files: FileList, rule: str) -> str:
     return f"several clean files belong to it in {clean_files.root}: {several}"
 
 
-def pair_list(file: Path | str) -> Pairing:
-    """Pairs named in a text file, one a line: degraded file, clean file.
+def pair_list(file: Path | str, *, clean_first: bool = False) -> Pairing:
+    """Pairs named in a text file, one per line: degraded file, clean file.
 
-    The two are separated by a tab, or by blanks where neither name holds one. They are relative to
-    the list's folder. Empty lines and those that begin with "#" are passed by.
+    The two are separated by a tab, or by spaces where neither name holds one. They are relative to
+    the list's folder. Empty lines and lines starting with "#" are ignored.
+
+    Args:
+        file: the text file.
+        clean_first: whether the lines name the clean file first.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        PairError: for a line that does not name two files, or if no line does.
+        SourceError: for a line that does not name two files, or if no line does.
     """
     file = Path(file)
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise PairError(f"{file} is no UTF-8 text: {error}") from error
+        raise SourceError(f"{file} is no UTF-8 text: {error}") from error
     except OSError as error:
         raise FileNotFoundError(f"the list {file} cannot be read: {error.strerror}") from error
     if "\0" in text:
-        raise PairError(f"{file} is no text: it holds null bytes")
+        raise SourceError(f"{file} is no text: it holds null bytes")
     pairs = []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip() or line.startswith("#"):
@@ -223,53 +246,53 @@ def pair_list(file: Path | str) -> Pairing:
         parts = [part.strip(" ") for part in line.split("\t" if "\t" in line else " ")]
         parts = [part for part in parts if part]
         if len(parts) != 2:
-            raise PairError(
+            raise SourceError(
                 f"{file}, line {number}: {line.strip()!r} has to name two files, degraded and "
-                "clean; separate them by a tab where names hold blanks"
+                "clean; separate them by a tab where names hold spaces"
             )
-        pairs.append(parts)
+        pairs.append(parts[::-1] if clean_first else parts)
     if not pairs:
-        raise PairError(f"the list {file} names no pairs")
-    return Pairing(*(FileList(file.parent, column) for column in zip(*pairs, strict=True)))
+        raise SourceError(f"the list {file} names no pairs")
+    degraded, clean = (FileList(file.parent, column) for column in zip(*pairs, strict=True))
+    swap = f"list:{file}" if clean_first else f"list:{file},{CLEAN_FIRST}"
+    return Pairing(degraded, clean, warnings=_order_warnings(degraded, clean, f"as {swap}"))
 
 
-def joined(pairings: Sequence[Pairing]) -> Pairing:
+def _order_warnings(degraded: FileList, clean: FileList, remedy: str) -> tuple[str, ...]:
+    """A warning if the words in the files' names say that degraded and clean are swapped."""
+    scores, example = [], ""
+    step = max(1, len(degraded) // _COMPARED)
+    for i in range(0, len(degraded), step):
+        words = [set(re.findall("[a-z]+", str(files[i]).lower())) for files in (degraded, clean)]
+        own, other = words[0] - words[1], words[1] - words[0]
+        score = len(own & _CLEAN_WORDS) + len(other & _DEGRADED_WORDS)
+        score -= len(own & _DEGRADED_WORDS) + len(other & _CLEAN_WORDS)
+        scores.append(score)
+        if score == max(scores):
+            example = f"{degraded[i]} as degraded, {clean[i]} as clean"
+    swapped = sum(score > 0 for score in scores)
+    if 2 * swapped <= len(scores) and max(scores, default=0) < 2:
+        return ()
+    return (
+        f"{swapped} of {len(scores)} pairs look swapped by their names ({example}), which would "
+        f"teach a network to degrade photos; if they are, give them {remedy}",
+    )
+
+
+def concatenate(pairings: Sequence[Pairing]) -> Pairing:
     """Several pairings as one; they must have the same border."""
     if len(pairings) == 1:
         return pairings[0]
     return Pairing(
-        listing.joined([p.degraded for p in pairings]),
-        listing.joined([p.clean for p in pairings]),
+        image_folders.concatenate([p.degraded for p in pairings]),
+        image_folders.concatenate([p.clean for p in pairings]),
         tuple(entry for p in pairings for entry in p.unpaired),
-        tuple(dict.fromkeys(entry for p in pairings for entry in p.passed_by)),
-        sum(p.ambiguous for p in pairings),
+        tuple(dict.fromkeys(entry for p in pairings for entry in p.inaccessible)),
         tuple(path for p in pairings for path in p.unused),
         pairings[0].border,
         sum((collections.Counter(p.left_out) for p in pairings), collections.Counter()),
+        tuple(warning for p in pairings for warning in p.warnings),
     )
-
-
-def parse_rule(rule: str) -> Callable[[str], str | None]:
-    """The function that gives a degraded name's clean name, or None where the rule does not fit.
-
-    Raises:
-        PairError: for an unknown rule.
-    """
-    kind, colon, change = rule.partition(":")
-    if rule in ("same", "order"):
-        return lambda stem: stem
-    if rule == "reside":
-        return lambda stem: stem.partition("_")[0]
-    if kind not in ("suffix", "prefix") or not colon or not change:
-        raise PairError(f"unknown rule {rule!r} for pairs; known: {RULES}")
-    old, _, new = change.partition("=")
-
-    def clean_name(stem: str) -> str | None:
-        if kind == "suffix":
-            return stem[: len(stem) - len(old)] + new if stem.endswith(old) else None
-        return new + stem[len(old) :] if stem.startswith(old) else None
-
-    return clean_name
 
 
 def _number_order(name: str) -> list[tuple[int, int, str]]:
@@ -286,4 +309,203 @@ def _no_pairs(
         f"no file in {files.root} has its clean photo in {clean_files.root} by the rule {rule!r} "
         f"({example}). There are {len(files)} files such as {files.name(0)!r} and "
         f"{len(clean_files)} such as {clean_files.name(0)!r}; rules: {RULES}"
+    )
+
+
+class SizeError(images.ImageError):
+    """The two photos of a pair have different sizes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PairReport:
+    """What became of the files of a source of pairs at the start.
+
+    Attributes:
+        found: number of degraded files, and of files and folders that could not be looked at.
+        used: number of pairs that remain.
+        skipped: (degraded file, reason) of those left out.
+        kinds: how many of these are "unpaired", "unreadable" or of "different size".
+        unused: number of clean files that belong to no degraded one.
+        checked: False where there were too many pairs to check before the run.
+        left_out: how many other files were left out, see `FileList`.
+        warnings: see `Pairing`.
+    """
+
+    found: int
+    used: int
+    skipped: tuple[tuple[Path, str], ...]
+    kinds: dict[str, int]
+    unused: int
+    checked: bool
+    left_out: Mapping[str, int]
+    warnings: tuple[str, ...]
+
+    def summary(self) -> str:
+        """One line: how many pairs are used and how many files were left out, and why."""
+        text = f"{self.used} pairs"
+        if self.skipped:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items() if count)
+            text += f" ({len(self.skipped)} of {self.found} degraded files left out: {kinds})"
+        if self.unused:
+            text += f", {self.unused} clean files without a degraded one"
+        if not self.checked:
+            text += " (too many to check each before the run)"
+        return "; ".join([text, *image_folders.left_out_texts(self.left_out)])
+
+
+def check_pair(
+    degraded: Path, clean: Path, *, border: int = 0, max_pixels: int = images.MAX_PIXELS
+) -> tuple[int, int]:
+    """Checks both files of a pair by their headers.
+
+    Returns:
+        Height and width of the degraded photo.
+
+    Raises:
+        SizeError: if the sizes do not fit.
+        ImageError: if a file cannot be an image that is read, or both are the same.
+    """
+    _require_two_files(degraded, clean)
+    headers = [images.check_image(path, max_pixels=max_pixels) for path in (degraded, clean)]
+    sizes = [header.size for header in headers]
+    # Of other kinds than these the header does not say how the picture is turned.
+    known = all(header.kind in ("PNG", "JPEG") for header in headers)
+    turned = sizes[1] if known else sizes[1][::-1]
+    if not (_sizes_fit(*sizes, border) or _sizes_fit(sizes[0], turned, border)):
+        raise _size_error(degraded, clean, *sizes)
+    return sizes[0]
+
+
+class PairSource(Source):
+    """Pairs by index: `Pair(degraded, clean)` of equal size, read-only.
+
+    Attributes:
+        report: what became of the files at the start.
+        degraded: the degraded files in use.
+        clean: the clean file of each.
+        on_bad_file: "skip" or "refuse".
+        unreadable: index -> reason, of pairs that failed in decoding, in this process so far.
+    """
+
+    noun = "pair"
+
+    def __init__(
+        self,
+        pairing: Pairing,
+        *,
+        on_bad_file: str = "skip",
+        cache_megabytes: Cache | float = 512,
+        max_pixels: int = images.MAX_PIXELS,
+        colour: str = "srgb",
+    ):
+        """Checks the pairs, of up to `sources.CHECK_LIMIT` without decoding them.
+
+        Args:
+            pairing: from `pair_folders` or `pair_list`.
+            on_bad_file: what to do with degraded files without a clean one, with files that cannot
+                be read and with pairs of different sizes: "skip" leaves them out, the first ones
+                named in the log, "refuse" stops at the first.
+            cache_megabytes: see `PhotoSource`.
+            max_pixels: larger images count as bad.
+            colour: "srgb" or "as_is", see `images.read_pixels`.
+
+        Raises:
+            ImageError: for the first bad file where `on_bad_file` is "refuse", or if all are bad.
+        """
+        super().__init__(
+            on_bad_file=on_bad_file, cache=cache_megabytes, max_pixels=max_pixels, colour=colour
+        )
+        self._border = pairing.border
+        for warning in pairing.warnings:
+            _logger.warning("%s", warning)
+        skipped = [*pairing.inaccessible, *pairing.unpaired]
+        if skipped and on_bad_file == "refuse":
+            raise sources.refused(images.ImageError(skipped[0][1]))
+        unreadable, unpaired = len(pairing.inaccessible), len(pairing.unpaired)
+        kinds = {"unpaired": unpaired, "unreadable": unreadable, "different size": 0}
+        self.degraded, self.clean = pairing.degraded, pairing.clean
+        checked = len(pairing) <= sources.CHECK_LIMIT
+        if checked:
+            used = []
+            for i, (degraded, clean) in enumerate(zip(self.degraded, self.clean, strict=True)):
+                try:
+                    check_pair(degraded, clean, border=pairing.border, max_pixels=max_pixels)
+                except images.ImageError as error:
+                    if on_bad_file == "refuse":
+                        raise sources.refused(error) from error
+                    kind = "different size" if isinstance(error, SizeError) else "unreadable"
+                    kinds[kind] += 1
+                    skipped.append((degraded, str(error)))
+                else:
+                    used.append(i)
+            if len(used) < len(pairing):
+                self.degraded, self.clean = self.degraded.take(used), self.clean.take(used)
+        sources.warn_of_each([reason for _, reason in skipped], "pair")
+        if not self.degraded:
+            raise images.ImageError(
+                f"none of {len(pairing)} pairs can be read; first: {skipped[-1][1]}"
+            )
+        found = len(pairing) + unpaired + unreadable
+        used, unused = len(self.degraded), len(pairing.unused)
+        self.report = PairReport(
+            found,
+            used,
+            tuple(skipped),
+            kinds,
+            unused,
+            checked,
+            pairing.left_out,
+            pairing.warnings,
+        )
+
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        """A name of each pair: the stem of its degraded file, or as much of its path as needed."""
+        return sources.unique_names(self.degraded)
+
+    def __len__(self) -> int:
+        """Number of pairs in use."""
+        return len(self.degraded)
+
+    def describe(self, index: int) -> str:
+        """The two files of a pair."""
+        return f"{self.degraded[index]} and {self.clean[index]}"
+
+    def check(self, index: int) -> tuple[int, int]:
+        """Height and width of a pair by its headers; ImageError if it cannot be used."""
+        paths = self.degraded[index], self.clean[index]
+        return check_pair(*paths, border=self._border, max_pixels=self._max_pixels)
+
+    def _decode(self, index: int) -> Pair:
+        paths = self.degraded[index], self.clean[index]
+        _require_two_files(*paths)
+        degraded, clean = (
+            images.read_pixels(path, max_pixels=self._max_pixels, colour=self._colour)
+            for path in paths
+        )
+        sizes = degraded.shape[:2], clean.shape[:2]
+        if not _sizes_fit(*sizes, self._border):
+            raise _size_error(*paths, *sizes)
+        if sizes[0] != sizes[1]:
+            inner = slice(self._border, -self._border)
+            clean = np.ascontiguousarray(clean[inner, inner])
+        return Pair(degraded, clean)
+
+
+def _require_two_files(degraded: Path, clean: Path) -> None:
+    with contextlib.suppress(OSError):  # which reading it tells of
+        if os.path.samefile(degraded, clean):
+            raise images.ImageError(f"{degraded} and its clean photo {clean} are the same file")
+
+
+def _sizes_fit(degraded: tuple[int, int], clean: tuple[int, int], border: int) -> bool:
+    return clean in (degraded, (degraded[0] + 2 * border, degraded[1] + 2 * border))
+
+
+def _size_error(
+    degraded: Path, clean: Path, size: tuple[int, int], clean_size: tuple[int, int]
+) -> SizeError:
+    return SizeError(
+        f"{degraded} is {size[1]}x{size[0]}, but its clean photo {clean} is "
+        f"{clean_size[1]}x{clean_size[0]} pixels"
     )

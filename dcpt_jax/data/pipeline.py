@@ -20,15 +20,19 @@ import numpy as np
 from dcpt_jax import degradations, extras, images
 from dcpt_jax.data.classes import TrainingClass
 from dcpt_jax.data.mixing import Order, Stream, hashed
-from dcpt_jax.data.workers import signals_kept_from_new_processes, start_worker
+from dcpt_jax.data.workers import (
+    cause_of_death,
+    fit_shared_memory,
+    start_worker,
+    starting_processes,
+)
 
 Batch = dict[str, np.ndarray]
 
 # Batches made ahead. Grain's own defaults (500 of them) fill the memory with batches.
 _BATCHES_AHEAD = 4
 _THREADS_WITHOUT_WORKERS = 2
-# Workers that die sooner again would go on dying.
-_BATCHES_BETWEEN_DEATHS = 100
+BATCHES_BETWEEN_DEATHS = 100  # workers that die sooner would go on dying
 # By so many quarter turns against the clock.
 _TURNS = (None, cv2.ROTATE_90_COUNTERCLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_CLOCKWISE)
 
@@ -40,7 +44,7 @@ class DataError(RuntimeError):
 
 
 class BatchIterator:
-    """The stream of batches; an iterator and a context manager that stops its workers.
+    """The stream of batches; an iterator, and a context manager that stops its workers.
 
     Attributes:
         position: number of the next batch, counted from the start of the stream; as `start` of
@@ -48,7 +52,7 @@ class BatchIterator:
     """
 
     def __init__(self, iterate: Callable[[int], Iterator[Batch]], *, start: int = 0):
-        """Begins with the batch number `start`.
+        """Starts nothing yet.
 
         Args:
             iterate: makes an iterator that begins with the batch of a number; called again if a
@@ -57,9 +61,9 @@ class BatchIterator:
         """
         self.position = start
         self._iterate = iterate
-        self._iterator: Iterator[Batch] | None = iterate(start)
-        self._started = start  # where the workers that run now began
-        self._least = 1  # batches that they have to make before others may take their place
+        self._iterator: Iterator[Batch] | None = None
+        self._started = start  # batch with which the present workers began
+        self._closed = False
 
     def __iter__(self) -> "BatchIterator":
         """Itself."""
@@ -68,45 +72,56 @@ class BatchIterator:
     def __next__(self) -> Batch:
         """The next batch: degraded, clean float32 [b, crop, crop, 3]; task int32 [b].
 
+        A worker process that dies is replaced, with a warning; the batches stay the same.
+
         Raises:
-            DataError: if a sample cannot be made, or worker processes die again and again. One that
-                dies for once is replaced, with a warning; the batches stay the same.
+            DataError: if a sample cannot be made, or a worker dies within
+                `BATCHES_BETWEEN_DEATHS` batches after the start or an earlier death.
             ImageError: for a bad file where the source refuses such.
         """
-        if self._iterator is None:
+        if self._closed:
             raise ValueError("this stream of batches is closed")
         try:
             batch = self._next()
         except StopIteration:
             raise
         except Exception as error:
-            self.close()
+            self._stop()
             # Grain's own words for a worker that went without leaving an exception.
             if not isinstance(error, RuntimeError) or "terminated unexpectedly" not in str(error):
+                self._closed = True
                 error.add_note(f"while making batch {self.position} of the data stream")
                 raise
             code = re.search(r"exit code (-?\d+)", str(error))
             death = (
-                f"a data worker process died before batch {self.position} was made"
-                f"{f' (exit code {code[1]})' if code else ''}. {_causes_of_death()}"
+                f"a data worker process died before batch {self.position} was made "
+                f"({cause_of_death(int(code[1]) if code else None)})"
             )
-            if self.position - self._started < self._least:
-                raise DataError(death) from error
-            _logger.warning("%s. Others take its place, and the batches stay the same", death)
-            self._iterator = self._iterate(self.position)
-            self._started, self._least = self.position, _BATCHES_BETWEEN_DEATHS
+            if self.position - self._started < BATCHES_BETWEEN_DEATHS:
+                self._closed = True
+                raise DataError(
+                    f"{death}. The same command continues from the last checkpoint, with the same "
+                    "batches"
+                ) from error
+            _logger.warning("%s. New workers are started, and the batches stay the same", death)
             return next(self)
         self.position += 1
         return batch
 
     def _next(self) -> Batch:
-        if self.position > self._started:
+        if self._iterator is not None:
             return next(self._iterator)
-        with signals_kept_from_new_processes():  # worker processes are started now
+        with starting_processes():
+            self._started = self.position
+            self._iterator = self._iterate(self.position)
             return next(self._iterator)
 
     def close(self) -> None:
-        """Stops worker processes and threads; a second call does nothing."""
+        """Stops worker processes and threads; a no-op if closed already."""
+        self._closed = True
+        self._stop()
+
+    def _stop(self) -> None:
         iterator, self._iterator = self._iterator, None
         if iterator is not None and hasattr(iterator, "close"):
             iterator.close()
@@ -176,6 +191,11 @@ def make_batches(
     make_sample = _MakeSample(classes, crop, seed)
     dataset = grain.MapDataset.range(sys.maxsize).seed(hashed(seed)).random_map(make_sample)
     dataset = dataset[index::count].batch(batch_size, drop_remainder=True)
+    ahead = max(1, _BATCHES_AHEAD // max(1, num_workers))
+    if num_workers:
+        num_workers, ahead = fit_shared_memory(
+            num_workers, ahead, batch_size * (2 * 4 * 3 * crop**2 + 4)
+        )
     if not num_workers:
         cv2.setNumThreads(0)
         options = grain.ReadOptions(_THREADS_WITHOUT_WORKERS, _BATCHES_AHEAD)
@@ -184,9 +204,7 @@ def make_batches(
         )
     _mark_flags_parsed()
     one_thread = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
-    workers = grain.MultiprocessingOptions(
-        num_workers=num_workers, per_worker_buffer_size=max(1, _BATCHES_AHEAD // num_workers)
-    )
+    workers = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=ahead)
 
     def iterate(position: int) -> Iterator[Batch]:
         batches = dataset[position:].to_iter_dataset(one_thread)
@@ -308,14 +326,6 @@ def _turn(pixels: np.ndarray, which: int) -> np.ndarray:
     if which >= 4:
         return cv2.flip(pixels, 1)
     return pixels if turn is not None else pixels.copy()
-
-
-def _causes_of_death() -> str:
-    return (
-        "Exit code -9 mostly means that the memory ran out: lower --config.data.num_workers or "
-        "--config.data.cache_megabytes. Exit code 1 at the start: the program lacks "
-        '`if __name__ == "__main__":`'
-    )
 
 
 def _mark_flags_parsed() -> None:

@@ -1,53 +1,32 @@
-"""Where clean photos come from: a folder, or those inside installed packages.
+"""What all sources of image files share: decoding when asked for, a bounded cache, bad files.
 
-A source is a sequence of items, as Grain takes it (`__len__`, `__getitem__`): clean photos, or
-pairs of a degraded and a clean photo (`data.pairs`). The rules for files that cannot be read:
-
-* At the start every file is checked without decoding it (`images.check_image`), in folders of up to
-  `CHECK_LIMIT` files. What fails is left out, or stops the run, as `on_bad_file` says.
-* What shows only in decoding (a wrong checksum) is found while the stream runs; see `data.decoded`.
+The rule for files whose damage shows only in decoding: the next item in the list takes the bad
+one's place. That depends on the files alone, so a stream of items stays the same for any number of
+worker processes and after a restart. Every bad file is named in the log once per process, and
+counted.
 """
 
 import bisect
 import collections
 import dataclasses
 import functools
-import importlib.util
 import itertools
+import logging
 import os
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from dcpt_jax import extras, images
-from dcpt_jax.data import decoded, listing
-from dcpt_jax.data.decoded import DecodedCache, DecodedSource
+from dcpt_jax import images
 
-# Photos that come inside installed packages, as "package/file". None is in both lists.
-TRAIN_PHOTOS = (
-    "skimage/data/astronaut.png",
-    "skimage/data/rocket.jpg",
-    "skimage/data/motorcycle_left.png",
-    "skimage/data/motorcycle_right.png",
-    "sklearn/datasets/images/china.jpg",
-    "skimage/data/camera.png",
-    "skimage/data/brick.png",
-    "skimage/data/grass.png",
-    "skimage/data/gravel.png",
-    "skimage/data/coins.png",
-    "skimage/data/hubble_deep_field.jpg",
-)
-HELD_OUT_PHOTOS = (
-    "skimage/data/chelsea.png",
-    "skimage/data/coffee.png",
-    "sklearn/datasets/images/flower.jpg",
-)
-_SPLITS = {"train": TRAIN_PHOTOS, "held_out": HELD_OUT_PHOTOS}
-_DISTRIBUTIONS = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
-
+BAD_FILE_RULES = ("skip", "refuse")
+NAMED_LIMIT = 20  # bad files named one by one at the start
 CHECK_LIMIT = 5000  # files; checking them takes seconds on a slow disk
+
+_logger = logging.getLogger(__name__)
 
 
 class Pair(NamedTuple):
@@ -57,190 +36,189 @@ class Pair(NamedTuple):
     clean: np.ndarray
 
 
-def bundled_photos(split: str) -> list[Path]:
-    """Paths of the photos inside installed packages, without importing those packages.
+class Cache:
+    """Decoded items of one or several sources, up to a limit; those used longest ago go first.
 
-    Args:
-        split: "train", or "held_out" for the photos that are never trained on.
-
-    Raises:
-        ImportError: if a package is not installed.
-        FileNotFoundError: if the installed version does not hold a photo.
-        ValueError: for another split.
+    A pickled copy, as worker processes get it, has the same limit and is empty.
     """
-    if split not in _SPLITS:
-        raise ValueError(f"unknown split {split!r}; known: {', '.join(_SPLITS)}")
-    paths = []
-    for entry in _SPLITS[split]:
-        package, file = entry.split("/", 1)
-        with extras.needed(
-            "train",
-            f"the bundled photo {file}",
-            instead="name a folder of photos with --config.data.root",
-        ):
-            spec = importlib.util.find_spec(package)
-            if spec is None or not spec.submodule_search_locations:
-                raise ModuleNotFoundError(f"{_DISTRIBUTIONS[package]} is not installed")
-        path = Path(spec.submodule_search_locations[0], file)
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"the installed {_DISTRIBUTIONS[package]} has no {file}: install another version, "
-                "or name a folder of photos with --config.data.root"
-            )
-        paths.append(path)
-    return paths
+
+    def __init__(self, megabytes: float):
+        """An empty cache.
+
+        Raises:
+            ValueError: if `megabytes` is negative; 0 keeps nothing.
+        """
+        if megabytes < 0:
+            raise ValueError(f"cache_megabytes must be 0 or larger, not {megabytes}")
+        self._limit = int(megabytes * 1e6)
+        self._sources = 0
+        self._start()
+
+    def add_source(self) -> int:
+        """A number that tells the items of one source from those of the others."""
+        with self.lock:
+            self._sources += 1
+            return self._sources
+
+    def get(self, key: Any) -> Any:
+        """The item with that key, or None."""
+        with self.lock:
+            if key not in self._items:
+                return None
+            self._items.move_to_end(key)
+            return self._items[key]
+
+    def put(self, key: Any, item: Any) -> None:
+        """Keeps an item, an array or a tuple of arrays, unless it alone is above the limit."""
+        size = _bytes_of(item)
+        with self.lock:
+            if size > self._limit or key in self._items:
+                return
+            self._items[key] = item
+            self.bytes += size
+            while self.bytes > self._limit:
+                self.bytes -= _bytes_of(self._items.popitem(last=False)[1])
+
+    def __len__(self) -> int:
+        """Number of items kept."""
+        return len(self._items)
+
+    def _start(self) -> None:
+        self._items: collections.OrderedDict[Any, Any] = collections.OrderedDict()
+        self.bytes = 0
+        self.lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The settings alone."""
+        return {"_limit": self._limit, "_sources": self._sources}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restores the settings, with nothing kept."""
+        vars(self).update(state)
+        self._start()
 
 
-def folder_photos(root: Path | str) -> listing.FileList:
-    """Paths of the images below a folder; see `images.list_images` for which and in which order.
+class Source(Sequence):
+    """Items by index, decoded when asked for and kept in a bounded cache.
 
-    Raises:
-        FileNotFoundError: if there is no such folder or no image in it.
-    """
-    try:
-        paths = listing.list_files(root)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise FileNotFoundError(
-            f"{error}; --config.data.root takes an existing folder of photos"
-        ) from error
-    if not paths:
-        raise FileNotFoundError(
-            f"no images in the folder {root} given by --config.data.root; looked in it and its "
-            f"sub-folders for files named {' '.join(sorted(images.IMAGE_SUFFIXES))}"
-            + "".join(f"; {reason}" for _, reason in paths.passed_by[:1])
-            + "".join(f"; {text}" for text in images.left_out_texts(paths.left_out))
-        )
-    return paths
-
-
-@dataclasses.dataclass(frozen=True)
-class PhotoReport:
-    """What became of the files of a source at the start.
+    Decoding a whole photo for one crop is what starves training, so the items used last stay in
+    memory. A kind of source adds `__len__`, `names`, `describe`, `report` and `_decode`.
 
     Attributes:
-        found: number of files given, and of files and folders that could not be looked at.
-        used: the files that remain.
-        skipped: (file, reason) of those left out.
-        checked: False where there were too many files to check before the run.
-        left_out: how many other files were left out, see `images.Scan`.
-    """
-
-    found: int
-    used: Sequence[Path]
-    skipped: tuple[tuple[Path, str], ...]
-    checked: bool
-    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
-
-    def summary(self) -> str:
-        """One line: how many photos are used and how many were left out."""
-        text = f"{len(self.used)} photos"
-        if self.skipped:
-            text += f" ({len(self.skipped)} of {self.found} files left out as unreadable)"
-        if not self.checked:
-            text += " (too many to check each before the run)"
-        return "; ".join([text, *images.left_out_texts(self.left_out)])
-
-
-def inspect_photos(
-    paths: Sequence[Path | str], on_bad_file: str = "skip", *, max_pixels: int = images.MAX_PIXELS
-) -> PhotoReport:
-    """Checks files without decoding them and logs a warning for each that cannot be used.
-
-    Args:
-        paths: the files; more than `CHECK_LIMIT` are not checked.
-        on_bad_file: "skip" leaves bad files out, "refuse" stops at the first.
-        max_pixels: larger images count as bad.
-
-    Raises:
-        ImageError: for the first bad file where `on_bad_file` is "refuse", or if all are bad.
-        ValueError: for another `on_bad_file`, or no paths.
-    """
-    decoded.check_bad_file_rule(on_bad_file)
-    if not paths:
-        raise ValueError("a source of photos needs at least one file")
-    skipped = list(getattr(paths, "passed_by", ()))
-    if skipped and on_bad_file == "refuse":
-        raise decoded.refused(images.ImageError(skipped[0][1]))
-    found = len(paths) + len(skipped)
-    left_out = getattr(paths, "left_out", {})
-    if len(paths) > CHECK_LIMIT:
-        if not isinstance(paths, listing.FileList):
-            paths = tuple(Path(path) for path in paths)
-        decoded.warn_of_each([reason for _, reason in skipped], "photo")
-        return PhotoReport(found, paths, tuple(skipped), checked=False, left_out=left_out)
-    files = [Path(path) for path in paths]
-    used = []
-    for path in files:
-        try:
-            images.check_image(path, max_pixels=max_pixels)
-        except images.ImageError as error:
-            if on_bad_file == "refuse":
-                raise decoded.refused(error) from error
-            skipped.append((path, str(error)))
-        else:
-            used.append(path)
-    decoded.warn_of_each([reason for _, reason in skipped], "photo")
-    if not used:
-        raise images.ImageError(f"none of {found} photos can be read; first: {skipped[0][1]}")
-    return PhotoReport(found, tuple(used), tuple(skipped), checked=True, left_out=left_out)
-
-
-class PhotoSource(DecodedSource):
-    """Clean photos by index: uint8 or uint16 [h, w, 3], RGB, read-only.
-
-    Attributes:
-        report: what became of the files at the start.
-        paths: the files in use.
         on_bad_file: "skip" or "refuse".
-        unreadable: index -> reason, of files that failed in decoding, in this process so far.
+        unreadable: index -> reason, of items that failed in decoding, in this process so far.
     """
+
+    noun = "photo"
 
     def __init__(
         self,
-        paths: Sequence[Path | str],
         *,
-        on_bad_file: str = "skip",
-        cache_megabytes: DecodedCache | float = 512,
+        on_bad_file: str,
+        cache: Cache | float,
         max_pixels: int = images.MAX_PIXELS,
         colour: str = "srgb",
     ):
-        """Checks the files; see `inspect_photos` for arguments and errors.
+        """Settings that all sources have.
 
         Args:
-            paths: image files.
             on_bad_file: what to do with files that cannot be read.
-            cache_megabytes: limit of the decoded photos kept in memory, in each process; 0 = none.
-                Or a cache that several sources share.
+            cache: a cache shared with other sources, or the limit of an own one in megabytes.
             max_pixels: larger images count as bad.
             colour: "srgb" or "as_is", see `images.read_pixels`.
         """
-        super().__init__(
-            on_bad_file=on_bad_file, cache=cache_megabytes, max_pixels=max_pixels, colour=colour
-        )
-        self.report = inspect_photos(paths, on_bad_file, max_pixels=max_pixels)
-        self.paths = self.report.used
-
-    @functools.cached_property
-    def names(self) -> tuple[str, ...]:
-        """A name of each photo: its stem, or as much of its path as makes it unique."""
-        return unique_names(self.paths)
-
-    def __len__(self) -> int:
-        """Number of files in use."""
-        return len(self.paths)
+        check_bad_file_rule(on_bad_file)
+        self.on_bad_file = on_bad_file
+        self.unreadable: dict[int, str] = {}
+        self._max_pixels = max_pixels
+        self._colour = colour
+        self._cache = cache if isinstance(cache, Cache) else Cache(cache)
+        self._number = self._cache.add_source()
 
     def describe(self, index: int) -> str:
-        """The file of a photo."""
-        return str(self.paths[index])
+        """The file or files of an item, for messages."""
+        raise NotImplementedError
 
-    def check(self, index: int) -> tuple[int, int]:
-        """Height and width of a photo by its header; ImageError if it cannot be an image."""
-        return images.check_image(self.paths[index], max_pixels=self._max_pixels).size
+    def _decode(self, index: int) -> Any:
+        """The item with this index; ImageError if it cannot be read."""
+        raise NotImplementedError
 
-    def _decode(self, index: int) -> np.ndarray:
-        return images.read_pixels(
-            self.paths[index], max_pixels=self._max_pixels, colour=self._colour
-        )
+    def __getitem__(self, index: int) -> Any:
+        """An item, read-only; the next one in place of a bad one.
+
+        Raises:
+            ImageError: for a bad file where `on_bad_file` is "refuse", or if all are bad.
+            IndexError: if the index is out of range.
+        """
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"{self.noun} {index} of {len(self)}")
+        for step in range(len(self)):
+            try:
+                return self.read((index + step) % len(self))
+            except images.ImageError as error:
+                if self.on_bad_file == "refuse":
+                    raise refused(error) from error
+        raise images.ImageError(f"none of {len(self)} {self.noun}s can be read")
+
+    def read(self, index: int) -> Any:
+        """The item with this index, and no other in its place.
+
+        Raises:
+            ImageError: if it cannot be read.
+        """
+        if index in self.unreadable:
+            raise images.ImageError(self.unreadable[index])
+        key = (self._number, index)
+        item = self._cache.get(key)
+        if item is not None:
+            return item
+        try:
+            item = self._decode(index)
+        except images.ImageError as error:
+            with self._cache.lock:  # two threads may have met the same file
+                is_new = index not in self.unreadable
+                self.unreadable[index] = str(error)
+                count = len(self.unreadable)
+            if is_new and self.on_bad_file == "skip":
+                _logger.warning("%s skipped (%d so far): %s", self.noun, count, error)
+            raise
+        for pixels in _arrays_of(item):
+            pixels.setflags(write=False)  # they are shared by all crops made of them
+        self._cache.put(key, item)
+        return item
+
+    def __repr__(self) -> str:
+        """Short, since Grain shows it in its messages."""
+        return f"{type(self).__name__}({len(self)} {self.noun}s)"
+
+
+def check_bad_file_rule(on_bad_file: str) -> None:
+    """Raises ValueError for anything but "skip" and "refuse"."""
+    if on_bad_file not in BAD_FILE_RULES:
+        raise ValueError(f"on_bad_file must be 'skip' or 'refuse', not {on_bad_file!r}")
+
+
+def refused(error: images.ImageError) -> images.ImageError:
+    """The error of a run that is to stop at bad files, with the key that changes this."""
+    return images.ImageError(
+        f"{error} (--config.data.on_bad_file=skip leaves such files out and goes on)"
+    )
+
+
+def warn_of_each(reasons: Sequence[str], noun: str) -> None:
+    """Logs a warning for each item that is left out at the start, and counts what is too many."""
+    for reason in reasons[:NAMED_LIMIT]:
+        _logger.warning("%s left out: %s", noun, reason)
+    if len(reasons) > NAMED_LIMIT:
+        _logger.warning("... and %d more %ss left out", len(reasons) - NAMED_LIMIT, noun)
+
+
+def _arrays_of(item: Any) -> tuple[np.ndarray, ...]:
+    return (item,) if isinstance(item, np.ndarray) else tuple(item)
+
+
+def _bytes_of(item: Any) -> int:
+    return sum(pixels.nbytes for pixels in _arrays_of(item))
 
 
 class Concatenated(Sequence):

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from dcpt_jax import images
-from dcpt_jax.data import datasets, pair_source, pairs
+from dcpt_jax.data import dataset_files, datasets, pairs, spec
 from dcpt_jax.data.pairs import Pairing
 from dcpt_jax.data.sources import unique_names
-from dcpt_jax.data.tfds_source import first_line, import_tfds
+from dcpt_jax.data.tfds import first_line, import_tfds
 
 SET_VERSION = "1.0.0"
 _SPLITS = {"train": "train", "held_out": "test"}
@@ -86,8 +86,8 @@ def pairings_of(name: str, folder: Path | str, *, task: str = "") -> dict[str, P
         if not datasets.get(name).split(split):
             continue
         try:
-            one = datasets.find(name, folder, split, task=task)
-        except datasets.DatasetError as error:
+            one = dataset_files.find(name, folder, split, task=task)
+        except dataset_files.DatasetError as error:
             errors.append(error)
             continue
         if one.pairing is None:
@@ -126,11 +126,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = options.name
     try:
         if own:
-            splits = {split: _pairing(text) for split, text in own.items()}
+            splits = {s: pairs.pair_folders(*spec.parse_pairs(text)) for s, text in own.items()}
         else:
             splits = pairings_of(name, options.manual, task=options.task)
-            name += f"_{datasets.kind_of(options.task)}" if options.task else ""
+            name += f"_{dataset_files.kind_of(options.task)}" if options.task else ""
         for split, pairing in splits.items():
+            for warning in pairing.warnings:
+                print(f"warning: {warning}", file=sys.stderr)
             print(f"{name}, {split}: {len(pairing)} pairs, {len(pairing.unpaired)} files without")
         folder = build(name, splits, options.data_dir, overwrite=options.overwrite)
     except (BuildError, ValueError, OSError, ImportError) as error:
@@ -138,13 +140,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     print(f"wrote {folder}; read it with --config.data.sources.CLASS=tfds:{folder.parent}")
     return 0
-
-
-def _pairing(text: str) -> Pairing:
-    parts = text.split(",")
-    if len(parts) not in (2, 3):
-        raise BuildError(f"{text!r} has to be DEGRADED_DIR,CLEAN_DIR[,RULE]")
-    return pairs.pair_folders(*parts)
 
 
 def _builder_class(tfds: Any, name: str, splits: dict[str, Pairing]) -> type:
@@ -171,7 +166,7 @@ def _builder_class(tfds: Any, name: str, splits: dict[str, Pairing]) -> type:
             names = unique_names(pairing.degraded)
             for key, degraded, clean in zip(names, pairing.degraded, pairing.clean, strict=True):
                 try:
-                    pair_source.check_pair(degraded, clean)
+                    pairs.check_pair(degraded, clean)
                 except images.ImageError as error:
                     print(f"left out: {error}", file=sys.stderr)
                     continue

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import logging
 import os
 import signal
 import threading
@@ -10,7 +11,15 @@ from collections.abc import Iterator
 import cv2
 
 _SECONDS_AFTER_SIGTERM = 20
+SHARED_MEMORY = "/dev/shm"
+SHARED_MEMORY_REMEDIES = (
+    "Remedies: a larger one (docker run --shm-size=2g, or --ipc=host), fewer workers "
+    "(--config.data.num_workers), or smaller batches (--config.batch_size)"
+)
+_BATCHES_IN_USE = 6  # of the main process: in the step, on their way to the device, being deleted
 _SIGNALS_OF_THE_GROUP = (signal.SIGINT, signal.SIGTERM)  # that a whole process group gets
+
+_logger = logging.getLogger(__name__)
 
 
 def start_worker(index: int, count: int) -> None:
@@ -18,7 +27,6 @@ def start_worker(index: int, count: int) -> None:
     del index, count
     cv2.setNumThreads(0)
     keep_memory()
-    _hold_no_locks()
     # Ctrl-C and a scheduler's SIGTERM reach the whole group; the main process still wants its
     # current batch, saves, and then stops the workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -29,35 +37,100 @@ def start_worker(index: int, count: int) -> None:
 
 
 @contextlib.contextmanager
-def signals_kept_from_new_processes() -> Iterator[None]:
-    """Blocks what `start_worker` handles, in this thread and in processes that it starts.
+def starting_processes() -> Iterator[None]:
+    """Blocks the signals that `start_worker` handles, for processes that are started meanwhile.
 
-    A process inherits this, so a signal that comes while it starts waits for `start_worker`. Other
-    threads of this process still get their signals.
+    A process inherits the mask of the thread that starts it, so a signal that comes while it starts
+    waits for `start_worker`. Other threads of this process still get their signals. Python's
+    resource tracker, which starts together with the first worker and removes the shared memory of
+    workers that were killed, does so without warnings.
     """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS_OF_THE_GROUP)
+    warned = os.environ.get("PYTHONWARNINGS")
+    silent = "ignore:resource_tracker:UserWarning"
+    os.environ["PYTHONWARNINGS"] = f"{warned},{silent}" if warned else silent
+    blocks = hasattr(signal, "pthread_sigmask")
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS_OF_THE_GROUP) if blocks else None
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if blocks:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if warned is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = warned
 
 
-def _hold_no_locks() -> None:
-    """Lets Grain's loop in a worker look without a lock at what the main process tells it.
+def fit_shared_memory(num_workers: int, ahead: int, batch_bytes: int) -> tuple[int, int]:
+    """Fewer workers, or fewer batches ahead, where shared memory cannot hold what they make.
 
-    A worker that is killed while it holds one would keep it, and the main process would wait for it
-    for ever when it puts others in its place or closes the stream.
+    A container has 64 MB of it unless it is told otherwise. A process that writes more than there
+    is dies of SIGBUS, in the middle of a run.
+
+    Args:
+        num_workers: worker processes that are wanted.
+        ahead: finished batches that each may keep.
+        batch_bytes: size of a batch.
+
+    Returns:
+        (workers, batches ahead) that fit. 0 workers stands for threads of this process, which need
+        no shared memory.
     """
-    from multiprocessing import sharedctypes, synchronize
-
-    synchronize.Event.is_set = lambda event: not event._flag._semlock._is_zero()
-    sharedctypes.Synchronized.value = property(
-        lambda number: number.get_obj().value,
-        lambda number, value: setattr(number.get_obj(), "value", value),
+    free = shared_memory_free()
+    if free is None or _needed(num_workers, ahead, batch_bytes) <= free:
+        return num_workers, ahead
+    fits = (n for n in range(num_workers, 0, -1) if _needed(n, 1, batch_bytes) <= free)
+    fitting = next(fits, 0)
+    instead = "threads of the main process are used" if not fitting else f"{fitting} are used"
+    _logger.warning(
+        "%d data workers need up to %.0f MB in %s for their batches, but %.0f MB are free: %s "
+        "instead; the batches stay the same. %s",
+        *(num_workers, _needed(num_workers, ahead, batch_bytes) / 1e6, SHARED_MEMORY, free / 1e6),
+        *(instead, SHARED_MEMORY_REMEDIES),
     )
+    return fitting, 1
+
+
+def _needed(num_workers: int, ahead: int, batch_bytes: int) -> int:
+    """Bytes of shared memory: batches that workers keep, make and hold out, and those in use."""
+    return (num_workers * (ahead + 2) + _BATCHES_IN_USE) * batch_bytes
+
+
+def shared_memory_free() -> int | None:
+    """Free bytes of shared memory; None where it is not a folder of its own."""
+    try:
+        status = os.statvfs(SHARED_MEMORY)
+    except (AttributeError, OSError):
+        return None
+    return status.f_bavail * status.f_frsize
+
+
+def cause_of_death(exit_code: int | None) -> str:
+    """What an exit code says of a worker process that died, and what to do."""
+    if exit_code is None:
+        return "without an exit code"
+    if exit_code >= 0:
+        cause = f"exit code {exit_code}"
+        if exit_code == 1:
+            cause += '; at the start: the program lacks `if __name__ == "__main__":`'
+        return cause
+    try:
+        name = signal.Signals(-exit_code).name
+    except ValueError:
+        name = "an unknown signal"
+    cause = f"killed by {name}, exit code {exit_code}"
+    if name == "SIGKILL":
+        cause += (
+            "; the memory probably ran out: lower --config.data.num_workers or "
+            "--config.data.cache_megabytes"
+        )
+    elif name == "SIGBUS":
+        free = shared_memory_free()
+        cause += (
+            f"; shared memory probably ran out: {SHARED_MEMORY} has {(free or 0) / 1e6:.0f} MB "
+            f"free. {SHARED_MEMORY_REMEDIES}"
+        )
+    return cause
 
 
 def keep_memory() -> None:

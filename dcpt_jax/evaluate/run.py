@@ -16,7 +16,8 @@ import numpy as np
 
 from dcpt_jax import config as configs
 from dcpt_jax import files, images, metrics, weights
-from dcpt_jax.data import held_out, opening
+from dcpt_jax.data import classes as data_classes
+from dcpt_jax.data import held_out
 from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.evaluate import baselines, comparison, formats, gallery, saving, scores
 from dcpt_jax.evaluate.tables import BaselineResult, ClassResult, Evaluation, aligned
@@ -99,7 +100,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> Evaluati
     network = weights.network_of(description, **_changes(config, description))
     judge = find_judge(config, params, description)
     data = config.data
-    classes = opening.open_classes(tasks, split="held_out", **opening.arguments(data))
+    classes = data_classes.open_classes(tasks, split="held_out", **data_classes.options_from(data))
     places = {"size": data.crop_size, "per_photo": data.crops_per_photo}
     counts = [held_out.count(one, **places) for one in classes]
     whole = f"crops of {data.crop_size}x{data.crop_size} pixels" if data.crop_size else WHOLE

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dcpt_jax import images
+from dcpt_jax import image_folders, images
 from dcpt_jax.command_line import Display, UsageError, pixel_limit, run_command
 
 _SHOWN = 0.005  # probabilities below this are left out of the table
@@ -96,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("there is no image to inspect among the inputs")
     inspector = _inspector(options.weights)
     display = Display(len(photos))
-    for text in images.left_out_texts(left_out):
+    for text in image_folders.left_out_texts(left_out):
         print(text, file=sys.stderr)
     try:
         for path, reason in failures:
@@ -119,7 +119,7 @@ def find_photos(
     photos, failures, left_out = {}, [], Counter()
     for path in inputs:
         try:
-            found, counts = images.find_images(path)
+            found, counts = image_folders.find_images(path)
         except OSError as error:
             failures.append((path, error.strerror or str(error)))
             continue

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dcpt_jax import files, images
+from dcpt_jax import files, image_folders, images
 from dcpt_jax.command_line import UsageError, run_command
 
 _DETAILS = """
@@ -195,14 +195,14 @@ def _tasks(options: argparse.Namespace) -> tuple[Any, ...]:
 
 def _images(tasks: Sequence[Any], options: argparse.Namespace) -> tuple[Any, str]:
     """The images, and what they are crops of, for people; UsageError if there are none."""
-    from dcpt_jax.data.sources import PhotoSource, bundled_photos
+    from dcpt_jax.data.photos import PhotoSource, bundled_photos
     from dcpt_jax.probe.photos import probe_images
 
     try:
         if options.photos is None:
             paths, where = bundled_photos("held_out"), "bundled photos"
         else:
-            paths, _ = images.find_images(options.photos)
+            paths, _ = image_folders.find_images(options.photos)
             where = f"photos in {options.photos.name}"
         probed = probe_images(
             tasks,

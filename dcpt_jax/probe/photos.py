@@ -8,8 +8,8 @@ import numpy as np
 
 from dcpt_jax import degradations, images
 from dcpt_jax.data.mixing import hashed
+from dcpt_jax.data.photos import PhotoSource
 from dcpt_jax.data.pipeline import crop_at
-from dcpt_jax.data.sources import PhotoSource
 from dcpt_jax.data.tasks import Task
 
 

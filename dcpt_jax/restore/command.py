@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dcpt_jax import images
+from dcpt_jax import image_folders, images
 from dcpt_jax import photo as photos
 from dcpt_jax.command_line import Display, UsageError, pixel_limit, run_command
 from dcpt_jax.metadata import Metadata
@@ -206,7 +206,7 @@ def run(options: argparse.Namespace) -> int:
         shown = ", ".join(str(path) for path in todo.passed_by[:3])
         more = ", ..." if len(todo.passed_by) > 3 else ""
         display.line(f"passed by {len(todo.passed_by)} earlier results: {shown}{more}")
-    for text in images.left_out_texts(todo.left_out):
+    for text in image_folders.left_out_texts(todo.left_out):
         display.line(text)
     if changed := todo.changed_formats() if options.format == "auto" else "":
         display.line(f"{changed}, which loses nothing; --format same keeps the format")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dcpt_jax import images
+from dcpt_jax import image_folders, images
 
 FORMATS = ("auto", "png", "jpg", "same")
 # Written without loss, so that --format auto keeps them.
@@ -104,7 +104,7 @@ def _photos_of(path: Path, output: Path, result: Plan) -> list[tuple[Path, Path]
     """Photos that an input names, each with the folder for its result."""
     if path.is_file():
         return [(path, output)]
-    photos, left_out = images.find_images(path)
+    photos, left_out = image_folders.find_images(path)
     result.left_out += left_out
     inner, pairs = output.resolve(), []
     nested = path.resolve() in inner.parents

@@ -17,7 +17,8 @@ from dcpt_jax import config as configs
 from dcpt_jax import weights
 from dcpt_jax.config import ConfigError
 from dcpt_jax.config.keys import OPTIMIZERS
-from dcpt_jax.data import opening, pipeline
+from dcpt_jax.data import classes as data_classes
+from dcpt_jax.data import pipeline
 from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.data.classes import TrainingClass
 from dcpt_jax.modes import MODES, Mode
@@ -258,11 +259,11 @@ def prepare(
     mesh = sharding.make_mesh(
         config.batch_size, config.accumulate_steps, config.fsdp_devices, devices=devices
     )
-    training_classes = opening.open_classes(
+    training_classes = data_classes.open_classes(
         tasks,
         stage=mode.stage,
         repeats=configs.repeats_of(config),
-        **opening.arguments(config.data),
+        **data_classes.options_from(config.data),
     )
     origin = start.find_start(config, begun)
     outputs = configs.outputs_of(config)
@@ -319,7 +320,7 @@ def _held_out(
     metrics = configs.validation_metrics(config)
     return HeldOut(
         open=functools.partial(
-            opening.classes_to_show,
+            data_classes.validation_classes,
             training_classes,
             datasets=data.datasets,
             sources=data.sources,

@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 
 from dcpt_jax import extras, images
-from dcpt_jax.data.decoded import DecodedCache, DecodedSource
-from dcpt_jax.data.pair_source import SizeError
-from dcpt_jax.data.sources import Pair
+from dcpt_jax.data.pairs import SizeError
+from dcpt_jax.data.sources import Cache, Pair, Source
 
 # What the two images of a pair are called in TFDS sets, (degraded, clean).
 PAIR_FEATURES = (
@@ -51,7 +50,7 @@ class TfdsReport:
         return f"{self.found} {self.noun}s"
 
 
-class TfdsSource(DecodedSource):
+class TfdsSource(Source):
     """The photos or pairs of one split, read-only; bad ones are treated as in folders.
 
     Attributes:
@@ -68,7 +67,7 @@ class TfdsSource(DecodedSource):
         *,
         split: str = "train",
         on_bad_file: str = "skip",
-        cache_megabytes: DecodedCache | float = 512,
+        cache_megabytes: Cache | float = 512,
         max_pixels: int = images.MAX_PIXELS,
         colour: str = "srgb",
     ):

@@ -9,8 +9,9 @@ from PIL import Image
 
 from dcpt_jax import colour, images
 from dcpt_jax import config as configs
-from dcpt_jax.data import opening
-from dcpt_jax.data.opening import SourceError, open_classes
+from dcpt_jax.data import classes as data_classes
+from dcpt_jax.data.classes import open_classes
+from dcpt_jax.data.spec import SourceError
 from dcpt_jax.data.tasks import Task, resolve_tasks
 from tests.profiles import rgb_profile
 
@@ -213,7 +214,7 @@ def test_one_cache_for_all_classes(photos, data):
 
 
 def test_errors_of_one_class_do_not_hide_the_others(photos, data):
-    found = opening.open_each(
+    found = data_classes.try_open_classes(
         TASKS, root=photos, datasets=data, sources={"noise": "photos:/gone"}, stage="restore"
     )
     assert [one.error is None for one in found] == [True, False, True]
@@ -223,29 +224,32 @@ def test_errors_of_one_class_do_not_hide_the_others(photos, data):
 
 def test_what_is_shown_while_training(photos, data):
     classes = open_classes(TASKS, root=photos, datasets=data)
-    shown = opening.classes_to_show(classes, datasets=data, sources={})
+    shown = data_classes.validation_classes(classes, datasets=data, sources={})
     assert shown[0].source.names == ("a",)  # of the test data
     assert "bundled photos" in shown[1].origin and shown[1].task.degradation == "noise:15/25"
     shutil.rmtree(f"{data}/lol/eval15")
-    assert opening.classes_to_show(classes, datasets=data)[0] is classes[0]
+    assert data_classes.validation_classes(classes, datasets=data)[0] is classes[0]
     stated = open_classes(TASKS, root=photos, sources={"low_light": f"lol:{data}/lol"})
-    assert opening.classes_to_show(stated, sources={"low_light": f"lol:{data}/lol"})[0] is stated[0]
+    assert (
+        data_classes.validation_classes(stated, sources={"low_light": f"lol:{data}/lol"})[0]
+        is stated[0]
+    )
 
 
 def test_bad_test_data_are_refused(photos, data, tmp_path):
     write(tmp_path, "data/lol/eval15/low/b.png data/lol/eval15/high/b.png")
     (tmp_path / "data/lol/eval15/low/b.png").write_bytes(b"")
     classes = open_classes(TASKS, root=photos, datasets=data)
-    assert opening.classes_to_show(classes, datasets=data)[0].source.names == ("a",)
+    assert data_classes.validation_classes(classes, datasets=data)[0].source.names == ("a",)
     with pytest.raises(images.ImageError, match=r"b\.png: the file is empty.*on_bad_file=skip"):
-        opening.classes_to_show(classes, datasets=data, on_bad_file="refuse")
+        data_classes.validation_classes(classes, datasets=data, on_bad_file="refuse")
     with pytest.raises(TypeError, match="held_out_rot"):
-        opening.classes_to_show(classes, held_out_rot=photos)
+        data_classes.validation_classes(classes, held_out_rot=photos)
 
 
 def test_keys_of_a_config():
     config = configs.load("pretrain")
-    keys = opening.arguments(config.data)
+    keys = data_classes.options_from(config.data)
     assert set(keys) >= {"root", "datasets", "stand_ins", "sources", "on_bad_file"}
     assert set(config.data.sources) == set(configs.load("restore").repeats)
     config.data.sources.haze = "pairs:/a,/b"
@@ -263,7 +267,7 @@ def test_colours_and_the_size_limit_are_keys(tmp_path):
     data.root = str(tmp_path)
 
     def photo():
-        arguments = opening.arguments(data)
+        arguments = data_classes.options_from(data)
         return open_classes((Task("haze", "haze"),), **arguments)[0].source[0]
 
     expected = colour.to_srgb(pixels / 255, profile) * 255

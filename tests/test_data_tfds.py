@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from dcpt_jax import images
-from dcpt_jax.data import opening, tfds_build, tfds_source
-from dcpt_jax.data.pair_source import SizeError
+from dcpt_jax.data import classes, tfds_build
+from dcpt_jax.data import tfds as tfds_source
+from dcpt_jax.data.pairs import SizeError
 from dcpt_jax.data.tasks import resolve_tasks
-from dcpt_jax.data.tfds_source import TfdsError, TfdsSource
+from dcpt_jax.data.tfds import TfdsError, TfdsSource
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +66,10 @@ def test_splits(folder):
 
 
 def test_as_a_source_of_a_class(folder):
-    (one,) = opening.open_classes(
+    (one,) = classes.open_classes(
         resolve_tasks("haze"), sources={"haze": f"tfds:{folder}/sets/lol"}, cache_megabytes=0
     )
-    assert not one.is_synthetic and one.origin == f"pairs of the TFDS set {folder}/sets/lol"
+    assert not one.is_synthetic and one.origin == f"pairs of the TFDS dataset {folder}/sets/lol"
 
 
 def test_bad_examples_are_treated_like_bad_files(folder, monkeypatch, caplog):
@@ -109,7 +110,7 @@ def test_builder_refuses_what_it_cannot_do(folder, capsys):
     for side in ("hazy", "gt"):
         images.write_image(folder / f"sots/indoor/{side}/1.png", np.zeros((6, 8, 3)))
     assert "have a border of 10" in build("sots_indoor", "--manual", str(folder / "sots"))[1]
-    assert "has to be DEGRADED_DIR,CLEAN_DIR" in build("own", f"--train={low}")[1]
+    assert "has to name two folders" in build("own", f"--train={low}")[1]
     with pytest.raises(SystemExit):
         build("own")
 
@@ -167,7 +168,7 @@ def test_pairs_of_different_sizes_are_told_apart_from_unreadable_ones(folder, mo
 
 def test_nothing_loads_tensorflow(folder):
     code = (
-        "import sys; from dcpt_jax.data.tfds_source import TfdsSource; "
+        "import sys; from dcpt_jax.data.tfds import TfdsSource; "
         f"TfdsSource({str(folder / 'sets/lol')!r})[0]; "
         "print([m for m in ('tensorflow', 'jax') if m in sys.modules])"
     )

@@ -1,0 +1,197 @@
+"""Finding the files of the public datasets below the folders that their users unpacked them to.
+
+Nothing is downloaded. Upper and lower case count the same in folder names; a folder whose name
+matches exactly takes precedence.
+"""
+
+import dataclasses
+import fnmatch
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from dcpt_jax import image_folders
+from dcpt_jax.data import pairs
+from dcpt_jax.data.datasets import Dataset, Folders, get
+from dcpt_jax.data.pairs import Pairing
+from dcpt_jax.data.spec import SourceError
+from dcpt_jax.image_folders import FileList
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What was found of a data set.
+
+    Attributes:
+        dataset: which.
+        split: "train" or "held_out".
+        pairing: its pairs, or None for clean photos.
+        photos: its clean photos, or None for pairs.
+        missing: the parts that were not there, each as the first of its ways of packing.
+    """
+
+    dataset: Dataset
+    split: str
+    pairing: Pairing | None
+    photos: FileList | None
+    missing: tuple[str, ...] = ()
+
+
+class DatasetError(FileNotFoundError):
+    """A data set is not where it should be; the message says what was expected and found."""
+
+
+# CDD-11's names of the single degradations, in the order in which its folders' names have them.
+_KINDS = {"low_light": "low", "haze": "haze", "rain": "rain", "snow": "snow"}
+
+
+def locate(name: str, root: Path | str) -> Path:
+    """The folder of a data set below the folder of all data sets.
+
+    Raises:
+        DatasetError: if it is not there.
+        ValueError: for an unknown name.
+    """
+    dataset = get(name)
+    for candidate in (dataset.name, dataset.title, *dataset.folders):
+        for path, _ in _matching(Path(root), candidate):
+            return path
+    known = ", ".join(dict.fromkeys((dataset.name, dataset.title, *dataset.folders)))
+    raise DatasetError(
+        f"{dataset.title} is not in {root}: {_content(Path(root))}; looked for {known}"
+    )
+
+
+def find(name: str, folder: Path | str, split: str, *, task: str = "") -> Found:
+    """The files of one split of a data set.
+
+    Args:
+        name: of the data set.
+        folder: the data set's own folder.
+        split: "train" or "held_out".
+        task: name of the class whose photos are wanted, for data sets that hold several.
+
+    Raises:
+        DatasetError: if nothing of it is there; says which folders are expected and what is there.
+        ValueError: for an unknown name or split.
+    """
+    dataset, folder = get(name), Path(folder)
+    if not folder.is_dir():
+        raise DatasetError(f"{dataset.title}: there is no folder {folder}")
+    found, missing, reasons = [], [], []
+    for part in dataset.split(split):
+        part_reasons: list[str] = []
+        one = next(filter(None, (_open(folder, f, task, part_reasons) for f in part)), None)
+        if one is None:
+            missing.append(str(part[0]))
+            reasons += part_reasons
+        else:
+            found.append(one)
+    if not found:
+        raise DatasetError(
+            f"{dataset.title} has no {split.replace('_', '-')} data in {folder}: "
+            f"{_content(folder)}. Expected: {dataset.tree(split, kind_of(task))}"
+            + "".join(f"; {reason}" for reason in dict.fromkeys(reasons))
+        )
+    if isinstance(found[0], Pairing):
+        return Found(dataset, split, pairs.concatenate(found), None, tuple(missing))
+    return Found(dataset, split, None, image_folders.concatenate(found), tuple(missing))
+
+
+def kind_of(task: str) -> str:
+    """CDD-11's folder of a class: "low_haze_rain" for "low_light+rain+haze"."""
+    parts = re.split(r"\+", re.sub(r":[^+]*", "", task))
+    return "_".join(word for name, word in _KINDS.items() if name in parts)
+
+
+def _open(
+    folder: Path, folders: Folders, task: str, reasons: list[str]
+) -> Pairing | FileList | None:
+    """The files of one way of packing, or None; adds why to `reasons` where its folders exist."""
+    if "{kind}" in folders.degraded:
+        kind = kind_of(task)
+        if not kind:
+            reasons.append(f"it has no class {task!r}")
+            return None
+        folders = dataclasses.replace(folders, degraded=folders.degraded.format(kind=kind))
+    if not folders.degraded:
+        places = [path for path, _ in _matching(folder, folders.clean)]
+        photos = [_photos_in(path, folders) for path in places]
+        photos = [files for files in photos if files]
+        return image_folders.concatenate(photos) if photos else None
+    found = []
+    for degraded, names in _matching(folder, folders.degraded):
+        for clean, _ in _matching(folder, _filled(folders.clean, names)):
+            try:
+                one = pairs.pair_folders(
+                    degraded, clean, folders.rule, border=folders.border, deep=folders.deep
+                )
+            except (SourceError, OSError) as error:
+                reasons.append(str(error))
+            else:
+                found.append(one)
+            break
+    return pairs.concatenate(found) if found else None
+
+
+def _photos_in(place: Path, folders: Folders) -> FileList:
+    found = image_folders.list_images(place, deep=folders.deep)
+    if not folders.without:
+        return found
+    unwanted = re.compile("|".join(map(fnmatch.translate, folders.without)))
+    keep = [
+        i
+        for i, name in enumerate(found.names())
+        if not any(map(unwanted.match, name.lower().split("/")[:-1]))
+    ]
+    return found.take(keep)
+
+
+def _filled(pattern: str, names: tuple[str, ...]) -> str:
+    for name in names:
+        pattern = pattern.replace("*", name, 1)
+    return pattern
+
+
+def _matching(folder: Path, pattern: str) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """Folders that a pattern fits, in order, and what its "*" stand for."""
+    first, _, rest = pattern.strip("/").partition("/")
+    if first in ("", "."):
+        if folder.is_dir():
+            yield folder, ()
+        return
+    if first == "*":
+        for name in _folders_in(folder):
+            for path, names in _matching(folder / name, rest):
+                yield path, (name, *names)
+        return
+    known = [name for name in _folders_in(folder) if name.lower() == first.lower()]
+    for name in sorted(known, key=lambda name: name != first):
+        found = list(_matching(folder / name, rest))
+        yield from found
+        if found and name == first:
+            return  # not also the folder of that name in capitals
+
+
+def _folders_in(folder: Path) -> list[str]:
+    """Names of the sub-folders; none where there is no such folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(
+                (e.name for e in entries if not e.name.startswith(".") and e.is_dir()),
+            )
+    except OSError:
+        return []
+
+
+def _content(folder: Path) -> str:
+    """What lies in a folder, for messages."""
+    if not folder.is_dir():
+        return "there is no such folder"
+    names = _folders_in(folder)
+    if not names:
+        return "it holds no folders"
+    return (
+        "it holds " + ", ".join(names[:12]) + (f" and {len(names) - 12} more" * (len(names) > 12))
+    )

@@ -1,0 +1,227 @@
+"""Clean photos: from a folder, or those inside installed packages.
+
+At the start every file is checked without decoding it (`images.check_image`), in folders of up to
+`sources.CHECK_LIMIT` files. What fails is left out, or stops the run, as `on_bad_file` says. What
+shows only in decoding (a wrong checksum) is found while the stream runs; see `sources`.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dcpt_jax import extras, image_folders, images
+from dcpt_jax.data import sources
+from dcpt_jax.data.sources import Cache, Source
+from dcpt_jax.image_folders import FileList
+
+# Photos that come inside installed packages, as "package/file". None is in both lists.
+TRAIN_PHOTOS = (
+    "skimage/data/astronaut.png",
+    "skimage/data/rocket.jpg",
+    "skimage/data/motorcycle_left.png",
+    "skimage/data/motorcycle_right.png",
+    "sklearn/datasets/images/china.jpg",
+    "skimage/data/camera.png",
+    "skimage/data/brick.png",
+    "skimage/data/grass.png",
+    "skimage/data/gravel.png",
+    "skimage/data/coins.png",
+    "skimage/data/hubble_deep_field.jpg",
+)
+HELD_OUT_PHOTOS = (
+    "skimage/data/chelsea.png",
+    "skimage/data/coffee.png",
+    "sklearn/datasets/images/flower.jpg",
+)
+_SPLITS = {"train": TRAIN_PHOTOS, "held_out": HELD_OUT_PHOTOS}
+_DISTRIBUTIONS = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
+
+
+def bundled_photos(split: str) -> list[Path]:
+    """Paths of the photos inside installed packages, without importing those packages.
+
+    Args:
+        split: "train", or "held_out" for the photos that are never trained on.
+
+    Raises:
+        ImportError: if a package is not installed.
+        FileNotFoundError: if the installed version does not hold a photo.
+        ValueError: for another split.
+    """
+    if split not in _SPLITS:
+        raise ValueError(f"unknown split {split!r}; known: {', '.join(_SPLITS)}")
+    paths = []
+    for entry in _SPLITS[split]:
+        package, file = entry.split("/", 1)
+        with extras.needed(
+            "train",
+            f"the bundled photo {file}",
+            instead="name a folder of photos with --config.data.root",
+        ):
+            spec = importlib.util.find_spec(package)
+            if spec is None or not spec.submodule_search_locations:
+                raise ModuleNotFoundError(f"{_DISTRIBUTIONS[package]} is not installed")
+        path = Path(spec.submodule_search_locations[0], file)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"the installed {_DISTRIBUTIONS[package]} has no {file}: install another version, "
+                "or name a folder of photos with --config.data.root"
+            )
+        paths.append(path)
+    return paths
+
+
+def folder_photos(root: Path | str) -> FileList:
+    """Paths of the images below a folder; see `image_folders.list_images`.
+
+    Raises:
+        FileNotFoundError: if there is no such folder or no image in it.
+    """
+    try:
+        paths = image_folders.list_images(root)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(
+            f"{error}; --config.data.root takes an existing folder of photos"
+        ) from error
+    if not paths:
+        raise FileNotFoundError(
+            f"no images in the folder {root} given by --config.data.root; looked in it and its "
+            f"sub-folders for files named {' '.join(sorted(image_folders.IMAGE_SUFFIXES))}"
+            + "".join(f"; {reason}" for _, reason in paths.inaccessible[:1])
+            + "".join(f"; {text}" for text in image_folders.left_out_texts(paths.left_out))
+        )
+    return paths
+
+
+@dataclasses.dataclass(frozen=True)
+class PhotoReport:
+    """What became of the files of a source at the start.
+
+    Attributes:
+        found: number of files given, and of files and folders that could not be looked at.
+        used: the files that remain.
+        skipped: (file, reason) of those left out.
+        checked: False where there were too many files to check before the run.
+        left_out: how many other files were left out, see `FileList`.
+    """
+
+    found: int
+    used: Sequence[Path]
+    skipped: tuple[tuple[Path, str], ...]
+    checked: bool
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def summary(self) -> str:
+        """One line: how many photos are used and how many were left out."""
+        text = f"{len(self.used)} photos"
+        if self.skipped:
+            text += f" ({len(self.skipped)} of {self.found} files left out as unreadable)"
+        if not self.checked:
+            text += " (too many to check each before the run)"
+        return "; ".join([text, *image_folders.left_out_texts(self.left_out)])
+
+
+def inspect_photos(
+    paths: Sequence[Path | str], on_bad_file: str = "skip", *, max_pixels: int = images.MAX_PIXELS
+) -> PhotoReport:
+    """Checks files without decoding them and logs a warning for each that cannot be used.
+
+    Args:
+        paths: the files; more than `CHECK_LIMIT` are not checked.
+        on_bad_file: "skip" leaves bad files out, "refuse" stops at the first.
+        max_pixels: larger images count as bad.
+
+    Raises:
+        ImageError: for the first bad file where `on_bad_file` is "refuse", or if all are bad.
+        ValueError: for another `on_bad_file`, or no paths.
+    """
+    sources.check_bad_file_rule(on_bad_file)
+    if not paths:
+        raise ValueError("a source of photos needs at least one file")
+    skipped = list(getattr(paths, "inaccessible", ()))
+    if skipped and on_bad_file == "refuse":
+        raise sources.refused(images.ImageError(skipped[0][1]))
+    found = len(paths) + len(skipped)
+    left_out = getattr(paths, "left_out", {})
+    if len(paths) > sources.CHECK_LIMIT:
+        if not isinstance(paths, FileList):
+            paths = tuple(Path(path) for path in paths)
+        sources.warn_of_each([reason for _, reason in skipped], "photo")
+        return PhotoReport(found, paths, tuple(skipped), checked=False, left_out=left_out)
+    files = [Path(path) for path in paths]
+    used = []
+    for path in files:
+        try:
+            images.check_image(path, max_pixels=max_pixels)
+        except images.ImageError as error:
+            if on_bad_file == "refuse":
+                raise sources.refused(error) from error
+            skipped.append((path, str(error)))
+        else:
+            used.append(path)
+    sources.warn_of_each([reason for _, reason in skipped], "photo")
+    if not used:
+        raise images.ImageError(f"none of {found} photos can be read; first: {skipped[0][1]}")
+    return PhotoReport(found, tuple(used), tuple(skipped), checked=True, left_out=left_out)
+
+
+class PhotoSource(Source):
+    """Clean photos by index: uint8 or uint16 [h, w, 3], RGB, read-only.
+
+    Attributes:
+        report: what became of the files at the start.
+        paths: the files in use.
+        on_bad_file: "skip" or "refuse".
+        unreadable: index -> reason, of files that failed in decoding, in this process so far.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path | str],
+        *,
+        on_bad_file: str = "skip",
+        cache_megabytes: Cache | float = 512,
+        max_pixels: int = images.MAX_PIXELS,
+        colour: str = "srgb",
+    ):
+        """Checks the files; see `inspect_photos` for arguments and errors.
+
+        Args:
+            paths: image files.
+            on_bad_file: what to do with files that cannot be read.
+            cache_megabytes: limit of the decoded photos kept in memory, in each process; 0 = none.
+                Or a cache that several sources share.
+            max_pixels: larger images count as bad.
+            colour: "srgb" or "as_is", see `images.read_pixels`.
+        """
+        super().__init__(
+            on_bad_file=on_bad_file, cache=cache_megabytes, max_pixels=max_pixels, colour=colour
+        )
+        self.report = inspect_photos(paths, on_bad_file, max_pixels=max_pixels)
+        self.paths = self.report.used
+
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        """A name of each photo: its stem, or as much of its path as makes it unique."""
+        return sources.unique_names(self.paths)
+
+    def __len__(self) -> int:
+        """Number of files in use."""
+        return len(self.paths)
+
+    def describe(self, index: int) -> str:
+        """The file of a photo."""
+        return str(self.paths[index])
+
+    def check(self, index: int) -> tuple[int, int]:
+        """Height and width of a photo by its header; ImageError if it cannot be an image."""
+        return images.check_image(self.paths[index], max_pixels=self._max_pixels).size
+
+    def _decode(self, index: int) -> np.ndarray:
+        return images.read_pixels(
+            self.paths[index], max_pixels=self._max_pixels, colour=self._colour
+        )

@@ -1,0 +1,208 @@
+"""Makes sources: from their texts, from the public datasets, and of clean photos."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dcpt_jax import image_folders
+from dcpt_jax.data import dataset_files, datasets, spec
+from dcpt_jax.data.datasets import DATASETS, Dataset
+from dcpt_jax.data.pairs import Pairing, PairSource, pair_folders, pair_list
+from dcpt_jax.data.photos import PhotoSource, bundled_photos, folder_photos
+from dcpt_jax.data.sources import Cache, Concatenated
+from dcpt_jax.data.spec import SourceError
+from dcpt_jax.data.tasks import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class DescribedSource:
+    """A source and where it comes from.
+
+    Attributes:
+        source: its items.
+        origin: for people: "pairs of rain100l in DIR".
+        is_pairs: False for clean photos.
+        dataset: the public dataset it belongs to, or None.
+        missing: parts of the dataset that are missing.
+        is_test_set: whether it is all of the dataset's own test data.
+    """
+
+    source: Any
+    origin: str
+    is_pairs: bool
+    dataset: Dataset | None = None
+    missing: tuple[str, ...] = ()
+    is_test_set: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Missing:
+    """What is missing of a class's published data.
+
+    Attributes:
+        reasons: one for each dataset, with what was looked for.
+        note: in a few words; "" for nothing.
+    """
+
+    reasons: tuple[str, ...] = ()
+    note: str = ""
+
+
+def open_source(
+    text: str,
+    *,
+    task: str = "",
+    split: str = "train",
+    on_bad_file: str = "skip",
+    cache_megabytes: Cache | float = 512,
+) -> DescribedSource:
+    """Makes a source from its text, without a run.
+
+    Args:
+        text: as `config.data.sources` takes it, see `spec`.
+        task: the class wanted of datasets that hold several.
+        split: "train" or "held_out", where the source has several.
+        on_bad_file: "skip" or "refuse".
+        cache_megabytes: of decoded photos kept in memory.
+
+    Raises:
+        SourceError: for a text of another form, or a source that cannot be opened.
+        FileNotFoundError: if a file or folder is missing.
+        ImageError: if nothing in it can be read.
+    """
+    factory = SourceFactory(split, on_bad_file=on_bad_file, cache_megabytes=cache_megabytes)
+    return factory.from_text(text, Task(task, "noise"))
+
+
+class SourceFactory:
+    """Makes the sources of one run: one cache for all, and one source per folder of photos."""
+
+    def __init__(self, split: str, *, root: str = "", datasets: str = "", **options: Any):
+        """Opens nothing yet.
+
+        Args:
+            split: "train" or "held_out".
+            root: folder of clean photos; "" = bundled ones.
+            datasets: folder of public data sets; "" = none.
+            **options: of all sources, see `PhotoSource`.
+        """
+        self.split = split
+        self._root = root
+        self._datasets = datasets
+        self._options = options
+        self._shared: dict[Any, Any] = {}
+        self.published_classes: set[str] = set()  # that are made of their published data
+
+    def published(self, task: Task, stage: str) -> tuple[DescribedSource | None, Missing]:
+        """The data of the class's published datasets, and what of them is missing."""
+        names = list(task.published("restore" if self.split == "held_out" else stage)[0])
+        if self.split == "held_out":
+            names = list(dict.fromkeys(datasets.get(n).tested_on or n for n in names))
+        if not names:
+            return None, Missing()
+        if not self._datasets:
+            reason = f"its data are {', '.join(names)}, but config.data.datasets is empty"
+            return None, Missing((reason,))
+        found, missing = [], {}
+        for name in names:
+            try:
+                folder = dataset_files.locate(name, self._datasets)
+                found.append(self._dataset(name, folder, task))
+            except dataset_files.DatasetError as error:
+                missing[name] = str(error)
+        if not found:
+            note = f"{', '.join(names)} not found in {self._datasets}"
+            return None, Missing(tuple(missing.values()), note)
+        self.published_classes.add(task.name)
+        note = f"without {', '.join(missing)}" if missing else ""
+        data = _concatenate(found)
+        return data, Missing((*missing.values(), *data.missing), note)
+
+    def from_text(self, text: str, task: Task) -> DescribedSource:
+        """The source that a text such as `config.data.sources` names for a class."""
+        found = _concatenate([self._from_spec(*part, task) for part in spec.parse(text)])
+        names = {name for stage in ("pretrain", "restore") for name in task.published(stage)[0]}
+        if found.dataset is not None and found.dataset.name in names:
+            self.published_classes.add(task.name)
+        return found
+
+    def _from_spec(self, kind: str, place: str, task: Task) -> DescribedSource:
+        if kind == "photos":
+            try:
+                paths = image_folders.list_images(place)
+            except NotADirectoryError as error:
+                raise SourceError(str(error)) from error
+            if not paths:
+                raise SourceError(f"no images in the folder {place}")
+            return DescribedSource(
+                self._photos(paths, ("photos", place)), f"photos of {place}", is_pairs=False
+            )
+        if kind == "pairs":
+            degraded, clean, rule = spec.parse_pairs(place)
+            source = self._pairs(pair_folders(degraded, clean, rule))
+            return DescribedSource(source, f"pairs of {degraded} and {clean}", is_pairs=True)
+        if kind == "list":
+            file, clean_first = spec.parse_list(place)
+            source = self._pairs(pair_list(file, clean_first=clean_first))
+            return DescribedSource(source, f"pairs of the list {file}", is_pairs=True)
+        if kind == "tfds":
+            from dcpt_jax.data.tfds import TfdsSource
+
+            source = TfdsSource(place, split=self.split, **self._options)
+            origin = f"{source.noun}s of the TFDS dataset {place}"
+            return DescribedSource(source, origin, source.is_pairs)
+        if kind == "packed":
+            from dcpt_jax.data.packed import PackedSource
+
+            source = PackedSource(place, on_bad_file=self._options["on_bad_file"])
+            dataset = DATASETS.get(source.dataset)
+            origin = f"{source.noun}s packed in {place}"
+            return DescribedSource(source, origin, source.is_pairs, dataset)
+        return self._dataset(kind, place, task)
+
+    def _dataset(self, name: str, folder: Path | str, task: Task) -> DescribedSource:
+        found = dataset_files.find(name, folder, self.split, task=task.name)
+        is_pairs = found.pairing is not None
+        if is_pairs:
+            source = self._pairs(found.pairing)
+        else:
+            source = self._photos(found.photos, (name, str(folder)))
+        without = f" without {', '.join(found.missing)}" if found.missing else ""
+        origin = f"{source.noun}s of {name} in {folder}{without}"
+        missing = tuple(f"{name}: no {part} in {folder}" for part in found.missing)
+        is_test_set = self.split == "held_out" and not missing
+        return DescribedSource(source, origin, is_pairs, found.dataset, missing, is_test_set)
+
+    def clean_photos(self) -> tuple[PhotoSource, str]:
+        """The photos to synthesise classes from, and what they are, for people."""
+        if self._root:
+            paths, where = folder_photos(self._root), f"photos of {self._root}"
+        else:
+            paths, where = bundled_photos(self.split), "bundled photos"
+        return self._photos(paths, ("root", self._root)), where
+
+    def _photos(self, paths: Sequence[Path], key: Any) -> PhotoSource:
+        """A source of photos, the same one for all classes made of them."""
+        if key not in self._shared:
+            self._shared[key] = PhotoSource(paths, **self._options)
+        return self._shared[key]
+
+    def _pairs(self, pairing: Pairing) -> PairSource:
+        return PairSource(pairing, **self._options)
+
+
+def _concatenate(found: Sequence[DescribedSource]) -> DescribedSource:
+    if len(found) == 1:
+        return found[0]
+    if len({one.is_pairs for one in found}) > 1:
+        raise SourceError(
+            "a class is made either of pairs or of clean photos, not of both: "
+            + ", ".join(one.origin for one in found)
+        )
+    source = Concatenated([one.source for one in found])
+    origin = " + ".join(one.origin for one in found)
+    missing = tuple(part for one in found for part in one.missing)
+    published = all(one.dataset is not None for one in found)
+    dataset = found[0].dataset if published else None
+    return DescribedSource(source, origin, found[0].is_pairs, dataset, missing)

@@ -1,0 +1,252 @@
+"""Image files below a folder: which files count, in which order, and what is left out.
+
+Lists stay small in memory with a million files: see `FileList`.
+"""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+IMAGE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+    | {".avif", ".heic", ".heif", ".mpo", ".apng"}
+)
+_RAW_SUFFIXES = (
+    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf "
+    ".raw .rw2 .rwl .sr2 .srf .srw .x3f"
+)
+_OTHER_SUFFIXES = (
+    ".exr .hdr .jp2 .j2k .jpf .jpx .jxl .jxr .hdp .wdp .psd .psb .xcf .kra .ora .tga .ppm .pgm "
+    ".pbm .pnm .pfm .pam .pcx .dds .ktx .qoi .ico .icns .svg .eps .dcm .fit .fits .fts .heics "
+    ".avifs .flif .bpg .ras .sgi .xpm .xbm .emf .wmf .cin .dpx"
+)
+# Picture formats that are not supported: such files are counted and named.
+UNREAD_SUFFIXES = frozenset(f"{_RAW_SUFFIXES} {_OTHER_SUFFIXES}".split())
+# Folders in which systems keep previews or deleted files, in lower case.
+SYSTEM_FOLDERS = frozenset(
+    {"@eadir", ".@__thumb", "#recycle", "@recycle", "$recycle.bin", "system volume information"}
+    | {"lost+found", "__macosx", ".trash", ".trashes", ".thumbnails", ".picasaoriginals"}
+)
+
+_logger = logging.getLogger(__name__)
+
+
+class FileList(Sequence):
+    """Paths as one text: some 40 bytes a file, where a list of `Path` objects takes 300.
+
+    Attributes:
+        root: folder that the names are relative to.
+        inaccessible: (path, message) of files and folders that could not be looked at: broken or
+            circular links, folders without permission.
+        left_out: number of files of each suffix in `UNREAD_SUFFIXES` (".dng"), and of images in
+            folders of each name in `SYSTEM_FOLDERS` ("@eaDir/").
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        names: Iterable[str],
+        inaccessible: Sequence[tuple[Path, str]] = (),
+        left_out: Mapping[str, int] | None = None,
+    ):
+        """A list of files below `root`.
+
+        Args:
+            root: a folder.
+            names: of the files, relative to it (or absolute), in the order of the list.
+            inaccessible: see above.
+            left_out: see above.
+        """
+        self.root = Path(root)
+        self.inaccessible = tuple(inaccessible)
+        self.left_out = Counter(left_out or {})
+        names = [os.fsencode(name) for name in names]
+        self._text = b"\0".join(names)
+        lengths = np.fromiter(map(len, names), np.int64, len(names))
+        self._ends = np.cumsum(lengths + 1) - 1
+
+    def __len__(self) -> int:
+        """Number of files."""
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> Path:
+        """The path of a file.
+
+        Raises:
+            IndexError: if the index is out of range.
+        """
+        return self.root / self.name(index)
+
+    def name(self, index: int) -> str:
+        """Path of a file relative to the root."""
+        count = len(self._ends)
+        if not -count <= index < count:
+            raise IndexError(f"file {index} of {count}")
+        index %= count
+        start = self._ends[index - 1] + 1 if index else 0
+        return os.fsdecode(self._text[start : self._ends[index]])
+
+    def names(self) -> list[str]:
+        """Paths of all files relative to the root."""
+        return os.fsdecode(self._text).split("\0") if len(self) else []
+
+    def __iter__(self) -> Iterator[Path]:
+        """The paths in order."""
+        return (self.root / name for name in self.names())
+
+    def take(self, indices: Sequence[int]) -> "FileList":
+        """The files with these indices, in this order."""
+        names = self.names()
+        return FileList(self.root, [names[i] for i in indices], self.inaccessible, self.left_out)
+
+    def __repr__(self) -> str:
+        """Short."""
+        return f"FileList({len(self)} files in {self.root})"
+
+
+def concatenate(lists: Sequence[FileList]) -> FileList:
+    """Several lists as one."""
+    if len(lists) == 1:
+        return lists[0]
+    names = [str(path) for files in lists for path in files]
+    inaccessible = [entry for files in lists for entry in files.inaccessible]
+    return FileList("", names, inaccessible, sum((files.left_out for files in lists), Counter()))
+
+
+def list_images(root: Path | str, *, deep: bool = True) -> FileList:
+    """Lists the image files below a folder, in the order of their names.
+
+    Searches sub-folders too (also linked ones, each once). Takes regular files whose suffix is in
+    `IMAGE_SUFFIXES`, in upper or lower case; ignores hidden files and folders (whose names start
+    with a dot). Names are compared as strings, part by part: "10.png" comes before "9.png". A
+    million files take 3 to 7 s.
+
+    Args:
+        root: the folder.
+        deep: whether to search sub-folders.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        NotADirectoryError: if `root` is a file.
+    """
+    root = Path(root)
+    if not root.exists():
+        raise FileNotFoundError(f"no such folder: {root}")
+    if not root.is_dir():
+        raise NotADirectoryError(f"not a folder: {root}")
+    names: list[str] = []
+    inaccessible: list[tuple[Path, str]] = []
+    left_out: Counter[str] = Counter()
+    visited: set[tuple[int, int]] = set()
+    # Files and folders still to come, the next one last; a folder's name ends with a slash.
+    waiting = [""]
+    while waiting:
+        name = waiting.pop()
+        if name and not name.endswith("/"):
+            names.append(name)
+            continue
+        try:
+            status = os.stat(root / name)
+            if (status.st_dev, status.st_ino) in visited:  # a link back up would never end
+                continue
+            visited.add((status.st_dev, status.st_ino))
+            with os.scandir(root / name) as entries:
+                entries = sorted(entries, key=lambda entry: entry.name, reverse=True)
+        except OSError as error:
+            if not name:
+                raise
+            path = root / name
+            inaccessible.append((path, f"{path}: cannot be looked into ({error.strerror})"))
+            continue
+        found = []
+        for entry in entries:
+            try:
+                if what := _left_out(entry):
+                    left_out[what] += _images_in(entry.path) if what.endswith("/") else 1
+                else:
+                    found.append(_image_or_folder(entry))
+            except OSError as error:
+                path = root / name / entry.name
+                inaccessible.append((path, f"{path}: cannot be looked at ({error.strerror})"))
+        waiting += [name + entry for entry in found if entry and (deep or entry[-1] != "/")]
+    return FileList(root, names, inaccessible, +left_out)
+
+
+def find_images(path: Path | str) -> tuple[list[Path], Counter[str]]:
+    """The image files that a user names: a file itself, whatever its suffix, or those in a folder.
+
+    Logs a warning for what cannot be looked at.
+
+    Returns:
+        The files, and what was left out of the folder: see `FileList.left_out`.
+
+    Raises:
+        FileNotFoundError: if there is no such file or folder, or no image in the folder.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [path], Counter()
+    if not path.exists():
+        raise FileNotFoundError("no such file or folder")
+    found = list_images(path)
+    for _, message in found.inaccessible:
+        _logger.warning("skipped: %s", message)
+    if not found:
+        known = ", ".join(sorted(IMAGE_SUFFIXES))
+        left_out = "".join(f"; {text}" for text in left_out_texts(found.left_out))
+        raise FileNotFoundError(f"no images in this folder (known: {known}){left_out}")
+    return list(found), found.left_out
+
+
+def left_out_texts(left_out: Mapping[str, int]) -> list[str]:
+    """Describes `FileList.left_out` in words such as "5 files not read: .dng"."""
+    unread = {name: count for name, count in left_out.items() if not name.endswith("/")}
+    system = {name: count for name, count in left_out.items() if name.endswith("/")}
+    texts = []
+    for counts, noun, what in ((unread, "file", "not read:"), (system, "image", "skipped in")):
+        if not counts:
+            continue
+        total = sum(counts.values())
+        names = [
+            name if len(counts) == 1 else f"{name} ({count})"
+            for name, count in sorted(counts.items())
+        ]
+        texts.append(f"{total} {noun}{'s'[: total != 1]} {what} {', '.join(names)}")
+    return texts
+
+
+def _left_out(entry: os.DirEntry) -> str:
+    """The name under which `FileList.left_out` counts a file or folder; "" if it does not."""
+    if entry.name.lower() in SYSTEM_FOLDERS and entry.is_dir():
+        return f"{entry.name}/"
+    suffix = os.path.splitext(entry.name)[1].lower()
+    is_unread = suffix in UNREAD_SUFFIXES and not entry.name.startswith(".") and entry.is_file()
+    return suffix if is_unread else ""
+
+
+def _images_in(folder: str) -> int:
+    return sum(
+        os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+        for _, _, names in os.walk(folder)
+        for name in names
+    )
+
+
+def _image_or_folder(entry: os.DirEntry) -> str | None:
+    """Name of an image file, or of a folder followed by "/"; None for anything else.
+
+    Raises:
+        OSError: if it cannot be known.
+    """
+    if entry.name.startswith("."):
+        return None
+    if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
+        if entry.is_file():
+            return entry.name
+        if entry.is_symlink():
+            entry.stat()  # a broken link is an image that is missing
+    return f"{entry.name}/" if entry.is_dir() else None
