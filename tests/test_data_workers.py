@@ -88,20 +88,20 @@ def rss(processes):
 def test_killed_worker_is_replaced_unless_it_dies_again_soon(
     photos, num_workers, caplog, monkeypatch
 ):
-    monkeypatch.setattr(pipeline, "BATCHES_BETWEEN_DEATHS", 15)
+    monkeypatch.setattr(pipeline, "BATCHES_BETWEEN_DEATHS", 30)
     before = {p.pid for p in children(os.getpid())}
     with stream(photos, num_workers=num_workers) as batches:
-        found = [next(batches) for _ in range(16)]
+        found = [next(batches) for _ in range(31)]
         next(p for p in children(os.getpid()) if p.pid not in before).kill()
-        found += [next(batches) for _ in range(8)]
+        found += [next(batches) for _ in range(10)]
         assert "worker process died before batch" in caplog.text
         assert "killed by SIGKILL, exit code -9" in caplog.text
         assert "the batches stay the same" in caplog.text
-        assert batches.position == 24
-        assert_same(found, take(24, photos))
+        assert batches.position == 41
+        assert_same(found, take(41, photos))
         next(p for p in children(os.getpid()) if p.pid not in before).kill()
         with pytest.raises(pipeline.DataError, match=r"worker process died before batch .*SIGKILL"):
-            for _ in range(15):
+            for _ in range(20):
                 next(batches)
         with pytest.raises(ValueError, match="closed"):
             next(batches)
