@@ -145,13 +145,13 @@ def test_labels(mode):
     config.init_from = "somewhere"
     assert config.label == "flat"
     config.tasks = "low_light+haze,haze,low_light"
-    assert configs.outputs_of(config) == ("low_light+haze", "haze", "low_light")
+    assert configs.labels_of(config).names == ("low_light+haze", "haze", "low_light")
     config.label = "multi_hot"
     configs.validate(config)
-    assert configs.outputs_of(config) == ("low_light", "haze")
+    assert configs.labels_of(config).names == ("low_light", "haze")
     config.tasks = "clean,haze"
     configs.validate(config)
-    assert configs.outputs_of(config) == ("haze",)
+    assert configs.labels_of(config).names == ("haze",)
     config.tasks = "low_light+haze,haze+low_light"
     with pytest.raises(ConfigError, match=r"all of the same components, low_light, haze; "):
         configs.validate(config)

@@ -18,7 +18,7 @@ def test_every_stage_is_valid(stage):
     configs.validate(config)
     assert [task.name for task in configs.tasks_of(config)][-2:] == ["real", "clean"]
     if stage in ("pretrain", "classify"):
-        assert "clean" not in configs.outputs_of(config)
+        assert "clean" not in configs.labels_of(config).names
 
 
 def test_another_stage_is_refused_with_the_known_ones():
@@ -31,8 +31,5 @@ def test_what_ships_is_a_network_of_the_recipe():
         pytest.skip("no weights are bundled")
     _, description = weights.load_weights()
     network = dict(recipe("restore").model)
-    assert description["architecture"] == network.pop("name")
-    arguments = weights.network_of(description).arguments()
-    assert {key: arguments[key] for key in network} == {
-        key: list(value) if isinstance(value, tuple) else value for key, value in network.items()
-    }
+    assert description.architecture == network.pop("name")
+    assert {key: description.arguments[key] for key in network} == network

@@ -16,6 +16,7 @@ from dcpt_jax.convert import command, files, options, reading
 from dcpt_jax.convert.naming import reference_shapes
 from dcpt_jax.convert.pth import read_pth
 from dcpt_jax.convert.safetensors_files import read_safetensors, write_safetensors
+from dcpt_jax.labels import Labels
 from tests.golden import read_case, rule_weights, run
 from tests.test_convert_pth import tensor, write_zip
 
@@ -79,7 +80,7 @@ def test_a_network_becomes_a_weights_folder(tmp_path, network, state, key, prefi
     for name, value in state.items():
         np.testing.assert_array_equal(back[name], value)
     description = json.loads((tmp_path / "w" / "model.json").read_text())
-    assert description["source"] == {"file": "net.pth", "entry": key}
+    assert description.source == {"file": "net.pth", "entry": key}
 
 
 def test_half_precision_becomes_float32(tmp_path, state, capsys):
@@ -194,7 +195,7 @@ def test_a_multi_hot_classifier_stays_one(tmp_path, network, state, capsys):
     read = [str(tmp_path / "g.pth"), str(tmp_path / "w"), "--classifier", str(tmp_path / "c.pth")]
     assert command.main([*read, "--classes=low_light,haze", "--label=multi_hot"]) == 0
     description = weights.load_weights(tmp_path / "w")[1]
-    assert weights.outputs_of(description) == ("multi_hot", ("low_light", "haze"))
+    assert description.classifier.labels == Labels(("low_light", "haze"), "multi_hot")
     write = [
         str(tmp_path / "w"),
         str(tmp_path / "g2.pth"),
@@ -494,7 +495,7 @@ def test_options_that_do_not_fit_are_explained(
 @pytest.fixture(scope="module")
 def weights_folder(tmp_path_factory, network, state):
     params = dcpt_jax.from_torch(state, network)
-    description = weights.describe(network, None, task_set="5d", classes=("a",))
+    description = weights.describe(network)
     folder = tmp_path_factory.mktemp("weights") / "w"
     return weights.save_weights(folder, {"network": params}, description)
 

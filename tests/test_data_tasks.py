@@ -1,6 +1,5 @@
 """Task sets: order, names, published data, components and errors."""
 
-import numpy as np
 import pytest
 
 from dcpt_jax import degradations
@@ -128,35 +127,12 @@ def test_the_class_that_a_text_means(given, expected):
     assert tasks.class_named(given) == expected
 
 
-def test_components_in_order_of_first_appearance():
-    found, table = tasks.components(resolve_tasks("noise:25,low_light+noise,haze+low_light:1"))
-    assert found == ("noise", "low_light", "haze")
-    np.testing.assert_array_equal(table, [[1, 0, 0], [1, 1, 0], [0, 1, 1]])
-    assert table.dtype == np.uint8
-
-
-def test_clean_has_no_component_and_is_a_class_of_its_own():
+def test_clean_is_a_class_of_its_own():
     asked = resolve_tasks("clean,rain,rain+haze")
     assert names(asked) == ["clean", "rain", "rain+haze"]
-    found, table = tasks.components(asked)
-    assert found == ("rain", "haze")
-    assert table.tolist() == [[0, 0], [1, 0], [1, 1]]
-    found, table = tasks.components(resolve_tasks("clean"))
-    assert found == () and table.shape == (1, 0)
     with pytest.raises(ValueError, match="'clean' means no degradation"):
         resolve_tasks("clean+rain")
     assert tasks.class_named("clean") == "clean" and tasks.class_named("clean:1") is None
-
-
-def test_components_of_the_sets():
-    found, table = tasks.components(tasks.TASK_SETS["cdd11"])
-    assert found == ("low_light", "haze", "rain", "snow")
-    assert table.tolist()[-2:] == [[1, 1, 1, 0], [1, 1, 0, 1]]
-    assert len({tuple(row) for row in table}) == 11
-    for name in ("5d", "10d"):
-        found, table = tasks.components(tasks.TASK_SETS[name])
-        assert list(found) == ORDER[name]
-        np.testing.assert_array_equal(table, np.eye(len(found)))
 
 
 def test_ready_tasks_are_kept():

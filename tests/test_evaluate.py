@@ -10,6 +10,7 @@ from dcpt_jax import metrics as dcpt_metrics
 from dcpt_jax.data import held_out, tasks
 from dcpt_jax.evaluate import baselines, gallery, published, run, saving
 from dcpt_jax.evaluate.tables import ClassResult, Evaluation
+from dcpt_jax.labels import Labels
 from tests.conftest import tiny_config
 
 
@@ -142,17 +143,20 @@ class Says(nn.Module):
         return features[0][:, 0, 0]
 
 
+COMPONENTS = Labels(("haze", "rain", "low_light"), "multi_hot")
+
+
 def test_what_judges_say_and_should_say(caplog):
     params = {"network": {}, "classifier": {}}
     image = np.zeros((2, 1, 1, 3), np.float32)
     image[:, 0, 0] = [[1, -1, 2], [-1, 3, -1]]
-    flat = run.Judge(Says(), Says(), params, "flat", ("haze", "rain", "low_light+haze"))
+    flat = run.Judge(Says(), Says(), params, Labels(("haze", "rain", "low_light+haze")))
     assert flat.predict(image).tolist() == [[0, 0, 1], [0, 1, 0]]
     asked = tasks.resolve_tasks("rain,low_light+haze")
     assert flat.truth(asked).tolist() == [[0, 1, 0], [0, 0, 1]]
     assert flat.truth(tasks.resolve_tasks("snow,haze")) is None
     assert "but not snow" in caplog.text
-    components = run.Judge(Says(), Says(), params, "multi_hot", ("haze", "rain", "low_light"))
+    components = run.Judge(Says(), Says(), params, COMPONENTS)
     assert components.predict(image).tolist() == [[1, 0, 1], [0, 1, 0]]
     asked = tasks.resolve_tasks("rain,low_light+rain+haze")  # a mixture that it never saw
     assert components.truth(asked).tolist() == [[0, 1, 0], [1, 1, 1]]
@@ -164,10 +168,7 @@ def test_what_judges_say_and_should_say(caplog):
 
 def test_scores_of_a_judge_of_components():
     found = tasks.resolve_tasks("rain,low_light+rain")
-    judge = run.Judge(
-        *(Says(), Says(), {"network": {}, "classifier": {}}),
-        *("multi_hot", ("haze", "rain", "low_light")),
-    )
+    judge = run.Judge(Says(), Says(), {"network": {}, "classifier": {}}, COMPONENTS)
 
     def restored():
         for task, pixel in ((0, [-1, 1, -1]), (0, [-1, 1, 1]), (1, [-1, 1, 1]), (1, [1, -1, 1])):
@@ -183,10 +184,7 @@ def test_scores_of_a_judge_of_components():
 
 def test_scores_of_clean_samples():
     found = tasks.resolve_tasks("clean,rain")
-    judge = run.Judge(
-        *(Says(), Says(), {"network": {}, "classifier": {}}),
-        *("multi_hot", ("haze", "rain", "low_light")),
-    )
+    judge = run.Judge(Says(), Says(), {"network": {}, "classifier": {}}, COMPONENTS)
 
     def restored():
         for task, pixel in ((0, [-1, -1, -1]), (0, [-1, 1, -1]), (1, [-1, -1, -1])):
@@ -390,7 +388,7 @@ def test_without_a_classifier_it_says_so(tmp_path, photo_folder, pretrained, cap
     from dcpt_jax import weights
 
     params, description = weights.load_weights(pretrained)
-    description["classifier"] = None
+    description = dataclasses.replace(description, classifier=None)
     weights.save_weights(tmp_path / "w", {"network": params["network"]}, description)
     config = tiny_config("evaluate", photo_folder)
     config.init_from = str(tmp_path / "w")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dcpt_jax import metrics, weights
+from dcpt_jax import metrics
 from dcpt_jax.evaluate import scores
 
 
@@ -14,10 +14,3 @@ def test_a_perfect_sample_counts_the_limit():
     assert scores.psnr(image + 0.1, image, channel="y", rounding="none") == pytest.approx(
         20 + 20 * np.log10(255 / 219), abs=1e-3
     )
-
-
-def test_answers_of_classifiers_of_classes_and_of_components():
-    logits = np.array([[-2.0, -1.0, -3.0], [1.0, 3.0, -1.0]])
-    assert scores.answer(logits, weights.FLAT).tolist() == [[0, 1, 0], [0, 1, 0]]
-    assert scores.answer(logits, weights.MULTI_HOT).tolist() == [[0, 0, 0], [1, 1, 0]]
-    assert scores.answer(logits[1], weights.FLAT).tolist() == [0, 1, 0]

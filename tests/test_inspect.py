@@ -12,6 +12,7 @@ import dcpt_jax
 from dcpt_jax import images, weights
 from dcpt_jax.inspect import command, inspector
 from dcpt_jax.inspect.inspector import Inspector, spread_crops
+from dcpt_jax.labels import Labels
 from dcpt_jax.weights import folders
 from tests.test_restore_predictor import photo, small_network
 
@@ -36,9 +37,8 @@ def parts():
 
 def saved(folder, parts, components=(), **extra):
     network, classifier, params = parts
-    description = weights.describe(
-        network, classifier, task_set="x", classes=CLASSES, components=components, **extra
-    )
+    labels = Labels(components, "multi_hot") if components else Labels(CLASSES)
+    description = weights.describe(network, classifier, labels=labels, classes=CLASSES, **extra)
     return weights.save_weights(folder, params, description)
 
 
@@ -113,10 +113,10 @@ def test_the_logits_of_the_crops_are_averaged(flat, monkeypatch):
 
 def test_verdicts(flat, multi_hot, monkeypatch):
     one = Inspector.load(flat)
-    assert one.verdict({"haze": 0.4, "rain": 0.35, "noise": 0.25}) == "haze"
+    assert one.labels.verdict({"haze": 0.4, "rain": 0.35, "noise": 0.25}) == "haze"
     many = Inspector.load(multi_hot)
-    assert many.verdict({"haze": 0.9, "rain": 0.6, "noise": 0.5}) == "haze+rain"
-    assert many.verdict({"haze": 0.4, "rain": 0.3, "noise": 0.2}) == "clean"
+    assert many.labels.verdict({"haze": 0.9, "rain": 0.6, "noise": 0.5}) == "haze+rain"
+    assert many.labels.verdict({"haze": 0.4, "rain": 0.3, "noise": 0.2}) == "clean"
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_what_is_no_photo_is_refused(flat):
 
 def test_weights_without_a_classifier_say_what_to_do(tmp_path, parts):
     network, _, params = parts
-    description = weights.describe(network, None, task_set="x", classes=CLASSES)
+    description = weights.describe(network)
     folder = weights.save_weights(tmp_path / "w", {"network": params["network"]}, description)
     with pytest.raises(ValueError, match=r"w: these weights hold no classifier; .*classify\.py"):
         dcpt_jax.inspect(photo(8, 8), folder)
@@ -262,7 +262,7 @@ def test_wrong_use_ends_with_status_2(tmp_path, parts, monkeypatch, capsys, argu
     monkeypatch.setattr(folders, "BUNDLED", tmp_path / "nowhere")
     put(tmp_path / "photo.png", photo(8, 8))
     (tmp_path / "empty").mkdir()
-    description = weights.describe(parts[0], None, task_set="x", classes=CLASSES)
+    description = weights.describe(parts[0])
     weights.save_weights("no_classifier", {"network": parts[2]["network"]}, description)
     assert run(*arguments) == 2
     shown = capsys.readouterr()

@@ -30,9 +30,7 @@ def small_network():
 def saved(tmp_path_factory):
     """A weights folder of a small network."""
     model, params = small_network()
-    description = weights.describe(
-        model, None, task_set="5d", classes=("rain", "noise"), mode="restore", steps=7
-    )
+    description = weights.describe(model, mode="restore", steps=7)
     folder = tmp_path_factory.mktemp("weights") / "small"
     return weights.save_weights(folder, {"network": params}, description)
 

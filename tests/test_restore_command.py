@@ -17,6 +17,7 @@ from PIL import Image
 import dcpt_jax
 from dcpt_jax import image_folders, images, weights
 from dcpt_jax.convert.files import write_checkpoints
+from dcpt_jax.labels import Labels
 from dcpt_jax.models import parameter_shapes
 from dcpt_jax.restore import command
 from dcpt_jax.restore.command import main, parser, plan
@@ -32,7 +33,7 @@ SIZE = (24, 32)
 def weights_folder(tmp_path_factory):
     """Weights of the small random network, trained on crops of 16 pixels as they say."""
     model, params = small_network()
-    description = weights.describe(model, None, task_set="noise", classes=("noise",), crop_size=16)
+    description = weights.describe(model, crop_size=16)
     folder = tmp_path_factory.mktemp("run") / "weights"
     return weights.save_weights(folder, {"network": params}, description)
 
@@ -63,7 +64,7 @@ def test_a_file_of_the_original_restores_without_converting(tmp_path, capsys):
     weights.save_weights(
         tmp_path / "w",
         {"network": params},
-        weights.describe(model, None, task_set="noise", classes=("noise",)),
+        weights.describe(model),
     )
     source = put(tmp_path / "photo.png")
     for name in ("net.pth", "w"):
@@ -156,7 +157,7 @@ def test_what_the_classifier_sees_stands_on_the_line_of_the_photo(tmp_path, caps
     ones["head"] = {"kernel": ones["head"]["kernel"], "bias": np.array([0.0, 1.0])}
     both = {"network": params, "classifier": jax.tree.map(np.float32, ones)}
     description = weights.describe(
-        model, classifier, task_set="x", classes=("rain", "noise"), crop_size=16
+        model, classifier, labels=Labels(("rain", "noise")), crop_size=16
     )
     folder = weights.save_weights(tmp_path / "w", both, description)
     source = put(tmp_path / "a.png")
@@ -613,7 +614,7 @@ def test_without_a_crop_size_the_local_converter_needs_a_size(weights_folder, tm
 
 def test_a_network_without_a_local_converter_refuses_it(tmp_path):
     model = dcpt_jax.create_model("restormer", **TINY_BACKBONES["restormer"])
-    description = weights.describe(model, None, task_set="noise", classes=("noise",))
+    description = weights.describe(model)
     folder = weights.save_weights(tmp_path / "w", {"network": {"x": np.ones(1)}}, description)
     assert network(folder, None)[0] == model
     for tlc in ("auto", "128"):

@@ -73,7 +73,7 @@ def test_it_pretrains_continues_and_restores(tmp_path, name, capsys):
     assert int(result.state.step) == 4 and np.isfinite(result.metrics["loss"])
     params, description = weights.load_weights(tmp_path / "pretrain")
     assert set(params) == {"network", "classifier"}
-    assert description["architecture"] == name
+    assert description.architecture == name
 
     config = bundled_config("restore", name)
     config.init_from = str(tmp_path / "pretrain")
@@ -105,7 +105,7 @@ def test_the_direct_pretraining(tmp_path, photo_folder):
     result = loop.train(config, tmp_path)
     assert result.finished and np.isfinite(result.metrics["loss"])
     params, description = weights.load_weights(tmp_path)
-    assert set(params) == {"network", "classifier"} and description["mode"] == "pretrain"
+    assert set(params) == {"network", "classifier"} and description.mode == "pretrain"
 
 
 @pytest.mark.parametrize("name", TINY_BACKBONES)

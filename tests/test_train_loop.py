@@ -33,12 +33,12 @@ def assert_equal(a, b):
 def test_a_run_leaves_weights_checkpoints_and_event_files(pretrained):
     params, description = weights.load_weights(pretrained)
     assert set(params) == {"network", "classifier"}
-    assert description["architecture"] == "nafnet"
-    assert description["arguments"]["width"] == 4
-    assert description["classes"] == ["rain", "noise", "haze", "low_light", "motion_blur"]
-    assert description["task_set"] == "5d"
-    assert description["steps"] == 12
-    assert np.isfinite(description["metrics"]["loss"])
+    assert description.architecture == "nafnet"
+    assert description.arguments["width"] == 4
+    assert description.classes == ("rain", "noise", "haze", "low_light", "motion_blur")
+    assert description.task_set == "5d"
+    assert description.steps == 12
+    assert np.isfinite(description.metrics["loss"])
     assert weights.checkpoint_steps(pretrained) == [12, 10]
     assert list(pretrained.glob("events.out.tfevents.*"))
 
@@ -72,7 +72,7 @@ def test_tensorboard_gets_the_scalars(pretrained):
     assert {"gradient_norm_network", "images_per_second", "tflops_per_second"} <= set(found)
     assert found["host_memory_gb"][-1] > 0.1
     assert len(found["loss"]) == 3  # steps 4, 8 and 12
-    assert found["loss"][-1] == np.float32(weights.load_weights(pretrained)[1]["metrics"]["loss"])
+    assert found["loss"][-1] == np.float32(weights.load_weights(pretrained)[1].metrics["loss"])
 
 
 def test_a_restoration_starts_from_the_pretrained_network(tmp_path, photo_folder, pretrained):
@@ -83,8 +83,8 @@ def test_a_restoration_starts_from_the_pretrained_network(tmp_path, photo_folder
     loop.train(config, tmp_path)
     params, description = weights.load_weights(tmp_path)
     start = weights.load_weights(pretrained)[0]
-    assert set(params) == {"network"} and description["classifier"] is None
-    assert description["source"] == {
+    assert set(params) == {"network"} and description.classifier is None
+    assert description.source == {
         "init_from": str(pretrained),
         "mode": "pretrain",
         "steps": 12,

@@ -134,7 +134,7 @@ def test_two_processes_train_like_one_and_one_goes_on(tmp_path, photo_folder, al
     assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
     assert_trained_alike(tmp_path, alone)
     params, description = weights.load_weights(tmp_path)
-    assert description["steps"] == 4 and set(params) == {"network", "classifier"}
+    assert description.steps == 4 and set(params) == {"network", "classifier"}
     assert loop.train(config_of(photo_folder, 5), tmp_path).finished
     assert "continuing from step 4" in capsys.readouterr().out
 

@@ -1,6 +1,6 @@
 """What flows from one run to the next: networks, classifiers, across different classes."""
 
-import json
+import dataclasses
 import shutil
 
 import jax
@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from dcpt_jax import config as configs
-from dcpt_jax import weights
+from dcpt_jax import create_classifier, create_model, weights
 from dcpt_jax.config import ConfigError
 from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.evaluate import run as evaluation
+from dcpt_jax.labels import Labels
 from dcpt_jax.modes import MODES
 from dcpt_jax.train import loop, modules, setup, start
+from dcpt_jax.weights import ClassifierDescription
 from tests.conftest import tiny_config
 
 FIVE = ("rain", "noise", "haze", "low_light", "motion_blur")
@@ -35,20 +37,6 @@ def assert_equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-@pytest.mark.parametrize(
-    ("there", "here", "columns"),
-    [
-        (FIVE, FIVE, tuple((i, i) for i in range(5))),
-        (FIVE, ("haze", "jpeg", "rain"), ((2, 0), (0, 2))),
-        (("noise",), ("rain",), ()),
-        (("class_0", "class_1"), ("rain", "haze"), ((0, 0), (1, 1))),
-        (("class_0", "class_1"), ("rain",), ()),
-    ],
-)
-def test_classes_find_their_columns(there, here, columns):
-    assert start.columns_of_classes(there, here) == columns
-
-
 def test_a_head_keeps_the_columns_of_the_classes_that_stay():
     rng = np.random.default_rng(0)
 
@@ -67,39 +55,13 @@ def test_a_head_keeps_the_columns_of_the_classes_that_stay():
 
 def test_labels_of_the_guide():
     tasks = task_sets.resolve_tasks("haze,rain")
-    assert start.guide_labels(FIVE, tasks) == (2, 0)
+    assert start.guide_options(Labels(FIVE), tasks) == {"labels": (2, 0)}
     message = r"does not know haze; its classes: noise, rain.*tasks.*convert --classes"
     with pytest.raises(ConfigError, match=message):
-        start.guide_labels(("noise", "rain"), tasks)
+        start.guide_options(Labels(("noise", "rain")), tasks)
 
 
-def test_what_labels_say_about_the_logits():
-    assert weights.outputs_of({"classes": ["rain", "haze"]}) == ("flat", ("rain", "haze"))
-    description = {"classes": ["a+b", "a"], "label": "multi_hot", "components": ["a", "b"]}
-    assert weights.outputs_of(description) == ("multi_hot", ("a", "b"))
-
-
-MIXED = {
-    "classes": ["haze", "low_light+haze", "rain"],
-    "label": "multi_hot",
-    "components": ["haze", "low_light", "rain"],
-}
-
-
-@pytest.mark.parametrize(
-    ("there", "outputs", "label", "columns"),
-    [
-        (MIXED, ("rain", "haze", "snow"), "multi_hot", ((2, 0), (0, 1))),
-        # A class and a component of one name; a mixture has no component of its own.
-        (MIXED, ("rain", "low_light+haze", "haze"), "flat", ((2, 0), (0, 2))),
-        ({"classes": ["rain", "low_light+haze"]}, ("low_light", "rain"), "multi_hot", ((0, 1),)),
-        # Numbered classes of a converted classifier are no components, even if as many.
-        ({"classes": ["class_0", "class_1"]}, ("rain", "haze"), "flat", ((0, 0), (1, 1))),
-        ({"classes": ["class_0", "class_1"]}, ("rain", "haze"), "multi_hot", ()),
-    ],
-)
-def test_columns_across_kinds_of_labels(there, outputs, label, columns):
-    assert start.shared_columns(there, outputs, label) == columns
+MIXED = Labels(("haze", "low_light", "rain"), "multi_hot")
 
 
 def test_a_guide_of_components_guides_to_mixtures_that_it_never_saw():
@@ -110,7 +72,7 @@ def test_a_guide_of_components_guides_to_mixtures_that_it_never_saw():
     assert options["label_rows"].tolist() == [[0, 0, 0], [0, 0, 1]]
     options = start.guide_options(MIXED, task_sets.resolve_tasks("clean"))
     assert options["label_rows"].tolist() == [[0, 0, 0]]
-    flat = {"classes": ["haze", "low_light+haze"]}
+    flat = Labels(("haze", "low_light+haze"))
     asked = task_sets.resolve_tasks("low_light+haze")
     assert start.guide_options(flat, asked) == {"labels": (1,)}
     with pytest.raises(ConfigError, match=r"does not know snow; its components: haze, low_light"):
@@ -118,15 +80,19 @@ def test_a_guide_of_components_guides_to_mixtures_that_it_never_saw():
 
 
 def test_the_report_says_what_was_left_and_what_never_learned():
-    def lines(stage, **description):
-        run = start.Start(params={"network": {}}, description=description, network_from="W")
-        return start.report(run, MODES[stage], "flat", ())
+    network = create_model("nafnet")
+    classifier = create_classifier(network.feature_dims, 5)
+
+    def lines(stage, *modules, **others):
+        described = weights.describe(network, *modules, labels=Labels(FIVE), **others)
+        run = start.Start(params={"network": {}}, description=described, network_from="W")
+        return start.report(run, MODES[stage], Labels(()))
 
     assert lines("restore") == ["network: taken over from W"]
-    assert lines("restore", averaged=["network"]) == [
+    assert lines("restore", averaged=("network",)) == [
         "network: taken over from W, its moving average"
     ]
-    masked = lines("restore", mode="mask_pretrain", classifier={"num_classes": 5}, averaged=[])
+    masked = lines("restore", classifier, mode="mask_pretrain")
     assert masked == [
         "network: taken over from W",
         "network: its last layers are as initialised, masked pre-training leaves them out",
@@ -139,9 +105,9 @@ def test_a_classifier_of_classes_goes_on_with_components(photo_folder, pretraine
     config = grown_config("classify", photo_folder, pretrained, label="multi_hot")
     config.tasks = "low_light+haze,rain,snow"
     run = setup.prepare(config)
-    assert run.outputs == ("low_light", "haze", "rain", "snow")
+    assert run.labels.names == ("low_light", "haze", "rain", "snow")
     assert run.classifier.num_classes == 4
-    assert start.report(run.start, run.mode, run.label, run.outputs)[1] == (
+    assert start.report(run.start, run.mode, run.labels)[1] == (
         f"classifier: taken over from {pretrained} (flat, from now on multi_hot), its head resized "
         "from 5 to 4 components; kept: low_light, haze, rain; new: snow; left: noise, motion_blur"
     )
@@ -149,11 +115,13 @@ def test_a_classifier_of_classes_goes_on_with_components(photo_folder, pretraine
     bias = run.create_state().params["classifier"]["head"]["bias"]
     np.testing.assert_array_equal(bias[:3], there[np.array([3, 2, 0])])
     description = run.describe()
-    assert description["label"] == "multi_hot" and description["classes"] == [*run.classes]
-    assert description["components"] == ["low_light", "haze", "rain", "snow"]
+    assert description.classes == run.classes
+    assert description.classifier.labels == Labels(
+        ("low_light", "haze", "rain", "snow"), "multi_hot"
+    )
     config.tasks = "5d"
     run = setup.prepare(config)
-    assert start.report(run.start, run.mode, run.label, run.outputs)[1] == (
+    assert start.report(run.start, run.mode, run.labels)[1] == (
         f"classifier: taken over from {pretrained} (flat, from now on multi_hot)"
     )
 
@@ -162,7 +130,7 @@ def test_pretraining_goes_on_with_network_and_classifier(photo_folder, pretraine
     run = setup.prepare(grown_config("pretrain", photo_folder, pretrained))
     state = run.create_state()
     assert_equal(state.params, weights.load_weights(pretrained)[0])
-    assert start.report(run.start, run.mode, run.label, run.classes) == [
+    assert start.report(run.start, run.mode, run.labels) == [
         f"network: taken over from {pretrained}",
         f"classifier: taken over from {pretrained}",
     ]
@@ -178,9 +146,7 @@ def test_a_new_classifier_on_request(photo_folder, pretrained):
     assert (
         state.params["classifier"]["head"]["kernel"] != params["classifier"]["head"]["kernel"]
     ).any()
-    assert (
-        start.report(run.start, run.mode, run.label, run.classes)[1] == "classifier: from scratch"
-    )
+    assert start.report(run.start, run.mode, run.labels)[1] == "classifier: from scratch"
 
 
 @pytest.mark.slow
@@ -202,9 +168,9 @@ def test_a_classifier_learns_other_classes_on_a_frozen_network(
     assert_equal(params["network"], before["network"])
     assert_equal(params["classifier"], result.state.ema["classifier"])
     assert set(result.state.optimizer) == set(result.state.ema) == {"classifier"}
-    assert description["classifier"]["num_classes"] == 2
-    assert description["classes"] == ["haze", "noise+rain"]
-    assert description["source"] == {"init_from": str(begin), "mode": "pretrain", "steps": 12}
+    assert description.classifier.arguments["num_classes"] == 2
+    assert description.classes == description.classifier.labels.names == ("haze", "noise+rain")
+    assert description.source == {"init_from": str(begin), "mode": "pretrain", "steps": 12}
     shutil.rmtree(begin)  # a run that was begun needs it no more
     config.num_steps = 3
     assert int(loop.train(config, tmp_path / "run").state.step) == 3
@@ -225,13 +191,13 @@ def test_a_guided_transfer_leaves_a_network_and_can_be_continued(
     before = weights.load_weights(pretrained)[0]
     assert_equal(result.state.params["classifier"], before["classifier"])
     params, description = weights.load_weights(tmp_path / "run")
-    assert set(params) == {"network"} and description["classifier"] is None
+    assert set(params) == {"network"} and description.classifier is None
     assert_equal(params["network"], result.state.ema["network"])
-    assert description["guide"]["classes"] == list(FIVE)
+    assert description.guide.labels == Labels(FIVE)
     with pytest.raises(ValueError, match="no classifier"):
         weights.load_classifier(tmp_path / "run")
     place, _, found = evaluation._nearest_classifier(str(tmp_path / "run"), description)
-    assert place == begin and found["classes"] == list(FIVE)
+    assert place == begin and found.classes == FIVE
     shutil.rmtree(begin)
     config.num_steps = 3
     result = loop.train(config, tmp_path / "run")
@@ -243,13 +209,22 @@ def test_without_guidance_there_is_no_classifier(photo_folder, pretrained):
     config = grown_config("transfer", photo_folder, pretrained, guidance=0.0, tasks="haze+noise")
     run = setup.prepare(config)
     assert run.classifier is None and set(run.start.params) == {"network"}
-    assert "guide" not in run.describe()
+    assert run.describe().guide is None
 
 
 def without_classifier(pretrained, folder):
     params, description = weights.load_weights(pretrained)
-    description = json.loads(json.dumps(description)) | {"classifier": None}
+    description = dataclasses.replace(description, classifier=None)
     return weights.save_weights(folder, {"network": params["network"]}, description)
+
+
+def with_classifier(description, labels=None, **arguments):
+    classifier = description.classifier
+    changed = ClassifierDescription(
+        {**classifier.arguments, **arguments}, labels or classifier.labels
+    )
+    classes = changed.labels.names
+    return dataclasses.replace(description, classifier=changed, classes=classes)
 
 
 def test_a_guide_that_is_missing_or_does_not_fit(tmp_path, photo_folder, pretrained):
@@ -269,7 +244,7 @@ def test_a_guide_that_is_missing_or_does_not_fit(tmp_path, photo_folder, pretrai
 
 def test_a_classifier_of_another_networks_features(tmp_path, photo_folder, pretrained):
     params, description = weights.load_weights(pretrained)
-    description["classifier"] = {**description["classifier"], "feature_dims": [8]}
+    description = with_classifier(description, feature_dims=(8,))
     other = weights.save_weights(tmp_path / "other", params, description)
     config = grown_config("classify", photo_folder, pretrained, classifier_from=str(other))
     wrong = r"features of \(8,\) channels, but this nafnet has \(4,.*"
@@ -284,8 +259,8 @@ def test_a_classifier_of_another_networks_features(tmp_path, photo_folder, pretr
 
 def test_features_of_other_sizes_are_told_from_other_channels(photo_folder):
     config = tiny_config("classify", photo_folder, "swinir")
-    dims = [8] * 3
-    taken = {"arguments": {"feature_dims": dims, "resize_features": False}, "classes": FIVE}
+    arguments = {"feature_dims": (8,) * 3, "resize_features": False}
+    taken = ClassifierDescription(arguments, Labels(FIVE))
     with pytest.raises(ConfigError, match=r"features that halve in size.*swinir has of one size"):
         modules.build_modules(config, num_classes=5, taken=taken)
 
@@ -293,7 +268,7 @@ def test_features_of_other_sizes_are_told_from_other_channels(photo_folder):
 @pytest.mark.parametrize(("mode", "way_out"), [("transfer", "guidance=0"), ("classify", "scratch")])
 def test_a_classifier_that_sees_the_image(tmp_path, photo_folder, pretrained, mode, way_out):
     params, description = weights.load_weights(pretrained)
-    description["classifier"] = {**description["classifier"], "image_input": True}
+    description = with_classifier(description, image_input=True)
     other = weights.save_weights(tmp_path / "other", params, description)
     config = grown_config(mode, photo_folder, pretrained, classifier_from=str(other))
     with pytest.raises(ConfigError, match=f"sees the image.*another, or .*{way_out}"):
@@ -302,28 +277,28 @@ def test_a_classifier_that_sees_the_image(tmp_path, photo_folder, pretrained, mo
 
 def test_a_guide_of_one_class_is_refused(tmp_path, photo_folder, pretrained):
     params, description = weights.load_weights(pretrained)
-    description = {**description, "classes": ["rain"]}
+    description = with_classifier(description, Labels(("rain",)), num_classes=1)
     other = weights.save_weights(tmp_path / "other", params, description)
     config = grown_config("transfer", photo_folder, pretrained, classifier_from=str(other))
     with pytest.raises(ConfigError, match=r"other knows only rain, .*always be right"):
         start.find_start(config, None)
     # One component can be there or not: a photo can be clean.
-    description |= {"label": "multi_hot", "components": ["rain"]}
+    description = with_classifier(description, Labels(("rain",), "multi_hot"))
     other = weights.save_weights(tmp_path / "component", params, description)
     config.classifier_from = str(other)
-    assert start.find_start(config, None).classifier["components"] == ["rain"]
+    assert start.find_start(config, None).classifier.labels.multi_hot
     config.guidance = 0.0
-    assert start.find_start(config, None).classifier == {}
+    assert start.find_start(config, None).classifier is None
 
 
 def test_guidance_cannot_be_switched_on_on_the_way(photo_folder, pretrained):
     description = weights.load_weights(pretrained)[1]
-    begun = {**description, "mode": "transfer", "classifier": None}
+    begun = dataclasses.replace(description, mode="transfer", classifier=None)
     config = grown_config("transfer", photo_folder, pretrained)
     with pytest.raises(ConfigError, match=r"begun without a classifier.*--config\.guidance=0"):
         start.find_start(config, begun)
     config.guidance = 0.0
-    assert start.find_start(config, begun).classifier == {}
+    assert start.find_start(config, begun).classifier is None
 
 
 @pytest.mark.parametrize("key", ["init_from", "classifier_from"])

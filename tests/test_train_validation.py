@@ -177,9 +177,9 @@ def test_the_best_checkpoint_is_kept_and_said(tmp_path, photo_folder, capsys):
     assert weights.checkpoint_steps(tmp_path) == [6, 4]
     assert f"best: step 4, psnr 22, in {tmp_path / 'checkpoints' / '4'}" in capsys.readouterr().out
     description = weights.load_weights(tmp_path)[1]
-    assert description["best"]["step"] == 4 and description["best"]["metrics"]["psnr"] == 22.0
+    assert description.best["step"] == 4 and description.best["metrics"]["psnr"] == 22.0
     best = weights.load_weights(tmp_path / "checkpoints" / "4")
-    assert best[1]["steps"] == 4 and set(best[0]) == {"network"}
+    assert best[1].steps == 4 and set(best[0]) == {"network"}
 
 
 def test_the_sheet_of_a_masked_pretraining_shows_what_is_seen_and_painted(

@@ -10,7 +10,7 @@ from dcpt_jax import extras
 with extras.needed("train", "dcpt_jax.config"):
     from dcpt_jax.config.checks import (
         differences,
-        outputs_of,
+        labels_of,
         repeats_of,
         tasks_of,
         to_json,
@@ -29,9 +29,9 @@ __all__ = [
     "backbone_keys",
     "base",
     "differences",
+    "labels_of",
     "load",
     "locate",
-    "outputs_of",
     "parse_preset",
     "repeats_of",
     "set_class_flags",

@@ -12,10 +12,10 @@ from dcpt_jax.config.keys import OPTIMIZERS, ConfigError
 from dcpt_jax.config.presets import BACKBONES, published_samples
 from dcpt_jax.data import spec
 from dcpt_jax.data import tasks as task_sets
+from dcpt_jax.labels import FLAT, KINDS, Labels
 from dcpt_jax.modes import MODES
 
 SCRATCH = "scratch"  # config.classifier_from: no classifier is taken over
-LABELS = ("flat", "multi_hot")
 # Parts of a config whose keys are class names, and what their values are; 0 and "" say nothing.
 CLASS_SECTIONS: dict[str, type] = {
     "repeats": int,
@@ -52,19 +52,13 @@ def repeats_of(config: ml_collections.ConfigDict) -> dict[str, int]:
     return {name: count for name, count in (config.get("repeats") or {}).items() if count}
 
 
-def outputs_of(config: ml_collections.ConfigDict) -> tuple[str, ...]:
-    """What the logits of a classifier of these classes stand for.
-
-    Returns:
-        The class names, or with `config.label = "multi_hot"` the components of all classes.
+def labels_of(config: ml_collections.ConfigDict) -> Labels:
+    """The labels of a classifier of the config's classes, of the kind `config.label`.
 
     Raises:
         ConfigError: for unknown classes.
     """
-    tasks = tasks_of(config)
-    if config.get("label") == "multi_hot":
-        return task_sets.components(tasks)[0]
-    return tuple(task.name for task in tasks)
+    return Labels.of_tasks(tasks_of(config), config.get("label", FLAT))
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -83,7 +77,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
             raise ConfigError("nothing to evaluate: set --config.init_from to a work directory")
         return
     if "label" in config:
-        _known("label", config.label, LABELS)
+        _known("label", config.label, KINDS)
     _check_two_classes(config)
     if mode.needs_network and not (config.init_from or config.resume_from):
         raise ConfigError(
@@ -305,14 +299,15 @@ def _check_two_classes(config: ml_collections.ConfigDict) -> None:
             f"config.tasks is {config.tasks!r}, a single class; a classifier needs two or more, "
             "e.g. --config.tasks=5d or --config.tasks=haze,rain"
         )
-    if config.get("label") != "multi_hot":
+    labels = labels_of(config)
+    if not labels.multi_hot:
         return
-    names, rows = task_sets.components(tasks_of(config))
+    rows = labels.rows(tasks_of(config))
     if (rows == rows[0]).all():
-        kind = "one component" if len(names) == 1 else "the same components"
+        kind = "one component" if len(labels.names) == 1 else "the same components"
         raise ConfigError(
-            f"config.tasks is {config.tasks!r}, all of {kind}, {', '.join(names)}; multi-hot "
-            "labels have to differ, e.g. --config.tasks=low_light,haze,low_light+haze or "
+            f"config.tasks is {config.tasks!r}, all of {kind}, {', '.join(labels.names)}; "
+            "multi-hot labels have to differ, e.g. --config.tasks=low_light,haze,low_light+haze or "
             "--config.tasks=clean,haze, or set --config.label=flat"
         )
 

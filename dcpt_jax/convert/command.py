@@ -19,6 +19,7 @@ from dcpt_jax.convert.naming import to_torch
 from dcpt_jax.convert.options import check, parser, told
 from dcpt_jax.convert.other_files import weights_files_in
 from dcpt_jax.convert.reading import ReadFile, read_file, summary
+from dcpt_jax.labels import FLAT, Labels, numbered_names
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +50,7 @@ class _Weights:
     network: nn.Module
     classifier: nn.Module | None
     params: dict[str, Any]  # {"network": ...[, "classifier": ...]}
-    description: dict[str, Any]
+    description: weights.WeightsDescription
 
 
 def convert(options: argparse.Namespace) -> None:
@@ -71,17 +72,17 @@ def convert(options: argparse.Namespace) -> None:
         return
     layout = {"body": options.body, "blocks": options.blocks}
     if options.blocks is None and not options.body:  # as they were, where they came from a file
-        layout["blocks"] = (read.description.get("source") or {}).get("blocks")
+        layout["blocks"] = read.description.source.get("blocks")
     states = {options.output: to_torch(read.params["network"], read.network, **layout)}
     if options.classifier:
-        if read.classifier is None:
+        if read.classifier is None or read.description.classifier is None:
             raise ValueError(f"--classifier: the weights in {options.input} hold no classifier")
         states[options.classifier] = to_torch(read.params["classifier"], read.classifier)
-        label, outputs = weights.outputs_of(read.description)
-        kind = "classes" if label == weights.FLAT else "components (a sigmoid each)"
-        say(f"{kind}, in index order: {', '.join(outputs)}")
-        if label != weights.FLAT:
-            say(f"to read {options.classifier} again, add --label={label} --classes=...")
+        labels = read.description.classifier.labels
+        kind = "components (a sigmoid each)" if labels.multi_hot else "classes"
+        say(f"{kind}, in index order: {', '.join(labels.names)}")
+        if labels.multi_hot:
+            say(f"to read {options.classifier} again, add --label={labels.kind} --classes=...")
     elif read.classifier is not None:
         say("the classifier is left out; --classifier FILE writes it")
     files.write_checkpoints(states)
@@ -93,14 +94,11 @@ def _read_folder(options: argparse.Namespace) -> _Weights:
     classifier = None
     try:
         params, description = weights.load_weights(options.input)
-        network, network_params = weights.network_of(description), params["network"]
-        if description["classifier"] is not None and "classifier" in params:
-            classifier = weights.classifier_of(description)
+        network, network_params = description.network(), params["network"]
+        if description.classifier is not None:
+            classifier = description.classifier.module()
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}{weights_files_in(options.input)}") from error
-    except Exception as error:  # damaged folders raise whatever the storage libraries raise
-        reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{options.input} cannot be read: {reason}") from error
     say(f"read: {summary(network, network_params)}")
     return _Weights(network, classifier, params, description)
 
@@ -120,7 +118,7 @@ def _read_files(options: argparse.Namespace, writes_file: bool) -> _Weights:
                 f"{options.classifier} takes features of {classifier.feature_dims} channels, but "
                 f"the network in {options.input} has {network.feature_dims}"
             )
-        classes = tuple(f"class_{i}" for i in range(classifier.num_classes))
+        classes = numbered_names(classifier.num_classes)
     if options.classes is not None:
         named = tuple(name.strip() for name in options.classes.split(","))
         if "" in named or len(set(named)) < len(named):
@@ -133,10 +131,9 @@ def _read_files(options: argparse.Namespace, writes_file: bool) -> _Weights:
     description = weights.describe(
         network,
         classifier,
+        labels=Labels(classes, options.label or FLAT),
         task_set=",".join(classes),
         classes=classes,
-        components=classes if options.label == weights.MULTI_HOT else (),
-        mode="converted",
         source=read.source,
     )
     return _Weights(network, classifier, tree, description)

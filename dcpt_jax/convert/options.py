@@ -6,6 +6,7 @@ from typing import Any
 
 from dcpt_jax import weights
 from dcpt_jax.convert import files
+from dcpt_jax.labels import KINDS
 
 _DETAILS = """
 what is read
@@ -68,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--label",
-        choices=(weights.FLAT, weights.MULTI_HOT),
+        choices=KINDS,
         help="what the classifier that is read tells: classes, or components of mixtures, of which "
         "several can be there (default: flat)",
     )

@@ -84,14 +84,14 @@ def read_file(
     return ReadFile(module, params, source, (*found.remarks, *remarks))
 
 
-def read_weights(path: Path | str) -> tuple[weights.Params, dict[str, Any], str]:
+def read_weights(path: Path | str) -> tuple[weights.Params, weights.WeightsDescription, str]:
     """Reads a network from a file as `weights.load_weights` does from a folder.
 
     Args:
         path: `.pth` or `.safetensors` file.
 
     Returns:
-        ({"network": ...}, what `model.json` would say, a line on what was recognised and assumed).
+        ({"network": ...}, their description, a line on what was recognised and assumed).
 
     Raises:
         OSError: see `read_file`.
@@ -99,9 +99,7 @@ def read_weights(path: Path | str) -> tuple[weights.Params, dict[str, Any], str]
     """
     path = Path(path)
     read = read_file(path)
-    description = weights.describe(
-        read.module, None, task_set="", classes=(), mode="converted", source=read.source
-    )
+    description = weights.describe(read.module, source=read.source)
     said = "; ".join([f"recognised in {path}: {summary(read.module, read.params)}", *read.remarks])
     return {"network": read.params}, description, said
 
@@ -129,7 +127,7 @@ def load(path: Path | str | None = None) -> tuple[nn.Module, weights.Params]:
         return weights.load(path)
     params, description, said = read_weights(path)
     logging.warning("%s", said)
-    return weights.network_of(description), params["network"]
+    return description.network(), params["network"]
 
 
 def _as_float32(state: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:

@@ -13,8 +13,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
-
 from dcpt_jax import degradations
 
 Stage = Literal["pretrain", "restore"]
@@ -180,29 +178,6 @@ def resolve_trained(task_set: str, classes: Sequence[str]) -> tuple[Task, ...]:
     if [task.name for task in tasks] == list(classes):
         return tasks
     return resolve_tasks(tuple(classes))
-
-
-def components(tasks: Sequence[Task]) -> tuple[tuple[str, ...], np.ndarray]:
-    """The single degradations that classes consist of: the multi-hot labels.
-
-    "clean" consists of none: its row is zeros, and it is not among the names.
-
-    Args:
-        tasks: the classes. Strengths do not count: "noise:25" consists of "noise".
-
-    Returns:
-        (names in order of first appearance, uint8 [classes, names]: 1 where the class holds it).
-
-    Raises:
-        ValueError: for a degradation that is unknown.
-    """
-    parts = [
-        [part.name for part, _ in degradations.parse(task.degradation) if part.name != "clean"]
-        for task in tasks
-    ]
-    names = tuple(dict.fromkeys(name for found in parts for name in found))
-    table = np.array([[name in found for name in names] for found in parts], np.uint8)
-    return names, table.reshape(len(parts), len(names))
 
 
 def _tasks_named(name: str) -> tuple[Task, ...]:

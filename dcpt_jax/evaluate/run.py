@@ -5,7 +5,7 @@ import functools
 import itertools
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ from dcpt_jax.data import held_out
 from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.evaluate import baselines, comparison, formats, gallery, saving, scores
 from dcpt_jax.evaluate.tables import BaselineResult, ClassResult, Evaluation, aligned
+from dcpt_jax.labels import Labels
 from dcpt_jax.precision import products_in
 from dcpt_jax.restore import predictor
+from dcpt_jax.weights import WeightsDescription
 
 SHEET_HEIGHT = 2400  # pixels of all pictures of the sheet above one another, at most
 SHOWN_SIDE = 256  # of whole images, the middle is shown
@@ -39,40 +41,29 @@ class Judge:
         network: whose features it takes.
         classifier: of classes or of components.
         params: of both.
-        label: `weights.FLAT` or `weights.MULTI_HOT`.
-        outputs: what its logits stand for, see `weights.outputs_of`.
+        labels: what its logits stand for.
     """
 
     network: nn.Module
     classifier: nn.Module
     params: weights.Params
-    label: str
-    outputs: tuple[str, ...]
+    labels: Labels
 
     def predict(self, degraded: np.ndarray) -> np.ndarray:
         """What it says to images [b, h, w, 3]: 0/1 [b, outputs], one 1 for a judge of classes."""
         logits = _classify(self.network, self.classifier, self.params, degraded)
-        return scores.answer(logits, self.label)
+        return self.labels.answers(logits)
 
     def truth(self, tasks: Sequence[task_sets.Task]) -> np.ndarray | None:
-        """What it should say to each task: 0/1 [tasks, outputs]; None if it does not know them all.
-
-        A judge of components need not know a mixture as a whole, nor "clean".
-        """
-        names, rows = tuple(task.name for task in tasks), np.eye(len(tasks), dtype=np.uint8)
-        if self.label == weights.MULTI_HOT:
-            names, rows = task_sets.components(tasks)
-        unknown = [name for name in names if name not in self.outputs]
-        if unknown:
+        """What it should say to each task, see `Labels.rows`; None if it does not know them all."""
+        if unknown := self.labels.unknown(tasks):
             logging.warning(
                 "classification is not measured: the classifier knows %s, but not %s",
-                ", ".join(self.outputs),
+                ", ".join(self.labels.names),
                 ", ".join(unknown),
             )
             return None
-        truth = np.zeros((len(tasks), len(self.outputs)), np.uint8)
-        truth[:, [self.outputs.index(name) for name in names]] = rows
-        return truth
+        return self.labels.rows(tasks)
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> Evaluation:
@@ -96,8 +87,8 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> Evaluati
     if config.tasks:
         tasks = task_sets.resolve_tasks(config.tasks)
     else:
-        tasks = task_sets.resolve_trained(description["task_set"], description["classes"])
-    network = weights.network_of(description, **_changes(config, description))
+        tasks = task_sets.resolve_trained(description.task_set, description.classes)
+    network = description.network(**_changes(config, description))
     judge = find_judge(config, params, description)
     data = config.data
     classes = data_classes.open_classes(tasks, split="held_out", **data_classes.options_from(data))
@@ -135,7 +126,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> Evaluati
 
 
 def find_judge(
-    config: ml_collections.ConfigDict, params: weights.Params, description: dict[str, Any]
+    config: ml_collections.ConfigDict, params: weights.Params, description: WeightsDescription
 ) -> Judge | None:
     """The classifier to measure; says which it is.
 
@@ -149,34 +140,34 @@ def find_judge(
     place = config.classifier_from or config.init_from
     if config.classifier_from:
         params, description = weights.load_weights(place)
-        if description["classifier"] is None:
+        if description.classifier is None:
             raise configs.ConfigError(
                 f"config.classifier_from: the weights in {place} hold no classifier; name the "
                 "work directory of a pre-training"
             )
-    elif description["classifier"] is None:
-        place, params, description = _nearest_classifier(place, description) or ("", {}, {})
-    if not description:
+    elif description.classifier is None and (found := _nearest_classifier(place, description)):
+        place, params, description = found
+    if description.classifier is None:
         logging.warning("no classifier is measured; name one with --config.classifier_from")
         return None
     print(f"classification: by the classifier in {place}", flush=True)
     return Judge(
-        weights.network_of(description, **_changes(config, description)),
-        weights.classifier_of(description, dtype=config.dtype),
+        description.network(**_changes(config, description)),
+        description.classifier.module(dtype=config.dtype),
         params,
-        *weights.outputs_of(description),
+        description.classifier.labels,
     )
 
 
 def _nearest_classifier(
-    place: str, description: dict[str, Any]
-) -> tuple[Path, weights.Params, dict[str, Any]] | None:
+    place: str, description: WeightsDescription
+) -> tuple[Path, weights.Params, WeightsDescription] | None:
     """Folder, parameters and description of what holds a classifier that weights grew from."""
     waiting, seen = [(Path(place).absolute(), description)], set()
     while waiting:
         folder, description = waiting.pop(0)
-        source = description.get("source") or {}
-        origins = [(source.get("classifier_from") or {}).get("path"), source.get("init_from")]
+        source = description.source
+        origins = [source.get("classifier_from", {}).get("path"), source.get("init_from")]
         for origin in filter(None, origins):
             # As it was given, or beside the weights where both were moved together.
             for found in (Path(origin).absolute(), folder.parent / Path(origin).name):
@@ -187,7 +178,7 @@ def _nearest_classifier(
                     params, description = weights.load_weights(found)
                 except FileNotFoundError:
                     continue
-                if description["classifier"] is not None:
+                if description.classifier is not None:
                     return found, params, description
                 waiting.append((found, description))
                 break
@@ -262,9 +253,9 @@ def score(
         for i, m in enumerate(methods)
     )
     results = {"metric": metric, "baselines": others}
-    if truth is not None and judge.label == weights.MULTI_HOT:
+    if truth is not None and judge.labels.multi_hot:
         results |= {"truth": truth, "exact": exact, "nothing": nothing}
-    outputs = judge.outputs if truth is not None else ()
+    outputs = judge.labels.names if truth is not None else ()
     return Evaluation(classes, scores.convention(**options), said, outputs, **results)
 
 
@@ -319,16 +310,16 @@ class PictureSheet:
 def _write(
     workdir: Path,
     config: ml_collections.ConfigDict,
-    description: dict[str, Any],
+    description: WeightsDescription,
     evaluation: Evaluation,
     pictures: PictureSheet,
 ) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     content = {
         "weights": str(config.init_from),
-        "mode": description.get("mode"),
-        "steps": description.get("steps"),
-        "architecture": description["architecture"],
+        "mode": description.mode,
+        "steps": description.steps,
+        "architecture": description.architecture,
         "task_set": trained_on(description, config.tasks),
         "config": configs.to_json(config),
         **evaluation.to_json(),
@@ -344,30 +335,30 @@ def _write(
         print(f"wrote {workdir / name}", flush=True)
 
 
-def trained_on(description: Mapping[str, Any], asked: str) -> str:
+def trained_on(description: WeightsDescription, asked: str) -> str:
     """Name of the task set that weights were trained on, or their classes joined by commas.
 
     Args:
-        description: content of their `model.json`.
+        description: of the weights.
         asked: the tasks that are evaluated; taken for converted weights, which do not say theirs.
     """
-    classes = set(description["classes"])
+    classes = set(description.classes)
     for name, tasks in task_sets.TASK_SETS.items():
         if classes == {task.name for task in tasks}:
             return name
     try:
-        known = task_sets.resolve_trained(description["task_set"], description["classes"])
+        known = task_sets.resolve_trained(description.task_set, description.classes)
     except ValueError:
         known = ()
-    return description["task_set"] if known else asked or description["task_set"]
+    return description.task_set if known else asked or description.task_set
 
 
-def _changes(config: ml_collections.ConfigDict, description: dict[str, Any]) -> dict[str, Any]:
+def _changes(config: ml_collections.ConfigDict, description: WeightsDescription) -> dict[str, Any]:
     """Keyword arguments in which the network differs from that of training."""
     changes = {"dtype": config.dtype}
-    crop = description.get("crop_size")
-    if config.local_pooling and crop and "tlc_size" in description["arguments"]:
-        size = weights.local_converter_size(weights.network_of(description), crop)
+    crop = description.crop_size
+    if config.local_pooling and crop and "tlc_size" in description.arguments:
+        size = weights.local_converter_size(description.network(), crop)
         crop_size = config.data.crop_size
         changes["tlc_size"] = size if not crop_size or size < crop_size else None
     return changes

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dcpt_jax import metrics, weights
+from dcpt_jax import metrics
 
 
 def psnr(
@@ -21,19 +21,3 @@ def convention(*, channel: metrics.Channel = "rgb", rounding: metrics.Rounding =
     """Name of the convention of `psnr` and of `metrics.ssim`, for tables."""
     limit = f"at most {metrics.PSNR_LIMIT:.0f} dB a sample"
     return f"{metrics.convention(channel=channel, rounding=rounding)}, {limit}"
-
-
-def answer(logits: np.ndarray, label: str) -> np.ndarray:
-    """What a classifier says.
-
-    Args:
-        logits: float [..., outputs].
-        label: `weights.MULTI_HOT`: every output above 0 is found; `weights.FLAT`: the highest.
-
-    Returns:
-        uint8 [..., outputs] of 0 and 1; one 1 for `weights.FLAT`.
-    """
-    logits = np.asarray(logits)
-    if label == weights.MULTI_HOT:
-        return (logits > 0).astype(np.uint8)
-    return np.eye(logits.shape[-1], dtype=np.uint8)[logits.argmax(-1)]

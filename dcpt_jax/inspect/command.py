@@ -136,7 +136,7 @@ def _inspect_all(
     failed = 0
     widths = [
         max(len(title), *(len(str(text)) for text in texts))
-        for title, texts in (("file", photos), ("verdict", inspector.outputs))
+        for title, texts in (("file", photos), ("verdict", inspector.labels.names))
     ]
     if not options.json:
         display.line(_row(("file", "verdict", "probabilities"), widths))
@@ -148,7 +148,7 @@ def _inspect_all(
             named = isinstance(error, images.ImageError)
             display.failure(str(error) if named else f"{photo}: {error or type(error)}")
         else:
-            verdict = inspector.verdict(found)
+            verdict = inspector.labels.verdict(found)
             if options.json:
                 entry = {"file": str(photo), "verdict": verdict, "probabilities": found}
                 display.line(json.dumps(entry))

@@ -12,7 +12,7 @@ than flat ones, where the logits are small.
 """
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from dcpt_jax import weights as weights_folders
 
 GRID = 4  # crops along each axis, at most
 CROP = 128  # pixels; of the paper, for weights that do not say the size of their training crops
-CLEAN = "clean"  # verdict of a classifier of components that sees none
 
 
 def inspect(image: Any, weights: Path | str | None = None) -> dict[str, float]:
@@ -55,27 +54,28 @@ class Inspector:
     One program is compiled, for one crop; the module says how photos are judged by crops.
 
     Attributes:
-        label: `weights.FLAT` or `weights.MULTI_HOT`.
-        outputs: names of the degradations, in the order of the logits.
+        labels: what the logits stand for.
     """
 
-    def __init__(self, params: weights_folders.Params, description: Mapping[str, Any]):
+    def __init__(
+        self, params: weights_folders.Params, description: weights_folders.WeightsDescription
+    ):
         """Moves the weights to the device.
 
         Args:
             params: {"network": ..., "classifier": ...}, as `weights.load_weights` returns them.
-            description: what that returns beside them, the content of `model.json`.
+            description: what that returns beside them.
 
         Raises:
             ValueError: if there is no classifier.
         """
-        if not weights_folders.holds_classifier(params, description):
+        if description.classifier is None:
             raise ValueError(weights_folders.NO_CLASSIFIER)
-        self.label, self.outputs = weights_folders.outputs_of(description)
-        self._network = weights_folders.network_of(description)
-        self._classifier = weights_folders.classifier_of(description)
+        self.labels = description.classifier.labels
+        self._network = description.network()
+        self._classifier = description.classifier.module()
         self._params = jax.device_put({name: params[name] for name in ("network", "classifier")})
-        self._side = description.get("crop_size") or CROP
+        self._side = description.crop_size or CROP
 
     @classmethod
     def load(cls, weights: Path | str | None = None) -> "Inspector":
@@ -89,7 +89,7 @@ class Inspector:
             ValueError: if they are damaged or hold no classifier.
         """
         params, description = weights_folders.load_weights(weights)
-        if not weights_folders.holds_classifier(params, description):
+        if description.classifier is None:
             named = "the bundled network" if weights is None else weights
             raise ValueError(f"{named}: {weights_folders.NO_CLASSIFIER}")
         return cls(params, description)
@@ -98,23 +98,7 @@ class Inspector:
         """Inspects an image; see `inspect` for what it takes and returns."""
         crops = spread_crops(images.checked_image(image), self._side)
         logits = [np.asarray(self._logits(crop)) for crop in crops]
-        mean = np.mean(np.stack(logits), axis=0, dtype=np.float64)
-        flat = self.label == weights_folders.FLAT
-        probabilities = np.asarray(jax.nn.softmax(mean) if flat else jax.nn.sigmoid(mean), float)
-        order = np.argsort(-probabilities, kind="stable")
-        return {self.outputs[i]: float(probabilities[i]) for i in order}
-
-    def verdict(self, probabilities: Mapping[str, float]) -> str:
-        """What probabilities, largest first, come to, in a word.
-
-        Returns:
-            The most probable class of a flat classifier. Of a multi-hot one all degradations that
-            are more probable than not, joined by "+", or `CLEAN` if there is none.
-        """
-        if self.label == weights_folders.FLAT:
-            return next(iter(probabilities))
-        there = [name for name, probability in probabilities.items() if probability > 0.5]
-        return "+".join(there) or CLEAN
+        return self.labels.probabilities(np.mean(np.stack(logits), axis=0, dtype=np.float64))
 
     def _logits(self, crop: np.ndarray) -> jax.Array:
         return _classify(self._network, self._classifier, self._params, crop[None])[0]

@@ -242,12 +242,12 @@ def _networks(random: Sequence[str], paths: Sequence[Path], seed: int) -> Iterat
             if name in models.BACKBONES:
                 model = models.create_model(name)
             else:
-                model, name = weights.network_of(descriptions[Path(name)]), shown[Path(name)]
+                model, name = descriptions[Path(name)].network(), shown[Path(name)]
             params = untrained_params(model, seed)
             yield Network(f"random {name}", model, params, _about(model, weights=None))
         for path in paths:
             model, params = weights.load(path)
-            facts = {key: descriptions[path].get(key) for key in ("mode", "steps", "task_set")}
+            facts = {key: getattr(descriptions[path], key) for key in ("mode", "steps", "task_set")}
             about = _about(model, weights=str(path), **facts)
             yield Network(shown[path], model, params, about)
 

@@ -301,7 +301,6 @@ def _predictor(
     """
     import jax
 
-    from dcpt_jax import weights
     from dcpt_jax.inspect.inspector import Inspector
     from dcpt_jax.restore.predictor import Predictor
 
@@ -323,15 +322,13 @@ def _predictor(
         report=display.line,
         tile_done=display.tile,
     )
-    if not weights.holds_classifier(params, description):
+    if description.classifier is None:
         return predict, lambda image: ""
     inspector = Inspector(params, description)
-    return predict, lambda image: inspector.verdict(inspector(image))
+    return predict, lambda image: inspector.labels.verdict(inspector(image))
 
 
-def load_network(
-    path: Path | None, tlc: str | None
-) -> tuple[Any, dict[str, Any], dict[str, Any], list[str]]:
+def load_network(path: Path | None, tlc: str | None) -> tuple[Any, dict[str, Any], Any, list[str]]:
     """Network with the local converter as asked for.
 
     Args:
@@ -340,8 +337,8 @@ def load_network(
         tlc: "auto" or a size, see --help; None: the network as the weights describe it.
 
     Returns:
-        (model, parameters of it and perhaps of a classifier, the content of model.json, what the
-        user should know about them).
+        (model, parameters of it and perhaps of a classifier, their `WeightsDescription`, what
+        the user should know about them).
 
     Raises:
         UsageError: if there are no usable weights, or `tlc` is not possible with them.
@@ -356,17 +353,17 @@ def load_network(
         else:
             params, description, said = read_weights(path)
             remarks = [said]
-        model = weights.network_of(description)
+        model = description.network()
     except Exception as error:  # damaged arrays raise whatever the storage libraries raise
         named = "the bundled network" if path is None else f"--weights {path}"
         raise UsageError(f"{named} cannot be used: {error}") from error
     if path is None:
         remarks = ["bundled with dcpt_jax (--weights names another)"]
     if tlc is not None:
-        size = _local_converter(model, description.get("crop_size"), tlc)
-        model = weights.network_of(description, tlc_size=size)
+        size = _local_converter(model, description.crop_size, tlc)
+        model = description.network(tlc_size=size)
         remarks.append(f"local converter for training crops of {size} pixels")
-    if description.get("mode") in ("pretrain", "mask_pretrain"):
+    if description.mode in ("pretrain", "mask_pretrain"):
         remarks.append("these weights come from the pre-training and have not learned to restore")
     return model, params, description, remarks
 

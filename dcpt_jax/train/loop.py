@@ -126,7 +126,8 @@ def _run_steps(
     first = step = int(state.step)
     if step >= total:
         processes.say(f"finished: step {step} of {total}; more with --config.num_steps=N")
-        metrics = (weights.newest_description(workdir) or {}).get("metrics", {})
+        description = weights.newest_description(workdir)
+        metrics = {} if description is None else dict(description.metrics)
         return Result(state=state, finished=True, metrics=metrics)
     with contextlib.closing(Watch(run, workdir, checkpoints, stream, stop)) as watch:
         compiled = watch.compile(state)
@@ -249,7 +250,7 @@ class Watch:
             state,
             batches=self._stream.position,
             config=self._run.config,
-            model=self._run.describe(steps=step, metrics=self.latest),
+            model=self._run.describe(steps=step, metrics=self.latest).to_json(),
             metrics=metrics,
         )
         self._saved = step

@@ -1,8 +1,5 @@
 """Network and classifier of a run, and whether they fit each other."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import flax.linen as nn
 import jax.numpy as jnp
 import ml_collections
@@ -17,15 +14,15 @@ def build_modules(
     config: ml_collections.ConfigDict,
     *,
     num_classes: int,
-    taken: Mapping[str, Any] | None = None,
+    taken: weights.ClassifierDescription | None = None,
 ) -> tuple[nn.Module, nn.Module | None]:
     """Network of a config and, where the mode has one, classifier.
 
     Args:
         config: of the run.
         num_classes: of the run.
-        taken: arguments and classes of the classifier that is taken over, see `start.Start`; the
-            one that guides a transfer is built as it was.
+        taken: the classifier that is taken over, see `start.Start`; the one that guides a transfer
+            is built as it was.
 
     Raises:
         ConfigError: if the keyword arguments in `config.model` do not fit the backbone, or the
@@ -47,11 +44,11 @@ def build_modules(
             "num_blocks": config.classifier.num_blocks,
             "resize_features": network.equal_feature_sizes,
         }
-    elif taken:
-        arguments = taken["arguments"]
+    elif taken is not None:
+        arguments = taken.arguments
     else:
         return network, None
-    classifier = weights.classifier_of({"classifier": arguments}, dtype=dtype)
+    classifier = models.create_classifier(**arguments, dtype=dtype)
     _check_fit(mode, network, taken)
     return network, classifier
 
@@ -75,7 +72,8 @@ def build_reconstruction(
         raise ConfigError(
             f"config.model.tlc_size is {network.tlc_size}; it has to be None here, as partly "
             "hidden images have no local averages. Where the weights in config.init_from bring it, "
-            f'set "tlc_size" to null in their {weights.DESCRIPTION}: the parameters are the same'
+            f'set "tlc_size" to null in their {weights.DESCRIPTION} and remove its "checksums": '
+            "the parameters are the same"
         )
     size = config.data.crop_size
     try:
@@ -90,12 +88,11 @@ def build_reconstruction(
     )
 
 
-def _check_fit(mode: Mode, network: nn.Module, taken: Mapping[str, Any] | None) -> None:
+def _check_fit(mode: Mode, network: nn.Module, taken: weights.ClassifierDescription | None) -> None:
     """Raises ConfigError if a classifier that is taken over is of another network's features."""
-    if not taken:
+    if taken is None:
         return
-    dims = tuple(taken["arguments"]["feature_dims"])
-    resize = taken["arguments"].get("resize_features", False)
+    dims, resize = taken.arguments["feature_dims"], taken.arguments["resize_features"]
     if (dims, resize) != (network.feature_dims, network.equal_feature_sizes):
         theirs, ours = f"of {dims} channels", f"{network.feature_dims}"
         if dims == network.feature_dims:  # then it is their sizes that differ

@@ -7,7 +7,7 @@ import dataclasses
 import errno
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,20 +110,16 @@ def first_intact(
         ConfigError: if a checkpoint is of another network or optimiser.
     """
     for folder in folders:
-        unaveraged = check_structure(folder, target, advice=advice)
-        restored, damage = read(folder, target, unaveraged)
+        check_structure(folder, target, advice=advice)
+        restored, damage = read(folder, target)
         if restored is not None:
             return restored
         on_damage(folder, damage)
     return None
 
 
-def check_structure(folder: Path, target: TrainState, *, advice: str) -> tuple[str, ...]:
+def check_structure(folder: Path, target: TrainState, *, advice: str) -> None:
     """Tells a state of another network or optimiser from a damaged one.
-
-    Returns:
-        The parts whose moving average the checkpoint lacks: earlier versions averaged only the
-        network.
 
     Raises:
         ConfigError: if the checkpoint's arrays have other names or shapes than the target's.
@@ -131,14 +127,10 @@ def check_structure(folder: Path, target: TrainState, *, advice: str) -> tuple[s
     try:
         found = _shapes(weights.read_metadata(folder))
     except Exception:
-        return ()  # unreadable: restoring it will say so
+        return  # unreadable: restoring it will say so
     expected = _shapes(as_dict(target))
-    averaged = {name.split(".")[1] for name in found if name.startswith("ema.")}
-    unaveraged = tuple(sorted(set(target.ema) - averaged)) if averaged else ()
-    for part in unaveraged:
-        expected = {k: v for k, v in expected.items() if not k.startswith(f"ema.{part}.")}
     if not found or found == expected:
-        return unaveraged
+        return
     differing = sorted(
         name for name in {*found, *expected} if found.get(name) != expected.get(name)
     )
@@ -150,15 +142,12 @@ def check_structure(folder: Path, target: TrainState, *, advice: str) -> tuple[s
     )
 
 
-def read(
-    folder: Path, target: TrainState, unaveraged: tuple[str, ...] = ()
-) -> tuple[Restored | None, str]:
+def read(folder: Path, target: TrainState) -> tuple[Restored | None, str]:
     """Reads one checkpoint.
 
     Args:
         folder: of the checkpoint.
         target: see `first_intact`.
-        unaveraged: see `check_structure`.
 
     Returns:
         What it held and "", or None and what is wrong with it: in all processes the same.
@@ -169,7 +158,7 @@ def read(
     """
     state, data, failure = None, {}, None
     try:
-        state, data = _read_arrays(folder, target, unaveraged)
+        state, data = _read_arrays(folder, target)
     except Exception as error:
         failure = error
     fatal = failure is not None and _is_no_damage(failure)
@@ -186,45 +175,24 @@ def read(
             raise RuntimeError(f"process {number} cannot read {folder}: {answer[6:]}")
     damage = next((answer[7:] for answer in answers if answer), "")
     if not damage:
-        mine = "" if _is_as_saved(state, data["crc32"]) else weights.OTHER_CONTENT
+        mine = "" if checksums(state) == data["crc32"] else weights.OTHER_CONTENT
         damage = next(filter(None, processes.exchange(mine)), "")
     if damage:
         return None, damage
-    if unaveraged:
-        logging.warning(
-            "checkpoint %s has no moving average of the %s (it is of an earlier version): "
-            "averaging starts at this step",
-            folder.name,
-            " and ".join(unaveraged),
-        )
-        fresh = {name: jax.tree.map(jnp.copy, state.params[name]) for name in unaveraged}
-        state = state.replace(ema={**state.ema, **fresh})
     return Restored(state=state, batches=int(data["batches"]), step=int(folder.name)), ""
 
 
-def _read_arrays(
-    folder: Path, target: TrainState, unaveraged: tuple[str, ...]
-) -> tuple[TrainState, dict[str, Any]]:
+def _read_arrays(folder: Path, target: TrainState) -> tuple[TrainState, dict[str, Any]]:
     data = weights.read_position(folder)
-    averages = {name: tree for name, tree in target.ema.items() if name not in unaveraged}
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-        as_dict(target.replace(ema=averages)),
+        as_dict(target),
     )
     # The handler also because it waits for no other process, whatever happens in this one.
     arrays = ocp.StandardCheckpointHandler().restore(
         folder / "state", args=ocp.args.StandardRestore(abstract)
     )
     return TrainState(**arrays), data
-
-
-def _is_as_saved(state: TrainState, crc32: Mapping[str, int] | int) -> bool:
-    """Whether a state has the checksums that were saved; all processes have to call it."""
-    if isinstance(crc32, Mapping):
-        return checksums(state) == crc32
-    # Earlier versions wrote one number for the state as a whole.
-    whole = weights.checksum_of_arrays(as_dict(state), lambda _, leaf: processes.gather(leaf))
-    return whole == crc32
 
 
 def as_dict(state: TrainState) -> dict[str, Any]:

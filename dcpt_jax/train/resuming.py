@@ -18,7 +18,9 @@ from dcpt_jax.train.setup import Run
 from dcpt_jax.train.state import TrainState
 
 
-def find_begun(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Any] | None:
+def find_begun(
+    config: ml_collections.ConfigDict, workdir: Path
+) -> weights.WeightsDescription | None:
     """The description in the checkpoint that a run will go on from; None if it starts anew.
 
     Args:
@@ -89,12 +91,12 @@ def resume(
             state,
             batches=restored.batches,
             config=run.config,
-            model=run.describe(steps=restored.step),
+            model=run.describe(steps=restored.step).to_json(),
         )
     else:
         state = run.create_state()
         started = f"starting from {start.places(run.start)}"
-        for line in start.report(run.start, run.mode, run.label, run.outputs):
+        for line in start.report(run.start, run.mode, run.labels):
             processes.say(line)
     count = {name: sum(x.size for x in jax.tree.leaves(p)) for name, p in state.params.items()}
     processes.say(

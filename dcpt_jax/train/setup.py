@@ -21,6 +21,7 @@ from dcpt_jax.data import classes as data_classes
 from dcpt_jax.data import pipeline
 from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.data.classes import TrainingClass
+from dcpt_jax.labels import Labels
 from dcpt_jax.modes import MODES, Mode
 from dcpt_jax.precision import products_in
 from dcpt_jax.train import modules, sharding, start, steps
@@ -78,8 +79,7 @@ class Run:
         tasks: the classes; their positions are the labels.
         training_classes: the same with their photos or pairs.
         held_out: what the run is validated on.
-        label: "flat" or "multi_hot".
-        outputs: what the logits of a classifier stand for: the classes, or their components.
+        labels: what the logits of a classifier stand for: the classes, or their components.
         num_steps: at the end of the run.
         intervals: of what is done between steps.
         batch_size: over all devices and processes.
@@ -109,8 +109,7 @@ class Run:
     tasks: tuple[task_sets.Task, ...]
     training_classes: tuple[TrainingClass, ...]
     held_out: HeldOut
-    label: str
-    outputs: tuple[str, ...]
+    labels: Labels
     num_steps: int
     intervals: Intervals
     batch_size: int
@@ -180,21 +179,21 @@ class Run:
         """Learning rate of each optimiser in the step with this number, counted from 0."""
         return {f"learning_rate_{name}": float(s(step)) for name, s in self.schedules.items()}
 
-    def describe(self, **extra: Any) -> dict[str, Any]:
-        """The content of `model.json`."""
+    def describe(self, **extra: Any) -> weights.WeightsDescription:
+        """The description of the run's weights."""
         if self.classifier is not None and not self.mode.classifies:
             # Needed to continue, not part of the result.
-            extra["guide"] = dict(self.start.classifier)
+            extra["guide"] = self.start.classifier
         return weights.describe(
             self.network,
             self.classifier if self.mode.classifies else None,
+            labels=self.labels,
             task_set=self.task_set,
             classes=self.classes,
-            components=self.outputs if self.label == weights.MULTI_HOT else (),
             mode=self.mode.name,
             crop_size=self.crop_size,
-            averaged=list(self.averaged),
-            source=dict(self.start.origin),
+            averaged=self.averaged,
+            source=self.start.origin,
             **extra,
         )
 
@@ -221,7 +220,7 @@ class Run:
             if self.mode.is_guided:
                 params["classifier"] = found.get("classifier", params["classifier"])
             elif "classifier" in found:
-                columns = start.shared_columns(self.start.classifier, self.outputs, self.label)
+                columns = self.labels.shared_with(self.start.classifier.labels)
                 params["classifier"] = start.take_over_classifier(
                     params["classifier"], found["classifier"], columns
                 )
@@ -236,7 +235,7 @@ class Run:
 def prepare(
     config: ml_collections.ConfigDict,
     *,
-    begun: Mapping[str, Any] | None = None,
+    begun: weights.WeightsDescription | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> Run:
     """Checks the config and builds everything that a run needs besides its state.
@@ -266,9 +265,9 @@ def prepare(
         **data_classes.options_from(config.data),
     )
     origin = start.find_start(config, begun)
-    outputs = configs.outputs_of(config)
+    labels = configs.labels_of(config)
     network, classifier = modules.build_modules(
-        config, num_classes=len(outputs), taken=origin.classifier
+        config, num_classes=len(labels.names), taken=origin.classifier
     )
     reconstruction = modules.build_reconstruction(config, network)
     schedules, optimizers = make_optimizers(config)
@@ -281,8 +280,7 @@ def prepare(
         tasks=tasks,
         training_classes=training_classes,
         held_out=_held_out(config, training_classes),
-        label=config.get("label", weights.FLAT),
-        outputs=outputs,
+        labels=labels,
         num_steps=config.num_steps,
         intervals=Intervals(
             log=config.log.every_steps,
@@ -411,10 +409,11 @@ def make_step(
     """
     mode = MODES[config.mode]
     options = {key: config[key] for key in ("ema_decay", "accumulate_steps", *mode.loss_keys)}
-    if config.get("label") == weights.MULTI_HOT:
-        options["label_rows"] = task_sets.components(tasks)[1]
-    if mode.is_guided and classifier is not None:
-        options |= start.guide_options(origin.classifier, tasks)
+    labels = configs.labels_of(config)
+    if labels.multi_hot:
+        options["label_rows"] = labels.rows(tasks)
+    if mode.is_guided and origin.classifier is not None:
+        options |= start.guide_options(origin.classifier.labels, tasks)
     built = {
         "network": network,
         "classifier": classifier,

@@ -11,7 +11,6 @@ import numpy as np
 
 from dcpt_jax import metrics, weights
 from dcpt_jax.data import held_out
-from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.evaluate import gallery, scores
 from dcpt_jax.images import ImageError
 from dcpt_jax.models import masking
@@ -55,9 +54,7 @@ class Validation:
                     *(one.name, one.name),
                 )
         self._metrics = run.held_out.metrics
-        self._truth = np.eye(len(run.tasks), dtype=bool)
-        if run.label == weights.MULTI_HOT:
-            self._truth = task_sets.components(run.tasks)[1].astype(bool)
+        self._truth = run.labels.rows(run.tasks)
         # One program for measures and pictures where the measures need the images, too.
         self._needs_images = bool({"psnr", "ssim"} & set(self._metrics))
         self._forward = jax.jit(
@@ -192,7 +189,7 @@ class Validation:
     def _scores(self, sample: held_out.Sample, restored: np.ndarray, logits: np.ndarray) -> Any:
         for metric in self._metrics:
             if metric == "accuracy":
-                said = scores.answer(logits, self._run.label)
+                said = self._run.labels.answers(logits)
                 yield float((said == self._truth[sample.task]).all())
             elif metric == "psnr":
                 yield scores.psnr(restored, sample.clean)

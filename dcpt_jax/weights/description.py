@@ -1,16 +1,23 @@
-"""What `model.json` says of parameters: enough to rebuild the modules they belong to."""
+"""`model.json`: what parameters belong to, typed, and the one place that reads and writes it."""
 
+from __future__ import annotations
+
+import dataclasses
 import json
-from collections.abc import Mapping
+import math
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 
 from dcpt_jax import models
+from dcpt_jax.labels import FLAT, KINDS, MULTI_HOT, Labels
 
 DESCRIPTION = "model.json"
-FLAT, MULTI_HOT = "flat", "multi_hot"  # kinds of labels, see `outputs_of`
+FORMAT = 1
+CONVERTED = "converted"  # mode of weights that no run of this package made
 
 NO_CLASSIFIER = (
     "these weights hold no classifier; take those of the pre-training that they grew from, or "
@@ -18,74 +25,139 @@ NO_CLASSIFIER = (
 )
 
 Params = dict[str, Any]
+Arguments = dict[str, Any]  # keyword arguments of a module; sequences are tuples
+
+_MOST = 2**53  # of a whole number; of a network's size `_LARGEST`
+_LARGEST = 2**16
+_LONGEST = 10_000  # names in a list, and characters of a text
+
+
+class WeightsError(ValueError):
+    """Weights that are damaged, or whose description says something that cannot be."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierDescription:
+    """A classifier, without its parameters."""
+
+    arguments: Arguments
+    labels: Labels
+
+    def module(self, **changes: Any) -> nn.Module:
+        """The classifier, with some keyword arguments changed."""
+        return models.create_classifier(**{**self.arguments, **changes})
+
+
+@dataclasses.dataclass(frozen=True)
+class Checksums:
+    """CRC-32 of a weights folder.
+
+    Attributes:
+        description: of all else in `model.json`.
+        arrays: of each array by its name, e.g. "network/intro/kernel".
+    """
+
+    description: int
+    arrays: Mapping[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightsDescription:
+    """What parameters belong to and where they came from.
+
+    Attributes:
+        architecture: name for `create_model`.
+        arguments: keyword arguments for `create_model`.
+        classifier: the degradation classifier beside the network, or None.
+        task_set: name of the task set, or the classes joined by commas; "" if unknown.
+        classes: names of the classes trained on, in index order; () if unknown.
+        mode: of the run that made the parameters.
+        steps: of that run, up to here.
+        crop_size: in pixels, of its training crops.
+        averaged: parts whose moving average is taken, "network" and "classifier".
+        source: where the run started, see `_SOURCE` for the keys.
+        metrics: means over its last steps.
+        best: step and metrics of its best checkpoint, if it was validated.
+        guide: the classifier that guided a transfer, which is needed to continue it.
+        checksums: of the folder; None in checkpoints, which have others.
+    """
+
+    architecture: str
+    arguments: Arguments
+    classifier: ClassifierDescription | None = None
+    task_set: str = ""
+    classes: tuple[str, ...] = ()
+    mode: str = CONVERTED
+    steps: int | None = None
+    crop_size: int | None = None
+    averaged: tuple[str, ...] = ()
+    source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    best: Mapping[str, Any] | None = None
+    guide: ClassifierDescription | None = None
+    checksums: Checksums | None = None
+
+    def network(self, **changes: Any) -> nn.Module:
+        """The network, with some keyword arguments changed."""
+        return models.create_model(self.architecture, **{**self.arguments, **changes})
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `model.json`."""
+        content: dict[str, Any] = {
+            "format": FORMAT,
+            "architecture": self.architecture,
+            "arguments": self.arguments,
+            "classifier": None,
+            "task_set": self.task_set,
+            "classes": list(self.classes),
+        }
+        if self.classifier is not None:
+            content["classifier"] = self.classifier.arguments
+            content |= self.classifier.labels.to_json()
+        content |= {"mode": self.mode}
+        content |= {"steps": self.steps, "crop_size": self.crop_size}
+        content |= {"averaged": list(self.averaged), "source": dict(self.source)}
+        content |= {"metrics": dict(self.metrics)}
+        if self.best is not None:
+            content["best"] = dict(self.best)
+        if self.guide is not None:
+            content["guide"] = {"arguments": self.guide.arguments, **self.guide.labels.to_json()}
+        if self.checksums is not None:
+            content["checksums"] = dataclasses.asdict(self.checksums)
+        return json.loads(json.dumps(content))  # tuples become lists, as in the file
+
+    def with_checksums(self, arrays: Mapping[str, int]) -> WeightsDescription:
+        """The same with the checksums of a weights folder.
+
+        Args:
+            arrays: checksum of each array by its name.
+        """
+        content = dataclasses.replace(self, checksums=None).to_json()
+        checksums = Checksums(checksum_of_json(content), dict(arrays))
+        return dataclasses.replace(self, checksums=checksums)
 
 
 def describe(
     network: nn.Module,
-    classifier: nn.Module | None,
+    classifier: nn.Module | None = None,
     *,
-    task_set: str,
-    classes: tuple[str, ...],
-    components: tuple[str, ...] = (),
-    **extra: Any,
-) -> dict[str, Any]:
-    """What `model.json` says: enough to rebuild the modules, and where the weights came from.
+    labels: Labels | None = None,
+    **others: Any,
+) -> WeightsDescription:
+    """Describes parameters of a network, and perhaps of a classifier.
 
     Args:
         network: restoration network.
         classifier: degradation classifier, or None.
-        task_set: name of the task set, or the classes joined by commas.
-        classes: class names in index order.
-        components: what the logits of a multi-hot classifier stand for; () for a flat one, whose
-            logits are those of the classes.
-        **extra: further JSON values, e.g. `metrics`, `source`, `crop_size`.
+        labels: of the classifier.
+        **others: further attributes of `WeightsDescription`, e.g. `metrics`, `source`, `crop_size`.
     """
-    return {
-        "format": 1,
-        "architecture": network.architecture,
-        "arguments": network.arguments(),
-        "classifier": classifier.arguments() if classifier is not None else None,
-        "task_set": task_set,
-        "classes": list(classes),
-        **({} if classifier is None else _label(components)),
-        **extra,
-    }
-
-
-def _label(components: tuple[str, ...]) -> dict[str, Any]:
-    return {"label": MULTI_HOT, "components": list(components)} if components else {"label": FLAT}
-
-
-def outputs_of(description: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
-    """What the logits of a classifier say.
-
-    Args:
-        description: content of `model.json`, or of the part of it that a run keeps; where it has no
-            label, it was written before there was another than `FLAT`.
-
-    Returns:
-        (`FLAT`, class names): the softmax over all logits tells the class, or (`MULTI_HOT`, names
-        of components): the sigmoid of each logit tells whether the component is there.
-    """
-    if description.get("label", FLAT) == MULTI_HOT:
-        return MULTI_HOT, tuple(description["components"])
-    return FLAT, tuple(description["classes"])
-
-
-def holds_classifier(params: Params, description: Mapping[str, Any]) -> bool:
-    """Whether weights hold a classifier beside the network."""
-    return description["classifier"] is not None and "classifier" in params
-
-
-def network_of(description: Mapping[str, Any], **changes: Any) -> nn.Module:
-    """The network that a description names, with some keyword arguments changed."""
-    arguments = {**_tuples(description["arguments"]), **changes}
-    return models.create_model(description["architecture"], **arguments)
-
-
-def classifier_of(description: Mapping[str, Any], **changes: Any) -> nn.Module:
-    """The classifier that a description names, with some keyword arguments changed."""
-    return models.create_classifier(**{**_tuples(description["classifier"]), **changes})
+    described = None
+    if classifier is not None and labels is not None:
+        described = ClassifierDescription(_tuples(classifier.arguments()), labels)
+    return WeightsDescription(
+        network.architecture, _tuples(network.arguments()), described, **others
+    )
 
 
 def local_converter_size(network: nn.Module, crop: int) -> int:
@@ -96,32 +168,285 @@ def local_converter_size(network: nn.Module, crop: int) -> int:
     return -(-int(crop) // network.size_multiple) * network.size_multiple
 
 
-def parse(content: Any) -> dict[str, Any]:
-    """Content of `model.json`, once it is known to be one that this version reads.
+def checksum_of_json(content: Any) -> int:
+    """CRC-32 of JSON values, however they are laid out."""
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+
+
+def write_description(file: Path, description: WeightsDescription) -> None:
+    """Writes a `model.json`, one key a line.
 
     Raises:
-        ValueError: if it is not.
+        OSError: if it cannot be written.
     """
-    try:
-        if content["format"] != 1:
-            raise ValueError(f"format {content['format']} is newer than this version reads")
-        return content
-    except (KeyError, TypeError) as error:
-        raise ValueError(str(error)) from error
+    lines = [f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in description.to_json().items()]
+    file.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
-def read_description(file: Path) -> dict[str, Any]:
+def read_description(file: Path) -> WeightsDescription:
     """Reads a `model.json`.
 
     Raises:
         OSError: if it cannot be read.
-        ValueError: if it is damaged, or of a format that this version does not know.
+        WeightsError: naming the file, the key, its value and what is allowed.
+    """
+    return parse_description(read_json(file), file)
+
+
+def read_json(file: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        OSError: if it cannot be read.
+        WeightsError: if it is no JSON.
     """
     try:
-        return parse(json.loads(file.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise ValueError(f"{file} does not describe weights: {error}") from error
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{file} is damaged: it is not JSON ({error})") from error
 
 
-def _tuples(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def parse_description(content: Any, file: Path | str) -> WeightsDescription:
+    """A description from the content of a `model.json`, or of the like in a checkpoint.
+
+    Args:
+        content: JSON values.
+        file: where they are from, for messages.
+
+    Raises:
+        WeightsError: naming the file, the key, its value and what is allowed.
+    """
+    try:
+        return _description(content)
+    except _Wrong as wrong:
+        raise WeightsError(f"{file} does not describe weights: {wrong}") from wrong
+
+
+# The parser: a kind turns one JSON value into ours, or raises `_Wrong`.
+
+
+class _Wrong(Exception):
+    """Names a key, its value and what is allowed."""
+
+    def __init__(self, key: str, value: Any, allowed: str):
+        text = json.dumps(value) if not isinstance(value, Exception) else str(value)
+        shown = text if len(text) <= 60 else f"{text[:60]}..."
+        super().__init__(f"{key or 'its content'} is {shown}; allowed: {allowed}")
+
+
+_Kind = Callable[[str, Any], Any]
+_REQUIRED: Any = object()
+
+
+def _whole(least: int, most: int) -> _Kind:
+    def read(key: str, value: Any) -> int:
+        if type(value) is not int or not least <= value <= most:
+            raise _Wrong(key, value, f"a whole number from {least} to {most:,}")
+        return value
+
+    return read
+
+
+def _text(key: str, value: Any) -> str:
+    if not isinstance(value, str) or len(value) > _LONGEST or "\0" in value:
+        raise _Wrong(key, value, f"a text of at most {_LONGEST:,} characters")
+    return value
+
+
+def _flag(key: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _Wrong(key, value, "true or false")
+    return value
+
+
+def _number(key: str, value: Any) -> float:
+    if type(value) not in (int, float) or (type(value) is int and abs(value) > _MOST):
+        raise _Wrong(key, value, "a number")
+    return value
+
+
+def _one_of(*known: Any) -> _Kind:
+    def read(key: str, value: Any) -> Any:
+        if type(value) is not type(known[0]) or value not in known:
+            raise _Wrong(key, value, ", ".join(map(str, known)))
+        return value
+
+    return read
+
+
+def _names(key: str, value: Any) -> tuple[str, ...]:
+    listed = isinstance(value, list) and len(value) <= _LONGEST
+    if not listed or not all(isinstance(name, str) and name for name in value):
+        raise _Wrong(key, value, "a list of names")
+    if len(set(value)) < len(value):
+        raise _Wrong(key, value, "a list of names, each once")
+    return tuple(value)
+
+
+def _optional(kind: _Kind) -> _Kind:
+    return lambda key, value: None if value is None else kind(key, value)
+
+
+def _values(kind: _Kind) -> _Kind:
+    """An object of any keys, whose values are of one kind."""
+
+    def read(key: str, value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise _Wrong(key, value, "an object with keys")
+        return {name: kind(f"{key}.{name}", one) for name, one in value.items()}
+
+    return read
+
+
+def _keys(known: Mapping[str, tuple[_Kind, Any]]) -> _Kind:
+    """An object of known keys, each with its kind and its default or `_REQUIRED`."""
+
+    def read(key: str, value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise _Wrong(key, value, "an object with keys")
+        within = f"{key}." if key else ""
+        for name in value:
+            if name not in known:
+                raise _Wrong(f"the key {within}{name[:60]}", value[name], ", ".join(known))
+        found = {}
+        for name, (kind, default) in known.items():
+            if name in value:
+                found[name] = kind(within + name, value[name])
+            elif default is _REQUIRED:
+                raise _Wrong(within + name, LookupError("missing"), "a value; it is needed")
+            elif default is not None:
+                found[name] = default
+        return found
+
+    return read
+
+
+_count = _whole(0, _MOST)
+_crc = _whole(0, 2**32 - 1)
+_METRICS = _values(_number)
+_RUN = {"mode": (_text, None), "steps": (_optional(_count), None)}
+_SOURCE = _keys(
+    {
+        "init_from": (_text, None),
+        "classifier_from": (_keys({"path": (_text, _REQUIRED), **_RUN}), None),
+        **_RUN,
+        # Of converted weights: the file, its entry, and whether the names are MaskDCPT's.
+        "file": (_text, None),
+        "entry": (_text, None),
+        "blocks": (_flag, None),
+    }
+)
+_LABELS = {"label": (_one_of(*KINDS), FLAT), "components": (_names, None)}
+_KEYS = _keys(
+    {
+        "format": (_one_of(FORMAT), _REQUIRED),
+        "architecture": (_one_of(*models.BACKBONES), _REQUIRED),
+        "arguments": (_values(lambda _, value: value), _REQUIRED),
+        "classifier": (_optional(_values(lambda _, value: value)), _REQUIRED),
+        "task_set": (_text, _REQUIRED),
+        "classes": (_names, _REQUIRED),
+        **_LABELS,
+        "mode": (_text, CONVERTED),
+        "steps": (_optional(_count), None),
+        "crop_size": (_optional(_whole(1, _LARGEST)), None),
+        "averaged": (_names, ()),
+        "source": (_SOURCE, {}),
+        "metrics": (_METRICS, {}),
+        "best": (_keys({"step": (_count, _REQUIRED), "metrics": (_METRICS, _REQUIRED)}), None),
+        "guide": (
+            _keys(
+                {
+                    "arguments": (_values(lambda _, value: value), _REQUIRED),
+                    "classes": (_names, ()),
+                    **_LABELS,
+                }
+            ),
+            None,
+        ),
+        "checksums": (
+            _keys({"description": (_crc, _REQUIRED), "arrays": (_values(_crc), _REQUIRED)}),
+            None,
+        ),
+    }
+)
+
+
+def _description(content: Any) -> WeightsDescription:
+    found = _KEYS("", content)
+    del found["format"]
+    architecture = found["architecture"]
+    found["arguments"] = _arguments(
+        "arguments",
+        found["arguments"],
+        lambda **given: models.create_model(architecture, **given),
+    )
+    labels = {key: found.pop(key) for key in ("label", "components") if key in found}
+    if (arguments := found.pop("classifier", None)) is not None:
+        labels |= {"classes": found["classes"]}
+        found["classifier"] = _classifier("classifier", {"arguments": arguments, **labels})
+    if "guide" in found:
+        found["guide"] = _classifier("guide.arguments", found["guide"])
+    if "checksums" in found:
+        found["checksums"] = Checksums(**found["checksums"])
+        others = {key: value for key, value in content.items() if key != "checksums"}
+        if checksum_of_json(others) != found["checksums"].description:
+            raise _Wrong(
+                "the checksum of its content",
+                checksum_of_json(others),
+                f"{found['checksums'].description}, unless it was changed on purpose: then remove "
+                "the key checksums",
+            )
+    return WeightsDescription(**found)
+
+
+def _classifier(key: str, content: Mapping[str, Any]) -> ClassifierDescription:
+    if content["label"] == MULTI_HOT and "components" not in content:
+        raise _Wrong("components", LookupError("missing"), "a list of names, for multi_hot labels")
+    labels = Labels.from_json(content)
+    arguments = _arguments(key, content["arguments"], models.create_classifier)
+    if arguments["num_classes"] != len(labels.names):
+        count = f"{len(labels.names)}, the number of {labels.noun}"
+        raise _Wrong(f"{key}.num_classes", arguments["num_classes"], count)
+    return ClassifierDescription(arguments, labels)
+
+
+def _arguments(key: str, given: dict[str, Any], create: Callable[..., nn.Module]) -> Arguments:
+    """Keyword arguments that a module takes, with its defaults for those that are missing."""
+    needed = {"feature_dims": (1,), "num_classes": 1} if create is models.create_classifier else {}
+    known = create(**needed, **({"image_input": True} if needed else {})).arguments()
+    for name, value in given.items():
+        if name not in known:
+            raise _Wrong(f"the key {key}.{name[:60]}", value, ", ".join(known))
+        _check_like(f"{key}.{name}", value, known[name])
+    for name in needed:
+        if name not in given:
+            raise _Wrong(f"{key}.{name}", LookupError("missing"), "a value; it is needed")
+    try:
+        return _tuples(create(**_tuples(given)).arguments())
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise _Wrong(key, error, "what the network takes") from error
+
+
+def _check_like(key: str, value: Any, example: Any) -> None:
+    """Raises `_Wrong` unless a keyword argument is of the kind of an example."""
+    if example is None:  # NAFNet's `tlc_size`
+        if value is not None:
+            _check_like(key, value, [1] if isinstance(value, list) else 1)
+    elif isinstance(example, bool):
+        _flag(key, value)
+    elif isinstance(example, int):
+        _whole(1, _LARGEST)(key, value)
+    elif isinstance(example, float):
+        if not math.isfinite(_number(key, value)) or not 0 < value <= _LARGEST:
+            raise _Wrong(key, value, f"a number above 0, of at most {_LARGEST:,}")
+    elif isinstance(example, str):
+        _text(key, value)
+    else:
+        if not isinstance(value, list) or not 0 < len(value) <= 64:
+            raise _Wrong(key, value, "a list of 1 to 64 whole numbers")
+        for number in value:
+            _whole(1, _LARGEST)(key, number)
+
+
+def _tuples(arguments: Mapping[str, Any]) -> Arguments:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}

@@ -1,11 +1,9 @@
 """Weights folders: written whole, and read from wherever weights are."""
 
 import glob
-import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from dcpt_jax.weights.checkpoints import (
+from dcpt_jax.weights.checkpoint_files import (
     CHECKPOINTS,
     WEIGHTS,
     checkpoint_folders,
@@ -23,15 +21,15 @@ from dcpt_jax.weights.checkpoints import (
     is_checkpoint,
     load_checkpoint,
 )
+from dcpt_jax.weights.checksums import checksums_of_arrays, refuse_other_arrays
 from dcpt_jax.weights.description import (
     DESCRIPTION,
     NO_CLASSIFIER,
     Params,
-    classifier_of,
-    holds_classifier,
-    network_of,
-    outputs_of,
+    WeightsDescription,
+    WeightsError,
     read_description,
+    write_description,
 )
 from dcpt_jax.weights.failures import reason_of
 
@@ -45,7 +43,7 @@ _WRITTEN = {
 }
 
 
-def save_weights(folder: Path | str, params: Params, description: Mapping[str, Any]) -> Path:
+def save_weights(folder: Path | str, params: Params, description: WeightsDescription) -> Path:
     """Writes a weights folder; an older one in its place is replaced only once this is whole.
 
     Any other folder in its place is kept beside it, under a name that a warning says. Where several
@@ -54,7 +52,7 @@ def save_weights(folder: Path | str, params: Params, description: Mapping[str, A
     Args:
         folder: where to; parents are made.
         params: {"network": ...[, "classifier": ...]}, arrays of any kind.
-        description: see `describe`.
+        description: see `describe`; checksums are added.
 
     Returns:
         The folder's absolute path.
@@ -66,10 +64,11 @@ def save_weights(folder: Path | str, params: Params, description: Mapping[str, A
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = folder.with_name(f"{folder.name}.new-{os.getpid()}")
     try:
+        arrays = jax.device_get(params)
         with _checkpointer() as checkpointer:
-            checkpointer.save(fresh, jax.device_get(params), force=True)
-        text = json.dumps(description, indent=2) + "\n"
-        (fresh / DESCRIPTION).write_text(text, encoding="utf-8")
+            checkpointer.save(fresh, arrays, force=True)
+        checksums = checksums_of_arrays(arrays)
+        write_description(fresh / DESCRIPTION, description.with_checksums(checksums))
         _put_in_place(fresh, folder)
     except BaseException as error:
         for left in (
@@ -117,12 +116,12 @@ def is_weights_folder(folder: Path | str) -> bool:
     """Whether a folder is one that `save_weights` wrote, and holds nothing else."""
     folder = Path(folder)
     try:
-        description = read_description(folder / DESCRIPTION)
+        read_description(folder / DESCRIPTION)
     except (OSError, ValueError):
         return False
     inside = {entry.name for entry in folder.iterdir()}
     others = [name for name in inside - _WRITTEN if not name.startswith("ocdbt.process_")]
-    return "architecture" in description and "_METADATA" in inside and not others
+    return "_METADATA" in inside and not others
 
 
 def bundled_weights() -> Path:
@@ -139,7 +138,7 @@ def bundled_weights() -> Path:
     return BUNDLED
 
 
-def load_weights(path: Path | str | None = None) -> tuple[Params, dict[str, Any]]:
+def load_weights(path: Path | str | None = None) -> tuple[Params, WeightsDescription]:
     """Reads parameters and description from a weights folder, a work directory or a checkpoint.
 
     A work directory whose run has not ended yet holds no `weights`; its newest readable checkpoint
@@ -151,48 +150,52 @@ def load_weights(path: Path | str | None = None) -> tuple[Params, dict[str, Any]
             the network that comes with this package, see `bundled_weights`.
 
     Returns:
-        ({"network": ...[, "classifier": ...]} as host arrays, the content of `model.json`).
-        Arrays that are stored as float16 or bfloat16 are converted to float32.
+        ({"network": ...[, "classifier": ...]} as host arrays, their description). Arrays that are
+        stored as float16 or bfloat16 are converted to float32.
 
     Raises:
         FileNotFoundError: if there are no weights; the message says what was looked for.
-        ValueError: if `model.json` is damaged or of a format this version does not know, or the
-            checkpoint that is named cannot be read; or the path is a file.
+        WeightsError: if the weights are damaged: their description, or arrays whose checksums
+            differ; or if the path is a file.
     """
     if path is None:
         path = bundled_weights()
     path = Path(path).expanduser().absolute()
     if path.is_file():
-        raise ValueError(
+        raise WeightsError(
             f"{path} is a file; make a weights folder of it: python -m dcpt_jax.convert {path} OUT"
         )
     if is_checkpoint(path):
-        try:
-            return load_checkpoint(path)
-        except Exception as error:  # the storage libraries raise many kinds
-            raise ValueError(f"checkpoint {path} cannot be read: {reason_of(error)}") from error
+        return load_checkpoint(path)
     for folder in (path, path / WEIGHTS):
         if (folder / DESCRIPTION).is_file():
-            description = read_description(folder / DESCRIPTION)
-            newest = max(checkpoint_steps(path), default=0)
-            if newest > (description.get("steps") or newest):
-                logging.warning(
-                    "%s: weights of step %d; the run has gone on to step %d since and not ended",
-                    path, description["steps"], newest,
-                )  # fmt: skip
-            with _checkpointer() as checkpointer:
-                params = checkpointer.restore(folder)
-            return jax.tree.map(_as_parameter, params), description
+            return _load_folder(folder, newest=max(checkpoint_steps(path), default=0))
     for folder in checkpoint_folders(path):
         try:
             return load_checkpoint(folder)
-        except Exception as error:
-            reason = reason_of(error)
-            logging.warning("%s: checkpoint %s cannot be read (%s)", path, folder.name, reason)
+        except WeightsError as error:
+            logging.warning("%s", error)
     raise FileNotFoundError(
         f"no weights in {path}: neither {DESCRIPTION} (a weights folder) nor {WEIGHTS}/ nor a "
         f"readable checkpoint in {CHECKPOINTS}/ (a work directory)"
     )
+
+
+def _load_folder(folder: Path, newest: int) -> tuple[Params, WeightsDescription]:
+    """Reads a weights folder, beside which a checkpoint of the step `newest` may lie."""
+    description = read_description(folder / DESCRIPTION)
+    if description.steps is not None and newest > description.steps:
+        logging.warning(
+            "%s: weights of step %d; the run has gone on to step %d since and not ended",
+            folder, description.steps, newest,
+        )  # fmt: skip
+    try:
+        with _checkpointer() as checkpointer:
+            params = checkpointer.restore(folder)
+    except Exception as error:  # the storage libraries raise many kinds
+        raise WeightsError(f"{folder} is damaged: {reason_of(error)}") from error
+    refuse_other_arrays(params, description, folder)
+    return jax.tree.map(_as_parameter, params), description
 
 
 def _as_parameter(leaf: Any) -> np.ndarray:
@@ -212,17 +215,16 @@ def load(path: Path | str | None = None) -> tuple[nn.Module, Params]:
 
     Raises:
         FileNotFoundError: see `load_weights`.
-        ValueError: see `load_weights`.
+        WeightsError: see `load_weights`.
     """
     params, description = load_weights(path)
-    return network_of(description), params["network"]
+    return description.network(), params["network"]
 
 
 def load_classifier(path: Path | str | None = None) -> tuple[nn.Module, Params, tuple[str, ...]]:
     """Degradation classifier, its parameters, and what each of its logits stands for.
 
-    A softmax over the logits is meant where "label" in `model.json` is "flat" or missing, the
-    sigmoid of each where it is "multi_hot".
+    `load_weights` returns a description whose `classifier.labels` say how to read the logits.
 
     Args:
         path: see `load_weights`.
@@ -233,17 +235,17 @@ def load_classifier(path: Path | str | None = None) -> tuple[nn.Module, Params, 
 
     Raises:
         FileNotFoundError: see `load_weights`.
-        ValueError: if these weights hold no classifier.
+        WeightsError: if they are damaged or hold no classifier.
     """
     params, description = load_weights(path)
-    if not holds_classifier(params, description):
-        raise ValueError(f"{path or 'the bundled network'}: {NO_CLASSIFIER}")
-    return classifier_of(description), params["classifier"], outputs_of(description)[1]
+    if (classifier := description.classifier) is None:
+        raise WeightsError(f"{path or 'the bundled network'}: {NO_CLASSIFIER}")
+    return classifier.module(), params["classifier"], classifier.labels.names
 
 
 def saved_steps(workdir: Path | str) -> int | None:
     """After how many steps a work directory's `weights` were written; None if there are none."""
     try:
-        return read_description(Path(workdir) / WEIGHTS / DESCRIPTION).get("steps")
+        return read_description(Path(workdir) / WEIGHTS / DESCRIPTION).steps
     except (OSError, ValueError):
         return None

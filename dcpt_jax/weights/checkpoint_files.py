@@ -1,12 +1,10 @@
 """The checkpoints of a work directory, as far as other programs than training read them.
 
 Training writes them, see `dcpt_jax.train.checkpoints`: `W/checkpoints/5000/` holds the items
-`state`, `data`, `config` and `model`, and after a validation its `metrics`. Here is also what tells
-whether they are whole: the checksums in `data`, and how they are computed.
+`state`, `data`, `config` and `model`, and after a validation its `metrics`. The checksums in `data`
+tell whether they are whole.
 """
 
-import contextlib
-import json
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +14,16 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from dcpt_jax.weights.description import Params, parse
+from dcpt_jax.weights.checksums import checksum_of_arrays, refuse_other_shapes
+from dcpt_jax.weights.description import (
+    Params,
+    WeightsDescription,
+    WeightsError,
+    checksum_of_json,
+    parse_description,
+    read_json,
+)
+from dcpt_jax.weights.failures import reason_of
 
 CHECKPOINTS, WEIGHTS = "checkpoints", "weights"  # folders in a work directory
 PARTS = ("network", "classifier")  # of a state, that are weights; others only help in training
@@ -29,7 +36,7 @@ def checkpoint_steps(workdir: Path | str) -> list[int]:
     folder = Path(workdir) / CHECKPOINTS
     if not folder.is_dir():
         return []
-    steps = [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()]
+    steps = [int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal()]
     return sorted(steps, reverse=True)
 
 
@@ -44,7 +51,7 @@ def is_checkpoint(path: Path | str) -> bool:
     def holds(*names: str) -> list[bool]:
         return [(path / name).is_dir() for name in names]
 
-    if not path.name.isdigit() or any(holds(CHECKPOINTS, WEIGHTS)):
+    if not path.name.isdecimal() or any(holds(CHECKPOINTS, WEIGHTS)):
         return False
     if path.parent.name == CHECKPOINTS:
         return any(holds("state", "data", "config", "model"))
@@ -59,7 +66,7 @@ def checkpoint_folders(path: Path | str) -> list[Path]:
     return [path / CHECKPOINTS / str(step) for step in checkpoint_steps(path)]
 
 
-def newest_description(path: Path | str) -> dict[str, Any] | None:
+def newest_description(path: Path | str) -> WeightsDescription | None:
     """The description in a work directory's newest checkpoint that has one, or None.
 
     Args:
@@ -83,26 +90,18 @@ def newest_readable(path: Path | str, read: Callable[[Path], Any]) -> Any | None
     return None
 
 
-def position(
-    batches: int, crc32: Mapping[str, int] | int, items: Mapping[str, int]
-) -> dict[str, Any]:
+def position(batches: int, crc32: Mapping[str, int], items: Mapping[str, int]) -> dict[str, Any]:
     """The item `data` of a checkpoint.
 
     Args:
         batches: taken from the data so far.
-        crc32: `checksum_of_arrays` of the parts of the state, "params", "ema" and so on; earlier
-            versions wrote that of the state as a whole, which only all of it can be compared with.
+        crc32: `checksum_of_arrays` of the parts of the state, "params", "ema" and so on.
         items: `checksum_of_json` of the checkpoint's other items, by their names.
     """
-    if isinstance(crc32, Mapping):
-        crc32 = dict(sorted(crc32.items()))
+    crc32, items = (dict(sorted(checksums.items())) for checksums in (crc32, items))
     # A flipped bit can make another digit of a digit, which no reader of JSON would notice.
-    found = {"batches": batches, "crc32": crc32}
-    text = f"{batches} {crc32}"
-    if items:
-        found["items"] = dict(sorted(items.items()))
-        text += f" {found['items']}"
-    return {**found, "check": zlib.crc32(text.encode())}
+    check = zlib.crc32(f"{batches} {crc32} {items}".encode())
+    return {"batches": batches, "crc32": crc32, "items": items, "check": check}
 
 
 def read_position(checkpoint: Path) -> dict[str, Any]:
@@ -110,57 +109,39 @@ def read_position(checkpoint: Path) -> dict[str, Any]:
 
     Raises:
         OSError: if it cannot be read.
-        ValueError: if it is not what was written.
+        WeightsError: if it is not what was written.
     """
-    data = json.loads((checkpoint / "data" / "metadata").read_text())
-    try:
-        expected = position(int(data["batches"]), data["crc32"], data.get("items") or {})
-        whole = data.get("check", expected["check"]) == expected["check"]  # once there was none
-    except (KeyError, TypeError, AttributeError):
-        whole = False
-    if not whole:
-        raise ValueError("the position in the data is not what was saved")
-    return expected
+    file = checkpoint / "data" / "metadata"
+    data = read_json(file)
+    known = {"batches": int, "crc32": dict, "items": dict, "check": int}
+    typed = isinstance(data, dict) and {key: type(one) for key, one in data.items()} == known
+    if not typed or position(data["batches"], data["crc32"], data["items"]) != data:
+        raise WeightsError(f"{file} is damaged: it is not what was saved")
+    return data
 
 
-def read_item(checkpoint: Path, name: str) -> Any:
+def read_item(checkpoint: Path, name: str) -> dict[str, Any]:
     """An item of a training checkpoint that is JSON: "config", "model" or "metrics".
 
     Raises:
         OSError: if it cannot be read.
-        ValueError: if it is not what was written.
+        WeightsError: if it is not what was written.
     """
-    content = json.loads((checkpoint / name / _FILES.get(name, "metadata")).read_text())
-    expected = None
-    with contextlib.suppress(OSError, ValueError):
-        expected = read_position(checkpoint).get("items", {}).get(name)  # once there was none
-    if expected is not None and checksum_of_json(content) != expected:
-        raise ValueError(f"{checkpoint / name} is damaged: its checksum differs")
+    file = checkpoint / name / _FILES.get(name, "metadata")
+    content = read_json(file)
+    expected = _read_checksums(checkpoint)
+    if expected is not None and checksum_of_json(content) != expected["items"].get(name):
+        raise WeightsError(f"{file} is damaged: its checksum differs")
+    if not isinstance(content, dict):
+        raise WeightsError(f"{file} is damaged: it is no object with keys")
     return content
 
 
-def checksum_of_json(content: Any) -> int:
-    """CRC-32 of JSON values, however they are laid out."""
-    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
-
-
-def checksum_of_arrays(
-    tree: Any, to_host: Callable[[str, Any], np.ndarray] = lambda name, leaf: np.asarray(leaf)
-) -> int:
-    """CRC-32 over the names and contents of arrays.
-
-    Orbax's own files tell of a cut end, but not of a flipped bit.
-
-    Args:
-        tree: of arrays of any kind.
-        to_host: brings one of them, and its name, to this process.
-    """
-    crc = 0
-    for path, leaf in jax.tree.leaves_with_path(tree):
-        name = jax.tree_util.keystr(path)
-        array = np.ascontiguousarray(to_host(name, leaf))
-        crc = zlib.crc32(array, zlib.crc32(name.encode(), crc))
-    return crc
+def _read_checksums(checkpoint: Path) -> dict[str, Any] | None:
+    """The item `data`; None where a copy of state and model alone lacks it."""
+    if (checkpoint / "data").is_dir() or checkpoint.parent.name == CHECKPOINTS:
+        return read_position(checkpoint)
+    return None
 
 
 def read_metadata(checkpoint: Path) -> Any:
@@ -174,13 +155,19 @@ def read_metadata(checkpoint: Path) -> Any:
     return getattr(metadata, "tree", metadata)
 
 
-def load_checkpoint(folder: Path) -> tuple[Params, dict[str, Any]]:
+def load_checkpoint(folder: Path) -> tuple[Params, WeightsDescription]:
     """Parameters and description of one training checkpoint, whatever devices it was written on.
 
     Raises:
-        ValueError: if their checksums differ from what was saved.
-        Exception: of many kinds if they cannot be read.
+        WeightsError: if it is damaged, or its checksums differ from what was saved.
     """
+    try:
+        return _load_checkpoint(folder)
+    except Exception as error:  # the storage libraries raise many kinds
+        raise WeightsError(f"checkpoint {folder} cannot be read: {reason_of(error)}") from error
+
+
+def _load_checkpoint(folder: Path) -> tuple[Params, WeightsDescription]:
     description = _describes(folder)
     tree = read_metadata(folder)
     item = {
@@ -193,20 +180,19 @@ def load_checkpoint(folder: Path) -> tuple[Params, dict[str, Any]]:
         folder / "state",
         args=ocp.args.PyTreeRestore(item=item, restore_args=to_host, partial_restore=True),
     )
-    expected = None
-    # It may be a copy of state and model alone, but where it was written nothing may be missing.
-    if (folder / "data").is_dir() or folder.parent.name == CHECKPOINTS:
-        expected = read_position(folder)["crc32"]
+    expected = _read_checksums(folder)
     for name, arrays in state.items():
-        if isinstance(expected, Mapping) and checksum_of_arrays(arrays) != expected.get(name):
-            raise ValueError(OTHER_CONTENT)
-    params = {**state["params"], **state.get("ema", {})}
+        if expected is not None and checksum_of_arrays(arrays) != expected["crc32"].get(name):
+            raise WeightsError(OTHER_CONTENT)
+    averaged = {**state["params"], **state.get("ema", {})}
     # What only helps in training is no part of the weights.
-    return {name: params[name] for name in PARTS if name in params}, description
+    params = {name: averaged[name] for name in PARTS if name in averaged}
+    if description.classifier is None:
+        params.pop("classifier", None)  # that of a transfer's guide
+    if expected is None:
+        refuse_other_shapes(params, description, folder)
+    return params, description
 
 
-def _describes(checkpoint: Path) -> dict[str, Any]:
-    try:
-        return parse(read_item(checkpoint, "model"))
-    except ValueError as error:
-        raise ValueError(f"{checkpoint / 'model'} does not describe weights: {error}") from error
+def _describes(checkpoint: Path) -> WeightsDescription:
+    return parse_description(read_item(checkpoint, "model"), checkpoint / "model")

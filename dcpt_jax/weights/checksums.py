@@ -1,0 +1,114 @@
+"""Checksums of arrays, which tell a flipped bit that Orbax's own files do not."""
+
+import logging
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dcpt_jax import models
+from dcpt_jax.weights.description import Params, WeightsDescription, WeightsError
+
+
+def checksum_of_arrays(
+    tree: Any, to_host: Callable[[str, Any], np.ndarray] = lambda name, leaf: np.asarray(leaf)
+) -> int:
+    """CRC-32 over the names and contents of arrays.
+
+    Args:
+        tree: of arrays of any kind.
+        to_host: brings one of them, and its name, to this process.
+    """
+    crc = 0
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        name = jax.tree_util.keystr(path)
+        array = np.ascontiguousarray(to_host(name, leaf))
+        crc = zlib.crc32(array, zlib.crc32(name.encode(), crc))
+    return crc
+
+
+def checksums_of_arrays(tree: Any) -> dict[str, int]:
+    """CRC-32 of each array, with its dtype and shape, by its name, e.g. "network/intro/kernel".
+
+    The 68 million parameters of the paper's NAFNet take 0.1 s on one core.
+
+    Args:
+        tree: of host arrays.
+    """
+    return {name: _checksum(np.asarray(array)) for name, array in _named(tree).items()}
+
+
+def refuse_other_arrays(params: Params, description: WeightsDescription, folder: Path) -> None:
+    """Raises unless the arrays read from a weights folder are those that were written.
+
+    Args:
+        params: as they are stored.
+        description: read from the folder. Without checksums the arrays' shapes alone are checked,
+            with a warning.
+        folder: for messages.
+
+    Raises:
+        WeightsError: naming the arrays.
+    """
+    if description.checksums is None:
+        logging.warning("%s has no checksums: damage to its arrays would not be noticed", folder)
+        refuse_other_shapes(params, description, folder)
+        return
+    found, expected = checksums_of_arrays(params), description.checksums.arrays
+    _refuse(found, expected, folder, lambda name: "its content is not what was saved")
+
+
+def refuse_other_shapes(params: Params, description: WeightsDescription, folder: Path) -> None:
+    """Raises unless the arrays have the names and shapes that a description says.
+
+    Raises:
+        WeightsError: naming the arrays.
+    """
+    found = {name: np.shape(array) for name, array in _named(params).items()}
+    depth = sum(
+        sum(value) if isinstance(value, tuple) else value
+        for name, value in description.arguments.items()
+        if name in _DEPTHS
+    )
+    if depth > len(found):  # a network of so many blocks would take for ever to build
+        raise WeightsError(
+            f"{folder}: the network has {depth:,} blocks by its description, but there are "
+            f"{len(found)} arrays"
+        )
+    modules = {"network": description.network()}
+    if description.classifier is not None:
+        modules["classifier"] = description.classifier.module()
+    shapes = {part: models.parameter_shapes(module) for part, module in modules.items()}
+    expected = {name: leaf.shape for name, leaf in _named(shapes).items()}
+    _refuse(found, expected, folder, lambda name: f"its shape is {found[name]}")
+
+
+_DEPTHS = {
+    *("encoder_blocks", "middle_blocks", "decoder_blocks"),
+    *("num_blocks", "num_refinement_blocks", "depths"),
+}
+
+
+def _refuse(
+    found: dict[str, Any], expected: Any, folder: Path, differs: Callable[[str], str]
+) -> None:
+    wrong = [f"{name} is missing" for name in expected if name not in found]
+    wrong += [f"{name} is unexpected" for name in found if name not in expected]
+    wrong += [f"{n}: {differs(n)}" for n in found if n in expected and found[n] != expected[n]]
+    if wrong:
+        others = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise WeightsError(f"{folder} is damaged: {'; '.join(wrong[:3])}{others}")
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    leaves = jax.tree.leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _checksum(array: np.ndarray) -> int:
+    kind = zlib.crc32(f"{array.dtype} {array.shape}".encode())
+    # As bytes: NumPy offers no buffer of bfloat16.
+    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8), kind)
