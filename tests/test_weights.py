@@ -264,3 +264,66 @@ def test_a_numbered_work_directory_is_none(tmp_path, small):
     save(tmp_path / "7" / "weights", small)
     (tmp_path / "7" / "data").mkdir()
     assert dcpt_jax.load(tmp_path / "7")[0].width == 4
+
+
+def flip(file, place, bit=0x10):
+    content = bytearray(file.read_bytes())
+    content[place % len(content)] ^= bit
+    file.write_bytes(content)
+
+
+def test_a_flipped_bit_in_an_array_is_named(tmp_path, small):
+    """Orbax reads some of these without a word: the checksums tell."""
+    folder = save(tmp_path / "w", small)
+    content = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    intact, _ = weights.load_weights(folder)
+    refused, random = 0, np.random.default_rng(0)
+    for file in content:
+        for place in random.integers(0, 10**9, 4):
+            flip(file, int(place), 1 << int(place) % 8)
+            try:
+                loaded, _ = weights.load_weights(folder)
+            except weights.WeightsError as error:
+                refused += 1
+                assert str(folder) in str(error)
+            else:  # in a place that means nothing
+                jax.tree.map(np.testing.assert_array_equal, loaded, intact)
+            file.write_bytes(content[file])
+    assert refused > len(content)
+
+
+def test_other_arrays_are_named(tmp_path, small):
+    network, _, params, _ = small
+    folder = save(tmp_path / "w", small)
+    text = (folder / "model.json").read_text()
+    changed = jax.tree.map(np.array, jax.device_get(params))
+    changed["network"]["intro"]["bias"][0] += 1
+    del changed["network"]["ending"]
+    save(tmp_path / "w", (network, small[1], changed, None))
+    (folder / "model.json").write_text(text)
+    wrong = "network/ending/bias is missing; .*; network/intro/bias: its content is not what was"
+    for load in (
+        dcpt_jax.load,
+        dcpt_jax.load_classifier,
+        dcpt_jax.inspect.inspector.Inspector.load,
+    ):
+        with pytest.raises(weights.WeightsError, match=f"w is damaged: {wrong}"):
+            load(folder)
+
+
+def test_an_edited_description_has_to_fit_the_arrays(tmp_path, small, caplog):
+    file = save(tmp_path / "w", small) / "model.json"
+    content = json.loads(file.read_text())
+    del content["checksums"]
+    file.write_text(json.dumps(content))
+    assert dcpt_jax.load(tmp_path / "w")[0] == small[0]
+    assert "has no checksums" in caplog.text
+    for arguments, message in (
+        ({"width": 8}, r"network/.*: its shape is"),
+        ({"encoder_blocks": [1, 1], "decoder_blocks": [1, 1]}, "network/.* is missing"),
+        ({"middle_blocks": 60_000}, "has 60,002 blocks by its description, but there are"),
+    ):
+        changed = content | {"arguments": content["arguments"] | arguments}
+        file.write_text(json.dumps(changed))
+        with pytest.raises(weights.WeightsError, match=message):
+            dcpt_jax.load(tmp_path / "w")
