@@ -78,6 +78,14 @@ def guarded(work: Callable[[Interruption], int]) -> int:
             return 1
 
 
+def say(text: str) -> None:
+    """Prints a line; the work goes on where whoever reads the output has ended, as `head` does."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        _discard_output()
+
+
 def _output_works() -> bool:
     try:
         sys.stdout.flush()

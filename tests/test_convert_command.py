@@ -12,7 +12,7 @@ import pytest
 
 import dcpt_jax
 from dcpt_jax import weights
-from dcpt_jax.convert import command, files, options, reading
+from dcpt_jax.convert import command, files, reading
 from dcpt_jax.convert.naming import reference_shapes
 from dcpt_jax.convert.pth import read_pth
 from dcpt_jax.convert.safetensors_files import read_safetensors, write_safetensors
@@ -80,7 +80,7 @@ def test_a_network_becomes_a_weights_folder(tmp_path, network, state, key, prefi
     for name, value in state.items():
         np.testing.assert_array_equal(back[name], value)
     description = json.loads((tmp_path / "w" / "model.json").read_text())
-    assert description.source == {"file": "net.pth", "entry": key}
+    assert description["source"] == {"file": "net.pth", "entry": key}
 
 
 def test_half_precision_becomes_float32(tmp_path, state, capsys):
@@ -519,13 +519,17 @@ def test_parameters_that_do_not_fit_their_description_are_not_written(
     description = json.loads((folder / weights.DESCRIPTION).read_text())
     description["arguments"]["width"] = 6
     (folder / weights.DESCRIPTION).write_text(json.dumps(description))
+    assert command.main([str(folder), str(tmp_path / "out")]) == 1
+    assert "the checksum of its content is" in capsys.readouterr().err
+    del description["checksums"]
+    (folder / weights.DESCRIPTION).write_text(json.dumps(description))
     for target in ("out.pth", "out"):
         assert command.main([str(folder), str(tmp_path / target)]) == 1
-        assert "of another shape" in capsys.readouterr().err
+        assert "its shape is" in capsys.readouterr().err
     description["arguments"]["depth"] = 6
     (folder / weights.DESCRIPTION).write_text(json.dumps(description))
     assert command.main([str(folder), str(tmp_path / "out.pth")]) == 1
-    assert "unknown argument 'depth'" in capsys.readouterr().err
+    assert "the key arguments.depth is 6; allowed: width," in capsys.readouterr().err
     assert [entry.name for entry in tmp_path.iterdir()] == ["w"]
 
 
@@ -555,7 +559,7 @@ def test_help_names_every_option_and_format(capsys):
         command.main(["--help"])
     assert error.value.code == 0
     said = capsys.readouterr().out
-    flags = [name for action in options.parser()._actions for name in action.option_strings]
+    flags = [name for action in command.parser()._actions for name in action.option_strings]
     assert all(name in said for name in [*flags, ".pth", ".safetensors", "Lightning"])
 
 

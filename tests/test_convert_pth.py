@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from dcpt_jax.convert import pth, pth_pickle
+from dcpt_jax.convert import pth
 from dcpt_jax.convert.pth import PthError, read_pth
 
 
@@ -197,7 +197,7 @@ def test_tensors_that_lie_are_refused(tmp_path, value, message):
     ],
 )
 def test_pickles_that_would_take_all_memory_are_refused(tmp_path, monkeypatch, data):
-    monkeypatch.setattr(pth_pickle, "MAX_INSTRUCTIONS", 1000)
+    monkeypatch.setattr(pth, "MAX_INSTRUCTIONS", 1000)
     with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
         archive.writestr("archive/data.pkl", data)
     (tmp_path / "y.pth").write_bytes(data)
@@ -346,9 +346,7 @@ def test_objects_beside_the_weights_are_passed_over(tmp_path):
     read = read_pth(write_zip(tmp_path / "x.pth", value, {"0": DATA}))
     np.testing.assert_array_equal(read["state_dict"]["a"], [0, 1])
     assert read.keys() == value.keys()
-    assert {type(read[name]) for name in ("arguments", "array", "config", "queue")} == {
-        pth_pickle.Inert
-    }
+    assert {type(read[name]) for name in ("arguments", "array", "config", "queue")} == {pth.Inert}
 
 
 def test_a_directory_without_end_is_refused(tmp_path, monkeypatch):

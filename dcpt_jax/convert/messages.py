@@ -1,9 +1,6 @@
-"""Messages: text from files without control characters, and output that may end early."""
+"""Messages that quote files: without control characters, and short."""
 
-import contextlib
-import os
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 
 def printable(text: str, longest: int = 200) -> str:
@@ -17,21 +14,3 @@ def listed(names: Iterable[object], at_most: int = 20) -> str:
     names = list(names)
     shown = ", ".join(printable(str(name)) for name in names[:at_most])
     return shown if len(names) <= at_most else f"{shown} and {len(names) - at_most} more"
-
-
-@contextlib.contextmanager
-def pipe_may_end() -> Iterator[None]:
-    """Goes on in silence where the reader of the output has gone, as `head` does."""
-    try:
-        try:
-            yield
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def say(text: str) -> None:
-    """Prints a line; what is to be written is written even if nobody reads it."""
-    with pipe_may_end():
-        print(text)
