@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import shutil
@@ -315,7 +316,8 @@ def test_a_folder_is_stored_in_half_precision(tmp_path, pretrained, state, capsy
     assert {leaf.dtype for leaf in jax.tree.leaves(stored)} == {jnp.dtype("float16")}
     expected, description = weights.load_weights(pretrained)
     found, copied = weights.load_weights(small)
-    assert copied == description and set(found) == {"network", "classifier"}
+    assert set(found) == {"network", "classifier"}
+    assert dataclasses.replace(copied, checksums=description.checksums) == description
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 2**-11, 2**-24), found, expected)
     # What was stored in half precision stays as it is.
     assert command.main([str(small), str(tmp_path / "again"), "--dtype", "float16"]) == 0

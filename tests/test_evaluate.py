@@ -300,16 +300,16 @@ def test_saved_images_give_the_reported_numbers(tmp_path, photo_folder, pretrain
 @pytest.mark.parametrize(
     ("task_set", "classes", "asked", "expected"),
     [
-        ("5d", ["rain", "noise", "haze", "low_light", "motion_blur"], "rain", "5d"),
-        ("a,b", ["haze", "rain", "noise", "low_light", "motion_blur"], "", "5d"),  # any order
-        ("rain", ["rain"], "5d", "rain"),  # whatever they are measured on
-        ("class_0,class_1", ["class_0", "class_1"], "5d", "5d"),  # converted: not known
-        ("class_0", ["class_0"], "", "class_0"),
-        ("", [], "cdd11", "cdd11"),
+        ("5d", ("rain", "noise", "haze", "low_light", "motion_blur"), "rain", "5d"),
+        ("a,b", ("haze", "rain", "noise", "low_light", "motion_blur"), "", "5d"),  # any order
+        ("rain", ("rain",), "5d", "rain"),  # whatever they are measured on
+        ("class_0,class_1", ("class_0", "class_1"), "5d", "5d"),  # converted: not known
+        ("class_0", ("class_0",), "", "class_0"),
+        ("", (), "cdd11", "cdd11"),
     ],
 )
 def test_what_weights_were_trained_on(task_set, classes, asked, expected):
-    description = {"task_set": task_set, "classes": classes}
+    description = weights.WeightsDescription("nafnet", {}, task_set=task_set, classes=classes)
     assert run.trained_on(description, asked) == expected
 
 
@@ -430,15 +430,19 @@ def test_the_nearest_classifier_among_what_the_weights_grew_from(monkeypatch):
 
     def load(place):
         if str(place) == "/new/a":
-            return {"network": 1}, {"classifier": {}, "source": {}}
+            classifier = weights.ClassifierDescription({}, COMPONENTS)
+            return {"network": 1}, dataclasses.replace(described({}), classifier=classifier)
         if str(place) not in runs:
             raise FileNotFoundError(place)
-        return {}, {"classifier": None, "source": runs[str(place)]}
+        return {}, described(runs[str(place)])
+
+    def described(source):
+        return weights.WeightsDescription("nafnet", {}, source=source)
 
     monkeypatch.setattr(run.weights, "load_weights", load)
-    assert run._nearest_classifier("/new/d", {"source": runs["/new/d"]}) is None
+    assert run._nearest_classifier("/new/d", described(runs["/new/d"])) is None
     runs["/new/c"] = {"init_from": "b"}  # relative, to a folder beside it
-    place, params, _ = run._nearest_classifier("/new/d", {"source": runs["/new/d"]})
+    place, params, _ = run._nearest_classifier("/new/d", described(runs["/new/d"]))
     assert str(place) == "/new/a" and params == {"network": 1}
 
 
@@ -450,7 +454,7 @@ def test_pairs_are_measured_whole(tmp_path, photo_folder, pretrained, capsys, mo
 
     params, description = weights.load_weights(pretrained)
     params["network"]["ending"] = jax.tree.map(np.zeros_like, params["network"]["ending"])
-    description.update(classifier=None, source={})
+    description = dataclasses.replace(description, classifier=None, source={})
     weights.save_weights(tmp_path / "identity", {"network": params["network"]}, description)
     rng = np.random.default_rng(0)
     expected = []

@@ -303,7 +303,7 @@ _FULL_DISK = """
 import resource, sys, tempfile
 from pathlib import Path
 from dcpt_jax.train.checkpoints import Checkpoints
-from tests.test_train_checkpoints import make_state
+from tests.test_train_checkpoints import MODEL, make_state
 
 def save(checkpoints, step):
     checkpoints.save(make_state(step), batches=step, config={"seed": 0}, model=MODEL)

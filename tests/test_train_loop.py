@@ -109,7 +109,7 @@ def test_a_restoration_continues_without_what_it_started_from(tmp_path, photo_fo
     config.num_steps = 2
     assert int(loop.train(config, tmp_path / "run").state.step) == 2
     second = weights.load_weights(tmp_path / "run")[1]
-    assert second["source"] == first["source"] and second["arguments"]["width"] == 4
+    assert second.source == first.source and second.arguments["width"] == 4
     config.init_from = str(pretrained)  # another start makes another run
     with pytest.raises(ConfigError, match=r"config\.init_from"):
         loop.train(config, tmp_path / "run")
