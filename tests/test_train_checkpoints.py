@@ -146,7 +146,7 @@ def test_a_flipped_bit_in_what_describes_a_run_is_seen(tmp_path, item, file):
         "config": restoring.saved_config(tmp_path)["seed"],
         "model": int(weights.newest_description(tmp_path).classes[0][-1]),
     }
-    assert found == {"config": 7, "model": 7} | {item: 5}  # passed by for the one before
+    assert found == {"config": 7, "model": 7} | {item: 5}  # skipped for the one before
 
 
 def test_a_save_cut_short_is_reported_and_not_used(tmp_path, caplog):
@@ -263,7 +263,7 @@ def test_another_run_is_continued_without_changing_it(tmp_path, caplog):
     before = content(tmp_path)
     first = Checkpoints(tmp_path / "mine")  # which another process may well be training in
     assert_is_step(restoring.restore_from(tmp_path, make_state(0)), 2)
-    assert str(tmp_path / "checkpoints" / "3") in caplog.text and "passed by" in caplog.text
+    assert str(tmp_path / "checkpoints" / "3") in caplog.text and "is skipped" in caplog.text
     assert_is_step(restoring.restore_from(tmp_path / "checkpoints" / "1", make_state(0)), 1)
     assert restoring.saved_config(tmp_path) == {"seed": 0}
     assert restoring.saved_config(tmp_path / "checkpoints" / "1") == {"seed": 0}

@@ -323,3 +323,27 @@ def test_an_edited_description_has_to_fit_the_arrays(tmp_path, small, caplog):
         file.write_text(json.dumps(changed))
         with pytest.raises(weights.WeightsError, match=message):
             dcpt_jax.load(tmp_path / "w")
+
+
+@pytest.mark.parametrize("item", ["data", "config", "model"])
+def test_odd_texts_in_a_checkpoint_are_damage(pretrained, tmp_path, item):
+    """Whatever stands in them: an error that names the checkpoint, or the checkpoint is skipped."""
+    checkpoint = tmp_path / weights.CHECKPOINTS / "10"
+    shutil.copytree(pretrained / weights.CHECKPOINTS / "10", checkpoint)
+    file = checkpoint / item / "metadata"
+    saved = json.loads(file.read_text())
+    odd = [None, [], 3, "x", {}, {**saved, "odd": 1}]
+    odd += [
+        {**saved, key: value} for key in saved for value in (None, -1, 10**40, "x", [], {"a": 1})
+    ]
+    texts = ["", "{", "[" * 100_000, "1e999", *map(json.dumps, odd)]
+    for text in texts:
+        if text == json.dumps(saved):
+            continue
+        file.write_text(text)
+        with pytest.raises(weights.WeightsError):
+            weights.read_item(checkpoint, "config" if item == "config" else "model")
+        if item != "config":  # which weights do without
+            with pytest.raises(weights.WeightsError, match=re.escape(str(checkpoint))):
+                weights.load_weights(checkpoint)
+            assert weights.newest_description(tmp_path) is None

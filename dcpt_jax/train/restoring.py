@@ -44,7 +44,7 @@ def restore_from(path: Path | str, target: TrainState) -> Restored:
 
     Args:
         path: work directory W, or one of its checkpoints, W/checkpoints/5000. Nothing in it is
-            changed or locked; damaged checkpoints are passed by with a warning.
+            changed or locked; damaged checkpoints are skipped with a warning.
         target: see `first_intact`.
 
     Raises:
@@ -54,11 +54,11 @@ def restore_from(path: Path | str, target: TrainState) -> Restored:
     """
     folders = [Path(name) for name in processes.on_main(lambda: _folders_to_resume(path))]
 
-    def pass_by(folder: Path, reason: str) -> None:
-        logging.warning("checkpoint %s is damaged (%s) and is passed by", folder, reason)
+    def skip(folder: Path, reason: str) -> None:
+        logging.warning("checkpoint %s is damaged (%s) and is skipped", folder, reason)
 
     advice = "Use --config.init_from in place of --config.resume_from to start from its network"
-    restored = first_intact(folders, target, advice=advice, on_damage=pass_by)
+    restored = first_intact(folders, target, advice=advice, on_damage=skip)
     if restored is None:
         raise RuntimeError(
             f"config.resume_from: no checkpoint in {path} can be read; name another run, or start "

@@ -193,7 +193,7 @@ def _load_folder(folder: Path, newest: int) -> tuple[Params, WeightsDescription]
         with _checkpointer() as checkpointer:
             params = checkpointer.restore(folder)
     except Exception as error:  # the storage libraries raise many kinds
-        raise WeightsError(f"{folder} is damaged: {reason_of(error)}") from error
+        raise WeightsError(f"{folder} cannot be read: {reason_of(error)}") from error
     refuse_other_arrays(params, description, folder)
     return jax.tree.map(_as_parameter, params), description
 
