@@ -1,4 +1,4 @@
-import json
+import dataclasses
 import os
 import re
 import shutil
@@ -22,6 +22,7 @@ from dcpt_jax.models import parameter_shapes
 from dcpt_jax.restore import command
 from dcpt_jax.restore.command import main, parser, plan
 from dcpt_jax.weights import folders
+from dcpt_jax.weights.description import read_description, write_description
 from tests.conftest import TINY_BACKBONES
 from tests.profiles import rgb_profile
 from tests.test_restore_predictor import photo, small_network
@@ -577,13 +578,12 @@ def network(folder, tlc):
 
 
 def changed(weights_folder, tmp_path, **entries):
-    """Copy of the weights with other entries in model.json; None takes an entry out."""
+    """Copy of the weights with another description."""
     folder = tmp_path / "changed"
     shutil.copytree(weights_folder, folder)
-    description = json.loads((folder / "model.json").read_text()) | entries
-    kept = {key: value for key, value in description.items() if value is not None}
-    kept.setdefault("classifier", None)
-    (folder / "model.json").write_text(json.dumps(kept))
+    description = read_description(folder / "model.json")
+    changes = {"checksums": None, **entries}
+    write_description(folder / "model.json", dataclasses.replace(description, **changes))
     return folder
 
 
