@@ -1,8 +1,9 @@
 """What image files say of themselves before their pixels are decoded, and whether they are whole.
 
-Sizes are read from the headers of PNG and JPEG files here and of the other kinds by Pillow's reader
-classes, so that a decompression bomb is refused before any memory is claimed. `images` holds the
-rules for pixels.
+Pillow's reader classes read the headers, so that a decompression bomb is refused before any memory
+is claimed. PNG headers are read here, since Pillow refuses files with damage in chunks that guard
+no pixels, and does not look for the orientation behind the pixels. `images` has the rules for
+pixels.
 """
 
 import io
@@ -36,11 +37,9 @@ TIFF_TAGS = {
     "format": 339,
 }
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _MAX_PIXEL_BYTES = 8  # of a file: four channels of 16 bits
 _MAX_EXTRA_BYTES = 16_000_000  # of a file, besides pixels
 _LARGER = "to read it: --max-pixels N, --config.data.max_pixels=N for data"
-_JPEG_MARKERS_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 # The plugin classes are used directly: Image.open would apply Pillow's own, global size limit.
 _PILLOW_READERS = {
     "PNG": PngImagePlugin.PngImageFile,
@@ -173,35 +172,15 @@ def _png_header(path: Path, file: BinaryIO) -> ImageHeader:
 
 
 def _jpeg_header(path: Path, file: BinaryIO) -> ImageHeader:
-    """Walks the segments up to the first scan."""
-    file.seek(2)
-    width = height = 0
-    orientation, is_sequential = 1, False
-    while True:
-        byte = file.read(1)
-        while byte == b"\xff":
-            byte = file.read(1)
-            marker = byte[0] if byte else -1
-            if marker != 0xFF:
-                break
-        else:
-            raise image_error(path, "cut off or damaged inside the JPEG header")
-        if marker in _JPEG_MARKERS_WITHOUT_LENGTH:
-            continue
-        start = file.read(2)
-        length = int.from_bytes(start, "big") - 2
-        segment = file.read(max(length, 0))
-        if len(start) < 2 or length < 0 or len(segment) < length:
-            raise image_error(path, "cut off or damaged inside the JPEG header")
-        if marker in _JPEG_FRAME_MARKERS and length >= 5:
-            height, width = struct.unpack(">HH", segment[1:5])
-            is_sequential = marker in (0xC0, 0xC1)
-        elif marker == 0xE1 and segment.startswith(b"Exif\x00\x00"):
-            orientation = _orientation(segment)
-        elif marker == 0xDA:
-            return ImageHeader(
-                "JPEG", width, height, orientation, file.tell(), is_sequential=is_sequential
-            )
+    """Pillow stops behind the header of the first scan, where the data start."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of damaged metadata
+            image = JpegImagePlugin.JpegImageFile(file)
+    except Exception as error:  # Pillow's readers raise many kinds on broken input
+        raise image_error(path, f"cut off or damaged inside the JPEG header ({error})") from error
+    orientation = _orientation(image.info.get("exif", b""))
+    is_sequential = not image.info.get("progressive")
+    return ImageHeader("JPEG", *image.size, orientation, file.tell(), is_sequential=is_sequential)
 
 
 def require_jpeg_end(path: Path, data: bytes, start: int) -> None:

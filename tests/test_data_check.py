@@ -81,6 +81,12 @@ def test_everything_that_is_wrong_is_counted_and_named(data):
     assert "1 clean files without a degraded one" in text
 
 
+def test_swapped_pairs_are_told(data):
+    sources_ = {"low_light": f"pairs:{data}/lol/our485/high,{data}/lol/our485/low"}
+    text = check.report(checked(data, sources=sources_), crop=16, by="headers")
+    assert "pairs look swapped by their names" in text
+
+
 def test_large_sources_are_checked_here(data, monkeypatch):
     monkeypatch.setattr(sources, "CHECK_LIMIT", 2)
     (data / "lol/our485/low/1.png").write_bytes(b"")

@@ -391,3 +391,12 @@ def test_help_needs_no_data_libraries():
         env={**os.environ, "PYTHONPATH": root},
     )
     assert "exit status" in done.stdout and done.stdout.splitlines()[-1] == "[]"
+
+
+def test_whole_numbers_of_options_may_have_an_exponent(capsys):
+    options = packing.parser().parse_args(["x", "--size", "1e2", "--shard-megabytes", "2.0"])
+    assert (options.size, options.shard_megabytes) == (100, 2)
+    for text in ("1.5", "0", "x", "nan", "1e9"):
+        with pytest.raises(SystemExit):
+            packing.parser().parse_args(["x", "--size", text])
+        assert f"'{text}' is no whole number from 1" in capsys.readouterr().err

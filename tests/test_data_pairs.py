@@ -9,6 +9,7 @@ import pytest
 from dcpt_jax import images
 from dcpt_jax.data import sources
 from dcpt_jax.data.pairs import PairSource, pair_folders, pair_list
+from dcpt_jax.data.source_factory import open_source
 from dcpt_jax.data.sources import Cache
 from dcpt_jax.data.spec import SourceError
 
@@ -64,6 +65,20 @@ def values(source):
             "7.png 8.png",
             [("p1/7_0.8_0.2.jpg", "7.png"), ("p1/8_1_1.jpg", "8.png"), ("p2/7_1_0.1.jpg", "7.png")],
         ),
+        (
+            "begins",
+            "1-rain.jpg 10_a.jpg 10_b.jpg 10.5.jpg cat_x.jpg p/1.jpg",
+            "1.png 10.png 10_b.png 5.png cat.png",
+            [
+                ("1-rain.jpg", "1.png"),
+                ("10.5.jpg", "10.png"),
+                ("10_a.jpg", "10.png"),
+                ("10_b.jpg", "10_b.png"),
+                ("cat_x.jpg", "cat.png"),
+                ("p/1.jpg", "1.png"),
+            ],
+        ),
+        ("begins", "x/1_a.png", "x/1.png y/1_a.png", [("x/1_a.png", "x/1.png")]),
         ("suffix:x2", "0001x2.png", "0001.png", [("0001x2.png", "0001.png")]),
         ("suffix:_in=_gt", "a_in.png", "a_gt.png", [("a_in.png", "a_gt.png")]),
         ("prefix:rain=norain", "rain-001.png", "norain-001.png", [("rain-001.png",) * 2]),
@@ -96,9 +111,18 @@ def test_files_of_one_name_in_different_folders_are_not_mixed_up(tmp_path):
     assert [p.name for p in pairing.unused] == ["2.png"]
 
 
-@pytest.mark.parametrize("rule", ["prefix:rain=norain", "reside"])
+def test_names_are_not_begun_by_half_a_number_or_word(tmp_path):
+    write(tmp_path / "bad", "10_a.png catfish.png 1_a.png")
+    write(tmp_path / "good", "1.png cat.png")
+    pairing = pair_folders(tmp_path / "bad", tmp_path / "good", "begins")
+    assert found(pairing) == [("1_a.png", "1.png")]
+    assert [path.name for path, _ in pairing.unpaired] == ["10_a.png", "catfish.png"]
+
+
+@pytest.mark.parametrize("rule", ["prefix:rain=norain", "reside", "begins"])
 def test_both_kinds_in_one_folder(tmp_path, rule):
-    names = {"prefix:rain=norain": "rain-1.png norain-1.png", "reside": "1_0.8.png 1.png"}[rule]
+    names = {"prefix:rain=norain": "rain-1.png norain-1.png", "reside": "1_0.8.png 1.png"}
+    names = names.get(rule, names["reside"])
     write(tmp_path, names)
     pairing = pair_folders(tmp_path, tmp_path, rule)
     assert found(pairing) == [tuple(names.split())]
@@ -383,3 +407,52 @@ def test_parts_are_joined_as_one_source(two):
     assert joined.report.summary() == "3 pairs; 1 pairs"
     with pytest.raises(IndexError, match="item 4 of 4"):
         joined[4]
+
+
+# --- which of the two is clean --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lines", "swapped"),
+    [
+        (["gt/1.png blur/1.png", "gt/2.png blur/2.png"], True),
+        (["1_sharp.png 1_blurry.png"], True),
+        (["Target/1.png Input/1.png"], True),
+        (["clean/hazy_town.png hazy/hazy_town.png"], True),
+        (["a/1_GT.png b/1_LQ.png", "c.png d.png", "e.png f.png"], True),
+        (["gt/1.png photos/1.png"], True),
+        (["photos/1.png noisy/1.png"], True),
+        (["blur/1.png gt/1.png", "blur/2.png sharp/2.png"], False),
+        (["rain-1.png norain-1.png"], False),
+        (["gt_of_blur/1.png gt_of_blur/2.png"], False),
+        (["a/1.png b/1.png"], False),
+        (["a/clean_room.png b/clean_room_2.png", "a/2.png b/2.png"], False),
+    ],
+)
+def test_lists_with_the_clean_name_first_are_told(tmp_path, lines, swapped):
+    file = tmp_path / "list.txt"
+    file.write_text("\n".join(lines))
+    pairing = pair_list(file)
+    assert len(pairing.warnings) == swapped
+    if swapped:
+        assert "look swapped" in pairing.warnings[0]
+        assert f"as list:{file},clean_first" in pairing.warnings[0]
+    turned = pair_list(file, clean_first=True)
+    assert found(turned) == [pair[::-1] for pair in found(pairing)]
+    assert not (swapped and turned.warnings)
+
+
+def test_order_of_a_list_can_be_stated(two):
+    (two / "list.txt").write_text("good/1.png bad/1.png\n")
+    data = open_source(f"list:{two}/list.txt,clean_first")
+    assert data.source.degraded[0] == two / "bad/1.png"
+
+
+def test_swapped_folders_are_told(tmp_path, caplog):
+    write(tmp_path / "sharp", "1.png")
+    write(tmp_path / "blur", "1.png")
+    assert not pair_folders(tmp_path / "blur", tmp_path / "sharp").warnings
+    source = PairSource(pair_folders(tmp_path / "sharp", tmp_path / "blur"))
+    assert len(source.report.warnings) == 1 and len(source) == 1
+    assert "1 of 1 pairs look swapped" in caplog.text
+    assert "pairs:DEGRADED_DIR,CLEAN_DIR" in caplog.text

@@ -162,3 +162,25 @@ def test_a_class_may_occur_once_only():
 def test_repeats_are_whole_numbers(repeats):
     with pytest.raises(ValueError, match=f"repeats of 'a' .*{repeats}"):
         resolve_tasks(Task("a", "rain", repeats))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "haze,rain",
+        "[haze, rain]",
+        "(haze,rain)",
+        "['haze', 'rain']",
+        '("haze", "rain",)',
+        "'haze,rain'",
+        "\"['haze','rain']\"",
+        "'haze','rain'",
+    ],
+)
+def test_brackets_and_quotes_of_lists_are_ignored(text):
+    assert names(resolve_tasks(text)) == ["haze", "rain"]
+
+
+def test_errors_say_how_lists_are_written():
+    with pytest.raises(ValueError, match=r"'haze rain fog'.*separated by commas: haze,rain"):
+        resolve_tasks("haze rain fog")

@@ -64,7 +64,7 @@ class Inspected:
         problems: a message for each of them.
         sizes: int [items, 2], height and width of each item that is well.
         unused: number of clean files that belong to no degraded one.
-        note: what else is to be said.
+        notes: further remarks and warnings.
         left_out: how many files were left out, see `FileList`.
     """
 
@@ -74,7 +74,7 @@ class Inspected:
     problems: tuple[str, ...]
     sizes: np.ndarray
     unused: int = 0
-    note: str = ""
+    notes: tuple[str, ...] = ()
     left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def too_small(self, crop: int) -> int:
@@ -131,9 +131,9 @@ def inspect(
     kinds = {"unreadable": len(report.skipped), **getattr(report, "kinds", {})}
     problems = [reason for _, reason in report.skipped]
     of_files = isinstance(source, PhotoSource | PairSource)
-    count, note = len(source), ""
+    count, notes = len(source), getattr(report, "warnings", ())
     if not of_files and not decode and count > _SAMPLED:
-        note = f"sizes of the first {_SAMPLED}"
+        notes = (*notes, f"sizes of the first {_SAMPLED}")
         count = _SAMPLED
 
     def look(index: int) -> tuple[int, int] | images.ImageError:
@@ -163,7 +163,7 @@ def inspect(
         tuple(problems),
         np.array(sizes, np.int32).reshape(-1, 2),
         getattr(report, "unused", 0),
-        note,
+        tuple(notes),
         getattr(report, "left_out", {}),
     )
 
@@ -216,7 +216,7 @@ def _unused_lines(checked: Sequence[Checked]) -> list[str]:
     lines = [
         f"{p.place}: {p.unused:,} clean files without a degraded one" for p in parts if p.unused
     ]
-    lines += [f"{part.place}: {part.note}" for part in parts if part.note]
+    lines += [f"{part.place}: {note}" for part in parts for note in part.notes]
     return lines + [
         f"{part.place}: {text}"
         for part in parts

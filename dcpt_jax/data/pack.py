@@ -40,6 +40,7 @@ from dcpt_jax.data.packed import Record
 from dcpt_jax.data.source_factory import open_source
 from dcpt_jax.data.spec import SourceError
 
+_LARGEST_OPTION = 1_000_000
 _WRITERS = {"none": "group_size:1,uncompressed", "zstd": "group_size:1,zstd:3"}
 _DETAILS = """
 sources
@@ -472,10 +473,13 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
-    return value
+    try:
+        value = float(text)  # 1e3 too
+    except ValueError:
+        value = 0.0
+    if not 1 <= value <= _LARGEST_OPTION or value != int(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to {_LARGEST_OPTION}")
+    return int(value)
 
 
 if __name__ == "__main__":

@@ -263,7 +263,9 @@ def _order_warnings(degraded: FileList, clean: FileList, remedy: str) -> tuple[s
     scores, example = [], ""
     step = max(1, len(degraded) // _COMPARED)
     for i in range(0, len(degraded), step):
-        words = [set(re.findall("[a-z]+", str(files[i]).lower())) for files in (degraded, clean)]
+        paths = [os.path.abspath(files[i]) for files in (degraded, clean)]
+        shared = len(os.path.commonpath([os.path.dirname(path) for path in paths]))
+        words = [set(re.findall("[a-z]+", path[shared:].lower())) for path in paths]
         own, other = words[0] - words[1], words[1] - words[0]
         score = len(own & _CLEAN_WORDS) + len(other & _DEGRADED_WORDS)
         score -= len(own & _DEGRADED_WORDS) + len(other & _CLEAN_WORDS)

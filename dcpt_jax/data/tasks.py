@@ -122,16 +122,17 @@ def resolve_tasks(names: str | Task | Sequence[str | Task]) -> tuple[Task, ...]:
     Args:
         names: a task set ("5d"), a class ("haze"), a mixture or fixed strength ("low_light+rain",
             "noise:25"), a short name of CDD-11 ("l+r"), a ready `Task`, or several of these as a
-            sequence or separated by commas. A mixture is a class of its own, named as it is
-            written. A class that stands in a set, the first of `TASK_SETS` if in several, brings
-            its data and repeats from there, and has its degradation's own range of strengths.
+            sequence or separated by commas; quotes and brackets around them are ignored. A mixture
+            is a class of its own, named as it is written. A class that stands in a set, the first
+            of `TASK_SETS` if in several, brings its data and repeats from there, and has its
+            degradation's own range of strengths.
 
     Raises:
         ValueError: for unknown names (the message lists the known sets and classes), for none, for
             a class that occurs twice, and for repeats below 1.
     """
     if isinstance(names, str):
-        names = names.split(",")
+        names = _plain(names).split(",")
     elif isinstance(names, Task):
         names = (names,)
     tasks = []
@@ -180,8 +181,16 @@ def resolve_trained(task_set: str, classes: Sequence[str]) -> tuple[Task, ...]:
     return resolve_tasks(tuple(classes))
 
 
+def _plain(text: str) -> str:
+    """A list of names without the brackets, quotes and last comma that Python or a shell needs."""
+    text = text.strip().strip("\"'").strip()
+    if text[:1] + text[-1:] in ("[]", "()"):
+        text = text[1:-1]
+    return text.strip().removesuffix(",")
+
+
 def _tasks_named(name: str) -> tuple[Task, ...]:
-    spec = "".join(name.split())
+    spec = "".join(name.split()).strip("\"'")
     if spec in TASK_SETS:
         return TASK_SETS[spec]
     spec = SHORT_NAMES.get(spec, spec)
@@ -194,4 +203,7 @@ def _tasks_named(name: str) -> tuple[Task, ...]:
 
 
 def _known() -> str:
-    return f"task sets: {', '.join(TASK_SETS)}; classes: {', '.join(class_names())}"
+    return (
+        f"task sets: {', '.join(TASK_SETS)}; classes: {', '.join(class_names())}; several are "
+        "separated by commas: haze,rain"
+    )
