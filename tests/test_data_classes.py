@@ -29,7 +29,7 @@ def photos(tmp_path):
 
 @pytest.fixture
 def data(tmp_path):
-    """Two data sets: LOL with 3 + 1 pairs, and two parts of DFWB with 4 photos."""
+    """Two datasets: LOL with 3 + 1 pairs, and two parts of DFWB with 4 photos."""
     root = tmp_path / "data"
     for i in range(3):
         write(root, f"lol/our485/low/{i}.png lol/our485/high/{i}.png")

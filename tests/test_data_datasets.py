@@ -1,4 +1,4 @@
-"""Public data sets: every way in which they are packed is found, and misses are explained."""
+"""Public datasets: every way in which they are packed is found, and misses are explained."""
 
 import itertools
 import re
@@ -179,7 +179,7 @@ def test_misses_say_what_was_expected_and_what_is_there(tmp_path):
 
 
 def test_unknown_names():
-    with pytest.raises(ValueError, match="unknown data set 'lolo'; known: rain100l"):
+    with pytest.raises(ValueError, match="unknown dataset 'lolo'; known: rain100l"):
         find("lolo", "x", "train")
     with pytest.raises(ValueError, match="unknown split 'test'; known: train, held_out"):
         DATASETS["lol"].split("test")

@@ -1,4 +1,4 @@
-"""TFDS sets: built of pairs in folders, and read by the rules of files."""
+"""TFDS datasets: built of pairs in folders, and read by the rules of files."""
 
 import os
 import pickle
@@ -87,7 +87,7 @@ def test_bad_examples_are_treated_like_bad_files(folder, monkeypatch, caplog):
 
 
 def test_missing_sets(tmp_path, monkeypatch):
-    with pytest.raises(TfdsError, match=r"no TFDS set in .*gone: no dataset_info\.json"):
+    with pytest.raises(TfdsError, match=r"no TFDS dataset in .*gone: no dataset_info\.json"):
         TfdsSource(str(tmp_path / "gone"))
     with pytest.raises(TfdsError, match=r"cannot be read|not prepared"):
         TfdsSource("no_such_set_at_all")
@@ -105,8 +105,8 @@ def test_builder_refuses_what_it_cannot_do(folder, capsys):
     status, text = build("cbsd68", "--manual", str(folder / "lol/our485/low"))
     assert status == 2 and "clean photos, no pairs" in text
     low, high = (folder / "lol/our485" / side for side in ("low", "high"))
-    assert "is no name of a TFDS set" in build("My-Set", f"--train={low},{high}")[1]
-    assert "unknown data set 'foo'; known: " in build("foo", "--manual", str(folder))[1]
+    assert "is no name of a TFDS dataset" in build("My-Set", f"--train={low},{high}")[1]
+    assert "unknown dataset 'foo'; known: " in build("foo", "--manual", str(folder))[1]
     for side in ("hazy", "gt"):
         images.write_image(folder / f"sots/indoor/{side}/1.png", np.zeros((6, 8, 3)))
     assert "have a border of 10" in build("sots_indoor", "--manual", str(folder / "sots"))[1]

@@ -1,8 +1,10 @@
 """The data pipeline, from files to batches.
 
-Which classes (`tasks`); what each is made of (`opening`, from `sources`, `pairs`, `datasets`,
-`packed` and `tfds_source`); in which order (`mixing`); batches (`pipeline`), and samples for
-evaluation (`held_out`). Commands: `check`, `pack`, `tfds_build`.
+- `tasks`: which classes. `spec`: texts that name a class's data. `datasets`: the public datasets.
+- `photos`, `pairs`, `packed`, `tfds`: sources, that is, items by index; `sources`: what they share.
+- `source_factory` makes sources, `classes` the classes of a run.
+- `mixing`: in which order. `pipeline`: batches. `held_out`: samples for evaluation.
+- Commands: `check`, `pack`, `tfds_build`.
 
 Nothing here imports jax or flax. Grain is imported when batches are made, not before.
 """

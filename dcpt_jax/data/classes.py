@@ -3,7 +3,7 @@
 What a class is made of is decided in this order:
 
 1. `config.data.sources.CLASS`, where it is set; see `spec`.
-2. The class's published data sets, where `config.data.datasets` names the folder that holds them.
+2. The class's published datasets, where `config.data.datasets` names the folder that holds them.
 3. Its synthetic degradation on the clean photos of `config.data.root`, or on the bundled ones. For
    a class that has published data that is a stand-in; `config.data.stand_ins=False` forbids it.
 
@@ -88,8 +88,8 @@ class ClassResult:
     Attributes:
         task: the class as asked for.
         training_class: what it is made of; None where that could not be opened.
-        missing: what of its published data is not there.
-        is_stand_in: whether it is synthesised from clean photos that are no data of its own.
+        missing: what is missing of its published data.
+        is_stand_in: whether it is synthesised from clean photos instead of data of its own.
         error: why it could not be opened.
     """
 
@@ -114,12 +114,11 @@ def open_classes(
 
     Args:
         tasks: the classes.
-        stand_ins: whether a class may be synthesised where its data set is not there.
+        stand_ins: whether a class may be synthesised where its dataset is missing.
         **options: see `try_open_classes`.
 
     Raises:
-        SourceError: if a source cannot be opened, or a data set is missing that nothing may stand
-            in for.
+        SourceError: if a source cannot be opened, or a dataset is missing and `stand_ins` is False.
         FileNotFoundError: if there are no clean photos.
         ImageError: for a bad file where `on_bad_file` is "refuse".
     """
@@ -154,15 +153,15 @@ def try_open_classes(
     stage: str = "pretrain",
     repeats: Mapping[str, int] | None = None,
 ) -> list[ClassResult]:
-    """What became of each class: as `open_classes`, but errors are returned.
+    """Opens each class as `open_classes` does, but returns errors instead of raising them.
 
     Args:
         tasks: the classes.
-        split: "train", or "held_out" for what was never trained on: the test data of the data sets,
+        split: "train", or "held_out" for what was never trained on: the test data of the datasets,
             and the held-out half of the bundled photos. `root` and `sources` that name folders are
             taken as they are.
         root: folder of clean photos; "" = bundled ones.
-        datasets: folder of public data sets; "" = none.
+        datasets: folder of public datasets; "" = none.
         sources: what classes are made of, by their names; "" = by the other keys.
         on_bad_file: "skip" or "refuse".
         cache_megabytes: of decoded photos kept in memory by all sources together, per process.
@@ -197,20 +196,20 @@ def try_open_classes(
 
 
 def _open_one(factory: SourceFactory, task: Task, text: str, stage: str) -> ClassResult:
-    opened, missing = None, Missing()
+    data, missing = None, Missing()
     try:
         if text:
             try:
-                opened = factory.from_text(text, task)
-                missing = Missing(opened.missing)
+                data = factory.from_text(text, task)
+                missing = Missing(data.missing)
             except (ValueError, OSError, ImportError) as error:
                 raise SourceError(f"--config.data.sources.{task.name}={text}: {error}") from error
         else:
-            opened, missing = factory.published(task, stage)
-        training_class = _training_class(factory, task, opened, missing)
+            data, missing = factory.published(task, stage)
+        training_class = _training_class(factory, task, data, missing)
     except (ValueError, OSError, ImportError) as error:
-        return ClassResult(task, None, missing, opened is None, error)
-    return ClassResult(task, training_class, missing, opened is None)
+        return ClassResult(task, None, missing, data is None, error)
+    return ClassResult(task, training_class, missing, data is None)
 
 
 def validation_classes(
@@ -224,18 +223,18 @@ def validation_classes(
     max_pixels: int = MAX_PIXELS,
     colour: str = "srgb",
 ) -> tuple[TrainingClass, ...]:
-    """The classes of a run with data to watch it by while it trains, best not trained on.
+    """The classes of a run with data to validate on, where possible not trained on.
 
-    Of each class what `held_out_sources` states; else, synthetic classes get the clean photos of
-    `held_out_root` or the bundled held-out ones, and pairs of public data sets their test data.
-    Where there are none, the pairs that are trained on.
+    For each class: the source that `held_out_sources` names; otherwise, synthetic classes use the
+    clean photos of `held_out_root` or the bundled held-out ones, and pairs of public datasets their
+    test data; otherwise the pairs that are trained on.
 
     Args:
         classes: of the run.
         datasets: as for `open_classes`.
         sources: as for `open_classes`.
         held_out_root: folder of clean photos; "" = bundled ones.
-        held_out_sources: what to watch classes by, by their names, as `sources` states it.
+        held_out_sources: texts of sources by class name.
         on_bad_file: "skip" or "refuse".
         max_pixels: as for `open_classes`.
         colour: as for `open_classes`.
@@ -254,36 +253,34 @@ def validation_classes(
         max_pixels=max_pixels,
         colour=colour,
     )
-    shown = []
+    found = []
     for one in classes:
-        if stated := (held_out_sources or {}).get(one.name):
+        if text := (held_out_sources or {}).get(one.name):
             try:
-                opened = factory.from_text(stated, one.task)
+                data = factory.from_text(text, one.task)
             except (ValueError, OSError, ImportError) as error:
                 raise SourceError(
-                    f"--config.validation.sources.{one.name}={stated}: {error}"
+                    f"--config.validation.sources.{one.name}={text}: {error}"
                 ) from error
-            shown.append(_training_class(factory, one.task, opened, Missing()))
+            found.append(_training_class(factory, one.task, data, Missing()))
             continue
         if one.is_synthetic:
-            shown.append(_training_class(factory, one.task, None, Missing()))
+            found.append(_training_class(factory, one.task, None, Missing()))
             continue
-        text = (sources or {}).get(one.name) or ""
-        opened = None
+        own = (sources or {}).get(one.name) or ""
+        data = None
         try:
-            opened = _test_data(factory, one.task, text)
+            data = _test_data(factory, one.task, own)
         except (ValueError, OSError, ImportError) as error:
             if isinstance(error, ImageError) and on_bad_file == "refuse":
                 raise
             _logger.warning("no test data of %s: %s", one.name, error)
-        shown.append(
-            one if opened is None else _training_class(factory, one.task, opened, Missing())
-        )
-    return tuple(shown)
+        found.append(one if data is None else _training_class(factory, one.task, data, Missing()))
+    return tuple(found)
 
 
 def _test_data(factory: SourceFactory, task: Task, text: str) -> DescribedSource | None:
-    """The test data of a class's public data sets, or of those that its source's text names."""
+    """The test data of a class's public datasets, or of those that its source's text names."""
     if not text:
         return factory.published(task, "restore")[0]
     if all(kind in DATASETS for kind, _ in spec.parse(text)):

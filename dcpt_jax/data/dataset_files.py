@@ -21,7 +21,7 @@ from dcpt_jax.image_folders import FileList
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What was found of a data set.
+    """What was found of a dataset.
 
     Attributes:
         dataset: which.
@@ -39,7 +39,7 @@ class Found:
 
 
 class DatasetError(FileNotFoundError):
-    """A data set is not where it should be; the message says what was expected and found."""
+    """A dataset is not where it should be; the message says what was expected and found."""
 
 
 # CDD-11's names of the single degradations, in the order in which its folders' names have them.
@@ -47,7 +47,7 @@ _KINDS = {"low_light": "low", "haze": "haze", "rain": "rain", "snow": "snow"}
 
 
 def locate(name: str, root: Path | str) -> Path:
-    """The folder of a data set below the folder of all data sets.
+    """The folder of a dataset below the folder of all datasets.
 
     Raises:
         DatasetError: if it is not there.
@@ -64,13 +64,13 @@ def locate(name: str, root: Path | str) -> Path:
 
 
 def find(name: str, folder: Path | str, split: str, *, task: str = "") -> Found:
-    """The files of one split of a data set.
+    """The files of one split of a dataset.
 
     Args:
-        name: of the data set.
-        folder: the data set's own folder.
+        name: of the dataset.
+        folder: the dataset's own folder.
         split: "train" or "held_out".
-        task: name of the class whose photos are wanted, for data sets that hold several.
+        task: name of the class whose photos are wanted, for datasets that hold several.
 
     Raises:
         DatasetError: if nothing of it is there; says which folders are expected and what is there.

@@ -11,11 +11,11 @@ _NAMED_WAYS = 4  # in messages
 
 @dataclasses.dataclass(frozen=True)
 class Folders:
-    """Where the photos of a split lie below the folder of the data set.
+    """Where the photos of a split lie below the folder of the dataset.
 
     Attributes:
-        degraded: folder of the degraded photos; "" for data sets of clean photos. "*" stands for
-            any folder, the same in both; "{kind}" for the class in the data set's own words.
+        degraded: folder of the degraded photos; "" for datasets of clean photos. "*" stands for
+            any folder, the same in both; "{kind}" for the class in the dataset's own words.
         clean: folder of the clean photos.
         rule: how their names correspond; see `data.pairs`.
         border: pixels that clean photos are larger on each side in some releases.
@@ -35,13 +35,13 @@ class Folders:
         return f"{self.degraded} + {self.clean}" if self.degraded else self.clean
 
 
-# The ways in which one part of a data set may be packed; the first one that is there is taken.
+# The ways in which one part of a dataset may be packed; the first one that is there is taken.
 Alternatives = tuple[Folders, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A public data set.
+    """A public dataset.
 
     Attributes:
         name: by which task sets and configs call it.
@@ -53,7 +53,7 @@ class Dataset:
         train: the parts of its training data, each with the ways in which it may be packed; () for
             test data.
         held_out: likewise its test data.
-        tested_on: data set on whose test data publications measure what was trained on this one;
+        tested_on: dataset on whose test data publications measure what was trained on this one;
             "" for its own.
         degradation: spec by which publications degrade these clean test photos; "" for a class's.
     """
@@ -378,11 +378,11 @@ DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in _ALL}
 
 
 def get(name: str) -> Dataset:
-    """The data set of a name.
+    """The dataset of a name.
 
     Raises:
         ValueError: for an unknown name; the message lists the known ones.
     """
     if name not in DATASETS:
-        raise ValueError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
+        raise ValueError(f"unknown dataset {name!r}; known: {', '.join(DATASETS)}")
     return DATASETS[name]

@@ -46,7 +46,7 @@ _DETAILS = """
 sources
   A folder of photos, searched with its sub-folders, or what --config.data.sources takes:
   pairs:DEGRADED_DIR,CLEAN_DIR[,RULE]   list:FILE   tfds:NAME   DATASET:DIR
-  Several are packed as one; all have to hold clean photos, or all pairs. Of a data set that holds
+  Several are packed as one; all have to hold clean photos, or all pairs. Of a dataset that holds
   several classes (cdd11), --task CLASS says which is wanted.
 
 size and stride
@@ -112,8 +112,8 @@ def pack(
         output: folder for the files.
         is_pairs: what the source holds.
         origin: where it is from, for people.
-        dataset: name of the public data set that it is, "" for others.
-        task: class that was taken of a data set that holds several, "" for others.
+        dataset: name of the public dataset that it is, "" for others.
+        task: class that was taken of a dataset that holds several, "" for others.
         options: see `Options`; its defaults if None.
         threads: that read and cut photos; each holds one of them.
         overwrite: whether what is in the folder, packed of something else or otherwise, is deleted.
@@ -375,7 +375,7 @@ def parser() -> argparse.ArgumentParser:
         default=min(8, os.cpu_count() or 1),
         help="that decode photos (%(default)s)",
     )
-    add("--task", default="", metavar="CLASS", help="of data sets that hold several classes")
+    add("--task", default="", metavar="CLASS", help="of datasets that hold several classes")
     add(
         "--overwrite",
         action="store_true",

@@ -163,7 +163,7 @@ class PackedSource(Source):
     Attributes:
         report: what was found at the start.
         is_pairs: True where the items are pairs.
-        dataset: name of the public data set that was packed, "" for others.
+        dataset: name of the public dataset that was packed, "" for others.
         size: largest height and width of a sub-image.
         files: what tells by its size and time whether the content is the same: the manifest.
         on_bad_file: "skip" or "refuse".

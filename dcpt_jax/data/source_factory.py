@@ -84,7 +84,7 @@ class SourceFactory:
         Args:
             split: "train" or "held_out".
             root: folder of clean photos; "" = bundled ones.
-            datasets: folder of public data sets; "" = none.
+            datasets: folder of public datasets; "" = none.
             **options: of all sources, see `PhotoSource`.
         """
         self.split = split

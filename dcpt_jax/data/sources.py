@@ -1,8 +1,9 @@
-"""What all sources of image files share: decoding when asked for, a bounded cache, bad files.
+"""What all sources share: decoding on demand, a bounded cache, and the rule for bad files.
 
-The rule for files whose damage shows only in decoding: the next item in the list takes the bad
-one's place. That depends on the files alone, so a stream of items stays the same for any number of
-worker processes and after a restart. Every bad file is named in the log once per process, and
+A source is a sequence of items, as Grain takes it (`__len__`, `__getitem__`): clean photos, or
+pairs of a degraded and a clean photo. Where damage shows only in decoding, the next item in the
+list replaces the bad one. That depends on the files alone, so a stream of items stays the same for
+any number of worker processes and after a restart. Every bad file is logged once per process, and
 counted.
 """
 
@@ -37,7 +38,7 @@ class Pair(NamedTuple):
 
 
 class Cache:
-    """Decoded items of one or several sources, up to a limit; those used longest ago go first.
+    """Decoded items of one or several sources; the least recently used ones are dropped.
 
     A pickled copy, as worker processes get it, has the same limit and is empty.
     """
@@ -55,7 +56,7 @@ class Cache:
         self._start()
 
     def add_source(self) -> int:
-        """A number that tells the items of one source from those of the others."""
+        """A number that distinguishes the items of one source from those of the others."""
         with self.lock:
             self._sources += 1
             return self._sources
@@ -69,7 +70,7 @@ class Cache:
             return self._items[key]
 
     def put(self, key: Any, item: Any) -> None:
-        """Keeps an item, an array or a tuple of arrays, unless it alone is above the limit."""
+        """Keeps an item, an array or a tuple of arrays, unless it alone exceeds the limit."""
         size = _bytes_of(item)
         with self.lock:
             if size > self._limit or key in self._items:
@@ -206,7 +207,7 @@ def refused(error: images.ImageError) -> images.ImageError:
 
 
 def warn_of_each(reasons: Sequence[str], noun: str) -> None:
-    """Logs a warning for each item that is left out at the start, and counts what is too many."""
+    """Logs a warning for each of the first items left out at the start, and counts the others."""
     for reason in reasons[:NAMED_LIMIT]:
         _logger.warning("%s left out: %s", noun, reason)
     if len(reasons) > NAMED_LIMIT:

@@ -1,4 +1,4 @@
-"""TFDS sets as sources: any in ArrayRecord files whose features hold images.
+"""TFDS datasets as sources: any in ArrayRecord files whose features hold images.
 
 Nothing here needs TensorFlow, and nothing is downloaded: a set has to be prepared already, in the
 file format "array_record". `python -m dcpt_jax.data.tfds_build` prepares one of pairs in folders.
@@ -20,7 +20,7 @@ from dcpt_jax import extras, images
 from dcpt_jax.data.pairs import SizeError
 from dcpt_jax.data.sources import Cache, Pair, Source
 
-# What the two images of a pair are called in TFDS sets, (degraded, clean).
+# What the two images of a pair are called in TFDS datasets, (degraded, clean).
 PAIR_FEATURES = (
     ("degraded", "clean"),
     ("lq", "gt"),
@@ -33,7 +33,7 @@ _SPLITS = {"train": "train", "held_out": "test"}
 
 
 class TfdsError(FileNotFoundError):
-    """A TFDS set cannot be read; the message says why and what to do."""
+    """A TFDS dataset cannot be read; the message says why and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,15 +164,15 @@ def _open(name: str, split: str) -> tuple[Sequence[Any], tuple[str, ...], Path]:
         decoders = {key: tfds.decode.SkipDecoding() for key in keys}
         if split.partition("[")[0] not in builder.info.splits:
             known = ", ".join(builder.info.splits) or "none, it is not prepared"
-            raise TfdsError(f"the TFDS set {name} has no split {split!r}; known: {known}")
+            raise TfdsError(f"the TFDS dataset {name} has no split {split!r}; known: {known}")
         records = builder.as_data_source(split, decoders=decoders)
         return records, keys, Path(builder.data_path)
     except (TfdsError, ImportError):
         raise
     except Exception as error:  # TFDS raises many kinds, some of them with pages of text
         raise TfdsError(
-            f"the TFDS set {name} cannot be read: {first_line(error)}. It has to be prepared on "
-            "this machine with file_format='array_record', in the folder TFDS_DATA_DIR or "
+            f"the TFDS dataset {name} cannot be read: {first_line(error)}. It has to be prepared "
+            "on this machine with file_format='array_record', in the folder TFDS_DATA_DIR or "
             "~/tensorflow_datasets, or be named by its folder"
         ) from error
 
@@ -193,9 +193,9 @@ def _builder(tfds: Any, name: str) -> Any:
         infos = infos or (sorted(folder.glob("*/*/dataset_info.json")) if folder.is_dir() else [])
         if len({info.parent.parent for info in infos}) > 1:
             several = ", ".join(str(info.parent.parent) for info in infos)
-            raise TfdsError(f"{name} holds several TFDS sets, name one: {several}")
+            raise TfdsError(f"{name} holds several TFDS datasets, name one: {several}")
         if not infos:
-            raise TfdsError(f"there is no TFDS set in {name}: no dataset_info.json")
+            raise TfdsError(f"there is no TFDS dataset in {name}: no dataset_info.json")
         found = max(infos, key=lambda info: _version(info.parent.name)).parent
     return tfds.builder_from_directory(str(found))
 
@@ -214,6 +214,6 @@ def _image_keys(tfds: Any, features: Any, name: str) -> tuple[str, ...]:
         return ("image" if "image" in found else found[0],)
     wanted = ", ".join("/".join(pair) for pair in PAIR_FEATURES)
     raise TfdsError(
-        f"the TFDS set {name} has the images {', '.join(found) or 'none'}; known are the pairs "
+        f"the TFDS dataset {name} has the images {', '.join(found) or 'none'}; known are the pairs "
         f"{wanted}, and a single image"
     )

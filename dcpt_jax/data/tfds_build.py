@@ -1,4 +1,4 @@
-"""`python -m dcpt_jax.data.tfds_build`: a TFDS set of pairs from folders on this machine.
+"""`python -m dcpt_jax.data.tfds_build`: a TFDS dataset of pairs from folders on this machine.
 
 The files go in as they are, into ArrayRecord files; nothing is decoded and nothing is downloaded.
 Pairs that cannot be used, by their headers, are named and left out.
@@ -37,7 +37,7 @@ def build(
     Args:
         name: of the set: small letters, digits and "_", a letter first.
         splits: pairs of each split.
-        data_dir: folder of TFDS sets; the set goes to `data_dir/name/1.0.0`.
+        data_dir: folder of TFDS datasets; the set goes to `data_dir/name/1.0.0`.
         overwrite: whether it takes the place of one that is there already, once it is complete.
 
     Returns:
@@ -48,7 +48,7 @@ def build(
         ImportError: if tensorflow-datasets is not installed.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise BuildError(f"{name!r} is no name of a TFDS set: small letters, digits and _")
+        raise BuildError(f"{name!r} is no name of a TFDS dataset: small letters, digits and _")
     folder = Path(data_dir, name, SET_VERSION)
     if folder.exists() and not overwrite:
         raise BuildError(f"{folder} is there already; --overwrite makes it anew")
@@ -74,7 +74,7 @@ def build(
 
 
 def pairings_of(name: str, folder: Path | str, *, task: str = "") -> dict[str, Pairing]:
-    """The pairs of a public data set by the names of their TFDS splits.
+    """The pairs of a public dataset by the names of their TFDS splits.
 
     Raises:
         BuildError: if it holds clean photos only.
@@ -103,8 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m dcpt_jax.data.tfds_build", description=__doc__.split("\n\n")[1]
     )
-    parser.add_argument("name", help="of a public data set (docs/data.md), or of your own")
-    parser.add_argument("--manual", help="folder that the public data set was unpacked to")
+    parser.add_argument("name", help="of a public dataset (docs/data.md), or of your own")
+    parser.add_argument("--manual", help="folder that the public dataset was unpacked to")
     parser.add_argument("--task", default="", help="class, of sets that hold several (cdd11)")
     for split in _SPLITS.values():
         parser.add_argument(
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             metavar="DEGRADED_DIR,CLEAN_DIR[,RULE]",
             help=f"pairs of the {split} split of a set of your own",
         )
-    parser.add_argument("--data_dir", required=True, help="folder of TFDS sets to write to")
+    parser.add_argument("--data_dir", required=True, help="folder of TFDS datasets to write to")
     parser.add_argument(
         "--overwrite", action="store_true", help="make a set anew that is there already"
     )
