@@ -10,6 +10,7 @@ from pathlib import Path
 
 import tqdm
 
+from dcpt_jax.devices import DeviceError
 from dcpt_jax.files import expand_home
 from dcpt_jax.interruption import Interruption
 
@@ -51,9 +52,9 @@ def guarded(work: Callable[[Interruption], int]) -> int:
         work: returns the exit status; calls `check` of what it is given between two pieces of work.
 
     Returns:
-        The exit status: that of `work`, 2 for a UsageError, 1 for an OSError, also where standard
-        output cannot be written (in silence if its reader has ended, as `head` does), 130 if
-        interrupted (143 by SIGTERM).
+        The exit status: that of `work`, 2 for a UsageError or DeviceError, 1 for an OSError, also
+        where standard output cannot be written (in silence if its reader has ended, as `head`
+        does), 130 if interrupted (143 by SIGTERM).
     """
     for stream in (sys.stdout, sys.stderr):  # file names may hold bytes that are not text
         if hasattr(stream, "reconfigure"):
@@ -64,7 +65,7 @@ def guarded(work: Callable[[Interruption], int]) -> int:
                 return work(interruption)
             finally:
                 sys.stdout.flush()
-        except UsageError as error:
+        except (UsageError, DeviceError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:

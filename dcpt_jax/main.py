@@ -18,6 +18,7 @@ from absl import logging as absl_logging
 from dcpt_jax import config as configs
 from dcpt_jax import extras
 from dcpt_jax.data import tasks as task_sets
+from dcpt_jax.devices import start_devices
 from dcpt_jax.host_memory import start_with_huge_pages
 from dcpt_jax.modes import MODES
 
@@ -54,6 +55,7 @@ def main(argv: Sequence[str]) -> None:
     _set_up_logging()
     try:
         _join_processes(_CONFIG.value.mode)
+        start_devices()
         run(_CONFIG.value, _WORKDIR.value)
     except (ValueError, OSError, FloatingPointError, RuntimeError, ImportError) as error:
         if _TRACEBACK.value:

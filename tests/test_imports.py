@@ -35,7 +35,7 @@ ALLOWED = {
     "data.check": {"config", "data", "extras", "image_folders", "images", "modes"},
     "labels": {"data", "degradations"},
     "convert": {"command_line", "files", "labels", "models", "weights"},
-    "weights": {"labels", "models"},
+    "weights": {"devices", "labels", "models"},
     "config": {"data", "extras", "labels", "modes"},
     "train": {
         *("config", "data", "evaluate", "extras", "files", "images", "interruption", "labels"),
@@ -55,11 +55,12 @@ ALLOWED = {
         "models",
         "weights",
     },
-    "command_line": {"files", "interruption"},
+    "command_line": {"devices", "files", "interruption"},
+    "devices": set(),
     "extras": set(),
     "modes": {"data"},
     "tables": {"command_line", "evaluate"},
-    "main": {"config", "data", "evaluate", "extras", "host_memory", "modes", "train"},
+    "main": {"config", "data", "devices", "evaluate", "extras", "host_memory", "modes", "train"},
     "__main__": {"extras", *COMMANDS},
     "host_memory": set(),
 }

@@ -174,7 +174,7 @@ def _inspector(weights: Path | None) -> Any:
         )
     try:
         inspector = Inspector.load(weights)
-    except Exception as error:  # damaged arrays raise whatever the storage libraries raise
+    except (OSError, ValueError) as error:
         raise UsageError(f"--weights: {error}") from error
     if weights is None:
         print("weights: bundled with dcpt_jax (--weights names others)", file=sys.stderr)

@@ -234,7 +234,7 @@ def _networks(random: Sequence[str], paths: Sequence[Path], seed: int) -> Iterat
             )
         try:
             descriptions[path] = weights.load_weights(path)[1]
-        except Exception as error:  # damaged arrays raise whatever the storage libraries raise
+        except (OSError, ValueError) as error:
             raise UsageError(f"{path} cannot be used: {error}") from error
 
     def generate() -> Iterator[Network]:

@@ -354,7 +354,7 @@ def load_network(path: Path | None, tlc: str | None) -> tuple[Any, dict[str, Any
             params, description, said = read_weights(path)
             remarks = [said]
         model = description.network()
-    except Exception as error:  # damaged arrays raise whatever the storage libraries raise
+    except (OSError, ValueError) as error:
         named = "the bundled network" if path is None else f"--weights {path}"
         raise UsageError(f"{named} cannot be used: {error}") from error
     if path is None:

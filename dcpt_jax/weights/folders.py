@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from dcpt_jax.devices import start_devices
 from dcpt_jax.weights.checkpoint_files import (
     CHECKPOINTS,
     WEIGHTS,
@@ -157,7 +158,9 @@ def load_weights(path: Path | str | None = None) -> tuple[Params, WeightsDescrip
         FileNotFoundError: if there are no weights; the message says what was looked for.
         WeightsError: if the weights are damaged: their description, or arrays whose checksums
             differ; or if the path is a file.
+        DeviceError: if JAX has no device.
     """
+    start_devices()  # or Orbax's complaint would be taken for damage
     if path is None:
         path = bundled_weights()
     path = Path(path).expanduser().absolute()
