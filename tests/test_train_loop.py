@@ -279,9 +279,11 @@ def test_a_run_goes_on_in_another_directory(tmp_path, photo_folder, pretrained, 
 
 def test_where_a_run_that_goes_on_elsewhere_started_is_found(tmp_path, photo_folder):
     def checkpoint(workdir, step, **config):
-        file = tmp_path / workdir / "checkpoints" / str(step) / "config" / "metadata"
-        file.parent.mkdir(parents=True)
-        file.write_text(json.dumps(config))
+        data = weights.position(0, {}, {"config": weights.checksum_of_json(config)})
+        for item, content in (("config", config), ("data", data)):
+            folder = tmp_path / workdir / "checkpoints" / str(step) / item
+            folder.mkdir(parents=True)
+            (folder / "metadata").write_text(json.dumps(content))
 
     def found():
         return resuming.with_its_start(config, tmp_path / "run").init_from
