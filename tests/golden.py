@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import gzip
 import json
 import math
+import os
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pytest
 
 from dcpt_jax.convert import from_torch
 from dcpt_jax.models import create_model
@@ -68,11 +71,62 @@ def _rule_weight(name: str, shape: tuple[int, ...], salt: str) -> np.ndarray:
     raise ValueError(f"the rule has no case for {name} {shape}")
 
 
-def read_case(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Reads config.json and io.npz of one recorded case."""
-    config = json.loads((folder / "config.json").read_text())
-    with np.load(folder / "io.npz") as arrays:
-        return config, dict(arrays)
+# The full recordings, where they are at hand, and the smallest ones, which every clone has.
+FULL = Path(os.environ.get("DCPT_GOLDEN", Path(__file__).parents[2] / "shared" / "golden"))
+RECORDINGS = Path(__file__).parent / "recordings"
+
+
+def recording(path: str) -> Path:
+    """A file or folder of the recordings; skips the test where it is not at hand."""
+    folders = (FULL,) if FULL.is_dir() else (RECORDINGS,)
+    for file in (folder / path for folder in folders):
+        if file.exists() or _packed(file).exists():
+            return file
+    pytest.skip(f"the full recordings, with {path}, are not beside this checkout")
+
+
+def _packed(file: Path) -> Path:
+    return file.with_name(file.name + ".gz")
+
+
+def read_json(path: str) -> Any:
+    """Reads a JSON file of the recordings."""
+    file = recording(path)
+    packed = _packed(file)
+    return json.loads(gzip.decompress(packed.read_bytes()) if packed.exists() else file.read_text())
+
+
+class Arrays(dict[str, np.ndarray]):
+    """Recorded arrays; skips the test where one is asked for that only the full ones have."""
+
+    def __missing__(self, name: str) -> np.ndarray:
+        pytest.skip(f"only the full recordings have {name}")
+
+
+def read_arrays(path: str) -> Arrays:
+    """Reads an .npz file of the recordings."""
+    with np.load(recording(path)) as arrays:
+        return Arrays(arrays)
+
+
+def read_case(path: str) -> tuple[dict[str, Any], Arrays]:
+    """Reads config.json and io.npz of one recorded case; draws the input if it is not stored."""
+    config, arrays = read_json(f"{path}/config.json"), read_arrays(f"{path}/io.npz")
+    for name, drawn in config.get("drawn", {}).items():
+        values = np.random.default_rng(drawn["seed"]).random(drawn["shape"], dtype=drawn["dtype"])
+        arrays[name] = values.astype(np.float32)
+    return config, arrays
+
+
+def like(found: Any, recorded: np.ndarray) -> np.ndarray:
+    """`found` as it was recorded: whole, or every 23rd value (see tests/recordings/README.md).
+
+    SwinIR's features, which the reference has as lists of tokens, take that shape.
+    """
+    found = np.asarray(found)
+    if found.size != recorded.size:
+        found = found.reshape(-1)[::23]
+    return found.reshape(recorded.shape)
 
 
 def run(model: Any, variables: Any, *inputs: Any, method: str = "__call__") -> Any:

@@ -18,7 +18,7 @@ from dcpt_jax.convert.naming import reference_shapes
 from dcpt_jax.convert.pth import read_pth
 from dcpt_jax.convert.safetensors_files import read_safetensors, write_safetensors
 from dcpt_jax.labels import Labels
-from tests.golden import read_case, rule_weights, run
+from tests.golden import read_arrays, read_case, read_json, recording, rule_weights, run
 from tests.test_convert_pth import tensor, write_zip
 
 NETWORK = {"width": 4, "encoder_blocks": (2, 1), "middle_blocks": 1, "decoder_blocks": (1, 2)}
@@ -568,40 +568,39 @@ def test_help_names_every_option_and_format(capsys):
 @pytest.mark.parametrize(
     "case", ["nafnet_small", "restormer_small", "promptir_tiny", "swinir_small"]
 )
-def test_recorded_files_go_there_and_back_exactly(tmp_path, shared, case):
-    folder = shared / "golden" / "models" / case
-    config = json.loads((folder / "config.json").read_text())
+def test_recorded_files_go_there_and_back_exactly(tmp_path, case):
+    config, file = read_json(f"models/{case}/config.json"), recording(f"models/{case}/weights.pth")
     swinir = ["--window-size", "4", "--num-heads", "2,3,2,2,3,2"] if "swinir" in case else []
     for key, salt in (("params", ""), ("params_ema", "ema:")):
         out = tmp_path / f"{key}.pth"
-        arguments = [str(folder / "weights.pth"), str(out), "--params", key]
+        arguments = [str(file), str(out), "--params", key]
         assert command.main([*arguments, *swinir]) == 0
         assert_same(read_pth(out)["params"], rule_weights(config["params"], salt))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["restormer_small", "promptir_tiny", "swinir_small"])
-def test_recorded_transformers_convert_and_compute_what_was_recorded(tmp_path, shared, case):
-    folder = shared / "golden" / "models" / case
-    config, recorded = read_case(folder)
+def test_recorded_transformers_convert_and_compute_what_was_recorded(tmp_path, case):
+    config, recorded = read_case(f"models/{case}")
+    file = recording(f"models/{case}/weights.pth")
     swinir = ["--window-size", "4", "--num-heads", "2,3,2,2,3,2"] if "swinir" in case else []
-    assert command.main([str(folder / "weights.pth"), str(tmp_path / "w"), *swinir]) == 0
+    assert command.main([str(file), str(tmp_path / "w"), *swinir]) == 0
     model, params = dcpt_jax.load(tmp_path / "w")
     restored = run(model, {"params": params}, recorded["x"])
     tolerance = 10 * config["f32_vs_f64_max_abs"]["y"]
     np.testing.assert_allclose(restored, recorded["y_ema"], atol=tolerance, rtol=1e-5)
 
 
-def test_recorded_files_convert_and_compute_what_was_recorded(tmp_path, shared):
-    folder = shared / "golden" / "models" / "nafnet_small"
-    recorded = np.load(folder / "io.npz")
+def test_recorded_files_convert_and_compute_what_was_recorded(tmp_path):
+    recorded = read_arrays("models/nafnet_small/io.npz")
+    file = recording("models/nafnet_small/weights.pth")
     for key, output in (("params", "y"), ("params_ema", "y_ema")):
         out = tmp_path / key
-        arguments = [str(folder / "weights.pth"), str(out), "--params", key]
+        arguments = [str(file), str(out), "--params", key]
         assert command.main(arguments) == 0
         model, params = dcpt_jax.load(out)
         restored = run(model, {"params": params}, recorded["x"])
         np.testing.assert_allclose(restored, recorded[output], atol=1e-4)
-    source = shared / "golden" / "pth" / "module_prefix_params_only.pth"
+    source = recording("pth/module_prefix_params_only.pth")
     assert command.main([str(source), str(tmp_path / "prefixed")]) == 0
     assert dcpt_jax.load(tmp_path / "prefixed")[0].width == 4

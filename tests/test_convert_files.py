@@ -4,6 +4,7 @@ import pytest
 from dcpt_jax.convert import files
 from dcpt_jax.convert.pth_writer import write_pth
 from dcpt_jax.convert.safetensors_files import write_safetensors
+from tests.golden import recording
 
 STATE = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3)}
 
@@ -17,8 +18,8 @@ def test_the_content_decides_which_reader_reads(tmp_path):
     np.testing.assert_array_equal(read["a.weight"], STATE["a.weight"])
 
 
-def test_old_files_of_pytorch_are_told_from_safetensors(shared):
-    content = files.read_checkpoint(shared / "golden" / "pth" / "tricky_legacy.pth")
+def test_old_files_of_pytorch_are_told_from_safetensors():
+    content = files.read_checkpoint(recording("pth/tricky_legacy.pth"))
     assert "params" in content
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from dcpt_jax.convert.files import read_checkpoint
 from dcpt_jax.convert.recognise import recognise, state_dict_of
+from tests.golden import recording
 
 
 @pytest.mark.parametrize(
@@ -84,9 +85,9 @@ def test_an_optimizer_s_state_is_named(content):
         state_dict_of(content)
 
 
-def test_the_recorded_training_state_is_named(shared):
+def test_the_recorded_training_state_is_named():
     with pytest.raises(ValueError, match="state of an optimizer"):
-        state_dict_of(read_checkpoint(shared / "golden" / "pth" / "training.state"))
+        state_dict_of(read_checkpoint(recording("pth/training.state")))
 
 
 def test_a_plain_pickle_is_no_checkpoint(tmp_path):

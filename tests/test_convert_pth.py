@@ -14,6 +14,7 @@ import pytest
 
 from dcpt_jax.convert import pth
 from dcpt_jax.convert.pth import PthError, read_pth
+from tests.golden import read_arrays, recording, rule_weights
 
 
 def flatten(tree, prefix=""):
@@ -126,11 +127,11 @@ def test_tensors_views_and_plain_values(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["tricky_zip.pth", "tricky_legacy.pth"])
-def test_recorded_files_read_as_recorded(shared, name):
-    expected = np.load(shared / "golden" / "pth" / "tricky_expected.npz")
-    found = dict(flatten(read_pth(shared / "golden" / "pth" / name)))
+def test_recorded_files_read_as_recorded(name):
+    expected = read_arrays("pth/tricky_expected.npz")
+    found = dict(flatten(read_pth(recording(f"pth/{name}"))))
     compared = 0
-    for key in expected.files:
+    for key in expected:
         candidates = [k for k in found if k == key or k.endswith(f".{key}")]
         assert len(candidates) == 1, (key, sorted(found))
         value = found[candidates[0]]
@@ -142,11 +143,8 @@ def test_recorded_files_read_as_recorded(shared, name):
     assert compared >= 10
 
 
-def test_recorded_weights_equal_the_rule(shared):
-    from tests.golden import rule_weights
-
-    folder = shared / "golden" / "models" / "nafnet_small"
-    read = read_pth(folder / "weights.pth")
+def test_recorded_weights_equal_the_rule():
+    read = read_pth(recording("models/nafnet_small/weights.pth"))
     plain = rule_weights([(k, v.shape) for k, v in read["params"].items()])
     ema = rule_weights([(k, v.shape) for k, v in read["params_ema"].items()], "ema:")
     for state, expected in ((read["params"], plain), (read["params_ema"], ema)):
@@ -358,9 +356,9 @@ def test_a_directory_without_end_is_refused(tmp_path, monkeypatch):
         read_pth(tmp_path / "x.pth")
 
 
-def test_every_truncation_is_refused(tmp_path, shared):
+def test_every_truncation_is_refused(tmp_path):
     for name in ("tricky_zip.pth", "tricky_legacy.pth"):
-        content = (shared / "golden" / "pth" / name).read_bytes()
+        content = recording(f"pth/{name}").read_bytes()
         for keep in np.linspace(0, len(content) - 1, 25).astype(int):
             (tmp_path / "cut.pth").write_bytes(content[:keep])
             with pytest.raises(PthError):

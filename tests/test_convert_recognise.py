@@ -1,4 +1,3 @@
-import json
 
 import numpy as np
 import pytest
@@ -6,6 +5,7 @@ import pytest
 from dcpt_jax.convert.recognise import recognise, state_dict_of
 from dcpt_jax.convert.state_shapes import count_numbered, expansion_factor, size_of
 from dcpt_jax.models import create_model
+from tests.golden import read_json
 
 # The reference's keyword arguments in the recordings, and ours.
 RENAMED = {
@@ -69,8 +69,8 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_recorded_networks_are_recognised_by_names_and_shapes(shared, case):
-    recorded = json.loads((shared / "golden" / case).read_text())
+def test_recorded_networks_are_recognised_by_names_and_shapes(case):
+    recorded = read_json(case)
     expected = expected_arguments(recorded)
     told = {}
     if recorded["arch"] == "SwinIR":
@@ -88,9 +88,9 @@ def test_recorded_networks_are_recognised_by_names_and_shapes(shared, case):
     assert found.state.keys() == dict(recorded["params"]).keys()
 
 
-def test_recorded_classifiers_of_the_full_networks_are_recognised(shared):
+def test_recorded_classifiers_of_the_full_networks_are_recognised():
     for name in ("NAFNet_5d", "PromptIR_5d", "Restormer_5d", "SwinIR_5d"):
-        recorded = json.loads((shared / "golden" / "full" / f"{name}.json").read_text())
+        recorded = read_json(f"full/{name}.json")
         recorded = recorded["classifier"]
         found = recognise(without_memory(recorded["params"]))
         assert found.arguments == {
@@ -156,8 +156,8 @@ def test_biases_tell_restormer_s_attention():
     assert found.arguments["bias"]
 
 
-def test_what_names_do_not_tell_of_swinir_is_assumed_and_said(shared):
-    recorded = json.loads((shared / "golden/models/swinir_ws8_3conv/config.json").read_text())
+def test_what_names_do_not_tell_of_swinir_is_assumed_and_said():
+    recorded = read_json("models/swinir_ws8_3conv/config.json")
     state = without_memory(recorded["params"])  # 16 channels
     found = recognise(state)
     assert found.arguments["window_size"] == 8 and found.arguments["num_heads"] == (4,) * 6
@@ -168,8 +168,8 @@ def test_what_names_do_not_tell_of_swinir_is_assumed_and_said(shared):
         recognise(state, num_heads=(2, 4))
 
 
-def test_convolutions_that_promptir_never_uses_are_left_out(shared):
-    recorded = json.loads((shared / "golden/full/PromptIR_5d.json").read_text())
+def test_convolutions_that_promptir_never_uses_are_left_out():
+    recorded = read_json("full/PromptIR_5d.json")
     unused = {
         "chnl_reduce1.weight": (64, 64, 1, 1),
         "chnl_reduce3.weight": (256, 320, 1, 1),
@@ -217,8 +217,8 @@ def test_unknown_names_are_shown():
         ("promptir_tiny", {"num_heads": (1,)}, "--num-heads is for a SwinIR, .* a promptir"),
     ],
 )
-def test_an_option_of_another_architecture_is_refused(shared, case, options, message):
-    recorded = json.loads((shared / f"golden/models/{case}/config.json").read_text())
+def test_an_option_of_another_architecture_is_refused(case, options, message):
+    recorded = read_json(f"models/{case}/config.json")
     with pytest.raises(ValueError, match=message):
         recognise(without_memory(recorded["params"]), **options)
 
@@ -227,8 +227,8 @@ def test_an_option_of_another_architecture_is_refused(shared, case, options, mes
     "case",
     ["nafnet_small", "restormer_small", "promptir_tiny", "swinir_small"],
 )
-def test_one_missing_name_does_not_change_what_is_recognised(shared, case):
-    recorded = json.loads((shared / f"golden/models/{case}/config.json").read_text())
+def test_one_missing_name_does_not_change_what_is_recognised(case):
+    recorded = read_json(f"models/{case}/config.json")
     whole = recognise(without_memory(recorded["params"]))
     # Only the prompts themselves say how many there are, and of what size.
     names = [name for name, _ in recorded["params"] if not name.endswith("prompt_param")]
@@ -311,8 +311,8 @@ def test_a_prefix_is_taken_alone(prefix):
     "prefix", ["model.", "netG.", "generator.", "network.", "backbone.", "nafnet.", "a.b."]
 )
 @pytest.mark.parametrize("case", ["nafnet_small", "promptir_tiny", "swinir_small"])
-def test_one_common_prefix_is_stripped_and_said(shared, case, prefix):
-    recorded = json.loads((shared / f"golden/models/{case}/config.json").read_text())
+def test_one_common_prefix_is_stripped_and_said(case, prefix):
+    recorded = read_json(f"models/{case}/config.json")
     plain = recognise(without_memory(recorded["params"]))
     wrapped = {prefix + name: value for name, value in plain.state.items()}
     found = recognise(state_dict_of({"state_dict": wrapped, "epoch": 3})[0])

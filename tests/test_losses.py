@@ -1,5 +1,3 @@
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +5,7 @@ import optax
 import pytest
 
 from dcpt_jax import losses
+from tests.golden import read_arrays, read_json
 
 
 def test_focal_loss_by_hand():
@@ -18,12 +17,11 @@ def test_focal_loss_by_hand():
     np.testing.assert_allclose(value, np.log(4 / 3), rtol=1e-6)
 
 
-def test_focal_loss_equals_the_reference(shared):
-    folder = shared / "golden" / "losses"
-    arrays = np.load(folder / "arrays.npz")
+def test_focal_loss_equals_the_reference():
+    arrays = read_arrays("losses/arrays.npz")
     compared = 0
     with jax.enable_x64(True):
-        for case in json.loads((folder / "losses.json").read_text()):
+        for case in read_json("losses/losses.json"):
             if case["loss"] != "FocalLoss" or case["reduction"] != "mean":
                 continue
             dtype = case.get("dtype", "float64")
@@ -123,10 +121,9 @@ def test_l1_loss():
         losses.l1_loss(jnp.zeros((2, 1)), jnp.zeros((2, 3)))
 
 
-def test_l1_loss_equals_the_reference(shared):
-    folder = shared / "golden" / "losses"
-    arrays = np.load(folder / "arrays.npz")
-    cases = json.loads((folder / "losses.json").read_text())
+def test_l1_loss_equals_the_reference():
+    arrays = read_arrays("losses/arrays.npz")
+    cases = read_json("losses/losses.json")
     (case,) = (
         c
         for c in cases

@@ -1,9 +1,8 @@
-import json
-
 import numpy as np
 import pytest
 
 from dcpt_jax import metrics
+from tests.golden import read_arrays, read_json
 
 
 @pytest.fixture
@@ -21,11 +20,10 @@ def test_psnr_by_hand():
     assert metrics.psnr(a, a) == np.inf
 
 
-def test_values_equal_the_reference(shared):
-    folder = shared / "golden" / "metrics"
-    pairs = np.load(folder / "pairs.npz")
+def test_values_equal_the_reference():
+    pairs = read_arrays("metrics/pairs.npz")
     compared = 0
-    for case in json.loads((folder / "metrics.json").read_text())["values"]:
+    for case in read_json("metrics/metrics.json")["values"]:
         clean = pairs[f"{case['pair']}/gt"].astype(np.float32) / np.float32(255)
         image = pairs[f"{case['pair']}/img"]
         options = {
@@ -45,10 +43,9 @@ def test_values_equal_the_reference(shared):
     assert compared >= 10
 
 
-def test_floats_in_luma_equal_the_references_tensor_version(shared):
-    folder = shared / "golden" / "metrics"
-    pairs = np.load(folder / "pairs.npz")
-    for case in json.loads((folder / "metrics.json").read_text())["values"]:
+def test_floats_in_luma_equal_the_references_tensor_version():
+    pairs = read_arrays("metrics/pairs.npz")
+    for case in read_json("metrics/metrics.json")["values"]:
         if "psnr_pt" not in case or not np.isfinite(float(case["psnr_pt"])):
             continue
         clean = pairs[f"{case['pair']}/gt"].astype(np.float32) / np.float32(255)

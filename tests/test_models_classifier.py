@@ -10,13 +10,13 @@ from flax.traverse_util import flatten_dict
 from dcpt_jax.convert import from_torch, to_torch
 from dcpt_jax.models import create_classifier, parameter_shapes
 from dcpt_jax.models.classifier import subsample
-from tests.golden import random_params, read_case, rule_weights, run
+from tests.golden import random_params, read_arrays, read_case, rule_weights, run
 
 PARAMETERS = Path(__file__).parent / "parameters"
 
 
-def recorded_case(shared, case, dtype):
-    config, recorded = read_case(shared / "golden/classifiers" / case)
+def recorded_case(case, dtype):
+    config, recorded = read_case(f"classifiers/{case}")
     kwargs = config["kwargs"]
     classifier = create_classifier(
         kwargs["feature_dims"],
@@ -29,8 +29,8 @@ def recorded_case(shared, case, dtype):
     weights = rule_weights(config["params"], config["weight_salt"])
     if dtype == jnp.float64:
         weights = {name: value.astype(np.float64) for name, value in weights.items()}
-    with np.load(shared / "golden" / config["features_from"]) as arrays:
-        features = [jnp.asarray(arrays[key], dtype) for key in config["feature_keys"]]
+    arrays = read_arrays(config["features_from"])
+    features = [jnp.asarray(arrays[key], dtype) for key in config["feature_keys"]]
     if kwargs.get("downsample"):  # the reference has lists of tokens, of square images
         sides = [round(feature.shape[1] ** 0.5) for feature in features]
         features = [
@@ -46,17 +46,17 @@ CASES = ("dc_nafnet", "dc_restormer", "dc_promptir_tiny", "dc_img_promptir_tiny"
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_float32_logits_match_the_reference(shared, case):
-    config, recorded, classifier, variables, inputs = recorded_case(shared, case, jnp.float32)
+def test_float32_logits_match_the_reference(case):
+    config, recorded, classifier, variables, inputs = recorded_case(case, jnp.float32)
     logits = run(classifier, variables, *inputs)
     assert logits.dtype == jnp.float32
     assert np.abs(logits - recorded["logits"]).max() <= 10 * config["f32_vs_f64_max_abs"]
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_float64_logits_and_gradients_match_the_reference(shared, case):
+def test_float64_logits_and_gradients_match_the_reference(case):
     with jax.enable_x64(True):
-        config, recorded, classifier, variables, inputs = recorded_case(shared, case, jnp.float64)
+        config, recorded, classifier, variables, inputs = recorded_case(case, jnp.float64)
         logits = run(classifier, variables, *inputs)
         np.testing.assert_allclose(logits, recorded["logits_f64"], rtol=1e-9)
         labels = jnp.arange(len(logits))

@@ -1,7 +1,5 @@
 """Every recorded network: outputs, features, gradients, names and sizes equal the reference's."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +7,16 @@ import pytest
 
 from dcpt_jax.convert import from_torch, to_torch
 from dcpt_jax.models import create_classifier, create_model, parameter_shapes
-from tests.golden import network_arguments, read_case, recorded_network, rule_weights, run
+from tests.golden import (
+    like,
+    network_arguments,
+    read_arrays,
+    read_case,
+    read_json,
+    recorded_network,
+    rule_weights,
+    run,
+)
 
 CASES = (
     "nafnet_small",
@@ -32,14 +39,9 @@ def default(*cases):
 FULL = ("NAFNet_5d", "Restormer_5d", "Restormer_origin_default", "PromptIR_5d", "SwinIR_5d")
 
 
-def as_images(feature, like):
-    """The reference has SwinIR's features as lists of tokens, row by row."""
-    return feature.reshape(like.shape)
-
-
 @pytest.mark.parametrize("case", default("nafnet_small", "promptir_tiny", "swinir_ws8_3conv"))
-def test_float32_outputs_and_features_match_the_reference(shared, case):
-    config, recorded = read_case(shared / "golden/models" / case)
+def test_float32_outputs_and_features_match_the_reference(case):
+    config, recorded = read_case(f"models/{case}")
     model, variables = recorded_network(config, salt=config["weight_salt"])
     errors = config["f32_vs_f64_max_abs"]
     assert model.feature_dims == tuple(config["feature_dims"])
@@ -49,16 +51,17 @@ def test_float32_outputs_and_features_match_the_reference(shared, case):
         restored, features = run(model, variables, recorded[x], method="restored_and_features")
         assert restored.dtype == jnp.float32
         y = x.replace("x", "y")
-        assert np.abs(restored - recorded[y]).max() <= 10 * errors[y], x
+        expected = recorded[y]
+        assert np.abs(like(restored, expected) - expected).max() <= 10 * errors[y], x
         prefix = {"x": "feat_", "x_sq": "feat_sq_"}.get(x)
         for i, feature in enumerate(features if prefix else ()):
-            expected = as_images(recorded[f"{prefix}{i}"], feature)
-            assert np.abs(feature - expected).max() <= 10 * errors["feats"][i]
+            expected = recorded[f"{prefix}{i}"]
+            assert np.abs(like(feature, expected) - expected).max() <= 10 * errors["feats"][i]
 
 
 @pytest.mark.parametrize("case", default("nafnet_multiblock", "restormer_small", "swinir_small"))
-def test_float64_outputs_and_gradients_match_the_reference(shared, case):
-    config, recorded = read_case(shared / "golden/models" / case)
+def test_float64_outputs_and_gradients_match_the_reference(case):
+    config, recorded = read_case(f"models/{case}")
     with jax.enable_x64(True):
         model, variables = recorded_network(config, jnp.float64, config["weight_salt"])
 
@@ -70,7 +73,8 @@ def test_float64_outputs_and_gradients_match_the_reference(shared, case):
             variables["params"], recorded["x"]
         )
         assert restored.dtype == jnp.float64
-        np.testing.assert_allclose(restored, recorded["y_f64"], rtol=1e-9, atol=1e-12)
+        expected = recorded["y_f64"]
+        np.testing.assert_allclose(like(restored, expected), expected, rtol=1e-9, atol=1e-12)
         norms = {k: float(np.linalg.norm(v)) for k, v in to_torch(gradients, model).items()}
     expected = in_our_layout(config["grad_check"]["norms"], norms)
     assert float(value) == pytest.approx(config["grad_check"]["loss"], rel=1e-9)
@@ -80,8 +84,8 @@ def test_float64_outputs_and_gradients_match_the_reference(shared, case):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_other_sizes_match_the_reference(shared, case):
-    config, recorded = read_case(shared / "golden/models" / case)
+def test_other_sizes_match_the_reference(case):
+    config, recorded = read_case(f"models/{case}")
     model, variables = recorded_network(config, salt=config["weight_salt"])
     restored = run(model, variables, recorded["x_nat"])
     assert np.abs(restored - recorded["y_nat"]).max() <= 10 * config["f32_vs_f64_max_abs"]["y_nat"]
@@ -98,8 +102,8 @@ def test_other_sizes_match_the_reference(shared, case):
 @pytest.mark.parametrize(
     "case", ["nafnet_small", "restormer_small", "promptir_tiny", "swinir_small"]
 )
-def test_the_ema_weights_give_the_recorded_output(shared, case):
-    config, recorded = read_case(shared / "golden/models" / case)
+def test_the_ema_weights_give_the_recorded_output(case):
+    config, recorded = read_case(f"models/{case}")
     model, variables = recorded_network(config, salt=config["ema_weight_salt"])
     restored = run(model, variables, recorded["x"])
     # The error grows with the output, which can be far larger than with the other weights.
@@ -109,8 +113,8 @@ def test_the_ema_weights_give_the_recorded_output(shared, case):
 
 
 @pytest.mark.parametrize("name", FULL)
-def test_names_shapes_and_count_of_the_published_networks(shared, name):
-    record = json.loads((shared / f"golden/full/{name}.json").read_text())
+def test_names_shapes_and_count_of_the_published_networks(name):
+    record = read_json(f"full/{name}.json")
     architecture, arguments = network_arguments(record)
     model = create_model(architecture, **arguments)
     if name.endswith("_5d"):
@@ -124,12 +128,11 @@ def test_names_shapes_and_count_of_the_published_networks(shared, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FULL)
-def test_the_published_networks_give_the_recorded_outputs(shared, name):
-    record = json.loads((shared / f"golden/full/{name}.json").read_text())
+def test_the_published_networks_give_the_recorded_outputs(name):
+    record = read_json(f"full/{name}.json")
     if "output" not in record:
         pytest.skip("names and shapes only")
-    with np.load(shared / "golden/full/input.npz") as arrays:
-        image = arrays["x"]
+    image = read_arrays("full/input.npz")["x"]
     model, variables = recorded_network(record, salt=record["weight_salt"])
     allowed = 10 * record["f32_vs_f64_max_abs"]
     restored, features = run(model, variables, image, method="restored_and_features")

@@ -21,9 +21,9 @@ def busy_variables(model):
 
 @pytest.mark.parametrize("size", ["64x80", "32x64", "48x48", "40x40"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_local_converter_matches_the_reference(shared, size, dtype):
-    tlc, recorded = read_case(shared / "golden/tlc/tlc_small")
-    config, _ = read_case(shared / "golden" / tlc["base_case"])
+def test_local_converter_matches_the_reference(size, dtype):
+    tlc, recorded = read_case("tlc/tlc_small")
+    config, _ = read_case(tlc["base_case"])
     with jax.enable_x64(dtype == "float64"):
         model, variables = recorded_network(
             config, jnp.dtype(dtype), tlc_size=tuple(tlc["train_size_nchw"][2:])

@@ -1,7 +1,5 @@
 """kNN accuracy: equal to the recording and to scikit-learn, in blocks, ties included."""
 
-import json
-
 import numpy as np
 import pytest
 from sklearn.model_selection import train_test_split
@@ -9,19 +7,20 @@ from sklearn.neighbors import KNeighborsClassifier
 
 import dcpt_jax
 from dcpt_jax.probe import neighbours
+from tests.golden import read_arrays, read_json
 
 
-def test_equals_the_recording(shared):
-    facts = json.loads((shared / "golden/knn/knn.json").read_text())
-    with np.load(shared / "golden/knn/knn.npz") as arrays:
-        features, labels = arrays["features"], arrays["labels"]
-        products = neighbours.inner_products(features)
-        for seed in neighbours.SPLIT_SEEDS:
-            fitted, held_out = neighbours.split(len(labels), neighbours.TEST_SHARE, seed)
-            np.testing.assert_array_equal(fitted, arrays[f"train_idx_{seed}"])
-            np.testing.assert_array_equal(held_out, arrays[f"test_idx_{seed}"])
-            said = neighbours.predict(products, labels, fitted, held_out)
-            np.testing.assert_array_equal(said, arrays[f"pred_{seed}"])
+def test_equals_the_recording():
+    facts = read_json("knn/knn.json")
+    arrays = read_arrays("knn/knn.npz")
+    features, labels = arrays["features"], arrays["labels"]
+    products = neighbours.inner_products(features)
+    for seed in neighbours.SPLIT_SEEDS:
+        fitted, held_out = neighbours.split(len(labels), neighbours.TEST_SHARE, seed)
+        np.testing.assert_array_equal(fitted, arrays[f"train_idx_{seed}"])
+        np.testing.assert_array_equal(held_out, arrays[f"test_idx_{seed}"])
+        said = neighbours.predict(products, labels, fitted, held_out)
+        np.testing.assert_array_equal(said, arrays[f"pred_{seed}"])
     accuracy = dcpt_jax.probe.knn_accuracy(features, labels)
     assert [one["random_state"] for one in facts["splits"]] == list(neighbours.SPLIT_SEEDS)
     assert accuracy.splits == tuple(one["accuracy"] for one in facts["splits"])

@@ -1,5 +1,3 @@
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,18 +6,17 @@ import pytest
 from dcpt_jax.restore.ensemble import self_ensemble
 from dcpt_jax.restore.predictor import Predictor, padded_to_multiple
 from dcpt_jax.restore.tiling import reference_spans, run_tiled
-from tests.golden import recorded_network
+from tests.golden import read_arrays, read_json, recorded_network
 
 CASES = ("nafnet_small", "restormer_small", "swinir_ws8_3conv")
 
 
-def recorded(shared, case, dtype):
+def recorded(case, dtype):
     """(model, its parameters, recorded arrays, pipeline settings, the reference's own error)."""
-    settings = json.loads((shared / "golden/pipeline/config.json").read_text())["cases"][case]
-    config = json.loads((shared / "golden" / settings["config"]).read_text())
+    settings = read_json("pipeline/config.json")["cases"][case]
+    config = read_json(settings["config"])
     model, variables = recorded_network(config, dtype, config["weight_salt"])
-    with np.load(shared / f"golden/pipeline/{case}.npz") as arrays:
-        arrays = {name: array[0] for name, array in arrays.items()}
+    arrays = {name: array[0] for name, array in read_arrays(f"pipeline/{case}.npz").items()}
     error = max(config["f32_vs_f64_max_abs"][key] for key in ("y", "y_nat"))
     return model, variables["params"], arrays, settings, error
 
@@ -36,8 +33,8 @@ def reference_tiled(model, params, arrays, settings):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_whole_images_match_the_recordings(shared, case):
-    model, params, arrays, _, error = recorded(shared, case, jnp.float32)
+def test_whole_images_match_the_recordings(case):
+    model, params, arrays, _, error = recorded(case, jnp.float32)
     whole = Predictor(model, params).raw(arrays["x"])
     assert np.abs(whole - arrays["y_f32"]).max() <= 10 * error
 
@@ -45,25 +42,25 @@ def test_whole_images_match_the_recordings(shared, case):
 @pytest.mark.parametrize(
     "case", [CASES[0], *(pytest.param(case, marks=pytest.mark.slow) for case in CASES[1:])]
 )
-def test_the_ensemble_matches_the_recordings(shared, case):
-    model, params, arrays, _, error = recorded(shared, case, jnp.float32)
+def test_the_ensemble_matches_the_recordings(case):
+    model, params, arrays, _, error = recorded(case, jnp.float32)
     ensemble = Predictor(model, params, ensemble=True).raw(arrays["x"])
     assert np.abs(ensemble - arrays["y_selfensemble"]).max() <= 10 * error
 
 
 @pytest.mark.slow  # compiles nine tile shapes
 @pytest.mark.parametrize("case", CASES)
-def test_the_reference_tiles_match_the_recordings(shared, case):
-    model, params, arrays, settings, error = recorded(shared, case, jnp.float32)
+def test_the_reference_tiles_match_the_recordings(case):
+    model, params, arrays, settings, error = recorded(case, jnp.float32)
     tiled = reference_tiled(model, params, arrays, settings)
     assert np.abs(tiled - arrays["y_tile"]).max() <= 10 * error
 
 
 @pytest.mark.slow  # compiles eleven shapes
 @pytest.mark.parametrize("case", CASES)
-def test_float64_matches_the_recordings(shared, case):
+def test_float64_matches_the_recordings(case):
     with jax.enable_x64(True):
-        model, params, arrays, settings, error = recorded(shared, case, jnp.float64)
+        model, params, arrays, settings, error = recorded(case, jnp.float64)
         whole = Predictor(model, params).raw(arrays["x"])
         np.testing.assert_allclose(whole, arrays["y_f64"], rtol=1e-9)
         # Ensemble and tiles were recorded in float32 only.
@@ -75,8 +72,8 @@ def test_float64_matches_the_recordings(shared, case):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_the_ensemble_of_the_padded_image_is_what_the_reference_takes(shared, case):
+def test_the_ensemble_of_the_padded_image_is_what_the_reference_takes(case):
     # Padding first and turning then, as Predictor does, is not turning first and padding then.
-    model, params, arrays, _, error = recorded(shared, case, jnp.float32)
+    model, params, arrays, _, error = recorded(case, jnp.float32)
     turned_first = self_ensemble(Predictor(model, params).raw, arrays["x"])
     assert np.abs(turned_first - arrays["y_selfensemble"]).max() > 100 * error

@@ -1,5 +1,3 @@
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,11 +10,12 @@ from dcpt_jax.train.optimizer import (
     constant_schedule,
     cosine_schedule,
 )
+from tests.golden import read_json
 
 
-def test_schedule_equals_the_reference(shared):
+def test_schedule_equals_the_reference():
     compared = 0
-    for case in json.loads((shared / "golden" / "lr" / "schedules.json").read_text()):
+    for case in read_json("lr/schedules.json"):
         scheduler = case["scheduler"]
         if scheduler["type"] != "CosineAnnealingRestartLR" or len(scheduler["periods"]) > 1:
             continue

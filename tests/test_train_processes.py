@@ -57,16 +57,12 @@ def train(photos, workdir, *, count=1, devices=1, steps=4, fsdp_devices=1, stop=
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     arguments = (photos, workdir, steps, fsdp_devices, stop, port, count)
     started = [
         subprocess.Popen(
             [sys.executable, "-c", _TRAIN, *map(str, arguments), str(number)],
-            env={
-                **os.environ,
-                "PYTHONPATH": str(ROOT),
-                "XLA_FLAGS": f"{flags} --xla_backend_optimization_level=0",
-            },
+            env={**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -40,9 +40,9 @@ def largest(ours: Any, recorded: np.ndarray) -> float:
     return float(np.abs(np.asarray(ours, np.float64).reshape(recorded.shape) - recorded).max())
 
 
-def network(root: Path, case: str, dtype: Any) -> dict[str, float]:
+def network(case: str, dtype: Any) -> dict[str, float]:
     """Output, features and gradients of a recorded network."""
-    config, recorded = golden.read_case(root / "golden/models" / case)
+    config, recorded = golden.read_case(f"models/{case}")
     model, variables = golden.recorded_network(config, dtype, config["weight_salt"])
     restored, features = golden.run(
         model, variables, jnp.asarray(recorded["x"], dtype), method="restored_and_features"
@@ -59,11 +59,9 @@ def network(root: Path, case: str, dtype: Any) -> dict[str, float]:
     }
 
 
-def classifier(root: Path, case: str, dtype: Any) -> dict[str, float]:
+def classifier(case: str, dtype: Any) -> dict[str, float]:
     """Logits of a recorded classifier."""
-    config, recorded, model, variables, inputs = test_models_classifier.recorded_case(
-        root, case, dtype
-    )
+    config, recorded, model, variables, inputs = test_models_classifier.recorded_case(case, dtype)
     logits = golden.run(model, variables, *inputs)
     allowed = 10 * config["f32_vs_f64_max_abs"]
     return {
@@ -72,7 +70,7 @@ def classifier(root: Path, case: str, dtype: Any) -> dict[str, float]:
     }
 
 
-def steps(root: Path, case: str, dtype: Any) -> dict[str, float]:
+def steps(case: str, dtype: Any) -> dict[str, float]:
     """Losses of a recorded training run, and its last parameters.
 
     Adam moves an entry whose gradient is near zero by the rate either way, so parameters are
@@ -80,7 +78,7 @@ def steps(root: Path, case: str, dtype: Any) -> dict[str, float]:
     """
     # As in training: parameters stay float32, whatever the network computes in.
     recorded, final, metrics, state, modules = test_train_steps._replay(
-        root, case, jnp.float32, compute=dtype
+        case, jnp.float32, compute=dtype
     )
     ratios, relatives = [], []
     for single, double, values in zip(
@@ -110,7 +108,7 @@ def steps(root: Path, case: str, dtype: Any) -> dict[str, float]:
     }
 
 
-KINDS: dict[str, Callable[[Path, str, Any], dict[str, float]]] = {
+KINDS: dict[str, Callable[[str, Any], dict[str, float]]] = {
     "network": network,
     "classifier": classifier,
     "steps": steps,
@@ -120,12 +118,12 @@ KINDS: dict[str, Callable[[Path, str, Any], dict[str, float]]] = {
 def main() -> None:
     """Compares the named recordings, one after another."""
     options = turns.arguments()
-    root = Path(options["golden"]).parent
+    golden.FULL = Path(options["golden"])
     for kind, case in options["cases"]:
         for way, (dtype, precision) in WAYS.items():
             try:
                 with products_in(precision):
-                    found = KINDS[kind](root, case, jnp.dtype(dtype).type)
+                    found = KINDS[kind](case, jnp.dtype(dtype).type)
                 if way == "highest":
                     found["right"] = found["of allowed"] <= 1
                 else:
