@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 _CACHE = ROOT / ".pytest_cache" / "compiled"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.02")
 # Tests compile long and compute little: without LLVM's optimisations and XLA's newer emitters of
 # fused loops a program compiles in a third of the time. What it computes is the same;
 # XLA_FLAGS=" " runs the tests on optimised ones.
@@ -27,12 +27,20 @@ from ml_collections import ConfigDict
 from dcpt_jax import config as configs
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Gives each worker whole files as far as possible: their tests share what they set up."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Folder of reference recordings beside the checkout; tests that need it skip without it."""
+    """Folder beside the checkout, with awkward files; tests that need it skip without it."""
     folder = Path(__file__).resolve().parents[1].parent / "shared"
-    if not (folder / "golden").is_dir():
-        pytest.skip("the reference recordings are not beside this checkout")
+    if not folder.is_dir():
+        pytest.skip("the shared files are not beside this checkout")
     return folder
 
 

@@ -6,7 +6,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 # What is done less of, so that the default tests stay short.
-LESS = "\nconfig.batch_size = 4\nconfig.validation.every_steps = 0"
+LESS = """
+config.update(batch_size=4)
+config.model.update(width=4, encoder_blocks=(1,), middle_blocks=1, decoder_blocks=(1,))
+config.data.crop_size = 32
+config.validation.every_steps = 0
+"""
 SHORTER = {
     "STEPS = 300": "STEPS = 2",
     'configs.load("pretrain")': f'configs.load("pretrain"){LESS}',

@@ -420,30 +420,27 @@ def test_classes_that_the_classifier_does_not_know_are_named(
     assert "but not low_light+haze" in caplog.text
 
 
-def test_the_nearest_classifier_among_what_the_weights_grew_from(monkeypatch):
-    """Of folders that were moved together to /new; the work directory c is its own weights."""
-    runs = {
-        "/new/d": {"init_from": "/old/c", "classifier_from": {"path": "/old/gone"}},
-        "/new/c": {"init_from": "/old/c"},  # itself, by its name
-        "/new/b": {"init_from": "/old/c", "classifier_from": {"path": "/old/a"}},
-    }
+def test_the_nearest_classifier_among_what_the_weights_grew_from(
+    tmp_path, photo_folder, pretrained, capsys
+):
+    """Of folders that were moved together from /old; c first names itself as its origin."""
+    params, description = weights.load_weights(pretrained)
 
-    def load(place):
-        if str(place) == "/new/a":
-            classifier = weights.ClassifierDescription({}, COMPONENTS)
-            return {"network": 1}, dataclasses.replace(described({}), classifier=classifier)
-        if str(place) not in runs:
-            raise FileNotFoundError(place)
-        return {}, described(runs[str(place)])
+    def save(name, **source):
+        grown = dataclasses.replace(description, classifier=None, source=source)
+        weights.save_weights(tmp_path / name, {"network": params["network"]}, grown)
 
-    def described(source):
-        return weights.WeightsDescription("nafnet", {}, source=source)
-
-    monkeypatch.setattr(run.weights, "load_weights", load)
-    assert run._nearest_classifier("/new/d", described(runs["/new/d"])) is None
-    runs["/new/c"] = {"init_from": "b"}  # relative, to a folder beside it
-    place, params, _ = run._nearest_classifier("/new/d", described(runs["/new/d"]))
-    assert str(place) == "/new/a" and params == {"network": 1}
+    weights.save_weights(tmp_path / "a", params, description)
+    save("b", init_from="/old/c", classifier_from={"path": "/old/a"})
+    save("c", init_from="/old/c")
+    save("d", init_from="/old/c", classifier_from={"path": "/old/gone"})
+    config = tiny_config("evaluate", photo_folder)
+    config.init_from = str(tmp_path / "d")
+    assert run.find_judge(config, *weights.load_weights(tmp_path / "d")) is None
+    save("c", init_from="b")  # relative, to a folder beside it
+    judge = run.find_judge(config, *weights.load_weights(tmp_path / "d"))
+    assert set(judge.params) == {"network", "classifier"}
+    assert f"by the classifier in {tmp_path / 'a'}" in capsys.readouterr().out
 
 
 def test_pairs_are_measured_whole(tmp_path, photo_folder, pretrained, capsys, monkeypatch):

@@ -1,9 +1,11 @@
 import functools
 import logging
+import math
 import subprocess
 import sys
 
 import jax
+import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -83,29 +85,38 @@ def test_a_single_pixel_is_restored():
     np.testing.assert_allclose(restored, applied(model, params, image), rtol=0, atol=1e-5)
 
 
+def compilations():
+    """A list that grows by one for each program that is compiled or read from the cache."""
+    compiled = []
+
+    def listen(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    return compiled
+
+
 def test_sizes_with_the_same_padded_size_share_one_compiled_program():
     model, params = small_network(width=4)
-    before = predictor._compiled.cache_info().misses
     predict = Predictor(model, params)
-    for size in ((21, 29), (22, 30), (21, 30)):
+    compiled = compilations()
+    predict(photo(21, 29))
+    assert len(compiled) == 1
+    for size in ((22, 30), (21, 30)):
         predict(photo(*size))
-    assert predictor._compiled.cache_info().misses == before + 1
+    assert len(compiled) == 1
+    predict(photo(23, 30))
+    assert len(compiled) == 2
 
 
-def test_all_tiles_of_images_of_any_size_share_one_compiled_program(monkeypatch):
+def test_all_tiles_of_images_of_any_size_share_one_compiled_program():
     model, params = small_network()
-    shapes = set()
-    compiled = predictor._compiled
-
-    def record(model, shape):
-        shapes.add(shape)
-        return compiled(model, shape)
-
-    monkeypatch.setattr(predictor, "_compiled", record)
     predict = Predictor(model, params, tile=39)
+    compiled = compilations()
     for size in ((41, 90), (57, 43), (150, 41)):
         assert predict(photo(*size)).shape == (*size, 3)
-    assert shapes == {(40, 40, 3)}
+    assert len(compiled) == 1
 
 
 def test_an_image_no_larger_than_the_tile_runs_whole():
@@ -273,13 +284,19 @@ def test_images_above_the_memory_budget_run_in_the_largest_tiles_within_it(monke
     model, params = small_network()
     per_pixel = bytes_per_pixel(model, params)
     monkeypatch.setattr(predictor, "MEMORY_BUDGET", per_pixel * 1000**2)
-    predict = Predictor(model, params)
-    assert predict._tile_for(1000, 1000) == 1000
-    assert predict._tile_for(500, 2000) == 2000
-    assert predict._tile_for(1000, 1002) == 1000
+    tried = fail_above(monkeypatch, math.inf)
+
+    def sides(height, width):
+        tried.clear()
+        Predictor(model, params).raw(photo(height, width))
+        return set(tried)
+
+    assert sides(1000, 1000) == {(1000, 1000)}
+    assert sides(500, 2000) == {(500, 2000)}
+    assert sides(1000, 1002) == {(1000, 1000)}
     monkeypatch.setattr(predictor, "MEMORY_BUDGET", 1)
-    assert predict._tile_for(1000, 1000) == predictor.MIN_TILE
-    assert predict._tile_for(200, 256) == 256
+    assert sides(1000, 1000) == {(predictor.MIN_TILE, predictor.MIN_TILE)}
+    assert sides(200, 256) == {(200, 256)}
 
 
 def fail_above(

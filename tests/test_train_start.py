@@ -196,8 +196,10 @@ def test_a_guided_transfer_leaves_a_network_and_can_be_continued(
     assert description.guide.labels == Labels(FIVE)
     with pytest.raises(ValueError, match="no classifier"):
         weights.load_classifier(tmp_path / "run")
-    place, _, found = evaluation._nearest_classifier(str(tmp_path / "run"), description)
-    assert place == begin and found.classes == FIVE
+    evaluated = tiny_config("evaluate", photo_folder)
+    evaluated.init_from = str(tmp_path / "run")
+    assert evaluation.find_judge(evaluated, params, description).labels == Labels(FIVE)
+    assert f"by the classifier in {begin}" in capsys.readouterr().out
     shutil.rmtree(begin)
     config.num_steps = 3
     result = loop.train(config, tmp_path / "run")
