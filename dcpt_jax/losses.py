@@ -1,7 +1,55 @@
 """Losses of pre-training and restoration, as functions of arrays."""
 
+import math
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+
+Term = Callable[[jax.Array, jax.Array], jax.Array]  # of a prediction and its target
+_TERMS: dict[str, Term] = {}
+
+
+def register(name: str, term: Term) -> Term:
+    """Makes a term of the loss known to `config.loss_terms`, as docs/extending.md shows.
+
+    Args:
+        name: of its value in the logs, too: `loss_NAME`.
+        term: function of restored and clean images, [b, h, w, 3], that returns a scalar, the mean
+            over the batch.
+
+    Raises:
+        ValueError: if the name is another one's.
+    """
+    if _TERMS.setdefault(name, term) is not term:
+        raise ValueError(f"there is another term of the loss {name!r}: choose a new name")
+    return term
+
+
+def registered(text: str) -> dict[str, tuple[float, Term]]:
+    """Reads `config.loss_terms`, "NAME:WEIGHT,...": each term by its name, with its weight.
+
+    Raises:
+        ValueError: for unknown names, and weights that are no finite numbers above 0.
+    """
+    found = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, number = part.partition(":")
+        if name not in _TERMS:
+            raise ValueError(
+                f"config.loss_terms: unknown term {name!r}; registered by config.plugins: "
+                f"{', '.join(_TERMS) or 'none'}"
+            )
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = math.nan
+        if not 0 < weight < math.inf:
+            raise ValueError(
+                f"config.loss_terms: {part!r} has no weight above 0; write {name}:0.1, say"
+            )
+        found[name] = weight, _TERMS[name]
+    return found
 
 
 def l1_loss(prediction: jax.Array, target: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from dcpt_jax import config as configs
-from dcpt_jax import extras
+from dcpt_jax import extras, plugins
 from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.devices import start_devices
 from dcpt_jax.host_memory import start_with_huge_pages
@@ -135,7 +135,7 @@ def parse_flags(argv: Sequence[str]) -> Sequence[str]:
         others = flags.FLAGS(argv)
         config = _CONFIG.value
         if config is not None:
-            _ = config.mode  # raises if there is no such file
+            plugins.load(config.plugins)  # raises if there is no such config file
         if of_classes and config is not None:
             configs.set_class_flags(config, of_classes)
         if wants_help:

@@ -86,7 +86,7 @@ MODES: dict[str, Mode] = {
             stage="restore",
             learns=("network",),
             step="make_restore_step",
-            loss_keys=("fft_weight",),
+            loss_keys=("fft_weight", "loss_terms"),
             restores=True,
         ),
         Mode(
@@ -95,7 +95,7 @@ MODES: dict[str, Mode] = {
             learns=("network",),
             step="make_transfer_step",
             modules=("network", "classifier"),
-            loss_keys=("fft_weight", "guidance", "focal_gamma"),
+            loss_keys=("fft_weight", "loss_terms", "guidance", "focal_gamma"),
             restores=True,
             needs_network=True,
         ),

@@ -19,6 +19,7 @@ COMMANDS = {
 # that checks the data of a config, which nothing else imports.
 ALLOWED = {
     "losses": set(),
+    "plugins": set(),
     "metrics": set(),
     "precision": set(),
     "colour": set(),
@@ -36,7 +37,7 @@ ALLOWED = {
     "labels": {"data", "degradations"},
     "convert": {"command_line", "files", "labels", "models", "weights"},
     "weights": {"devices", "labels", "models"},
-    "config": {"data", "extras", "labels", "modes"},
+    "config": {"data", "extras", "labels", "modes", "plugins"},
     "train": {
         *("config", "data", "evaluate", "extras", "files", "images", "interruption", "labels"),
         *("losses", "metrics", "models", "modes", "precision", "weights"),
@@ -60,7 +61,10 @@ ALLOWED = {
     "extras": set(),
     "modes": {"data"},
     "tables": {"command_line", "evaluate"},
-    "main": {"config", "data", "devices", "evaluate", "extras", "host_memory", "modes", "train"},
+    "main": {
+        *("config", "data", "devices", "evaluate", "extras", "host_memory", "modes", "plugins"),
+        "train",
+    },
     "__main__": {"extras", *COMMANDS},
     "host_memory": set(),
 }

@@ -8,6 +8,7 @@ from typing import Any
 
 import ml_collections
 
+from dcpt_jax import plugins
 from dcpt_jax.config.keys import OPTIMIZERS, ConfigError
 from dcpt_jax.config.presets import BACKBONES, published_samples
 from dcpt_jax.data import spec
@@ -84,7 +85,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
             f"{mode.name} starts from a trained network: set --config.init_from to a work "
             "directory or a weights folder"
         )
-    _known("model.name", config.model.name, tuple(BACKBONES))
+    if not config.plugins:  # which may have a network of that name
+        _known("model.name", config.model.name, tuple(BACKBONES))
     _known("recipe", config.recipe, ("", *BACKBONES))
     _at_least("num_steps", config.num_steps, 1)
     _at_least("accumulate_steps", config.accumulate_steps, 1)
@@ -142,6 +144,7 @@ def validate_data(config: ml_collections.ConfigDict) -> None:
         ConfigError: naming the key, its value and what is allowed.
     """
     _known("mode", config.mode, tuple(MODES))
+    plugins.load(config.plugins)
     trains = MODES[config.mode].trains
     _known("data.on_bad_file", config.data.on_bad_file, ("skip", "refuse"))
     _known("data.colour", config.data.colour, ("srgb", "as_is"))

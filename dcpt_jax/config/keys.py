@@ -33,6 +33,9 @@ def base(mode: str) -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.mode = mode
     config.seed = 0
+    # Modules to import first, joined by commas: they register degradations, networks and terms of
+    # the loss of your own (docs/extending.md).
+    config.plugins = ""
     # Folder to start from: a work directory of an earlier run or a weights folder. "" = scratch.
     config.init_from = ""
     # A task set, one class or mixture, or several joined by commas: --config.tasks=haze,noise+rain.
@@ -155,6 +158,9 @@ LOSS: dict[str, Any] = {
     # Weight of the L1 of the Fourier transforms beside that of the pixels, 0 as published; others
     # add it with 0.1 (MIMO-UNet, 2021).
     "fft_weight": 0.0,
+    # Further terms of the loss on restored images, with their weights: NAME:WEIGHT, joined by
+    # commas. A plugin registers them.
+    "loss_terms": "",
     "guidance": 1.0,  # weight of the classification; 0 = none, plain restoration training
 }
 

@@ -4,7 +4,8 @@ A spec names one or several degradations in the order in which they happen, each
 strength: `"noise:25"`, `"low_light+haze+rain"`, `"haze:0.5+rain"`. A strength that is left out is
 drawn from the class's range; one that is a range, `"noise:1-50"`, or a choice, `"noise:15/25/50"`,
 from that. `"clean"` means no degradation and stands alone. A new class is one module with a
-`Degradation` constant and one entry in `_REGISTERED`.
+`Degradation` constant and one entry in `_REGISTERED`; one of a user's own is registered by
+`register`.
 
 NumPy and OpenCV only: worker processes of the data pipeline import this package and must hold no
 accelerator. Importing it changes no global setting, so OpenCV keeps its own thread pool, which
@@ -13,6 +14,7 @@ slows several workers down; a process that degrades patches in bulk should call
 """
 
 import numbers
+import re
 
 import numpy as np
 
@@ -31,7 +33,7 @@ from dcpt_jax.degradations import (
 )
 from dcpt_jax.degradations.base import Degradation
 
-__all__ = ["Degradation", "apply_parts", "degrade", "get", "names", "parse"]
+__all__ = ["Degradation", "apply_parts", "degrade", "get", "names", "parse", "register"]
 
 _REGISTERED = (
     noise.NOISE,
@@ -61,6 +63,24 @@ def get(name: str) -> Degradation:
     if name not in _BY_NAME:
         raise ValueError(f"unknown degradation {name!r}; known: {', '.join(names())}")
     return _BY_NAME[name]
+
+
+def register(degradation: Degradation) -> Degradation:
+    """Makes a degradation of a user's own known by its name, as docs/extending.md shows.
+
+    Its `apply` has to be a function of a module: worker processes import it from there.
+
+    Raises:
+        ValueError: if the name is another one's, or no lower-case word.
+    """
+    name = degradation.name
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise ValueError(
+            f"a degradation's name is made of lower-case letters, digits and '_', not {name!r}"
+        )
+    if _BY_NAME.setdefault(name, degradation) != degradation:
+        raise ValueError(f"there is another degradation {name!r}: choose a new name")
+    return degradation
 
 
 def parse(spec: str) -> tuple[tuple[Degradation, float | None], ...]:

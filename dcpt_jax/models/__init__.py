@@ -33,7 +33,19 @@ __all__ = [
     "create_classifier",
     "create_model",
     "parameter_shapes",
+    "register",
 ]
+
+
+def register(network: type[RestorationNetwork]) -> type[RestorationNetwork]:
+    """Makes a network of a user's own known by its `architecture`; usable as a decorator.
+
+    Raises:
+        ValueError: if the name is another one's.
+    """
+    if BACKBONES.setdefault(network.architecture, network) is not network:
+        raise ValueError(f"there is another network {network.architecture!r}: choose a new name")
+    return network
 
 
 def create_model(name: str, *, dtype: Any = jnp.float32, **arguments: Any) -> RestorationNetwork:

@@ -17,6 +17,7 @@ def make_restore_step(
     optimizers: Mapping[str, optax.GradientTransformation],
     *,
     fft_weight: float = 0.0,
+    loss_terms: str = "",
     ema_decay: float = 0.0,
     accumulate_steps: int = 1,
 ) -> Step:
@@ -26,17 +27,20 @@ def make_restore_step(
         network: restoration network.
         optimizers: under "network".
         fft_weight: of a second term of the loss, see `terms.restoration`.
+        loss_terms: further ones, see there.
         ema_decay: see the package.
         accumulate_steps: see the package.
 
     Returns:
         A step whose metrics are loss, psnr (dB, of unrounded floats, over the whole batch) and the
-        gradient norm before clipping; with `fft_weight` also loss_l1 and loss_fft.
+        gradient norm before clipping; with several terms also each of them.
     """
 
     def loss_fn(params: dict[str, Any], batch: Batch) -> tuple[jax.Array, Metrics]:
         restored = network.apply({"params": params["network"]}, batch["degraded"])
-        loss, metrics = terms.restoration(restored, batch["clean"], fft_weight=fft_weight)
+        loss, metrics = terms.restoration(
+            restored, batch["clean"], fft_weight=fft_weight, loss_terms=loss_terms
+        )
         return loss, {"loss": loss, **metrics}
 
     return make_step(

@@ -86,7 +86,7 @@ def joint(
 
 
 def restoration(
-    restored: jax.Array, clean: jax.Array, *, fft_weight: float = 0.0
+    restored: jax.Array, clean: jax.Array, *, fft_weight: float = 0.0, loss_terms: str = ""
 ) -> tuple[jax.Array, Metrics]:
     """Loss of restored images: `L1(restored, clean) + fft_weight * fft_loss(restored, clean)`.
 
@@ -94,16 +94,21 @@ def restoration(
         restored: float [b, h, w, c].
         clean: float [b, h, w, c] in [0, 1].
         fft_weight: finite, >= 0; 0 leaves the second term out, and nothing of it is computed.
+        loss_terms: further terms, see `losses.registered`.
 
     Returns:
-        (loss, its metrics: `squared_error`; with a second term also both terms, `loss_l1` and
-        `loss_fft`).
+        (loss, its metrics: `squared_error`; with more than one term also each of them, `loss_l1`,
+        `loss_fft`, and `loss_NAME`).
     """
-    loss, metrics = losses.l1_loss(restored, clean), {}
+    others = losses.registered(loss_terms)
     if fft_weight:
-        loss_fft = losses.fft_loss(restored, clean)
-        metrics = {"loss_l1": loss, "loss_fft": loss_fft}
-        loss = loss + fft_weight * loss_fft
+        others = {"fft": (fft_weight, losses.fft_loss), **others}
+    loss, metrics = losses.l1_loss(restored, clean), {}
+    if others:
+        metrics["loss_l1"] = loss
+    for name, (weight, term) in others.items():
+        metrics[f"loss_{name}"] = term(restored, clean)
+        loss = loss + weight * metrics[f"loss_{name}"]
     return loss, metrics | {"squared_error": squared_error(restored, clean)}
 
 

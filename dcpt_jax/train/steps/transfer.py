@@ -25,6 +25,7 @@ def make_transfer_step(
     guidance: float = 1.0,
     focal_gamma: float = 0.0,
     fft_weight: float = 0.0,
+    loss_terms: str = "",
     ema_decay: float = 0.0,
     accumulate_steps: int = 1,
 ) -> Step:
@@ -45,19 +46,21 @@ def make_transfer_step(
         guidance: weight of the classification; 0 = plain restoration training.
         focal_gamma: exponent of the focal loss; 0, as in the paper, is cross-entropy.
         fft_weight: of another term beside the L1, see `terms.restoration`.
+        loss_terms: further ones, see there.
         ema_decay: see the package.
         accumulate_steps: see the package.
 
     Returns:
         A step whose metrics are loss, loss_pixel, loss_class, accuracy (all but loss only with
-        guidance), psnr and the gradient norm before clipping; with `fft_weight` also the parts of
-        loss_pixel, loss_l1 and loss_fft.
+        guidance), psnr and the gradient norm before clipping; with several terms also the parts
+        of loss_pixel, loss_l1 and so on.
     """
     if not guidance:
         return make_restore_step(
             network,
             optimizers,
             fft_weight=fft_weight,
+            loss_terms=loss_terms,
             ema_decay=ema_decay,
             accumulate_steps=accumulate_steps,
         )
@@ -68,7 +71,7 @@ def make_transfer_step(
             variables, batch["degraded"], method="restored_and_features"
         )
         loss_pixel, pixel_metrics = terms.restoration(
-            restored, batch["clean"], fft_weight=fft_weight
+            restored, batch["clean"], fft_weight=fft_weight, loss_terms=loss_terms
         )
         task = batch["task"] if labels is None else jnp.asarray(labels)[batch["task"]]
         loss_class, accuracy = terms.classification(
