@@ -311,9 +311,10 @@ class _Unpickler(pickle._Unpickler):
     * BUILD calls `__setstate__` or sets attributes of any object: a dtype's storage could be
       rewritten, an array's memory exchanged. Here it does nothing, to very few kinds of objects.
     * SETITEM hashes whatever stands as a key: tuples of tuples and numbers that share a hash take
-      for ever. Here keys are texts and small numbers.
+      forever. Here keys are texts and small numbers.
     * REDUCE calls any object. Here it calls a `Name`.
-    * The unpickler in C takes memory for as many remembered objects as the highest number says.
+    * The unpickler in C takes memory for as many remembered objects as the highest number says:
+      nine bytes of a file made it take 256 MB.
     """
 
     def __init__(

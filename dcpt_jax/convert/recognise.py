@@ -16,6 +16,7 @@ from dcpt_jax.convert.state_shapes import (
     expansion_factor,
     size_of,
 )
+from dcpt_jax.weights.description import block_count
 
 # What wrappers put before every name: PyTorch's parallel ones, torch.compile, Lightning modules.
 _PREFIXES = re.compile(r"^(?:module\.|_orig_mod\.|net\.)+")
@@ -163,16 +164,11 @@ def recognise(
 
 
 _MOST_LEVELS = 8
-_BLOCK_COUNTS = {
-    *("encoder_blocks", "middle_blocks", "decoder_blocks"),
-    *("num_blocks", "num_refinement_blocks", "depths"),
-}
 
 
 def _check_size(arguments: Mapping[str, Any], state: StateDict) -> None:
-    """Raises ValueError for a network far larger than its file, which would take for ever."""
-    counts = [value for name, value in arguments.items() if name in _BLOCK_COUNTS]
-    blocks = sum(sum(value) if isinstance(value, tuple) else value for value in counts)
+    """Raises ValueError for a network far larger than its file, which would take forever."""
+    blocks = block_count(arguments)
     # Every block has nine tensors or more; some may be lost.
     if blocks > 16 + len(state) // 3:
         raise ValueError(f"the names are of {blocks} blocks, but there are {len(state)} tensors")

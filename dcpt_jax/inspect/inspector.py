@@ -58,22 +58,25 @@ class Inspector:
     """
 
     def __init__(
-        self, params: weights_folders.Params, description: weights_folders.WeightsDescription
+        self,
+        params: weights_folders.Params,
+        description: weights_folders.WeightsDescription,
+        place: Path | str | None = None,
     ):
         """Moves the weights to the device.
 
         Args:
             params: {"network": ..., "classifier": ...}, as `weights.load_weights` returns them.
             description: what that returns beside them.
+            place: where the weights are, for messages; None: in this package.
 
         Raises:
             ValueError: if there is no classifier.
         """
-        if description.classifier is None:
-            raise ValueError(weights_folders.NO_CLASSIFIER)
-        self.labels = description.classifier.labels
+        classifier = description.required_classifier(place)
+        self.labels = classifier.labels
         self._network = description.network()
-        self._classifier = description.classifier.module()
+        self._classifier = classifier.module()
         self._params = jax.device_put({name: params[name] for name in ("network", "classifier")})
         self._side = description.crop_size or CROP
 
@@ -88,11 +91,7 @@ class Inspector:
             FileNotFoundError: if there are no such weights.
             ValueError: if they are damaged or hold no classifier.
         """
-        params, description = weights_folders.load_weights(weights)
-        if description.classifier is None:
-            named = "the bundled network" if weights is None else weights
-            raise ValueError(f"{named}: {weights_folders.NO_CLASSIFIER}")
-        return cls(params, description)
+        return cls(*weights_folders.load_weights(weights), weights)
 
     def __call__(self, image: Any) -> dict[str, float]:
         """Inspects an image; see `inspect` for what it takes and returns."""

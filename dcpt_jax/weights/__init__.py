@@ -24,7 +24,6 @@ from dcpt_jax.weights.checkpoint_files import (
 from dcpt_jax.weights.checksums import checksum_of_arrays
 from dcpt_jax.weights.description import (
     DESCRIPTION,
-    NO_CLASSIFIER,
     ClassifierDescription,
     Params,
     WeightsDescription,
@@ -49,7 +48,6 @@ __all__ = [
     "BUNDLED",
     "CHECKPOINTS",
     "DESCRIPTION",
-    "NO_CLASSIFIER",
     "OTHER_CONTENT",
     "PARTS",
     "WEIGHTS",

@@ -10,7 +10,12 @@ import jax
 import numpy as np
 
 from dcpt_jax import models
-from dcpt_jax.weights.description import Params, WeightsDescription, WeightsError
+from dcpt_jax.weights.description import (
+    Params,
+    WeightsDescription,
+    WeightsError,
+    block_count,
+)
 
 
 def checksum_of_arrays(
@@ -68,14 +73,10 @@ def refuse_other_shapes(params: Params, description: WeightsDescription, folder:
         WeightsError: naming the arrays.
     """
     found = {name: np.shape(array) for name, array in _named(params).items()}
-    depth = sum(
-        sum(value) if isinstance(value, tuple) else value
-        for name, value in description.arguments.items()
-        if name in _DEPTHS
-    )
-    if depth > len(found):  # a network of so many blocks would take for ever to build
+    blocks = block_count(description.arguments)
+    if blocks > len(found):  # it would take forever to build them
         raise WeightsError(
-            f"{folder}: the network has {depth:,} blocks by its description, but there are "
+            f"{folder}: the network has {blocks:,} blocks by its description, but there are "
             f"{len(found)} arrays"
         )
     modules = {"network": description.network()}
@@ -84,12 +85,6 @@ def refuse_other_shapes(params: Params, description: WeightsDescription, folder:
     shapes = {part: models.parameter_shapes(module) for part, module in modules.items()}
     expected = {name: leaf.shape for name, leaf in _named(shapes).items()}
     _refuse(found, expected, folder, lambda name: f"its shape is {found[name]}")
-
-
-_DEPTHS = {
-    *("encoder_blocks", "middle_blocks", "decoder_blocks"),
-    *("num_blocks", "num_refinement_blocks", "depths"),
-}
 
 
 def _refuse(

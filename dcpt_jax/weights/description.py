@@ -19,16 +19,15 @@ DESCRIPTION = "model.json"
 FORMAT = 1
 CONVERTED = "converted"  # mode of weights that no run of this package made
 
-NO_CLASSIFIER = (
-    "these weights hold no classifier; take those of the pre-training that they grew from, or "
-    "train a classifier for them with configs/classify.py and --config.init_from"
-)
-
 Params = dict[str, Any]
 Arguments = dict[str, Any]  # keyword arguments of a module; sequences are tuples
 
 _MOST = 2**53  # of a whole number; of a network's size `_LARGEST`
 _LARGEST = 2**16
+_BLOCK_COUNTS = {
+    *("encoder_blocks", "middle_blocks", "decoder_blocks"),
+    *("num_blocks", "num_refinement_blocks", "depths"),
+}
 _LONGEST = 10_000  # names in a list, and characters of a text
 
 
@@ -101,6 +100,23 @@ class WeightsDescription:
         """The network, with some keyword arguments changed."""
         return models.create_model(self.architecture, **{**self.arguments, **changes})
 
+    def required_classifier(self, place: Path | str | None) -> ClassifierDescription:
+        """The classifier.
+
+        Args:
+            place: where the weights are, for the message; None: in this package.
+
+        Raises:
+            WeightsError: if there is none.
+        """
+        if self.classifier is None:
+            raise WeightsError(
+                f"{place or 'the bundled network'}: these weights hold no classifier; take those "
+                "of the pre-training that they grew from, or train a classifier for them with "
+                "configs/classify.py and --config.init_from"
+            )
+        return self.classifier
+
     def to_json(self) -> dict[str, Any]:
         """The content of `model.json`."""
         content: dict[str, Any] = {
@@ -166,6 +182,12 @@ def local_converter_size(network: nn.Module, crop: int) -> int:
     Networks take only sizes that suit all their levels, so it is rounded up to one.
     """
     return -(-int(crop) // network.size_multiple) * network.size_multiple
+
+
+def block_count(arguments: Mapping[str, Any]) -> int:
+    """How many blocks a network of these keyword arguments has."""
+    counts = [value for name, value in arguments.items() if name in _BLOCK_COUNTS]
+    return sum(sum(value) if isinstance(value, tuple) else value for value in counts)
 
 
 def checksum_of_json(content: Any) -> int:

@@ -25,7 +25,6 @@ from dcpt_jax.weights.checkpoint_files import (
 from dcpt_jax.weights.checksums import checksums_of_arrays, refuse_other_arrays
 from dcpt_jax.weights.description import (
     DESCRIPTION,
-    NO_CLASSIFIER,
     Params,
     WeightsDescription,
     WeightsError,
@@ -241,8 +240,7 @@ def load_classifier(path: Path | str | None = None) -> tuple[nn.Module, Params, 
         WeightsError: if they are damaged or hold no classifier.
     """
     params, description = load_weights(path)
-    if (classifier := description.classifier) is None:
-        raise WeightsError(f"{path or 'the bundled network'}: {NO_CLASSIFIER}")
+    classifier = description.required_classifier(path)
     return classifier.module(), params["classifier"], classifier.labels.names
 
 
