@@ -5,10 +5,11 @@ import dataclasses
 import json
 import re
 
+import jax.numpy as jnp
 import pytest
 
 import dcpt_jax
-from dcpt_jax import weights
+from dcpt_jax import models, weights
 from dcpt_jax.labels import Labels
 from dcpt_jax.weights.description import parse_description, read_description, write_description
 
@@ -149,3 +150,25 @@ def test_a_changed_value_is_told_by_the_checksum(tmp_path):
     del content["checksums"]
     file.write_text(json.dumps(content))
     assert read_description(file) == dataclasses.replace(FULL, steps=8, checksums=None)
+
+
+def test_a_network_of_a_user_s_own(monkeypatch):
+    """Known by its name once it is registered, also where its arguments have no defaults."""
+
+    class Plain(models.RestorationNetwork):
+        channels: int
+        scale: float
+        dtype: jnp.dtype = jnp.float32
+        architecture = "plain"
+
+        def arguments(self):
+            return {"channels": self.channels, "scale": self.scale}
+
+    content = weights.describe(Plain(0, -0.5)).to_json()
+    with pytest.raises(weights.WeightsError, match=r'architecture is "plain"; .*is imported'):
+        parse_description(content, "W")
+    monkeypatch.setitem(models.BACKBONES, "plain", Plain)
+    assert parse_description(content, "W").network() == Plain(0, -0.5)
+    content["arguments"] = {"channels": 1}
+    with pytest.raises(weights.WeightsError, match=r"arguments is .*missing 1 required"):
+        parse_description(content, "W")

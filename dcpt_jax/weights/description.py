@@ -251,8 +251,11 @@ class _Wrong(Exception):
     """Names a key, its value and what is allowed."""
 
     def __init__(self, key: str, value: Any, allowed: str):
-        text = json.dumps(value) if not isinstance(value, Exception) else str(value)
-        shown = text if len(text) <= 60 else f"{text[:60]}..."
+        if isinstance(value, Exception):
+            shown = str(value)
+        else:
+            shown = json.dumps(value)
+            shown = shown if len(shown) <= 60 else f"{shown[:60]}..."
         super().__init__(f"{key or 'its content'} is {shown}; allowed: {allowed}")
 
 
@@ -294,6 +297,15 @@ def _one_of(*known: Any) -> _Kind:
         return value
 
     return read
+
+
+def _architecture(key: str, value: Any) -> str:
+    if not isinstance(value, str) or value not in models.BACKBONES:
+        known = ", ".join(models.BACKBONES)
+        raise _Wrong(
+            key, value, f"{known}, and others once the module that registers them is imported"
+        )
+    return value
 
 
 def _names(key: str, value: Any) -> tuple[str, ...]:
@@ -362,7 +374,7 @@ _LABELS = {"label": (_one_of(*KINDS), FLAT), "components": (_names, None)}
 _KEYS = _keys(
     {
         "format": (_one_of(FORMAT), _REQUIRED),
-        "architecture": (_one_of(*models.BACKBONES), _REQUIRED),
+        "architecture": (_architecture, _REQUIRED),
         "arguments": (_values(lambda _, value: value), _REQUIRED),
         "classifier": (_optional(_values(lambda _, value: value)), _REQUIRED),
         "task_set": (_text, _REQUIRED),
@@ -435,7 +447,10 @@ def _classifier(key: str, content: Mapping[str, Any]) -> ClassifierDescription:
 def _arguments(key: str, given: dict[str, Any], create: Callable[..., nn.Module]) -> Arguments:
     """Keyword arguments that a module takes, with its defaults for those that are missing."""
     needed = {"feature_dims": (1,), "num_classes": 1} if create is models.create_classifier else {}
-    known = create(**needed, **({"image_input": True} if needed else {})).arguments()
+    try:
+        known = create(**needed, **({"image_input": True} if needed else {})).arguments()
+    except TypeError:  # a network of a user's own, whose arguments have no defaults
+        known = given
     for name, value in given.items():
         if name not in known:
             raise _Wrong(f"the key {key}.{name[:60]}", value, ", ".join(known))
@@ -457,17 +472,17 @@ def _check_like(key: str, value: Any, example: Any) -> None:
     elif isinstance(example, bool):
         _flag(key, value)
     elif isinstance(example, int):
-        _whole(1, _LARGEST)(key, value)
+        _whole(0, _LARGEST)(key, value)
     elif isinstance(example, float):
-        if not math.isfinite(_number(key, value)) or not 0 < value <= _LARGEST:
-            raise _Wrong(key, value, f"a number above 0, of at most {_LARGEST:,}")
+        if not math.isfinite(_number(key, value)) or not abs(value) <= _LARGEST:
+            raise _Wrong(key, value, f"a number of at most {_LARGEST:,}")
     elif isinstance(example, str):
         _text(key, value)
     else:
         if not isinstance(value, list) or not 0 < len(value) <= 64:
             raise _Wrong(key, value, "a list of 1 to 64 whole numbers")
         for number in value:
-            _whole(1, _LARGEST)(key, number)
+            _whole(0, _LARGEST)(key, number)
 
 
 def _tuples(arguments: Mapping[str, Any]) -> Arguments:
