@@ -140,7 +140,7 @@ def test_causes_of_death(code, says, monkeypatch):
 
 @pytest.mark.parametrize(
     ("free", "fitting"),
-    [(None, (4, 2)), (10_000, (4, 2)), (1900, (4, 1)), (1300, (2, 1)), (500, (0, 1))],
+    [(None, (4, 2)), (10_000, (4, 2)), (2300, (4, 1)), (1700, (2, 1)), (500, (0, 1))],
 )
 def test_workers_that_fit_into_shared_memory(monkeypatch, caplog, free, fitting):
     monkeypatch.setattr(workers, "shared_memory_free", lambda: free)

@@ -16,7 +16,7 @@ SHARED_MEMORY_REMEDIES = (
     "Remedies: a larger one (docker run --shm-size=2g, or --ipc=host), fewer workers "
     "(--config.data.num_workers), or smaller batches (--config.batch_size)"
 )
-_BATCHES_IN_USE = 6  # of the main process: in the step, on their way to the device, being deleted
+_BATCHES_IN_USE = 10  # of the main process: in the step, on their way to the device, being deleted
 _SIGNALS_OF_THE_GROUP = (signal.SIGINT, signal.SIGTERM)  # that a whole process group gets
 
 _logger = logging.getLogger(__name__)
