@@ -62,7 +62,8 @@ class BatchIterator:
         self.position = start
         self._iterate = iterate
         self._iterator: Iterator[Batch] | None = None
-        self._started = start  # batch with which the present workers began
+        self._start = start
+        self._last_death: int | None = None  # the batch that a worker died before
         self._closed = False
 
     def __iter__(self) -> "BatchIterator":
@@ -75,8 +76,8 @@ class BatchIterator:
         A worker process that dies is replaced, with a warning; the batches stay the same.
 
         Raises:
-            DataError: if a sample cannot be made, or a worker dies within
-                `BATCHES_BETWEEN_DEATHS` batches after the start or an earlier death.
+            DataError: if a sample cannot be made, or a worker dies before the first batch or within
+                `BATCHES_BETWEEN_DEATHS` batches after another.
             ImageError: for a bad file where the source refuses such.
         """
         if self._closed:
@@ -97,7 +98,9 @@ class BatchIterator:
                 f"a data worker process died before batch {self.position} was made "
                 f"({cause_of_death(int(code[1]) if code else None)})"
             )
-            if self.position - self._started < BATCHES_BETWEEN_DEATHS:
+            last, self._last_death = self._last_death, self.position
+            again = last is not None and self.position - last < BATCHES_BETWEEN_DEATHS
+            if again or self.position == self._start:
                 self._closed = True
                 raise DataError(
                     f"{death}. The same command continues from the last checkpoint, with the same "
@@ -112,7 +115,6 @@ class BatchIterator:
         if self._iterator is not None:
             return next(self._iterator)
         with starting_processes():
-            self._started = self.position
             self._iterator = self._iterate(self.position)
             return next(self._iterator)
 
