@@ -72,7 +72,7 @@ def compiled_case(preset: str, fsdp_devices: int, batch_per_device: int) -> Case
     import jax
 
     from dcpt_jax import config as configs
-    from dcpt_jax.models.convolutions import formulated
+    from dcpt_jax.models.formulation import ACCELERATOR, formulated
     from dcpt_jax.train.setup import prepare
 
     config = configs.load("restore", preset)
@@ -84,7 +84,7 @@ def compiled_case(preset: str, fsdp_devices: int, batch_per_device: int) -> Case
     run = prepare(config)
     state = run.state_shapes()
     # XLA counts the operations of its grouped convolutions many times over.
-    with formulated("convolution", pointwise="slices", patch="slices", depthwise="taps"):
+    with formulated(dataclasses.replace(ACCELERATOR, depthwise="taps", keep_products=False)):
         compiled = run.lower(state).compile()
     sizes, counts = collectives_of(compiled.as_text())
     held = sum(

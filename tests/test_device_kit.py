@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from benchmarks.device import depthwise, drive, kernel_times, operations, table, variants
-from dcpt_jax.models.convolutions import depthwise_conv
+from dcpt_jax.models.formulation import ACCELERATOR, formulated
+from dcpt_jax.models.layers import depthwise_conv
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -136,7 +137,7 @@ def test_every_job_of_the_kit_has_a_name_of_its_own():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(operations.depthwise_variants(True)) - {"slices"}))
+@pytest.mark.parametrize("name", sorted(set(operations.depthwise_variants(True)) - {"cpu"}))
 @pytest.mark.parametrize("shape", [(2, 16, 32, 64), (1, 5, 3, 6)])
 def test_depthwise_variants_equal_the_plain_form(name, shape):
     rng = np.random.default_rng(0)
@@ -148,7 +149,8 @@ def test_depthwise_variants_equal_the_plain_form(name, shape):
         return value, *back(gradient)
 
     ours = jax.jit(lambda: both(operations.depthwise_variants(True)[name]))()
-    plain = jax.jit(lambda: both(lambda x, k: depthwise_conv(x, k, how="convolution")))()
+    with formulated(ACCELERATOR):
+        plain = jax.jit(lambda: both(depthwise_conv))()
     for one, other in zip(ours, plain, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
 

@@ -3,17 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dcpt_jax.models import convolutions
-from dcpt_jax.models.layers import (
-    Conv,
-    DepthwiseConv,
-    Linear,
-    check_images,
-    compute_dtype,
-    pad_to_multiple,
-    pixel_shuffle,
-    positive_counts,
-)
+from dcpt_jax.models.arguments import check_images, compute_dtype, positive_counts
+from dcpt_jax.models.layers import Conv, DepthwiseConv, Linear, pad_to_multiple, pixel_shuffle
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3), (2, 5), (4, 4), (5, 9), (16, 17)])
@@ -101,22 +92,3 @@ def test_bfloat16_sums_gradients_over_pixels_in_float32(layer, shape):
     gradient = jax.jit(jax.grad(lambda p: layer.apply({"params": p}, x).astype(jnp.float32).sum()))
     # Each of 16384 pixels adds one to a bias's gradient; a bfloat16 sum ends at 256.
     np.testing.assert_allclose(gradient(params)["bias"], 16384, rtol=1e-3)
-
-
-@pytest.mark.parametrize("how", ["slices", "convolution"])
-@pytest.mark.parametrize("use_bias", [True, False])
-def test_a_map_in_parts_is_the_map(monkeypatch, how, use_bias):
-    x = jax.random.normal(jax.random.key(0), (2, 5, 4, 3))
-    first, second = Conv(6, use_bias=use_bias), DepthwiseConv(use_bias=use_bias)
-    variables = (
-        first.init(jax.random.key(1), x),
-        second.init(jax.random.key(2), jnp.ones((1, 3, 3, 6))),
-    )
-    expected = second.apply(variables[1], first.apply(variables[0], x))
-    monkeypatch.setattr(convolutions, "formulation", lambda *_: how)
-    maps = first.apply(variables[0], x, 3, method="in_parts")
-    assert [part.shape[-1] for part in maps] == ([2, 2, 2] if how == "slices" else [6])
-    maps = second.apply(variables[1], maps, method="of_parts")
-    parts = convolutions.in_parts(maps, 3)
-    assert len(parts) == 3
-    np.testing.assert_allclose(jnp.concatenate(parts, axis=-1), expected, rtol=1e-5, atol=1e-6)

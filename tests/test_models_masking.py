@@ -9,8 +9,9 @@ import pytest
 
 from dcpt_jax import create_model
 from dcpt_jax.models import masking, parameter_shapes
+from dcpt_jax.models.formulation import ACCELERATOR, CPU, formulated
+from dcpt_jax.models.layers import attend_in_windows
 from dcpt_jax.models.nafnet import NAFBlock
-from dcpt_jax.models.windows import attend_in_windows
 from tests.conftest import TINY_BACKBONES
 from tests.golden import random_params
 
@@ -165,18 +166,22 @@ def test_means_and_hidden_maps_of_coarser_size():
     assert half.dtype == jnp.bfloat16 and int(jnp.isnan(half).sum()) == 8
 
 
-@pytest.mark.parametrize("how", [pytest.param("slices", marks=pytest.mark.slow), "convolution"])
+@pytest.mark.parametrize("how", [CPU, ACCELERATOR])
 def test_window_attention_leaves_hidden_keys_out(how):
     """As if they were not there; a window without others becomes zero."""
     rng = np.random.default_rng(0)
     qkv = jnp.asarray(rng.standard_normal((1, 2, 1, 4, 12)), jnp.float32)
     visible = jnp.asarray([[[[1, 0, 1, 1]], [[0, 0, 0, 0]]]], jnp.float32)
-    attend = functools.partial(attend_in_windows, heads=2, wide=jnp.dtype("float32"), how=how)
-    found = attend([qkv], visible=visible)
-    rest = attend([qkv[:, :1, :, jnp.array([0, 2, 3])]])
+
+    def attend(qkv, visible=None):
+        with formulated(how):
+            return attend_in_windows(*jnp.split(qkv, 3, axis=-1), 2, visible)
+
+    found = attend(qkv, visible)
+    rest = attend(qkv[:, :1, :, jnp.array([0, 2, 3])])
     np.testing.assert_allclose(found[0, 0, 0, jnp.array([0, 2, 3])], rest[0, 0, 0], rtol=1e-5)
     assert not found[0, 1].any()
-    gradient = jax.grad(lambda qkv: jnp.sin(attend([qkv], visible=visible)).sum())(qkv)
+    gradient = jax.grad(lambda qkv: jnp.sin(attend(qkv, visible)).sum())(qkv)
     assert bool(jnp.isfinite(gradient).all())
     assert not gradient[0, 1].any() and not gradient[0, 0, 0, 1].any()
 

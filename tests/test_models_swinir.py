@@ -3,10 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dcpt_jax.models.windows import attend_in_windows, cut_windows, join_windows
+from dcpt_jax.models.formulation import ACCELERATOR, CPU, formulated
+from dcpt_jax.models.layers import attend_in_windows
+from dcpt_jax.models.swinir import cut_windows, join_windows
 
 
-@pytest.mark.parametrize("how", ["slices", "convolution"])
+@pytest.mark.parametrize("how", [CPU, ACCELERATOR])
 def test_attention_and_its_gradients_equal_plain_autodiff(how):
     def plain(query, key, value):
         query, key, value = (x.reshape(*x.shape[:-1], 2, 3) for x in (query, key, value))
@@ -21,7 +23,8 @@ def test_attention_and_its_gradients_equal_plain_autodiff(how):
         direction = jnp.asarray(rng.standard_normal(inputs[0].shape))
 
         def attend(*qkv):
-            return attend_in_windows(qkv, 2, jnp.dtype("float64"), how=how)
+            with formulated(how):
+                return attend_in_windows(*qkv, 2)
 
         y, pull = jax.vjp(attend, *inputs)
         expected, expected_pull = jax.vjp(plain, *inputs)
@@ -37,7 +40,7 @@ def test_pixels_attend_within_their_window_and_shifted_ones_wrap_around():
         """Which pixels the output at (0, 0) depends on."""
 
         def corner(x):
-            windows = attend_in_windows([cut_windows(x, 4, shift)], 1, jnp.dtype("float32"))
+            windows = attend_in_windows(*jnp.split(cut_windows(x, 4, shift), 3, axis=-1), 1)
             return join_windows(windows, 4, shift)[0, 0, 0].sum()
 
         return np.asarray(jnp.abs(jax.grad(corner)(image)).sum(axis=(0, 3)) > 0)
@@ -46,12 +49,3 @@ def test_pixels_attend_within_their_window_and_shifted_ones_wrap_around():
     expected[:4, :4] = True
     np.testing.assert_array_equal(reached(0), expected)
     np.testing.assert_array_equal(reached(2), np.roll(expected, (-2, -2), axis=(0, 1)))
-
-
-def test_attention_in_parts_equals_attention_at_once():
-    qkv = jax.random.normal(jax.random.key(0), (2, 4, 3, 16, 24))
-    at_once, in_parts = (
-        attend_in_windows([qkv], 2, jnp.dtype("float32"), how=how)
-        for how in ("convolution", "slices")
-    )
-    np.testing.assert_allclose(in_parts, at_once, rtol=1e-6, atol=1e-6)

@@ -1,8 +1,9 @@
 """Depthwise 3x3 convolutions that are tried on GPUs, and are not part of the package.
 
 Each takes x [b, h, w, c] and kernel [3, 3, 1, c] and computes what
-`dcpt_jax.models.convolutions.depthwise_conv` does, in float32, rounded to the dtype of x. All have
-backward passes of their own; the gradient of the input is the same function with the kernel turned.
+`dcpt_jax.models.layers.depthwise_conv` does, in float32, rounded to the dtype of x. All but `taps`
+have backward passes of their own; the gradient of the input is the same function with the kernel
+turned.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def _taps(x: jax.Array) -> list[jax.Array]:
     return [_wide(padded[:, i : i + h, j : j + w]) for i in range(3) for j in range(3)]
 
 
-def _forward(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def taps(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The sum of nine shifted products; gradients by JAX."""
     factors = _wide(kernel).reshape(9, -1)
     return sum(tap * factors[k] for k, tap in enumerate(_taps(x))).astype(x.dtype)
 
@@ -70,9 +72,9 @@ def _with_backward(forward: Callable, to_kernel: Callable) -> Callable:
     return function
 
 
-taps_one_reduction = _with_backward(_forward, _one_reduction)
-taps_nine_sums = _with_backward(_forward, _nine_sums)
-taps_sums_in_steps = _with_backward(_forward, _sums_in_steps)
+taps_one_reduction = _with_backward(taps, _one_reduction)
+taps_nine_sums = _with_backward(taps, _nine_sums)
+taps_sums_in_steps = _with_backward(taps, _sums_in_steps)
 
 
 def _neighbours(pixels: jax.Array, h: int, w: int):

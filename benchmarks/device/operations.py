@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.device import depthwise, turns
-from dcpt_jax.models import activations, convolutions, norms
+from dcpt_jax.models import cpu, layers
+from dcpt_jax.models.formulation import ACCELERATOR, formulated
 
 # What of the inputs of an operation is rotated, at least; the cache of an H100 holds 50 MB.
 _ROTATED_BYTES = 200e6
@@ -47,19 +48,35 @@ def cases(tiny: bool) -> Iterator[Case]:
             ((32, 16, 16, 512), 1024),
         ]
     ):
-        for how in ("convolution", "slices"):
-            function = functools.partial(convolutions.pointwise_conv, how=how)
+        for how, function in (("convolution", layers.plain_conv), ("product", _by_product)):
             yield f"pointwise {how}", function, (shape, (1, 1, shape[3], out)), "bfloat16"
     shape = (2, 16, 16, 16) if tiny else (32, 128, 128, 64)
-    for how in ("convolution", "slices"):
-        function = functools.partial(norms.normalise, epsilon=1e-6, centred=True, how=how)
+    for how, function in (
+        ("plain", _as_accelerator(functools.partial(layers.normalise, centred=True))),
+        ("cpu", functools.partial(cpu.norms.normalise, centred=True)),
+    ):
+        function = functools.partial(function, epsilon=1e-6)
         for dtype in ("bfloat16", "float32"):
             yield f"norm {how}", _in_float32(function), (shape,), dtype
     for name, function in (
-        ("gelu ours", activations.gelu),
-        ("gelu of jax", functools.partial(jax.nn.gelu, approximate=False)),
+        ("gelu cpu", cpu.gelu.gelu),
+        ("gelu plain", _as_accelerator(layers.gelu)),
     ):
         yield name, function, (shape,), "bfloat16"
+
+
+def _by_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return layers.multiply(x, kernel[0, 0])
+
+
+def _as_accelerator(function: Callable) -> Callable:
+    """The function, formulated for accelerators also in a rehearsal on a CPU."""
+
+    def call(*args, **kwargs):
+        with formulated(ACCELERATOR):
+            return function(*args, **kwargs)
+
+    return call
 
 
 def _in_float32(function: Callable) -> Callable:
@@ -69,9 +86,10 @@ def _in_float32(function: Callable) -> Callable:
 
 def depthwise_variants(tiny: bool) -> dict[str, Callable]:
     """The formulations of a depthwise convolution, the package's and those only tried here."""
-    names = ("convolution", "taps", "slices")
-    found = {name: functools.partial(convolutions.depthwise_conv, how=name) for name in names}
-    return found | {
+    return {
+        "convolution": _as_accelerator(layers.depthwise_conv),
+        "taps": depthwise.taps,
+        "cpu": cpu.convolutions.depthwise_conv,
         "taps, one reduction": depthwise.taps_one_reduction,
         "taps, nine sums": depthwise.taps_nine_sums,
         "taps, sums in steps": depthwise.taps_sums_in_steps,

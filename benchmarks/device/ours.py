@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import tempfile
 import time
 from typing import Any
@@ -13,7 +15,7 @@ import optax
 
 from benchmarks.device import kernel_times, turns
 from dcpt_jax.models import create_model, parameter_shapes
-from dcpt_jax.models.convolutions import formulated
+from dcpt_jax.models.formulation import ACCELERATOR, formulated
 from dcpt_jax.precision import products_in
 from dcpt_jax.train import throughput
 
@@ -68,7 +70,9 @@ def compiled(options: dict[str, Any], batch: int) -> tuple[Any, Any, dict[str, A
         inputs = (params, jax.eval_shape(optimizer.init, params), image, image)
         function, donated = step, (0, 1)
     start = time.perf_counter()
-    with formulated(**options["formulations"]), products_in(options["precision"]):
+    changes = options["formulation"]
+    forced = formulated(dataclasses.replace(ACCELERATOR, **changes))
+    with forced if changes else contextlib.nullcontext(), products_in(options["precision"]):
         lowered = jax.jit(function, donate_argnums=donated).lower(*inputs)
     traced = time.perf_counter()
     program = lowered.compile()

@@ -34,17 +34,14 @@ _TINY: dict[str, dict[str, Any]] = {
     "nafnet": dict(width=4, encoder_blocks=(1, 1), middle_blocks=1, decoder_blocks=(1, 1)),
     "restormer": dict(dim=4, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1, heads=(1, 2, 2, 2)),
 }
-# Names of combinations of formulations; behind them may stand "highest" or "high", the
+# Changes to `formulation.ACCELERATOR` by name; behind the name may stand "highest" or "high", the
 # `config.matmul_precision`.
-_PLAIN = {"how": "convolution"}
-_PRODUCTS = {**_PLAIN, "block": "products"}
+_CONVOLUTIONS = {"pointwise": "convolution", "patch": "convolution"}
 WAYS = {
     "package": {},
-    "convolution": _PLAIN,
-    "products": _PRODUCTS,
-    "taps, products": {**_PRODUCTS, "depthwise": "taps"},
-    "matmul, products": {**_PRODUCTS, "pointwise": "slices"},
-    "taps, matmul, products": {**_PRODUCTS, "depthwise": "taps", "pointwise": "slices"},
+    "convolution": {**_CONVOLUTIONS, "keep_products": False},
+    "convolution, products": _CONVOLUTIONS,
+    "matmul": {"keep_products": False},
 }
 
 
@@ -66,7 +63,7 @@ def network(architecture: str, what: str, dtype: str, way: str, *, tiny: bool, *
     way, _, precision = way.partition(": ")
     if way in WAYS:
         module, name = "ours", f"{way}, {precision}" if precision else way
-        arguments |= {"formulations": WAYS[way], "precision": precision or "default", **more}
+        arguments |= {"formulation": WAYS[way], "precision": precision or "default", **more}
     else:
         module, name = "theirs", f"torch {way}"
         arguments["compiled"] = way == "compile"
@@ -95,7 +92,7 @@ def fast(tiny: bool) -> list[Job]:
         ("nafnet", "forward", half, "package"),
         ("nafnet", "forward", half, "eager"),
         ("nafnet", "step", single, "package: highest"),
-        ("nafnet", "step", half, "matmul, products"),
+        ("nafnet", "step", half, "matmul"),
         ("swinir", "step", half, "package"),
         ("swinir", "step", half, "eager"),
         ("promptir", "step", half, "package"),
@@ -110,7 +107,7 @@ def fast(tiny: bool) -> list[Job]:
     if tiny:
         rows = [
             ("nafnet", "step", single, "package"),
-            ("nafnet", "step", half, "taps, matmul, products"),
+            ("nafnet", "step", half, "matmul"),
             ("restormer", "step", single, "eager"),  # of NAFNet it would need spandrel
             ("restormer", "step", single, "package"),
             ("nafnet", "forward", single, "package"),

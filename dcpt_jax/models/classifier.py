@@ -9,19 +9,21 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dcpt_jax.models.layers import (
-    Conv,
+from dcpt_jax.models.arguments import (
     check_dtype_is_enabled,
     check_images,
     compute_dtype,
-    multiply_wide,
-    normal_by_fan_out,
     parameter_dtype,
     positive_count,
     positive_counts,
+)
+from dcpt_jax.models.layers import (
+    Conv,
+    LayerNorm,
+    normal_by_fan_out,
+    scale_channels,
     uniform_by_fan_in,
 )
-from dcpt_jax.models.norms import LayerNorm
 
 
 class DegradationClassifier(nn.Module):
@@ -103,7 +105,7 @@ class DegradationClassifier(nn.Module):
             feature = feature.astype(self.dtype)
             if self.resize_features:
                 feature = subsample(feature, 2**i)
-            x = x + multiply_wide(feature, weights[i])
+            x = x + scale_channels(feature, weights[i])
             x = Bottlenecks(self.num_blocks, self.dtype, name=f"level_{i}")(x)
             x = Conv(next_dims[i], use_bias=False, dtype=self.dtype, name=f"down_{i}")(x)
             x = nn.relu(halve_by_maximum(x))

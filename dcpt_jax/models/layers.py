@@ -1,95 +1,26 @@
-"""Building blocks that several networks share: convolution modules, padding, shuffling, checks."""
+"""Layers that the networks share, and the choice between their formulations.
+
+Networks say what is computed; the layers decide how. `LayerNorm`, `Conv`, `scale_channels`,
+`project_and_split`, `gelu` and `attend_in_windows` take and return plain arrays; on CPUs they use
+`dcpt_jax.models.cpu`, elsewhere XLA's and JAX's own operations (see `formulation`).
+"""
 
 from __future__ import annotations
 
+import functools
 import math
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 
-from dcpt_jax.models.convolutions import (
-    cut,
-    depthwise_conv,
-    patch_conv,
-    plain_conv,
-    pointwise_conv,
-    square_conv,
-)
-from dcpt_jax.models.folding import Normed, fold_norm, is_folded
-
-COMPUTE_DTYPES = ("float32", "bfloat16", "float64")
-
-
-def compute_dtype(dtype: Any) -> jnp.dtype:
-    """Checks a compute type.
-
-    Args:
-        dtype: float32, bfloat16 or float64, as a dtype, scalar type or name.
-
-    Returns:
-        The dtype object.
-
-    Raises:
-        ValueError: for any other type.
-    """
-    try:
-        known = jnp.dtype(dtype)
-    except TypeError:
-        known = None
-    if dtype is None or known is None or known.name not in COMPUTE_DTYPES:
-        raise ValueError(f"dtype is {dtype!r}, but must be one of {', '.join(COMPUTE_DTYPES)}")
-    return known
-
-
-def parameter_dtype(dtype: Any) -> jnp.dtype:
-    """Type of the parameters of a network that computes in `dtype`: float32, or float64."""
-    return jnp.promote_types(dtype, jnp.float32)
-
-
-def check_dtype_is_enabled(dtype: Any) -> None:
-    """Raises ValueError if JAX would silently compute in float32 in place of float64."""
-    if jnp.dtype(dtype) == jnp.float64 and not jax.config.jax_enable_x64:
-        raise ValueError(
-            "the network has dtype float64, but 64-bit types are switched off in JAX; "
-            'call jax.config.update("jax_enable_x64", True) first, or create it with float32'
-        )
-
-
-def check_images(images: Any, channels: int = 3) -> None:
-    """Checks that `images` is a batch of floating-point images.
-
-    Raises:
-        ValueError: if it is not [b, h, w, channels] with h and w at least 1 and a floating dtype.
-    """
-    expected = f"expected a batch of floating-point images [b, h, w, {channels}] in [0, 1]"
-    shape, dtype = jnp.shape(images), jnp.result_type(images)
-    if len(shape) == 3:
-        raise ValueError(f"{expected}, got shape {shape}; for a single image pass image[None]")
-    if len(shape) != 4 or shape[-1] != channels:
-        hint = "; channels come last" if len(shape) == 4 and shape[1] == channels else ""
-        raise ValueError(f"{expected}, got shape {shape}{hint}")
-    if 0 in shape[1:3]:
-        raise ValueError(f"{expected} of at least 1x1 pixel, got shape {shape}")
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"{expected}, got dtype {dtype}; divide 8-bit pixels by 255")
-
-
-def positive_count(name: str, value: Any) -> int:
-    """Returns an integer >= 1 as Python's int; raises ValueError naming the argument otherwise."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} is {value!r}, but must be an integer >= 1")
-    return int(value)
-
-
-def positive_counts(name: str, values: Any) -> tuple[int, ...]:
-    """Returns a non-empty sequence of integers >= 1 as a tuple; raises ValueError otherwise."""
-    if isinstance(values, str | bytes) or not isinstance(values, Sequence) or not len(values):
-        raise ValueError(f"{name} is {values!r}, but must be a sequence of integers >= 1")
-    return tuple(positive_count(f"{name}[{i}]", value) for i, value in enumerate(values))
+from dcpt_jax.models import cpu
+from dcpt_jax.models.arguments import parameter_dtype
+from dcpt_jax.models.formulation import by_platform, current, on_cpu
+from dcpt_jax.models.masking import hide
 
 
 def pad_to_multiple(images: jax.Array, multiple: int) -> jax.Array:
@@ -158,13 +89,158 @@ def add_wide(x: jax.Array, bias: jax.Array) -> jax.Array:
     return (x.astype(bias.dtype) + bias).astype(x.dtype)
 
 
-def multiply_wide(x: jax.Array, factor: jax.Array) -> jax.Array:
-    """`x * factor`, computed in the dtype of the factor; see `add_wide`."""
-    return (x.astype(factor.dtype) * factor).astype(x.dtype)
+def scale_channels(x: jax.Array, factor: jax.Array) -> jax.Array:
+    """`x * factor`, computed in float32 at least and returned in the dtype of x; see `add_wide`.
+
+    Args:
+        x: [..., c].
+        factor: [c], or any shape that broadcasts to x.
+    """
+
+    def compute(x, factor):
+        wide = parameter_dtype(x.dtype)
+        if on_cpu() and (folded := cpu.folding.scaled(x, factor)) is not None:
+            return folded
+        return (x.astype(wide) * factor.astype(wide)).astype(x.dtype)
+
+    return by_platform(compute, x, factor)
 
 
-class Conv(nn.Module):
-    """Convolution [b, h, w, in] -> [b, h', w', features] with PyTorch's default initialisation.
+def plain_conv(
+    x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: int = 0, groups: int = 1
+) -> jax.Array:
+    """XLA's own convolution, zero padded by `padding` pixels on every side."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=((padding, padding), (padding, padding)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def depthwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Depthwise 3x3 convolution, zero padded to the same size; the one that everything uses.
+
+    Args:
+        x: [b, h, w, c].
+        kernel: [3, 3, 1, c], of the same dtype.
+
+    Returns:
+        [b, h, w, c].
+    """
+
+    def compute(x, kernel):
+        if on_cpu():
+            return cpu.convolutions.depthwise_conv(x, kernel)
+        if current().depthwise == "taps":
+            (h, w), padded = x.shape[1:3], jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+            return sum(
+                padded[:, i : i + h, j : j + w] * kernel[i, j, 0]
+                for i in range(3)
+                for j in range(3)
+            )
+        return plain_conv(x, kernel, padding=1, groups=x.shape[-1])
+
+    return by_platform(compute, x, kernel)
+
+
+def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
+    """Convolution, zero padded to the same size, or without padding where patches do not overlap.
+
+    Args:
+        x: [b, h, w, in].
+        kernel: [size, size, in, out], of the same dtype.
+        stride: of the convolution; if it is the kernel's size, h and w are multiples of it.
+
+    Returns:
+        [b, h / stride, w / stride, out], sizes rounded up.
+    """
+    return by_platform(functools.partial(_convolve, stride=stride), x, kernel)
+
+
+def _convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    size, how = kernel.shape[0], current()
+    if size != stride:
+        wide = min(kernel.shape[2:]) >= cpu.convolutions.WIDE
+        if how.cpu and (size, stride) == (3, 1) and wide:
+            return cpu.convolutions.square_conv(x, kernel)
+        return plain_conv(x, kernel, stride=stride, padding=size // 2)
+    if (how.pointwise if size == 1 else how.patch) == "convolution":
+        return plain_conv(x, kernel, stride=stride)
+    if size > 1:
+        x, kernel = space_to_depth(x, size), kernel.reshape(1, 1, -1, kernel.shape[-1])
+    return multiply(x, kernel[0, 0])
+
+
+def multiply(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Product [..., in] and [in, out] to [..., out].
+
+    On two axes: on four, XLA picks a slower product and a much slower gradient.
+    """
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def space_to_depth(x: jax.Array, size: int) -> jax.Array:
+    """Cuts [b, h, w, c] into size x size cells: [b, h/size, w/size, size * size * c].
+
+    The new channels are ordered row in cell, column in cell, channel: the order of a flattened
+    [size, size, c, out] kernel, and not that of PyTorch's PixelUnshuffle.
+    """
+    b, h, w, c = x.shape
+    cells = x.reshape(b, h // size, size, w // size, size, c).transpose(0, 1, 3, 2, 4, 5)
+    return cells.reshape(b, h // size, w // size, size * size * c)
+
+
+class _Weighted(nn.Module, kw_only=True):
+    """A layer with a kernel and a bias, with PyTorch's default initialisation."""
+
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+    kernel_init: nn.initializers.Initializer | None = None
+    bias_init: nn.initializers.Initializer | None = None
+
+    def _kernel_shape(self, channels: int) -> tuple[int, ...]:
+        """Shape of the kernel for an input with so many channels; the output's come last."""
+        raise NotImplementedError
+
+    def _product(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """The layer without its bias, for x and kernel of one dtype."""
+        raise NotImplementedError
+
+    @nn.compact
+    def weights(self, channels: int) -> tuple[jax.Array, jax.Array | None]:
+        """Kernel and bias for an input with so many channels."""
+        shape, stored = self._kernel_shape(channels), parameter_dtype(self.dtype)
+        by_fan_in = uniform_by_fan_in(math.prod(shape[:-1]))
+        kernel = self.param("kernel", self.kernel_init or by_fan_in, shape, stored)
+        if not self.use_bias:
+            return kernel, None
+        return kernel, self.param("bias", self.bias_init or by_fan_in, shape[-1:], stored)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Applies the layer in `dtype`."""
+        return by_platform(functools.partial(_apply, self), x, *self.weights(x.shape[-1]))
+
+
+def _apply(layer: _Weighted, x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
+    folds = on_cpu() and math.prod(kernel.shape[:-2]) == 1
+    if folds:
+        x, kernel, bias = cpu.folding.fold_norm(x, kernel, bias)
+    y = layer._product(x.astype(layer.dtype), kernel.astype(layer.dtype))
+    y = y if bias is None else add_wide(y, bias)
+    if folds:
+
+        def scaled_by(factor):
+            return _apply(layer, x, kernel * factor, None if bias is None else bias * factor)
+
+        cpu.folding.note_product(y, scaled_by)
+    return y
+
+
+class Conv(_Weighted):
+    """Convolution [b, h, w, in] -> [b, h', w', features].
 
     Size 1 and 3 keep the image size (zero padding); with `stride` equal to `size` it works on
     patches without padding. Parameters: `kernel` [size, size, in, features], `bias` [features].
@@ -173,118 +249,195 @@ class Conv(nn.Module):
     features: int
     size: int = 1
     stride: int = 1
-    use_bias: bool = True
-    dtype: Any = jnp.float32
-    kernel_init: nn.initializers.Initializer | None = None
-    bias_init: nn.initializers.Initializer | None = None
 
-    def __call__(self, x: jax.Array | Normed, factor: jax.Array | None = None) -> jax.Array:
-        """Applies the convolution in `dtype`.
+    def _kernel_shape(self, channels: int) -> tuple[int, ...]:
+        return self.size, self.size, channels, self.features
 
-        Args:
-            x: [b, h, w, in]; for size 1 also what `LayerNorm.for_kernel` gives.
-            factor: None, or [features], by which the output's channels are multiplied.
-        """
-        return self.in_parts(x, 1, factor)[0]
-
-    @nn.compact
-    def in_parts(
-        self, x: jax.Array | Normed, parts: int, factor: jax.Array | None = None
-    ) -> list[jax.Array]:
-        """The output along its channels in `parts` or in one, see `convolutions.cut`."""
-        channels = (x.map if isinstance(x, Normed) else x).shape[-1]
-        shape = (self.size, self.size, channels, self.features)
-        by_fan_in = uniform_by_fan_in(math.prod(shape[:3]))
-        stored = parameter_dtype(self.dtype)
-        kernel = self.param("kernel", self.kernel_init or by_fan_in, shape, stored)
-        bias = None
-        if self.use_bias:
-            bias = self.param("bias", self.bias_init or by_fan_in, (self.features,), stored)
-        x, kernel, bias = fold_norm(x, kernel, bias)
-        if factor is not None and is_folded(x, self.features):
-            kernel, bias = kernel * factor, None if bias is None else bias * factor
-            factor = None
-        x = x.astype(self.dtype)
-        maps = [self._convolve(x, part) for part in cut(kernel.astype(self.dtype), parts)]
-        if bias is not None:
-            maps = list(map(add_wide, maps, cut(bias, parts)))
-        if factor is not None:
-            maps = list(map(multiply_wide, maps, cut(factor, parts)))
-        return maps
-
-    def _convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        if self.size == 1 and self.stride == 1:
-            return pointwise_conv(x, kernel)
-        if self.size == self.stride:
-            return patch_conv(x, kernel)
-        if self.size == 3 and self.stride == 1:
-            return square_conv(x, kernel)
-        return plain_conv(x, kernel, stride=self.stride, padding=self.size // 2)
+    def _product(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return convolve(x, kernel, stride=self.stride)
 
 
-class DepthwiseConv(nn.Module):
-    """Depthwise 3x3 convolution of the same size, PyTorch's default initialisation.
+class DepthwiseConv(_Weighted):
+    """Depthwise 3x3 convolution [b, h, w, c] -> [b, h, w, c].
 
     Parameters: `kernel` [3, 3, 1, c], `bias` [c].
     """
 
-    use_bias: bool = True
-    dtype: Any = jnp.float32
-    kernel_init: nn.initializers.Initializer | None = None
-    bias_init: nn.initializers.Initializer | None = None
+    def _kernel_shape(self, channels: int) -> tuple[int, ...]:
+        return 3, 3, 1, channels
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[b, h, w, c] -> [b, h, w, c] in `dtype`."""
-        return self.of_parts([x])[0]
-
-    @nn.compact
-    def of_parts(self, maps: Sequence[jax.Array]) -> list[jax.Array]:
-        """The same for a map whose channels come in equal parts, as `Conv.in_parts` gives them."""
-        by_fan_in = uniform_by_fan_in(9)
-        channels = sum(part.shape[-1] for part in maps)
-        stored = parameter_dtype(self.dtype)
-        kernel = self.param("kernel", self.kernel_init or by_fan_in, (3, 3, 1, channels), stored)
-        kernels = jnp.split(kernel.astype(self.dtype), len(maps), axis=-1)
-        maps = [
-            depthwise_conv(x.astype(self.dtype), part)
-            for x, part in zip(maps, kernels, strict=True)
-        ]
-        if self.use_bias:
-            bias = self.param("bias", self.bias_init or by_fan_in, (channels,), stored)
-            maps = list(map(add_wide, maps, jnp.split(bias, len(maps))))
-        return maps
+    def _product(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return depthwise_conv(x, kernel)
 
 
-class Linear(nn.Module):
-    """Linear layer [..., in] -> [..., features] with PyTorch's default initialisation.
+class Linear(_Weighted):
+    """Linear layer [..., in] -> [..., features].
 
     Parameters: `kernel` [in, features], `bias` [features].
     """
 
     features: int
-    use_bias: bool = True
-    dtype: Any = jnp.float32
-    kernel_init: nn.initializers.Initializer | None = None
-    bias_init: nn.initializers.Initializer | None = None
 
-    def __call__(self, x: jax.Array | Normed) -> jax.Array:
-        """Applies the layer in `dtype`, also to what `LayerNorm.for_kernel` gives."""
-        return self.in_parts(x, 1)[0]
+    def _kernel_shape(self, channels: int) -> tuple[int, ...]:
+        return channels, self.features
+
+    def _product(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return multiply(x, kernel)
+
+
+def project_and_split(
+    x: jax.Array,
+    parts: int,
+    project: Conv | Linear,
+    mix: DepthwiseConv | None = None,
+    visible: jax.Array | None = None,
+) -> list[jax.Array]:
+    """Splits mix(project(x)) along the channels, as gates and attention need it.
+
+    On CPUs, where a map is copied to be split, and its gradient to be put together again, each part
+    is computed by itself. Elsewhere one large convolution is faster.
+
+    Args:
+        x: [..., in].
+        parts: number of parts, which divides `project.features`.
+        project: 1x1 convolution or linear layer.
+        mix: depthwise convolution of the result, or None.
+        visible: mask of what `mix` may see, see `masking`.
+
+    Returns:
+        `parts` maps [..., features / parts].
+    """
+    if not on_cpu():
+        y = project(x)
+        return jnp.split(y if mix is None else mix(hide(y, visible)), parts, axis=-1)
+
+    def cut(weights: jax.Array | None) -> Sequence[jax.Array | None]:
+        return [None] * parts if weights is None else jnp.split(weights, parts, axis=-1)
+
+    x, kernel, bias = cpu.folding.fold_norm(x, *project.weights(x.shape[-1]))
+    maps = [_apply(project, x, *part) for part in zip(cut(kernel), cut(bias), strict=True)]
+    if mix is None:
+        return maps
+    kernel, bias = mix.weights(project.features)
+    return [
+        _apply(mix, hide(y, visible), *part)
+        for y, *part in zip(maps, cut(kernel), cut(bias), strict=True)
+    ]
+
+
+class LayerNorm(nn.Module):
+    """Layer norm over the channels of each pixel; statistics in float32 or, in float64, float64.
+
+    Parameters: `scale` [c] and, if `centred`, `bias` [c]. Ba et al., Layer Normalization (2016);
+    biased variance, `epsilon` inside the root. Not `centred`, it divides by the same deviation but
+    subtracts no mean: the bias-free norm of Restormer.
+    """
+
+    epsilon: float = 1e-6
+    centred: bool = True
+    dtype: Any = jnp.float32
 
     @nn.compact
-    def in_parts(self, x: jax.Array | Normed, parts: int) -> list[jax.Array]:
-        """The output along its channels in `parts` or in one, see `convolutions.cut`."""
-        channels = (x.map if isinstance(x, Normed) else x).shape[-1]
-        by_fan_in = uniform_by_fan_in(channels)
-        shape, stored = (channels, self.features), parameter_dtype(self.dtype)
-        kernel = self.param("kernel", self.kernel_init or by_fan_in, shape, stored)
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., c] -> [..., c] in `dtype`."""
+        stored = parameter_dtype(self.dtype)
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), stored)
         bias = None
-        if self.use_bias:
-            bias = self.param("bias", self.bias_init or by_fan_in, (self.features,), stored)
-        x, kernel, bias = fold_norm(x, kernel, bias)
-        # On two axes, for the reason given in `pointwise_conv`.
-        flat = x.astype(self.dtype).reshape(-1, channels)
-        maps = [flat @ part for part in cut(kernel.astype(self.dtype), parts)]
+        if self.centred:
+            bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), stored)
+        epsilon, centred, dtype = self.epsilon, self.centred, self.dtype
+
+        def compute(x, scale, bias):
+            # Rounded first, so that a norm sees the same whether or not a caller rounded before it.
+            normal = normalise(x.astype(dtype).astype(stored), epsilon, centred=centred)
+            y = normal * scale
+            y = (y if bias is None else y + bias).astype(dtype)
+            if on_cpu():
+                cpu.folding.note_norm(y, normal, scale, bias)
+            return y
+
+        return by_platform(compute, x, scale, bias)
+
+
+def normalise(x: jax.Array, epsilon: float, *, centred: bool) -> jax.Array:
+    """Divides each row by its standard deviation.
+
+    Args:
+        x: [..., c] in the dtype for the statistics.
+        epsilon: added to the variance.
+        centred: whether to subtract the mean.
+
+    Returns:
+        [..., c] in the dtype of x.
+    """
+
+    def compute(x):
+        if on_cpu():
+            return cpu.norms.normalise(x, epsilon, centred)
+        mean = x.mean(axis=-1, keepdims=True)
+        inverse = lax.rsqrt(jnp.square(x - mean).mean(axis=-1, keepdims=True) + epsilon)
+        return (x - mean if centred else x) * inverse
+
+    return by_platform(compute, x)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """The exact GELU, computed in float32 at least and returned in the dtype of x."""
+    return by_platform(lambda x: cpu.gelu.gelu(x) if on_cpu() else _plain_gelu(x), x)
+
+
+def gated_gelu(x: jax.Array, factor: jax.Array) -> jax.Array:
+    """The product gelu(x) * factor; both of one shape and dtype."""
+
+    def compute(x, factor):
+        return cpu.gelu.gated_gelu(x, factor) if on_cpu() else _plain_gelu(x) * factor
+
+    return by_platform(compute, x, factor)
+
+
+def _plain_gelu(x: jax.Array) -> jax.Array:
+    return jax.nn.gelu(x.astype(parameter_dtype(x.dtype)), approximate=False).astype(x.dtype)
+
+
+def attend_in_windows(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    heads: int,
+    visible: jax.Array | None = None,
+) -> jax.Array:
+    """Softmax attention between the pixels of each window; scores and softmax in float32 at least.
+
+    Args:
+        query: [b, rows, columns, pixels of a window, c].
+        key: the same.
+        value: the same.
+        heads: attention heads.
+        visible: None, or [b, rows, columns, pixels of a window], 0 for pixels that get no weight. A
+            window that has no others becomes zero.
+
+    Returns:
+        [b, rows, columns, pixels of a window, c] in the dtype of `value`.
+    """
+    wide, bias = parameter_dtype(value.dtype), None
+    if visible is not None:
+        zero = jnp.zeros((), value.dtype)
+        query, key, value = (
+            jnp.where(visible[..., None] > 0, x, zero) for x in (query, key, value)
+        )
+        # Finite, so that where no key is visible, and all get the same, the softmax is finite too.
+        bias = jnp.where(visible > 0, 0, jnp.finfo(wide).min / 2).astype(wide)
+
+    def compute(query, key, value, bias):
+        if on_cpu():
+            return cpu.windows.attend(query, key, value, bias, heads, wide)
+        *shape, c = query.shape
+        query, key, value = (x.reshape(*shape, heads, c // heads) for x in (query, key, value))
+        query = query * query.shape[-1] ** -0.5
+        scores = jnp.einsum("...ihd,...jhd->...hij", query, key, preferred_element_type=wide)
         if bias is not None:
-            maps = list(map(add_wide, maps, cut(bias, parts)))
-        return [part.reshape(*x.shape[:-1], part.shape[-1]) for part in maps]
+            scores = scores + bias[..., None, None, :]
+        weights = nn.softmax(scores).astype(value.dtype)
+        return jnp.einsum("...hij,...jhd->...ihd", weights, value).reshape(*shape, c)
+
+    return by_platform(compute, query, key, value, bias)

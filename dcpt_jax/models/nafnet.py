@@ -8,28 +8,28 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dcpt_jax.models.convolutions import in_parts
-from dcpt_jax.models.folding import Normed
-from dcpt_jax.models.layers import (
-    Conv,
-    DepthwiseConv,
+from dcpt_jax.models.arguments import (
     compute_dtype,
-    multiply_wide,
     parameter_dtype,
-    pixel_shuffle,
     positive_count,
     positive_counts,
 )
+from dcpt_jax.models.layers import (
+    Conv,
+    DepthwiseConv,
+    LayerNorm,
+    pixel_shuffle,
+    project_and_split,
+    scale_channels,
+)
 from dcpt_jax.models.masking import check_masking, hide, visible_mean
 from dcpt_jax.models.network import RestorationNetwork
-from dcpt_jax.models.norms import LayerNorm
 from dcpt_jax.models.stage import Stage
 
 Window = tuple[int, int]
@@ -112,18 +112,6 @@ class NAFNet(RestorationNetwork):
         """Channels of the features, finest first."""
         return tuple(self.width * 2**level for level in range(len(self.encoder_blocks)))
 
-    def arguments(self) -> dict[str, Any]:
-        """Keyword arguments that rebuild this network, JSON-able; without `dtype` and `remat`."""
-        return {
-            "width": self.width,
-            "encoder_blocks": list(self.encoder_blocks),
-            "middle_blocks": self.middle_blocks,
-            "decoder_blocks": list(self.decoder_blocks),
-            "norm_epsilon": self.norm_epsilon,
-            "tlc_size": None if self.tlc_size is None else list(self.tlc_size),
-            "masking": self.masking,
-        }
-
     def setup(self):
         """Names the parts; the parameters follow these names."""
         levels = len(self.encoder_blocks)
@@ -198,37 +186,27 @@ class NAFBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, visible: jax.Array | None = None) -> jax.Array:
         """[b, h, w, c] -> [b, h, w, c] in `dtype`; `visible` as in the `masking` module."""
-        channels, stored = x.shape[-1], parameter_dtype(self.dtype)
-
-        def residual_scale(name: str) -> jax.Array:
-            zeros = nn.initializers.zeros
-            return self.param(name, zeros, (channels,), stored)
-
-        # Where MaskDCPT hides: what the norms give, and the end of the branch. Ours hides inside.
+        channels = x.shape[-1]
+        zeros, scale_shape = nn.initializers.zeros, ((channels,), parameter_dtype(self.dtype))
+        beta = self.param("beta", zeros, *scale_shape)
+        gamma = self.param("gamma", zeros, *scale_shape)
+        conv = functools.partial(Conv, dtype=self.dtype)
+        norm = functools.partial(LayerNorm, self.norm_epsilon, dtype=self.dtype)
+        # MaskDCPT's code hides what the norms and the first branch return; ours, its inside.
         inside, outside = (visible, None) if self.masking == "sparse" else (None, visible)
 
-        def normed(x: jax.Array, name: str) -> Normed | jax.Array:
-            y = LayerNorm(self.norm_epsilon, dtype=self.dtype, name=name).for_kernel(x)
-            return y if outside is None else hide(y.done().astype(self.dtype), outside)
+        y = hide(norm(name="norm_1")(x), outside)
+        mix = DepthwiseConv(dtype=self.dtype, name="conv_2")
+        y1, y2 = project_and_split(y, 2, conv(2 * channels, name="conv_1"), mix, inside)
+        y = y1 * y2  # SimpleGate
+        attention = pooled(y, conv(channels, name="attention"), self.window, inside)
+        y = conv(channels, name="conv_3")(scale_channels(y, attention))
+        x = x + hide(scale_channels(y, beta), outside)
 
-        y = normed(x, "norm_1")
-        maps = Conv(2 * channels, dtype=self.dtype, name="conv_1").in_parts(y, 2)
-        maps = [hide(y, inside) for y in maps]
-        y = gate(DepthwiseConv(dtype=self.dtype, name="conv_2").of_parts(maps))
-        attention = Conv(channels, dtype=self.dtype, name="attention")
-        y = multiply_wide(y, pooled(y, attention, self.window, inside).astype(stored))
-        y = Conv(channels, dtype=self.dtype, name="conv_3")(y, residual_scale("beta"))
-        x = x + hide(y, outside)
-
-        y = normed(x, "norm_2")
-        y = gate(Conv(2 * channels, dtype=self.dtype, name="conv_4").in_parts(y, 2))
-        return x + Conv(channels, dtype=self.dtype, name="conv_5")(y, residual_scale("gamma"))
-
-
-def gate(maps: Sequence[jax.Array]) -> jax.Array:
-    """First half of the channels times the second: both [b, h, w, c], or one [b, h, w, 2c]."""
-    first, second = in_parts(maps, 2)
-    return first * second
+        y = hide(norm(name="norm_2")(x), outside)
+        y1, y2 = project_and_split(y, 2, conv(2 * channels, name="conv_4"))
+        y = conv(channels, name="conv_5")(y1 * y2)
+        return x + scale_channels(y, gamma)
 
 
 def pooled(

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dcpt_jax.models.layers import (
-    check_dtype_is_enabled,
-    check_images,
-    pad_to_multiple,
-    parameter_dtype,
-)
+from dcpt_jax.models.arguments import check_dtype_is_enabled, check_images, parameter_dtype
+from dcpt_jax.models.layers import pad_to_multiple
 from dcpt_jax.models.masking import check_visible, hide
 
 
@@ -25,8 +22,8 @@ class RestorationNetwork(nn.Module):
     bottom and right to multiples of `size_multiple` (see `pad_to_multiple` for very small ones);
     outputs are cut again, features are not.
 
-    A subclass has the fields `dtype` and `remat` besides its own, defines `size_multiple`,
-    `feature_dims` and `arguments`, and splits its forward pass in two: `body` up to the last
+    A subclass has the fields `dtype` and `remat` besides its own, defines `size_multiple`
+    and `feature_dims`, and splits its forward pass in two: `body` up to the last
     feature, `tail` behind it.
 
     Attributes:
@@ -58,7 +55,13 @@ class RestorationNetwork(nn.Module):
 
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments that rebuild this network, JSON-able; without `dtype` and `remat`."""
-        raise NotImplementedError
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        for name in ("dtype", "remat", "parent", "name"):
+            del values[name]
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+        }
 
     def body(
         self, padded: jax.Array, visible: jax.Array | None = None

@@ -9,14 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from dcpt_jax.models.layers import (
-    Conv,
-    Linear,
-    parameter_dtype,
-    positive_count,
-    positive_counts,
-)
+from dcpt_jax.models.arguments import parameter_dtype, positive_count, positive_counts
+from dcpt_jax.models.layers import Conv, Linear
 from dcpt_jax.models.masking import check_masking, hide, visible_mean
+from dcpt_jax.models.stage import run_block
 from dcpt_jax.models.transformer import (
     BlockStyle,
     Levels,
@@ -96,16 +92,6 @@ class PromptIR(Levels):
         """Channels of the features, finest first."""
         return (2 * self.dim, 4 * self.dim, 4 * self.dim)
 
-    def arguments(self) -> dict[str, Any]:
-        """Keyword arguments that rebuild this network, JSON-able; without `dtype` and `remat`."""
-        return {
-            **super().arguments(),
-            "prompt_dims": list(self.prompt_dims),
-            "prompt_sizes": list(self.prompt_sizes),
-            "prompt_len": self.prompt_len,
-            "masking": self.masking,
-        }
-
     def setup(self):
         """Names the parts; the parameters follow these names."""
         dim = self.dim
@@ -153,15 +139,15 @@ class PromptIR(Levels):
     ) -> tuple[tuple[jax.Array, ...], Any]:
         """Encoder and decoder down to half size: (prompted levels, what the tail needs)."""
         level_1, level_2, level_3, latent = self.encode(padded, visible)
-        prompted_3 = self.noise_3(self.prompt_3(latent, visible), visible)
+        prompted_3 = run_block(self.noise_3, self.prompt_3(latent, visible), visible)
         prompted_3 = self.reduce_noise_3(prompted_3)
         up_3 = self.up_3(hide(prompted_3, visible))
         decoded_3 = self.decoder_3(self.reduce_3(joined(up_3, level_3)), visible)
-        prompted_2 = self.noise_2(self.prompt_2(decoded_3, visible), visible)
+        prompted_2 = run_block(self.noise_2, self.prompt_2(decoded_3, visible), visible)
         prompted_2 = self.reduce_noise_2(prompted_2)
         up_2 = self.up_2(hide(prompted_2, visible))
         decoded_2 = self.decoder_2(self.reduce_2(joined(up_2, level_2)), visible)
-        prompted_1 = self.noise_1(self.prompt_1(decoded_2, visible), visible)
+        prompted_1 = run_block(self.noise_1, self.prompt_1(decoded_2, visible), visible)
         prompted_1 = self.reduce_noise_1(prompted_1)
         return (prompted_1, prompted_2, prompted_3), (prompted_1, level_1)
 
@@ -195,15 +181,14 @@ class Prompts(nn.Module):
         With `visible`, as in the `masking` module, the average is over visible positions (for
         "maskdcpt" over all, zero where hidden), and the prompt's convolution sees those alone.
         """
-        stored = parameter_dtype(self.dtype)
+        wide = parameter_dtype(self.dtype)
         shape = (self.count, self.size, self.size, self.features)
-        prompts = self.param("prompts", nn.initializers.uniform(1.0), shape, stored)
-        wide = x.astype(stored)
+        prompts = self.param("prompts", nn.initializers.uniform(1.0), shape, wide)
         if self.masking == "maskdcpt":
-            average = hide(wide, visible).mean(axis=(1, 2))
+            average = hide(x.astype(wide), visible).mean(axis=(1, 2))
         else:
-            average = visible_mean(wide, visible)
-        weights = nn.softmax(Linear(self.count, dtype=stored, name="mixing")(average))
+            average = visible_mean(x.astype(wide), visible)
+        weights = nn.softmax(Linear(self.count, dtype=wide, name="mixing")(average))
         prompt = jnp.einsum("bk,kijc->bijc", weights, prompts)
         prompt = resized(prompt, x.shape[1], x.shape[2]).astype(self.dtype)
         conv = Conv(self.features, size=3, use_bias=False, dtype=self.dtype, name="conv")

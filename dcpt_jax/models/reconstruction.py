@@ -9,16 +9,14 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dcpt_jax.models.layers import (
-    Conv,
+from dcpt_jax.models.arguments import (
     check_dtype_is_enabled,
     compute_dtype,
-    normal,
     parameter_dtype,
-    pixel_shuffle,
     positive_count,
     positive_counts,
 )
+from dcpt_jax.models.layers import Conv, normal, pixel_shuffle
 from dcpt_jax.models.masking import at_size_of
 
 # A map is pooled until a patch of the mask is one pixel of it, but at most so often.

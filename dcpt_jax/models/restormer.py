@@ -62,10 +62,6 @@ class Restormer(Levels):
         """Channels of the features, finest first."""
         return (2 * self.dim, 2 * self.dim, 4 * self.dim)
 
-    def arguments(self) -> dict[str, Any]:
-        """Keyword arguments that rebuild this network, JSON-able; without `dtype` and `remat`."""
-        return {**super().arguments(), "attention": self.attention}
-
     def setup(self):
         """Names the parts; the parameters follow these names."""
         relu, dim = self.attention == "relu", self.dim

@@ -11,11 +11,16 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
 
-from dcpt_jax.models.convolutions import PRODUCT, Formulation, formulation
+from dcpt_jax.models import cpu
+from dcpt_jax.models.formulation import (
+    ACCELERATOR,
+    by_platform,
+    checkpointed,
+    formulated,
+    on_cpu,
+)
 
 # From this many repetitions on, the parameters of a row are drawn together: XLA takes about 0.1 s
 # to compile each drawing of random numbers, and a large network has hundreds.
@@ -29,7 +34,7 @@ class Stage(nn.Module):
         blocks: number of blocks.
         kinds: functions that make a block from the keyword arguments `name` and `parent`; they take
             turns (SwinIR's windows are shifted in every second block).
-        remat: whether to compute each block's inner values again in the backward pass instead of
+        remat: whether to recompute each block's inner values in the backward pass instead of
             keeping them (Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016).
     """
 
@@ -47,17 +52,12 @@ class Stage(nn.Module):
         repeats, rest = divmod(self.blocks, len(self.kinds))
         if self.is_initializing() and repeats >= DRAW_FROM and not rest:
             self._draw(x, repeats)
-            return x  # of the right shape and dtype, which is all that initialising looks at
+        # One function for each kind, so that JAX traces equal blocks once.
+        functions = [block_function(make(parent=None), self.remat) for make in self.kinds]
         for i in range(self.blocks):
-            make = self.kinds[i % len(self.kinds)]
-            recompute = self.remat or formulation("block") == "products"
-            if recompute and not self.is_initializing():
-                params = self.variables["params"][f"block_{i}"]
-                applied = _applied(make(parent=None))
-                keep = rematerialised if self.remat else products_kept
-                x = keep(applied)(params, (x, visible))
-            else:
-                x = make(name=f"block_{i}")(x, visible)
+            k = i % len(self.kinds)
+            block = self.kinds[k](name=f"block_{i}")
+            x = run_block(block, x, visible, function=functions[k])
         return x
 
     def _draw(self, x: jax.Array, repeats: int) -> None:
@@ -66,66 +66,53 @@ class Stage(nn.Module):
             block = make(parent=None)
             keys = jax.random.split(self.make_rng("params"), repeats)
             draw = jax.vmap(lambda key, x, block=block: block.init(key, x)["params"], (0, None))
-            drawn = jax.jit(draw)(keys, x)  # jitted, so that only the parameters are computed
+            with formulated(ACCELERATOR):
+                drawn = jax.jit(draw)(keys, x)  # jitted, so that only the parameters are computed
             for i in range(repeats):
                 one = jax.tree.map(lambda leaf, i=i: leaf[i], drawn)
-                self.param(f"block_{i * len(self.kinds) + k}", lambda _, one=one: one)
+                self.put_variable("params", f"block_{i * len(self.kinds) + k}", one)
 
 
-def rematerialised(
-    function: Callable[[Any, Any], jax.Array], *, how: Formulation | None = None
-) -> Callable[[Any, Any], jax.Array]:
-    """The same function of (params, x), of which the backward pass keeps nothing but those two.
+def block_function(block: nn.Module, remat: bool = False) -> Callable[..., jax.Array]:
+    """A function of (params, (x, visible)) that runs a block as its platform does it best.
 
     Args:
-        function: (params, x) -> array; both trees of floating-point arrays.
-        how: "convolution" is `jax.checkpoint`; "slices" is for CPUs, whose XLA merges what that
-            computes again with the first time, so that nothing is saved. There, computing again
-            stands in one branch of a condition, which keeps it apart: eight Restormer blocks at
-            128x128 then take 134 MB in place of 749. None asks `formulation()`.
+        block: a module without parent.
+        remat: whether to keep only the inputs for the backward pass.
     """
-    if (how or formulation()) == "convolution":
-        return jax.checkpoint(function)
 
-    @jax.custom_vjp
-    def apply(params, x):
-        return function(params, x)
+    def apply(params: Any, inputs: Any) -> jax.Array:
+        return block.apply({"params": params}, *inputs)
 
-    def forward(params, x):
-        return function(params, x), (params, x)
+    def compute(params: Any, inputs: Any) -> jax.Array:
+        if not remat:
+            return checkpointed(apply)(params, inputs)
+        return (cpu.rematerialised if on_cpu() else jax.checkpoint)(apply)(params, inputs)
 
-    def again(params, x, gradient):
-        return jax.vjp(function, params, x)[1](gradient)
+    @jax.jit
+    def run(params: Any, inputs: Any) -> jax.Array:
+        return by_platform(compute, params, inputs)
 
-    def never(params, x, gradient):
-        del gradient
-        return jax.tree.map(jnp.zeros_like, (params, x))
-
-    def backward(saved, gradient):
-        # Nothing is larger than infinity, but XLA does not know that.
-        impossible = gradient.ravel()[0] > jnp.inf
-        return lax.cond(impossible, never, again, *saved, gradient)
-
-    apply.defvjp(forward, backward)
-    return apply
+    return run
 
 
-def products_kept(function: Callable[[Any, Any], jax.Array]) -> Callable[[Any, Any], jax.Array]:
-    """The same function, of which the backward pass keeps the results of convolutions and products.
+def run_block(
+    block: nn.Module,
+    x: jax.Array,
+    visible: jax.Array | None,
+    *,
+    function: Callable[..., jax.Array] | None = None,
+) -> jax.Array:
+    """Runs a block by its `block_function`; None makes a new one, without `remat`.
 
-    Everything between them (norms, gates, biases, factors) is computed again, in the kernels that
-    need it. JAX would keep several float32 maps of each norm instead.
-
-    Args:
-        function: (params, x) -> array; both trees of floating-point arrays.
+    While parameters are made or intermediate values captured, the block itself runs, so that its
+    parent sees it. Captured values are kept, so there is nothing to recompute.
     """
-    return jax.checkpoint(function, policy=_is_product)
-
-
-def _is_product(primitive: Any, *_: Any, **parameters: Any) -> bool:
-    products = (lax.conv_general_dilated_p, lax.dot_general_p)
-    return primitive in products or parameters.get("name") == PRODUCT
-
-
-def _applied(block: nn.Module) -> Callable[[Any, Any], jax.Array]:
-    return lambda params, inputs: block.apply({"params": params}, *inputs)
+    params = block.variables.get("params")
+    if block.is_initializing():
+        with formulated(ACCELERATOR):  # one formulation is traced in half the time of two
+            return block(x, visible)
+    if params is None or block.is_mutable_collection("intermediates"):
+        return block(x, visible)
+    function = function or block_function(block.clone(parent=None))
+    return function(params, (x, visible))

@@ -11,22 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from dcpt_jax.models.activations import gelu
-from dcpt_jax.models.folding import Normed
+from dcpt_jax.models.arguments import compute_dtype, positive_count, positive_counts
 from dcpt_jax.models.layers import (
     Conv,
+    LayerNorm,
     Linear,
-    compute_dtype,
+    attend_in_windows,
+    gelu,
     normal,
-    parameter_dtype,
-    positive_count,
-    positive_counts,
+    project_and_split,
 )
 from dcpt_jax.models.masking import check_masking, hide
 from dcpt_jax.models.network import RestorationNetwork
-from dcpt_jax.models.norms import LayerNorm
 from dcpt_jax.models.stage import Stage
-from dcpt_jax.models.windows import attend_in_windows, cut_windows, join_windows
 
 CONNECTIONS = ("1conv", "3conv")
 STAGES = 6
@@ -120,20 +117,6 @@ class SwinIR(RestorationNetwork):
     def feature_dims(self) -> tuple[int, ...]:
         """Channels of the features, last stage first."""
         return (self.embed_dim,) * (STAGES // 2)
-
-    def arguments(self) -> dict[str, Any]:
-        """Keyword arguments that rebuild this network, JSON-able; without `dtype` and `remat`."""
-        return {
-            "embed_dim": self.embed_dim,
-            "depths": list(self.depths),
-            "num_heads": list(self.num_heads),
-            "window_size": self.window_size,
-            "mlp_ratio": self.mlp_ratio,
-            "qkv_bias": self.qkv_bias,
-            "patch_norm": self.patch_norm,
-            "resi_connection": self.resi_connection,
-            "masking": self.masking,
-        }
 
     def setup(self):
         """Names the parts; the parameters follow these names."""
@@ -237,21 +220,34 @@ class SwinBlock(nn.Module):
         windows, seen = cut_windows(x, self.window, self.shift), None
         if visible is not None:
             seen = cut_windows(visible, self.window, self.shift)
-        y = LayerNorm(1e-5, dtype=self.dtype, name="norm_1").for_kernel(windows)
+        y = LayerNorm(1e-5, dtype=self.dtype, name="norm_1")(windows)
         if outside is not None:  # hidden pixels become zero and take part in the attention
-            y, seen = _shown(y, seen), None
+            y, seen = hide(y, seen), None
         attention = WindowAttention(self.heads, self.qkv_bias, self.dtype, name="attention")
         y = attention(y, None if seen is None else seen[..., 0])
         x = x + join_windows(y, self.window, self.shift)
-        y = LayerNorm(1e-5, dtype=self.dtype, name="norm_2").for_kernel(x)
-        y = y if outside is None else _shown(y, outside)
+        y = hide(LayerNorm(1e-5, dtype=self.dtype, name="norm_2")(x), outside)
         return hide(x + FeedForward(self.hidden, self.dtype, name="mlp")(y), outside)
 
 
-def _shown(x: Normed, visible: jax.Array) -> Normed:
-    """A norm's result [..., c], zero with its bias where `visible` [..., 1] is."""
-    y = jnp.where(visible > 0, x.done(), 0)
-    return Normed(y, jnp.ones_like(x.scale), None)
+def cut_windows(x: jax.Array, window: int, shift: int) -> jax.Array:
+    """Rolls the image by `shift` up and to the left, and cuts it.
+
+    Returns:
+        [b, h, w, c] -> [b, h / window, w / window, window * window, c].
+    """
+    b, h, w, c = x.shape
+    cells = jnp.roll(x, (-shift, -shift), axis=(1, 2))
+    cells = cells.reshape(b, h // window, window, w // window, window, c).swapaxes(2, 3)
+    return cells.reshape(b, h // window, w // window, window * window, c)
+
+
+def join_windows(windows: jax.Array, window: int, shift: int) -> jax.Array:
+    """The inverse of `cut_windows`."""
+    b, rows, columns, _, c = windows.shape
+    cells = windows.reshape(b, rows, columns, window, window, c).swapaxes(2, 3)
+    image = cells.reshape(b, rows * window, columns * window, c)
+    return jnp.roll(image, (shift, shift), axis=(1, 2))
 
 
 class WindowAttention(nn.Module):
@@ -262,14 +258,15 @@ class WindowAttention(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Normed, visible: jax.Array | None = None) -> jax.Array:
-        """Normed [b, rows, columns, n, c], n pixels of a window, to the same; see `masking`.
+    def __call__(self, x: jax.Array, visible: jax.Array | None = None) -> jax.Array:
+        """[b, rows, columns, n, c], n pixels of a window, to the same.
 
-        `visible` is [b, rows, columns, n].
+        `visible` is [b, rows, columns, n], see `masking`.
         """
-        channels = x.map.shape[-1]
-        qkv = linear(3 * channels, self.dtype, use_bias=self.qkv_bias, name="qkv")
-        y = attend_in_windows(qkv.in_parts(x, 3), self.heads, parameter_dtype(self.dtype), visible)
+        channels = x.shape[-1]
+        project = linear(3 * channels, self.dtype, use_bias=self.qkv_bias, name="qkv")
+        query, key, value = project_and_split(x, 3, project)
+        y = attend_in_windows(query, key, value, self.heads, visible)
         return linear(channels, self.dtype, name="project_out")(y)
 
 
@@ -280,10 +277,10 @@ class FeedForward(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Normed) -> jax.Array:
-        """Normed [b, h, w, c] to the same."""
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[b, h, w, c] -> [b, h, w, c]."""
         y = gelu(linear(self.hidden, self.dtype, name="expand")(x))
-        return linear(x.map.shape[-1], self.dtype, name="project")(y)
+        return linear(x.shape[-1], self.dtype, name="project")(y)
 
 
 class ThreeConvs(nn.Module):

@@ -15,22 +15,23 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from dcpt_jax.models.activations import gated_gelu
-from dcpt_jax.models.convolutions import in_parts
-from dcpt_jax.models.folding import Normed
-from dcpt_jax.models.layers import (
-    Conv,
-    DepthwiseConv,
+from dcpt_jax.models.arguments import (
     compute_dtype,
     parameter_dtype,
-    pixel_shuffle,
-    pixel_unshuffle,
     positive_count,
     positive_counts,
 )
+from dcpt_jax.models.layers import (
+    Conv,
+    DepthwiseConv,
+    LayerNorm,
+    gated_gelu,
+    pixel_shuffle,
+    pixel_unshuffle,
+    project_and_split,
+)
 from dcpt_jax.models.masking import hide
 from dcpt_jax.models.network import RestorationNetwork
-from dcpt_jax.models.norms import LayerNorm
 from dcpt_jax.models.stage import Stage
 
 NORMS = ("bias_free", "with_bias")
@@ -99,9 +100,9 @@ class TransformerBlock(nn.Module):
     def __call__(self, x: jax.Array, visible: jax.Array | None = None) -> jax.Array:
         """[b, h, w, c] -> [b, h, w, c]; `visible` as in the `masking` module."""
         style = self.style
-        y = style.layer_norm("norm_1").for_kernel(x)
+        y = style.layer_norm("norm_1")(x)
         x = x + ChannelAttention(self.heads, style, name="attention")(y, visible)
-        y = style.layer_norm("norm_2").for_kernel(x)
+        y = style.layer_norm("norm_2")(x)
         return x + FeedForward(style, name="feed_forward")(y, visible)
 
 
@@ -112,15 +113,15 @@ class ChannelAttention(nn.Module):
     style: BlockStyle
 
     @nn.compact
-    def __call__(self, x: Normed, visible: jax.Array | None = None) -> jax.Array:
-        """Normed [b, h, w, c] to the same, c a multiple of `heads`; `visible` as in `masking`."""
-        style, channels = self.style, x.map.shape[-1]
-        stored = parameter_dtype(style.dtype)
-        temperature = self.param("temperature", nn.initializers.ones, (self.heads,), stored)
-        qkv = style.conv(3 * channels, "qkv").in_parts(x, 3)
-        mixed = style.depthwise("qkv_depthwise").of_parts([hide(y, visible) for y in qkv])
+    def __call__(self, x: jax.Array, visible: jax.Array | None = None) -> jax.Array:
+        """[b, h, w, c] -> [b, h, w, c], c a multiple of `heads`; `visible` as in `masking`."""
+        style, channels = self.style, x.shape[-1]
+        wide = parameter_dtype(style.dtype)
+        temperature = self.param("temperature", nn.initializers.ones, (self.heads,), wide)
+        project, mix = style.conv(3 * channels, "qkv"), style.depthwise("qkv_depthwise")
+        qkv = project_and_split(x, 3, project, mix, visible)
         # Zero where hidden, queries and keys add nothing to the sums over pixels.
-        query, key, value = (hide(y, visible) for y in in_parts(mixed, 3))
+        query, key, value = (hide(y, visible) for y in qkv)
         y = attend(query, key, value, temperature, style.attention)
         return style.conv(channels, "project_out")(y)
 
@@ -171,14 +172,13 @@ class FeedForward(nn.Module):
     style: BlockStyle
 
     @nn.compact
-    def __call__(self, x: Normed, visible: jax.Array | None = None) -> jax.Array:
-        """Normed [b, h, w, c] to the same; `visible` as in the `masking` module."""
-        style, channels = self.style, x.map.shape[-1]
+    def __call__(self, x: jax.Array, visible: jax.Array | None = None) -> jax.Array:
+        """[b, h, w, c] -> [b, h, w, c]; `visible` as in the `masking` module."""
+        style, channels = self.style, x.shape[-1]
         hidden = int(channels * style.ffn_expansion)
-        maps = style.conv(2 * hidden, "project_in").in_parts(x, 2)
-        maps = style.depthwise("depthwise").of_parts([hide(y, visible) for y in maps])
-        first, second = in_parts(maps, 2)
-        return style.conv(channels, "project_out")(gated_gelu(first, second))
+        project, mix = style.conv(2 * hidden, "project_in"), style.depthwise("depthwise")
+        y1, y2 = project_and_split(x, 2, project, mix, visible)
+        return style.conv(channels, "project_out")(gated_gelu(y1, y2))
 
 
 class Levels(RestorationNetwork):
@@ -194,18 +194,6 @@ class Levels(RestorationNetwork):
     def size_multiple(self) -> int:
         """Heights and widths are padded to multiples of this: three times by half."""
         return 8
-
-    def arguments(self) -> dict[str, Any]:
-        """Keyword arguments that both have, JSON-able; a subclass adds its own."""
-        return {
-            "dim": self.dim,
-            "num_blocks": list(self.num_blocks),
-            "num_refinement_blocks": self.num_refinement_blocks,
-            "heads": list(self.heads),
-            "ffn_expansion": self.ffn_expansion,
-            "bias": self.bias,
-            "norm": self.norm,
-        }
 
     def check_arguments(self) -> None:
         """Checks and normalises the common fields; raises ValueError."""

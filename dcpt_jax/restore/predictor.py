@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dcpt_jax.images import checked_image
-from dcpt_jax.models.convolutions import formulated
+from dcpt_jax.models.formulation import ACCELERATOR, formulated
 from dcpt_jax.restore.ensemble import self_ensemble
 from dcpt_jax.restore.tiling import blended_spans, default_overlap, round_up, run_tiled
 
@@ -225,7 +225,7 @@ def _bytes_per_pixel(model: nn.Module, structure: Any, leaves: tuple) -> int:
     side = round_up(2 * MIN_TILE, model.size_multiple)
     image = jax.ShapeDtypeStruct((side, side, 3), jnp.float32)
     params = jax.tree.unflatten(structure, leaves)
-    with formulated("convolution"):
+    with formulated(ACCELERATOR):
         traced = jax.make_jaxpr(functools.partial(_forward, model))(params, image)
     largest = _largest_array(traced.jaxpr)
     at_once = _ARRAYS_AT_ONCE.get(model.architecture, max(_ARRAYS_AT_ONCE.values()))

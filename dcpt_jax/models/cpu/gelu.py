@@ -1,13 +1,12 @@
-"""The GELU and its gated form, which keep their inputs only for the backward pass.
+"""The exact GELU and its gated form, which keep only their inputs for the backward pass.
 
 Hendrycks and Gimpel, Gaussian Error Linear Units (2016): x times the standard normal distribution
-function of x. By `erf`, as the reference has it: XLA's `erfc`, by which `jax.nn.gelu` is computed,
-takes 2.6 times as long on CPUs. Both are computed in float32 also for bfloat16, where 1 + erf(x)
-would lose its digits, and give the dtype of their input. Gradients are reverse mode only.
+function of x. By `erf`: XLA's `erfc`, by which `jax.nn.gelu` is computed, takes 2.6 times as long
+on CPUs. Computed in float32 also for bfloat16, where 1 + erf(x) would lose its digits.
 
-The backward passes compute erf(-x) where the forward ones compute erf(x): of the same expression in
-both XLA makes one, and keeps its map from the forward to the backward pass, too. That was an eighth
-of what SwinIR's training step needs.
+The backward passes compute erf(-x) where the forward passes compute erf(x): XLA would merge equal
+expressions and keep their map from the forward to the backward pass, which took an eighth of the
+memory of SwinIR's training step.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from jax import lax
 
 @jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
-    """Phi(x), the standard normal distribution function, times x; of any shape."""
+    """Phi(x) * x, Phi the standard normal distribution function; x of any shape."""
     return (_wide(x) * _distribution(_wide(x))).astype(x.dtype)
 
 
@@ -61,12 +60,11 @@ def _wide(x: jax.Array) -> jax.Array:
 
 
 def _distribution(x: jax.Array) -> jax.Array:
-    """Of the standard normal distribution."""
     return 0.5 * (1 + lax.erf(x * math.sqrt(0.5)))
 
 
 def _distribution_again(x: jax.Array) -> jax.Array:
-    """The same for the backward pass, in other words; see above."""
+    """An equivalent expression that XLA does not merge with the forward pass."""
     return 0.5 * (1 - lax.erf(x * -math.sqrt(0.5)))
 
 

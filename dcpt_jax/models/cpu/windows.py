@@ -1,78 +1,47 @@
-"""Attention inside the windows of an image, as SwinIR uses it."""
+"""Attention inside windows that XLA runs fast on CPUs."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax import lax
 
-from dcpt_jax.models.convolutions import Formulation, formulation, in_parts
 
-
-def cut_windows(x: jax.Array, window: int, shift: int) -> jax.Array:
-    """Rolls the image by `shift` up and to the left, and cuts it.
-
-    Returns:
-        [b, h, w, c] -> [b, h / window, w / window, window * window, c].
-    """
-    b, h, w, c = x.shape
-    cells = jnp.roll(x, (-shift, -shift), axis=(1, 2))
-    cells = cells.reshape(b, h // window, window, w // window, window, c).swapaxes(2, 3)
-    return cells.reshape(b, h // window, w // window, window * window, c)
-
-
-def join_windows(windows: jax.Array, window: int, shift: int) -> jax.Array:
-    """The inverse of `cut_windows`."""
-    b, rows, columns, _, c = windows.shape
-    cells = windows.reshape(b, rows, columns, window, window, c).swapaxes(2, 3)
-    image = cells.reshape(b, rows * window, columns * window, c)
-    return jnp.roll(image, (shift, shift), axis=(1, 2))
-
-
-def attend_in_windows(
-    qkv: Sequence[jax.Array],
+def attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    bias: jax.Array | None,
     heads: int,
     wide: jnp.dtype,
-    visible: jax.Array | None = None,
-    *,
-    how: Formulation | None = None,
 ) -> jax.Array:
     """Softmax attention between the pixels of each window.
 
+    It goes through the rows of windows in up to eight parts: XLA works on the many small products
+    of a part on one core only, but on several parts at a time.
+
     Args:
-        qkv: queries, keys and values of all windows: three [b, rows, columns, pixels of a window,
-            c], or one with 3c.
+        query: [b, rows, columns, pixels of a window, c].
+        key: the same.
+        value: the same.
+        bias: None, or [b, rows, columns, pixels of a window], added to the scores of each key.
         heads: attention heads.
         wide: dtype of scores and softmax.
-        visible: None, or [b, rows, columns, pixels of a window], 0 for pixels that get no weight. A
-            window that has no others becomes zero.
-        how: formulation, see `convolutions`. "slices" goes through the rows of windows in up to
-            eight parts: XLA works on the many small products of a part on one core only, but on
-            several parts at a time.
 
     Returns:
-        [b, rows, columns, pixels of a window, c] in the dtype of `qkv`.
+        [b, rows, columns, pixels of a window, c].
     """
-    maps, bias = list(in_parts(qkv, 3)), None
-    if visible is not None:
-        maps = [jnp.where(visible[..., None] > 0, x, jnp.zeros((), x.dtype)) for x in maps]
-        # Finite, so that where no key is visible, and all get the same, the softmax is finite too.
-        bias = jnp.where(visible > 0, 0, jnp.finfo(wide).min / 2).astype(wide)
-    sliced = (how or formulation()) == "slices"
-    attend = _attend_transposed if sliced else _attend
-    parts = math.gcd(maps[0].shape[1], 8) if sliced else 1
+    maps, parts = [query, key, value], math.gcd(query.shape[1], 8)
     if parts > 1:
         maps = [_join_gradients_once(x) for x in maps]
 
     def attend_to_part(query, key, value, bias):
         *shape, n, c = query.shape
         cells = (x.reshape(-1, n, heads, c // heads) for x in (query, key, value))
-        y = attend(*cells, None if bias is None else bias.reshape(-1, n), wide)
+        y = _attend_transposed(*cells, None if bias is None else bias.reshape(-1, n), wide)
         return y.reshape(*shape, n, c)
 
     split = [[None] * parts if x is None else jnp.split(x, parts, axis=1) for x in (*maps, bias)]
@@ -98,20 +67,9 @@ def _join_backward(_, gradient):
 _join_gradients_once.defvjp(_join_forward, _join_backward)
 
 
-def _attend(query, key, value, bias, wide):
-    """Attention of t windows with n pixels: three [t, n, heads, d], and None or [t, n], to one."""
-    scores = jnp.einsum(
-        "tihd,tjhd->thij", query * query.shape[-1] ** -0.5, key, preferred_element_type=wide
-    )
-    if bias is not None:
-        scores = scores + bias[:, None, None, :]
-    weights = nn.softmax(scores).astype(query.dtype)
-    return jnp.einsum("thij,tjhd->tihd", weights, value)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _attend_transposed(query, key, value, bias, wide):
-    """The same as `_attend`, as XLA runs it fast on CPUs.
+    """Attention of t windows with n pixels: three [t, n, heads, d], and None or [t, n], to one.
 
     All is kept with a window's pixels along the last axis: products are then 64 numbers wide, where
     a head has 10 to 30 channels, and sums over keys are sums of rows. The weights are not divided

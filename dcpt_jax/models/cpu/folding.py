@@ -1,0 +1,83 @@
+"""Factors and biases of channels, applied to the kernel of a neighbouring 1x1 convolution.
+
+A norm ends with a scale and a bias for each channel, and a residual branch of NAFNet with a factor
+for each. Both can be applied to the small kernel of the 1x1 convolution after or before instead of
+the large map: (n * scale + bias) K = n (scale K) + bias K. That saves one read and write of the map
+in the forward pass and two in the backward pass, and made NAFNet's training steps a tenth faster.
+
+The layers return finished maps. While tracing for CPUs they also note how a map was made, so that
+the next layer can compute its own result from that; XLA then removes the unused map.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from dcpt_jax.models.formulation import notes
+
+# A 1x1 kernel has about as many numbers for each channel as there are channels; folding is less
+# work if the map has at least this many pixels for each channel.
+_PIXELS_FOR_A_CHANNEL = 4
+
+
+class _Norm(NamedTuple):
+    result: jax.Array  # kept alive, so that its id stays its own
+    normal: jax.Array
+    scale: jax.Array
+    bias: jax.Array | None
+
+
+class _Product(NamedTuple):
+    result: jax.Array
+    scaled_by: Callable[[jax.Array], jax.Array]
+
+
+def note_norm(
+    result: jax.Array, normal: jax.Array, scale: jax.Array, bias: jax.Array | None
+) -> None:
+    """Notes that `result` is normal * scale + bias."""
+    notes()[id(result)] = _Norm(result, normal, scale, bias)
+
+
+def note_product(result: jax.Array, scaled_by: Callable[[jax.Array], jax.Array]) -> None:
+    """Notes that `scaled_by(factor)` computes result * factor by scaling its kernel."""
+    notes()[id(result)] = _Product(result, scaled_by)
+
+
+def fold_norm(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Folds the norm that made `x`, if any, into the kernel applied to it.
+
+    Args:
+        x: a map [..., in].
+        kernel: [..., in, out] of a single pixel.
+        bias: [out], or None.
+
+    Returns:
+        A map, and the kernel and bias that give the same result for it.
+    """
+    norm = notes().get(id(x))
+    if not isinstance(norm, _Norm) or not is_worthwhile(x, kernel.shape[-2]):
+        return x, kernel, bias
+    if norm.bias is not None:
+        offset = norm.bias @ kernel.reshape(kernel.shape[-2:])
+        bias = offset if bias is None else bias + offset
+    return norm.normal, kernel * norm.scale[:, None], bias
+
+
+def scaled(x: jax.Array, factor: jax.Array) -> jax.Array | None:
+    """X * factor through the kernel of the convolution that made `x`; None if that is not known."""
+    product = notes().get(id(x))
+    if not isinstance(product, _Product) or factor.ndim != 1 or not is_worthwhile(x, factor.size):
+        return None
+    return product.scaled_by(factor)
+
+
+def is_worthwhile(x: jax.Array, channels: int) -> bool:
+    """Whether [..., c] has enough pixels for changing a kernel to be less work."""
+    return math.prod(x.shape[:-1]) >= _PIXELS_FOR_A_CHANNEL * channels

@@ -1,0 +1,124 @@
+"""Where a network is placed decides how it is computed, at lowering."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dcpt_jax.models import create_model, parameter_shapes
+from dcpt_jax.models.formulation import ACCELERATOR, CPU, by_platform, formulated, on_cpu
+from dcpt_jax.models.layers import depthwise_conv
+from tests.golden import TINY, random_params
+
+IMAGE = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
+NETWORKS = ["nafnet", *(pytest.param(n, marks=pytest.mark.slow) for n in TINY if n != "nafnet")]
+
+
+def exported_text(function, *inputs, platform):
+    return jax.export.export(jax.jit(function), platforms=[platform])(*inputs).mlir_module()
+
+
+def step_of(model):
+    def loss(params, image):
+        return jnp.square(model.apply({"params": params}, image)).mean()
+
+    return jax.value_and_grad(loss)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_exported_training_steps_have_the_formulation_of_their_platform(platform):
+    model = create_model("nafnet", **TINY["nafnet"])
+    text = exported_text(step_of(model), parameter_shapes(model), IMAGE, platform=platform)
+    grouped = f"feature_group_count = {2 * model.width} : i64" in text
+    row_loops = "stablehlo.while" in text  # of the depthwise kernel's gradient on CPUs
+    recomputed = "optimization_barrier" in text
+    assert (grouped, row_loops) == ((False, True) if platform == "cpu" else (True, False))
+    assert recomputed
+
+
+def test_an_export_for_two_platforms_has_both():
+    x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 1, 2))
+    both = jax.export.export(jax.jit(depthwise_conv), platforms=["cpu", "cuda"])(x, kernel)
+    assert "stablehlo.convolution" in both.mlir_module()
+    np.testing.assert_array_equal(both.call(x, kernel), depthwise_conv(x, kernel))
+
+
+def test_committed_inputs_and_the_default_device_decide():
+    function = jax.jit(lambda x: by_platform(lambda x: x + (1 if on_cpu() else 2), x))
+    cpu = jax.devices("cpu")[0]
+    assert function(jax.device_put(0, cpu)) == 1
+    with jax.default_device(cpu):
+        assert function(0) == by_platform(lambda x: x + (1 if on_cpu() else 2), 0) == 1
+    assert "dense<2>" in exported_text(function, 0, platform="cuda")
+
+
+def test_a_forced_formulation_holds_on_every_platform():
+    x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 1, 2))
+
+    def forced(formulation):
+        def call(x, kernel):
+            with formulated(formulation):
+                return depthwise_conv(x, kernel)
+
+        return call
+
+    for platform in ("cpu", "cuda"):
+        for formulation, plain in ((CPU, False), (ACCELERATOR, True)):
+            text = exported_text(forced(formulation), x, kernel, platform=platform)
+            assert ("stablehlo.convolution" in text) == plain
+    with formulated(CPU), formulated(ACCELERATOR):
+        assert not on_cpu()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_forward_mode_off_the_cpu(name):
+    """On a CPU by the forced formulation, and as it is exported for a GPU."""
+    with jax.enable_x64(True):
+        model = create_model(name, **TINY[name], dtype=jnp.float64)
+        params = random_params(parameter_shapes(model), 0.3)
+        params = jax.tree.map(np.float64, params)
+        rng = np.random.default_rng(0)
+        image, tangent = jnp.asarray(rng.random((2, 1, 8, 8, 3)))
+
+        def apply(image):
+            return model.apply({"params": params}, image)
+
+        def both(image, tangent):
+            y, pushed = jax.jvp(apply, (image,), (tangent,))
+            return pushed, jax.linearize(apply, image)[1](tangent), jax.vjp(apply, image)[1](y)[0]
+
+        with formulated(ACCELERATOR):
+            pushed, linear, pulled = jax.jit(both)(image, tangent)
+        np.testing.assert_allclose(linear, pushed, rtol=1e-9, atol=1e-12)
+        y = jax.jit(apply)(image)
+        assert float((pushed * y).sum()) == pytest.approx(float((pulled * tangent).sum()))
+        exported_text(both, image, tangent, platform="cuda")
+
+
+def test_forward_mode_on_a_cpu_is_refused_unless_forced():
+    x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 1, 2))
+
+    def push():
+        # A new function each time, as JAX remembers what it traced.
+        return jax.jit(lambda: jax.jvp(depthwise_conv, (x, kernel), (x, kernel)))()
+
+    with pytest.raises(TypeError, match="forward-mode"):
+        push()
+    with formulated(ACCELERATOR):
+        push()
+
+
+def test_the_table_of_accelerators_can_be_changed():
+    model = create_model("nafnet", **TINY["nafnet"])
+    params = parameter_shapes(model)
+
+    def convolutions(**changes):
+        with formulated(dataclasses.replace(ACCELERATOR, **changes)):
+            step = lambda *inputs: step_of(model)(*inputs)  # noqa: E731  JAX remembers functions
+            return str(jax.make_jaxpr(step)(params, IMAGE)).count("conv_general_dilated")
+
+    as_measured = convolutions()
+    assert as_measured < convolutions(pointwise="convolution")
+    assert as_measured < convolutions(patch="convolution")
