@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dcpt_jax import degradations, losses, models, plugins
+from dcpt_jax.data import spec
 
 ROOT = Path(__file__).resolve().parents[1]
 SNIPPETS = re.findall(
@@ -18,9 +19,9 @@ SNIPPETS = re.findall(
 
 
 def test_each_snippet_is_short():
-    assert len(SNIPPETS) == 4
+    assert len(SNIPPETS) == 5
     for name, text in SNIPPETS:
-        assert len([line for line in text.splitlines() if line.strip()]) < 25, name
+        assert len([line for line in text.splitlines() if line.strip()]) < 20, name
 
 
 def test_what_the_snippets_define_is_trained_with(tmp_path, photo_folder):
@@ -40,7 +41,8 @@ def test_what_the_snippets_define_is_trained_with(tmp_path, photo_folder):
         timeout=240,
     )
     assert done.returncode == 0, done.stderr
-    assert re.search(r"fading +6 +x 3 +75\.0% +synthetic fading", done.stdout), done.stdout
+    assert re.search(r"fading +6 +x 3 .* synthetic fading", done.stdout), done.stdout
+    assert re.search(r"noise +12 .* photos of slopes:12", done.stdout), done.stdout
     description = json.loads((tmp_path / "run/weights/model.json").read_text())
     assert description["architecture"] == "plain"
     assert description["arguments"] == {"channels": 8}
@@ -64,6 +66,8 @@ def test_names_that_are_taken_or_unfit_are_refused():
         degradations.register(
             degradations.Degradation(**{**vars(degradations.get("rain")), "name": "a:b"})
         )
+    with pytest.raises(ValueError, match="another source of data 'pairs'"):
+        spec.register("pairs", list)
     with pytest.raises(ValueError, match="another network 'nafnet'"):
         models.register(type("Other", (models.NAFNet,), {}))
 

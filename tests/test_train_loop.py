@@ -75,12 +75,17 @@ def test_tensorboard_gets_the_scalars(pretrained):
     assert found["loss"][-1] == np.float32(weights.load_weights(pretrained)[1].metrics["loss"])
 
 
-def test_a_restoration_starts_from_the_pretrained_network(tmp_path, photo_folder, pretrained):
+def test_a_restoration_starts_from_the_pretrained_network(
+    tmp_path, photo_folder, pretrained, caplog
+):
     config = tiny_config("restore", photo_folder)
     config.init_from = str(pretrained)
+    config.model.width = 6  # not that of the weights
     config.optimizer.update(learning_rate=1e-12, min_learning_rate=0.0)
     config.num_steps = 1
     loop.train(config, tmp_path)
+    assert weights.load(tmp_path)[0].width == 4
+    assert "config.model is ignored" in caplog.text
     params, description = weights.load_weights(tmp_path)
     start = weights.load_weights(pretrained)[0]
     assert set(params) == {"network"} and description.classifier is None
@@ -115,31 +120,7 @@ def test_a_restoration_continues_without_what_it_started_from(tmp_path, photo_fo
         loop.train(config, tmp_path / "run")
 
 
-def test_a_new_run_in_an_old_directory_replaces_the_weights(tmp_path, photo_folder):
-    config = tiny_config("restore", photo_folder)
-    config.num_steps = 1
-    loop.train(config, tmp_path)
-    before = arrays(tmp_path)
-    shutil.rmtree(tmp_path / "checkpoints")
-    config.seed = 5
-    loop.train(config, tmp_path)
-    after = arrays(tmp_path)
-    assert any((before[key] != after[key]).any() for key in before)
-
-
-def test_a_restoration_takes_the_architecture_of_the_weights(
-    tmp_path, photo_folder, pretrained, caplog
-):
-    config = tiny_config("restore", photo_folder)
-    config.init_from = str(pretrained)
-    config.model.width = 6
-    config.num_steps = 1
-    loop.train(config, tmp_path)
-    assert weights.load(tmp_path)[0].width == 4
-    assert "config.model is ignored" in caplog.text
-
-
-def test_the_weights_of_a_restoration_are_the_moving_average(tmp_path, photo_folder):
+def test_the_weights_are_the_moving_average_and_replaced_by_a_new_run(tmp_path, photo_folder):
     config = tiny_config("restore", photo_folder)
     config.num_steps = 3
     result = loop.train(config, tmp_path)
@@ -149,6 +130,12 @@ def test_the_weights_of_a_restoration_are_the_moving_average(tmp_path, photo_fol
         lambda a, b: float(np.abs(a - b).max()), params, result.state.params["network"]
     )
     assert max(jax.tree.leaves(moved)) > 0
+    before = arrays(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints")
+    config.update(seed=5, num_steps=1)
+    loop.train(config, tmp_path)
+    after = arrays(tmp_path)
+    assert any((before[key] != after[key]).any() for key in before)
 
 
 def test_another_config_in_the_same_directory_is_refused(tmp_path, photo_folder):

@@ -33,8 +33,8 @@ def base(mode: str) -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.mode = mode
     config.seed = 0
-    # Modules to import first, joined by commas: they register degradations, networks and terms of
-    # the loss of your own (docs/extending.md).
+    # Modules to import first, joined by commas: they register degradations, networks, terms of
+    # the loss and data sources of your own (docs/extending.md).
     config.plugins = ""
     # Folder to start from: a work directory of an earlier run or a weights folder. "" = scratch.
     config.init_from = ""

@@ -10,6 +10,7 @@ from dcpt_jax.data import dataset_files, datasets, spec
 from dcpt_jax.data.datasets import DATASETS, Dataset
 from dcpt_jax.data.pairs import Pairing, PairSource, pair_folders, pair_list
 from dcpt_jax.data.photos import PhotoSource, bundled_photos, folder_photos
+from dcpt_jax.data.registered import RegisteredSource
 from dcpt_jax.data.sources import Cache, Concatenated
 from dcpt_jax.data.spec import SourceError
 from dcpt_jax.data.tasks import Task
@@ -159,6 +160,10 @@ class SourceFactory:
             dataset = DATASETS.get(source.dataset)
             origin = f"{source.noun}s packed in {place}"
             return DescribedSource(source, origin, source.is_pairs, dataset)
+        if kind in spec.REGISTERED:
+            source = RegisteredSource(kind, place, **self._options)
+            origin = f"{source.noun}s of {kind}:{place}"
+            return DescribedSource(source, origin, source.is_pairs)
         return self._dataset(kind, place, task)
 
     def _dataset(self, name: str, folder: Path | str, task: Task) -> DescribedSource:

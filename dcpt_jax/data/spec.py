@@ -27,11 +27,13 @@ clean folder has no sub-folders, the degraded photos may lie in some nevertheles
                       must hold equally many files. For datasets whose names do not correspond.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from dcpt_jax.data.datasets import DATASETS
 
+# Kinds of a user's own: from the text behind the colon to items, see `register`.
+REGISTERED: dict[str, Callable[[str], Sequence[Any]]] = {}
 KINDS = ("photos", "pairs", "list", "tfds", "packed")
 RULES = "same, reside, begins, suffix:A, suffix:A=B, prefix:A, prefix:A=B, order"
 CLEAN_FIRST = "clean_first"
@@ -56,6 +58,24 @@ class Spec(NamedTuple):
     place: str
 
 
+def register(kind: str, open_items: Callable[[str], Sequence[Any]]) -> None:
+    """Makes a source of a user's own known: `KIND:TEXT`, as docs/extending.md shows.
+
+    Args:
+        kind: what stands before the colon.
+        open_items: from the text behind it to a sequence, with `len` and `[index]`, of clean
+            photos, uint8 or uint16 [h, w, 3] RGB, or of pairs (degraded, clean) of these. The
+            sequence is pickled for worker processes.
+
+    Raises:
+        ValueError: if there is another source of that kind.
+    """
+    taken = kind in (*KINDS, *DATASETS) or REGISTERED.get(kind, open_items) is not open_items
+    if taken:
+        raise ValueError(f"there is another source of data {kind!r}: choose a new name")
+    REGISTERED[kind] = open_items
+
+
 def parse(text: str) -> list[Spec]:
     """Splits the text of a source into its parts; see the top of this module.
 
@@ -65,10 +85,10 @@ def parse(text: str) -> list[Spec]:
     found = []
     for part in filter(None, (part.strip() for part in text.split(";"))):
         kind, colon, place = part.partition(":")
-        if not colon or not place or kind not in (*KINDS, *DATASETS):
+        if not colon or not place or kind not in (*KINDS, *REGISTERED, *DATASETS):
             raise SourceError(
-                f"{part!r} is no source of data; known: {_FORMS}{', '.join(DATASETS)}; "
-                "several joined by ;"
+                f"{part!r} is no source of data; known: {_FORMS}"
+                f"{', '.join([*DATASETS, *REGISTERED])}; several joined by ;"
             )
         if kind == "pairs":
             parse_pairs(place)

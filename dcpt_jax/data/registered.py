@@ -1,0 +1,72 @@
+"""Sources of a user's own, which a plugin registers: `spec.register`, docs/extending.md."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dcpt_jax import images
+from dcpt_jax.data.sources import Pair, Source
+from dcpt_jax.data.spec import REGISTERED, SourceError
+from dcpt_jax.data.tfds import TfdsReport
+
+
+class RegisteredSource(Source):
+    """The photos or pairs that a registered function returned, read-only.
+
+    Attributes:
+        report: what was found at the start.
+        is_pairs: True where the items are pairs.
+        on_bad_file: "skip" or "refuse"; an item that raises an ImageError is a bad one.
+        unreadable: index -> reason, of items that failed, in this process so far.
+    """
+
+    def __init__(self, kind: str, place: str, *, cache_megabytes: Any = 512, **options: Any):
+        """Opens a source, and looks at its first item.
+
+        Args:
+            kind: registered kind.
+            place: what follows it in the source's text.
+            cache_megabytes: see `PhotoSource`.
+            **options: see `Source`.
+
+        Raises:
+            SourceError: if it is empty.
+        """
+        super().__init__(cache=cache_megabytes, **options)
+        self._text = f"{kind}:{place}"
+        self._items: Sequence[Any] = REGISTERED[kind](place)
+        if not len(self._items):
+            raise SourceError(f"{self._text} has no items")
+        self.is_pairs = isinstance(self._items[0], tuple)
+        self.noun = "pair" if self.is_pairs else "photo"
+        self.report = TfdsReport(len(self._items), self.noun)
+
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        """The number of each item."""
+        return tuple(f"{i:06}" for i in range(len(self)))
+
+    def __len__(self) -> int:
+        """Number of items."""
+        return len(self._items)
+
+    def describe(self, index: int) -> str:
+        """Which item of which source."""
+        return f"item {index} of {self._text}"
+
+    def _decode(self, index: int) -> np.ndarray | Pair:
+        item = self._items[index]
+        arrays = item if self.is_pairs else (item,)
+        for array in arrays:
+            if array.dtype not in (np.uint8, np.uint16) or array.shape[2:] != (3,):
+                raise images.ImageError(
+                    f"{self.describe(index)} is {array.dtype} {array.shape}; it has to be uint8 or "
+                    "uint16 [height, width, 3], RGB"
+                )
+        return Pair(*arrays) if self.is_pairs else item
+
+    def __repr__(self) -> str:
+        """Short, since Grain shows it in its messages."""
+        return f"RegisteredSource({self._text}, {len(self)} {self.noun}s)"
