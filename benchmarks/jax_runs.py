@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import optax
 
 from benchmarks.cases import images
-from dcpt_jax.host_memory import use_kept_memory
 from dcpt_jax.models import create_model
 
 
@@ -38,7 +37,6 @@ def make(
         Functions for "forward" and "training step", which return when the device is done; and
         facts: all "arguments" of the network, the "backend" and "device", and what compiling cost.
     """
-    use_kept_memory()
     # Programs from a cache would make compiling look free.
     jax.config.update("jax_enable_compilation_cache", False)
     model = create_model(architecture, dtype=dtype, remat=remat, **arguments)

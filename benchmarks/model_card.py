@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 import dcpt_jax
-from dcpt_jax import image_folders, images, metrics
+from dcpt_jax import image_folders, images
 from dcpt_jax.evaluate import gallery, scores
 from dcpt_jax.inspect.inspector import Inspector
 from dcpt_jax.restore.predictor import Predictor
@@ -59,12 +59,7 @@ def measure(photos: Sequence[Path], weights: Path | None) -> dict[str, Any]:
             for way, restore in ways.items():
                 if way == "whole" or seed % 3 == 0:
                     results[way] = restore(degraded)
-            rows.append(
-                {
-                    way: (scores.psnr(image, target), metrics.ssim(image, target))
-                    for way, image in results.items()
-                }
-            )
+            rows.append({way: scores.of_image(image, target) for way, image in results.items()})
             verdicts.append(inspector.verdict(inspector(degraded)))
             print(f"{name}: {path.name} {rows[-1]['whole'][0]:.2f} dB, {verdicts[-1]}", flush=True)
         found[name] = {
@@ -108,9 +103,8 @@ def draw(weights: Path | None) -> np.ndarray:
         ]
         for i, image in enumerate((degraded, restore(degraded))):
             rows[i].append(image[corner[0] :, corner[1] :][:SIDE, :SIDE])
-            captions[i].append(
-                f"{('degraded', 'restored')[i]}  {scores.psnr(np.clip(image, 0, 1), clean):.1f} dB"
-            )
+            psnr = scores.of_image(np.clip(image, 0, 1), clean)[0]
+            captions[i].append(f"{('degraded', 'restored')[i]}  {psnr:.1f} dB")
     headings = [name for _, _, name in SHOWN]
     return gallery.sheet(rows, headings=headings, captions=captions)
 

@@ -8,7 +8,7 @@ the same size (see `benchmarks.torch_runs`) runs in turn with ours, in a process
 `benchmarks.in_turn`); read the ratio, not the times. Set the number of threads of PyTorch by
 --threads; XLA takes all cores it is allowed (`taskset` restricts it).
 
-On CPUs ours has huge pages (`dcpt_jax.host_memory`), as our commands have. PyTorch has the
+On CPUs ours has huge pages and keeps its memory (`MEMORY`), as in `make demo`. PyTorch has the
 environment that this is started in; with `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` it has them, too.
 
 On a GPU both run there, PyTorch if its build can. Matrix products and convolutions in float32 may
@@ -29,9 +29,14 @@ from typing import Any
 
 from benchmarks.cases import FULL, SMALL, Case
 from benchmarks.in_turn import Side, time_in_turn
-from dcpt_jax.host_memory import huge_pages
 
 WHAT = ("forward", "training step")
+# Memory in huge pages that is not returned after each step, see docs/models.md.
+MEMORY = {
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.trim_threshold=1099511627776:"
+    "glibc.malloc.mmap_threshold=1099511627776",
+    "JAX_CPU_ENABLE_ASYNC_DISPATCH": "false",
+}
 
 
 def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
@@ -59,7 +64,7 @@ def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
 def start(case: Case, options: argparse.Namespace) -> list[Side]:
     """Starts our side of a case, and PyTorch's in each of its ways where it is installed."""
     # Else JAX would take most of a GPU's memory and leave PyTorch too little.
-    environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **huge_pages(kept=True)}
+    environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **MEMORY}
     arguments = {
         "architecture": case.architecture,
         "batch": case.batch,

@@ -4,6 +4,7 @@ import runpy
 import sys
 
 from dcpt_jax import extras
+from dcpt_jax.command_line import guarded
 
 # Name, module, and what it does. `dcpt-jax NAME ...` is `python -m MODULE ...`.
 COMMANDS = (
@@ -26,6 +27,11 @@ COMMANDS = (
 
 
 def main() -> int:
+    """Runs `python -m dcpt_jax`; see `_run`."""
+    return guarded(lambda interruption: _run())
+
+
+def _run() -> int:
     """Runs the command named by the first argument, with the rest as its command line.
 
     Returns:

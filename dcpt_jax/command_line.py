@@ -72,10 +72,12 @@ def guarded(work: Callable[[Interruption], int]) -> int:
             print("interrupted", file=sys.stderr)
             return interruption.status
         except OSError as error:
-            if isinstance(error, BrokenPipeError) or not _output_works():
+            if is_of_output(error):
                 _discard_output()
             if not isinstance(error, BrokenPipeError):
-                print(f"error: {_sentence(error)}", file=sys.stderr)
+                text = error.strerror if is_of_output(error) else error
+                place = "the output cannot be written: " if is_of_output(error) else ""
+                print(f"error: {place}{text}", file=sys.stderr)
             return 1
 
 
@@ -87,12 +89,9 @@ def say(text: str) -> None:
         _discard_output()
 
 
-def _output_works() -> bool:
-    try:
-        sys.stdout.flush()
-    except OSError:
-        return False
-    return True
+def is_of_output(error: BaseException) -> bool:
+    """Whether an error is one of standard output: the system's, without a file's name."""
+    return isinstance(error, OSError) and bool(error.errno) and error.filename is None
 
 
 def _discard_output() -> None:
@@ -101,14 +100,7 @@ def _discard_output() -> None:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
-def _sentence(error: OSError) -> str:
-    """What went wrong; an error of the system without a file is one of standard output."""
-    if error.errno and error.filename is None and error.strerror:
-        return f"the output cannot be written: {error.strerror}"
-    return str(error)
-
-
-def path(text: str) -> Path:
+def expanded_path(text: str) -> Path:
     """A path on the command line, for argparse: `~` is the home folder, after `--flag=` too."""
     return Path(expand_home(text))
 

@@ -28,6 +28,10 @@ def replacing(path: Path | str) -> Iterator[Path]:
         yield temporary
         temporary.chmod(mode)  # some libraries write files that only their owner can read
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno and error.filename is None:  # a full disk does not say which file
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from dcpt_jax.command_line import UsageError, run_command
+from dcpt_jax.command_line import UsageError, expanded_path, run_command
 from dcpt_jax.evaluate import comparison, formats, results_page
 
 _DETAILS = """
@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "runs",
         nargs="*",
+        type=expanded_path,
         metavar="RUN",
         help="work directory of configs/evaluate.py, or its evaluation.json",
     )

@@ -14,7 +14,7 @@ from dcpt_jax.command_line import UsageError, run_command
     [
         (UsageError("give --this"), 2, "error: give --this\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
-        (BrokenPipeError(), 1, ""),
+        (BrokenPipeError(32, "Broken pipe"), 1, ""),
         (
             FileNotFoundError(2, "No such file", "a.png"),
             1,

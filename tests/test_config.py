@@ -326,6 +326,7 @@ def test_an_unknown_preset_lists_the_known_ones(arg):
     [
         ("batch_size", 0, "config.batch_size is 0"),
         ("num_steps", 0, "config.num_steps"),
+        ("seed", 10**23, "config.seed is 1000.*; it has to be from 0 to 4294967295"),
         ("tasks", "6d", "config.tasks.*5d"),
         ("dtype", "float16", "bfloat16"),
         ("matmul_precision", "tf32", "default, high, highest"),

@@ -116,7 +116,7 @@ def test_a_folder_is_restored_with_its_structure_and_a_second_run_skips_it(
     before = (tmp_path / "out/one.png").stat().st_mtime_ns
     assert run(*arguments) == 0
     shown = capsys.readouterr().out
-    assert f"skipped (exists): {tmp_path / 'out/one.png'}" in shown
+    assert f"skipped (exists; see --overwrite): {tmp_path / 'out/one.png'}" in shown
     assert shown.splitlines()[-1].startswith("0 restored, 2 skipped, 0 failed in ")
     assert (tmp_path / "out/one.png").stat().st_mtime_ns == before
 
@@ -287,6 +287,45 @@ def test_a_mark_alone_does_not_make_a_photo_a_result(tmp_path):
     put(tmp_path / "in/old_restored.png")
     assert targets([tmp_path / "in"], tmp_path / "out") == ["old_restored.png"]
     assert targets([tmp_path / "in"], tmp_path / "in") == ["old_restored_restored.png"]
+
+
+def test_a_single_photo_can_go_to_a_file(tmp_path, identity, capsys):
+    one = str(put(tmp_path / "one.png"))
+    single = tmp_path / "new" / "single.jpg"
+    assert main([one, "--output", str(single)]) == 0
+    assert single.is_file()
+    assert main([one, "--output", str(single)]) == 0
+    assert "skipped (exists; see --overwrite)" in capsys.readouterr().out
+    for arguments, message in (
+        ([one, "--output", one], "is the photo itself"),
+        ([one, "--output", str(tmp_path / "a.jpg"), "--format", "png"], "is no png file"),
+        ([one, one, "--output", str(tmp_path / "a.png")], "names a file, but the inputs are"),
+        ([str(tmp_path), "--output", str(tmp_path / "a.png")], "names a file, but the inputs are"),
+    ):
+        assert main(arguments) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_results_that_are_removed_meanwhile_are_failures(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+
+    def remove(image):
+        shutil.rmtree(out)  # with what was written before
+        return image
+
+    restores_by(monkeypatch, remove)
+    inputs = [str(put(tmp_path / name)) for name in ("a.png", "b.png")]
+    assert main([*inputs, "--output", str(out)]) == 1
+    shown = capsys.readouterr()
+    assert f"failed: {out / 'a.png'}: was removed again" in shown.err
+    assert "1 restored, 0 skipped, 1 failed" in shown.out
+
+
+def test_the_home_folder_is_expanded_behind_the_equals_sign(tmp_path, identity, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    put(tmp_path / "one.png")
+    assert main(["~/one.png", "--output=~/out"]) == 0
+    assert (tmp_path / "out" / "one.png").is_file()
 
 
 def test_photos_with_the_same_name_get_different_ones(tmp_path):
@@ -517,7 +556,7 @@ def test_max_pixels_is_an_option(tmp_path, identity, capsys):
         ({"--weights": "nothing"}, "--weights nothing: no such folder"),
         ({"--weights": "empty"}, "--weights empty cannot be used: no weights in"),
         ({"--weights": "damaged"}, "--weights damaged cannot be used: .*does not describe weights"),
-        ({"--output": "photo.png"}, "--output photo.png cannot be a folder"),
+        ({"--output": "photo.png"}, "--output photo.png is the photo itself"),
         ({"input": "empty"}, "failed: empty: no images in this folder .*\n.*there is no image"),
         ({"input": "nothing"}, "failed: nothing: no such file or folder\n.*there is no image"),
     ],

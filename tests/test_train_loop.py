@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from dcpt_jax import config as configs
 from dcpt_jax import weights
@@ -67,12 +68,24 @@ def scalars(workdir):
 
 def test_tensorboard_gets_the_scalars(pretrained):
     found = scalars(pretrained)
-    assert {"loss", "loss_pixel", "loss_class", "accuracy", "data_wait"} <= set(found)
-    assert {"learning_rate_network", "learning_rate_classifier", "steps_per_second"} <= set(found)
-    assert {"gradient_norm_network", "images_per_second", "tflops_per_second"} <= set(found)
-    assert found["host_memory_gb"][-1] > 0.1
-    assert len(found["loss"]) == 3  # steps 4, 8 and 12
-    assert found["loss"][-1] == np.float32(weights.load_weights(pretrained)[1].metrics["loss"])
+    assert {"loss/loss", "loss/pixel", "loss/class", "quality/accuracy"} <= set(found)
+    assert {"schedule/learning_rate_network", "schedule/gradient_norm_network"} <= set(found)
+    assert {"speed/data_wait", "speed/images_per_second", "speed/tflops_per_second"} <= set(found)
+    assert {tag.partition("/")[0] for tag in found} == {"loss", "quality", "schedule", "speed"}
+    assert found["speed/host_memory_gb"][-1] > 0.1
+    assert len(found["loss/loss"]) == 3  # steps 4, 8 and 12
+    assert found["loss/loss"][-1] == np.float32(weights.load_weights(pretrained)[1].metrics["loss"])
+
+
+def test_the_folder_of_a_run_tells_its_story(pretrained):
+    config = json.loads((pretrained / "config.json").read_text())
+    assert config["mode"] == "pretrain" and config["num_steps"] == 12
+    lines = [json.loads(line) for line in (pretrained / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss/loss" in line] == [4, 8, 12]
+    with Image.open(pretrained / "curves.png") as curves:
+        assert curves.width > 500 and len(curves.convert("L").getcolors()) > 3
+    log = (pretrained / "log.txt").read_text()
+    assert "starting from scratch" in log and "pretrain 12/12" in log and "weights: " in log
 
 
 def test_a_restoration_starts_from_the_pretrained_network(
@@ -204,11 +217,11 @@ def assert_pictures(workdir, *, count):
 
     events = event_accumulator.EventAccumulator(str(workdir), {"tensors": 0})
     events.Reload()
-    found = events.Tensors("degraded | restored | clean")
+    found = events.Tensors("pictures")
     assert len(found) == count
     for event in found:
         width, height, png = event.tensor_proto.string_val
-        assert (int(width), int(height)) == (3 * 16 + 2 * 6, 5 * 16 + 4 * 6)
+        assert int(width) > 3 * 160 and int(height) > 5 * 160  # enlarged
         assert png.startswith(b"\x89PNG")
 
 

@@ -282,7 +282,7 @@ def test_the_command_in_two_processes_draws_and_validates(tmp_path, photo_folder
     # 15 samples, so that one process has one more than the other, from the bundled photos.
     for metric in ("psnr", "psnr_haze", "ssim"):
         found, expected = (
-            scalars(tmp_path / name)[f"validation/{metric}"] for name in ("run", "one")
+            scalars(tmp_path / name)[f"quality/validation/{metric}"] for name in ("run", "one")
         )
         np.testing.assert_allclose(found, expected, rtol=1e-3)
 

@@ -72,6 +72,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _known("dtype", config.dtype, ("float32", "bfloat16"))
     _known("matmul_precision", config.matmul_precision, ("default", "high", "highest"))
     _at_least("batch_size", config.batch_size, 1)
+    if not 0 <= config.seed < 2**32:
+        raise ConfigError(f"config.seed is {config.seed}; it has to be from 0 to {2**32 - 1}")
     mode = MODES[config.mode]
     if not mode.trains:
         if not config.init_from:

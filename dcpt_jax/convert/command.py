@@ -13,12 +13,13 @@ import numpy as np
 from flax import linen as nn
 
 from dcpt_jax import weights
-from dcpt_jax.command_line import run_command, say
+from dcpt_jax.command_line import expanded_path, is_of_output, run_command, say
 from dcpt_jax.convert import files
 from dcpt_jax.convert.messages import printable
 from dcpt_jax.convert.naming import to_torch
 from dcpt_jax.convert.other_files import weights_files_in
 from dcpt_jax.convert.reading import ReadFile, read_file, summary
+from dcpt_jax.devices import start_devices
 from dcpt_jax.labels import FLAT, KINDS, Labels, numbered_names
 
 _DETAILS = """
@@ -59,11 +60,21 @@ def parser() -> argparse.ArgumentParser:
         epilog=_DETAILS,
     )
     add = result.add_argument
-    add("input", type=Path, metavar="IN", help=".pth or .safetensors file, or weights folder")
-    add("output", type=Path, metavar="OUT", help="folder, .pth or .safetensors file to write")
+    add(
+        "input",
+        type=expanded_path,
+        metavar="IN",
+        help=".pth or .safetensors file, or weights folder",
+    )
+    add(
+        "output",
+        type=expanded_path,
+        metavar="OUT",
+        help="folder, .pth or .safetensors file to write",
+    )
     add(
         "--classifier",
-        type=Path,
+        type=expanded_path,
         metavar="FILE",
         help="file of the degradation classifier that belongs to the network: read if IN is a "
         "file, written if IN is a folder",
@@ -153,10 +164,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Converts what the options say; returns the exit status, see --help."""
     try:
+        start_devices()
         convert(options)
-    except BrokenPipeError:
-        raise
     except (OSError, ValueError) as error:
+        if is_of_output(error):
+            raise
         lines = (printable(line, 10_000) for line in str(error).splitlines())
         print("error:", "\n".join(lines), file=sys.stderr)
         return 1

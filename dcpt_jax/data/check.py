@@ -23,16 +23,18 @@ from absl import flags
 
 from dcpt_jax import config as configs
 from dcpt_jax import extras, image_folders, images
+from dcpt_jax.command_line import UsageError, guarded
+from dcpt_jax.config import flags as config_flags
 from dcpt_jax.data import classes
 from dcpt_jax.data.classes import ClassResult
 from dcpt_jax.data.pairs import PairSource, SizeError
 from dcpt_jax.data.photos import PhotoSource
 from dcpt_jax.data.sources import Concatenated
+from dcpt_jax.interruption import Interruption
 from dcpt_jax.modes import MODES
 
 with extras.needed("train", "dcpt_jax.data.check"):
     import ml_collections
-    from ml_collections import config_flags
 
 _USAGE = """python -m dcpt_jax.data.check --config=configs/restore.py:nafnet,5d \\
     --config.data.datasets=/data
@@ -301,24 +303,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
-    for stream in (sys.stdout, sys.stderr):  # file names may hold bytes that are not text
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
     argv = list(sys.argv if argv is None else argv)
-    if {"-h", "--help", "-help"} & set(argv[1:]):
-        print(_USAGE)
-        return 0
     # What is bad is shown below the table, not as warnings above it.
     logger = logging.getLogger("dcpt_jax")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        return _check(argv)
+        return guarded(lambda interruption: _check(argv, interruption))
     finally:
         logger.setLevel(level)
 
 
-def _check(argv: Sequence[str]) -> int:
+def _check(argv: Sequence[str], interruption: Interruption) -> int:
+    if {"-h", "--help", "-help"} & set(argv[1:]):
+        print(_USAGE)
+        return 0
     try:
         config, values = _parse(argv)
         if not config.tasks:
@@ -337,9 +336,8 @@ def _check(argv: Sequence[str]) -> int:
             repeats=configs.repeats_of(config),
             **data,
         )
-    except (flags.Error, AttributeError, KeyError, ValueError, OSError) as error:
-        print(f"error: {_message(error)}", file=sys.stderr)
-        return 2
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error)) from error
     with tqdm.tqdm(
         total=count_items(opened),
         unit="file",
@@ -347,7 +345,12 @@ def _check(argv: Sequence[str]) -> int:
         leave=False,
         dynamic_ncols=True,
     ) as bar:
-        found = check(opened, decode=values.decode, progress=bar.update)
+
+        def step() -> None:
+            interruption.check()
+            bar.update()
+
+        found = check(opened, decode=values.decode, progress=step)
     print(
         report(
             found,
@@ -359,29 +362,17 @@ def _check(argv: Sequence[str]) -> int:
     return 1 if is_bad(found) else 0
 
 
-def _message(error: Exception) -> str:
-    """An error's text; of one inside a config file, the text alone and not where it arose."""
-    text = str(error).strip()
-    return text.splitlines()[-1].partition(": ")[2] if "Traceback" in text else text
-
-
 def _parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, flags.FlagValues]:
     """The config and the other flags; a set of flags of its own, apart from those of the runs."""
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "Config of the run.", flag_values=values)
+    config_flags.define(values)
     flags.DEFINE_bool("decode", False, "Decode every file.", flag_values=values)
     flags.DEFINE_enum("split", None, ["train", "held_out"], "Which data.", flag_values=values)
-    argv, of_classes = configs.take_class_flags(configs.locate(argv))
-    before, sys.argv = sys.argv, list(argv)  # the config's flag looks there for its overrides
-    try:
-        rest = values(argv)
-    finally:
-        sys.argv = before
-    if len(rest) > 1:
-        raise ValueError(f"unexpected {rest[1]!r}; everything is set by --flags")
+    others = config_flags.parse(argv, values)
+    if others:
+        raise configs.ConfigError(f"unexpected {others[0]!r}; everything is set by --flags")
     if values.config is None:
-        raise ValueError("--config is missing, e.g. --config=configs/restore.py:nafnet,5d")
-    configs.set_class_flags(values.config, of_classes)
+        raise configs.ConfigError("--config is missing, e.g. --config=configs/restore.py:nafnet,5d")
     return values.config, values
 
 

@@ -25,6 +25,7 @@ import numpy as np
 import tqdm
 
 from dcpt_jax import extras, images
+from dcpt_jax.command_line import UsageError, expanded_path, is_of_output, run_command
 from dcpt_jax.data import packed
 from dcpt_jax.data.dataset_files import DatasetError
 from dcpt_jax.data.manifest import (
@@ -39,6 +40,7 @@ from dcpt_jax.data.manifest import (
 from dcpt_jax.data.packed import Record
 from dcpt_jax.data.source_factory import open_source
 from dcpt_jax.data.spec import SourceError
+from dcpt_jax.files import expand_home
 
 _LARGEST_OPTION = 1_000_000
 _WRITERS = {"none": "group_size:1,uncompressed", "zstd": "group_size:1,zstd:3"}
@@ -354,7 +356,7 @@ def parser() -> argparse.ArgumentParser:
     add = result.add_argument
     default = Options()
     add("sources", nargs="+", metavar="SOURCE", help="folder, or another source, see below")
-    add("--output", type=Path, metavar="DIR", help="folder for the files")
+    add("--output", type=expanded_path, metavar="DIR", help="folder for the files")
     add("--size", type=_positive, default=default.size, help="of sub-images (%(default)s pixels)")
     add(
         "--stride",
@@ -389,18 +391,35 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status, except that argparse itself exits with 2."""
-    for stream in (sys.stdout, sys.stderr):  # file names may hold bytes that are not text
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-    options = parser().parse_args(arguments)
+    return run_command(parser(), run, arguments)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs the packing, or the verification, described by `options`.
+
+    Raises:
+        UsageError: if nothing can be packed, or the folder cannot be written.
+    """
+    options.sources = [expand_home(source) for source in options.sources]
     try:
         return _verify(options) if options.verify else _pack(options)
     except (PackError, SourceError, OSError, ImportError, images.ImageError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        if is_of_output(error):
+            raise
+        raise UsageError(str(error)) from error
     except KeyboardInterrupt:
-        print("interrupted: finished files are kept; the same command continues", file=sys.stderr)
-        return 130
+        print("finished files are kept; the same command continues", file=sys.stderr)
+        raise
+
+
+def _progress(bar: tqdm.tqdm, options: argparse.Namespace) -> Callable[[int], None]:
+    """Counts on a bar, and stops where the command was interrupted."""
+
+    def step(count: int) -> None:
+        bar.update(count)
+        options.interruption.check()
+
+    return step
 
 
 def _pack(options: argparse.Namespace) -> int:
@@ -436,7 +455,7 @@ def _pack(options: argparse.Namespace) -> int:
             ),
             threads=options.threads,
             overwrite=options.overwrite,
-            progress=bar.update,
+            progress=_progress(bar, options),
         )
     size = sum(shard.bytes for shard in manifest.shards) / 1e6
     skipped = len(manifest.skipped) + len(manifest.left_out)
@@ -464,7 +483,7 @@ def _verify(options: argparse.Namespace) -> int:
     for place in options.sources:
         total = read_manifest(Path(place)).records
         with tqdm.tqdm(total=total, unit="record", disable=not sys.stderr.isatty()) as bar:
-            problems = packed.verify(place, progress=bar.update)
+            problems = packed.verify(place, progress=_progress(bar, options))
         for problem in problems:
             print(f"damaged: {problem}", file=sys.stderr)
         print(f"{place}: {f'{len(problems)} problems' if problems else f'{total:,} records, good'}")

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from dcpt_jax import images
+from dcpt_jax.command_line import UsageError, is_of_output, run_command
 from dcpt_jax.data import dataset_files, datasets, pairs, spec
 from dcpt_jax.data.pairs import Pairing
 from dcpt_jax.data.sources import unique_names
 from dcpt_jax.data.tfds import first_line, import_tfds
+from dcpt_jax.files import expand_home
 
 SET_VERSION = "1.0.0"
 _SPLITS = {"train": "train", "held_out": "test"}
@@ -104,25 +106,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m dcpt_jax.data.tfds_build", description=__doc__.split("\n\n")[1]
     )
     parser.add_argument("name", help="of a public dataset (docs/data.md), or of your own")
-    parser.add_argument("--manual", help="folder that the public dataset was unpacked to")
+    parser.add_argument(
+        "--manual", type=expand_home, help="folder that the public dataset was unpacked to"
+    )
     parser.add_argument("--task", default="", help="class, of sets that hold several (cdd11)")
     for split in _SPLITS.values():
         parser.add_argument(
             f"--{split}",
+            type=expand_home,
             metavar="DEGRADED_DIR,CLEAN_DIR[,RULE]",
             help=f"pairs of the {split} split of a set of your own",
         )
-    parser.add_argument("--data_dir", required=True, help="folder of TFDS datasets to write to")
+    parser.add_argument(
+        "--data_dir", type=expand_home, required=True, help="folder of TFDS datasets to write to"
+    )
     parser.add_argument(
         "--overwrite", action="store_true", help="make a set anew that is there already"
     )
-    for stream in (sys.stdout, sys.stderr):  # file names may hold bytes that are not text
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-    options = parser.parse_args(argv)
+    return run_command(parser, run, argv)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Builds the set described by `options`.
+
+    Raises:
+        UsageError: if nothing can be built.
+    """
     own = {s: getattr(options, s) for s in _SPLITS.values() if getattr(options, s)}
     if bool(options.manual) == bool(own):
-        parser.error("give either --manual, or --train and / or --test")
+        raise UsageError("give either --manual, or --train and / or --test")
     name = options.name
     try:
         if own:
@@ -136,8 +148,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{name}, {split}: {len(pairing)} pairs, {len(pairing.unpaired)} files without")
         folder = build(name, splits, options.data_dir, overwrite=options.overwrite)
     except (BuildError, ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        if is_of_output(error):
+            raise
+        raise UsageError(str(error)) from error
     print(f"wrote {folder}; read it with --config.data.sources.CLASS=tfds:{folder.parent}")
     return 0
 

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from dcpt_jax import degradations, files
+from dcpt_jax.command_line import UsageError, expanded_path, run_command
 
 _CAPTION_HEIGHT = 20  # pixels
 _FRAME = 4  # pixels of white between pictures
@@ -138,15 +139,25 @@ def _read_photo(path: Path | None) -> np.ndarray:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, help="PNG or JPEG file to write")
+    parser.add_argument("--output", type=expanded_path, help="PNG or JPEG file to write")
     parser.add_argument("--table", action="store_true", help="print the table of all classes")
-    parser.add_argument("--photo", type=Path, help="photo to degrade; default: one of scikit-image")
+    parser.add_argument(
+        "--photo", type=expanded_path, help="photo to degrade; default: one of scikit-image"
+    )
     parser.add_argument("--cell", type=int, default=256, help="side of each picture (pixels)")
     parser.add_argument("--crop", type=int, default=0, help="degrade only this many middle pixels")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
     parser.add_argument("--draws", type=int, default=0, help="further draws of the strongest")
     parser.add_argument("--only", default="", help="names of degradations, separated by commas")
-    options = parser.parse_args(arguments)
+    return run_command(parser, run, arguments)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Draws the sheet, or prints the table, described by `options`.
+
+    Raises:
+        UsageError: if it cannot be drawn.
+    """
     if options.table:
         print(table())
         if options.output is None:
@@ -168,8 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             only=[name.strip() for name in options.only.split(",") if name.strip()],
         )
     except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
+        raise UsageError(str(error)) from error
     bgr = cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR)
     # Full colour resolution, or the sheet itself would blur the mosaic's colours.
     full_colour = [

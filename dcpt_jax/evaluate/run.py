@@ -21,6 +21,7 @@ from dcpt_jax.data import held_out
 from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.evaluate import baselines, comparison, formats, gallery, saving, scores
 from dcpt_jax.evaluate.tables import BaselineResult, ClassResult, Evaluation, aligned
+from dcpt_jax.interruption import Interruption
 from dcpt_jax.labels import Labels
 from dcpt_jax.precision import products_in
 from dcpt_jax.restore import predictor
@@ -30,7 +31,6 @@ SHEET_HEIGHT = 2400  # pixels of all pictures of the sheet above one another, at
 SHOWN_SIDE = 256  # of whole images, the middle is shown
 JUDGED_SIDE = 512  # and classified: classifiers learn from crops smaller than this
 WHOLE = "whole images"
-DEFAULT_METRIC = metrics.Convention()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +109,9 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> Evaluati
         restored = saving.save_each(restored, [task.name for task in tasks], config.save_images)
     pictures = PictureSheet([task.name for task in tasks], counts, data.crop_size)
     convention = metrics.Convention(config.channel, config.rounding)
-    with products_in(config.matmul_precision):  # `restored` is computed while it is scored
+    # `restored` is computed while it is scored.
+    with products_in(config.matmul_precision), Interruption() as interruption:
+        restored = _until_interrupted(restored, interruption)
         evaluation = score(tasks, restored, judge, pictures, metric=convention, methods=methods)
     evaluation = dataclasses.replace(
         evaluation,
@@ -216,14 +218,13 @@ def score(
     judge: Judge | None,
     pictures: "PictureSheet",
     *,
-    metric: metrics.Convention = DEFAULT_METRIC,
+    metric: metrics.Convention = scores.DEFAULT,
     methods: Sequence[baselines.Method] = (),
 ) -> Evaluation:
     """Means per class, also of other methods, and what a classifier said that knows all classes."""
     names = [task.name for task in tasks]
     # Of each class, of each sample: PSNR and SSIM of degraded, restored and each method's image.
     measured: dict[int, list[tuple[list[float], list[float]]]] = {i: [] for i in range(len(tasks))}
-    options = {"channel": metric.channel, "rounding": metric.rounding}
     truth = judge.truth(tasks) if judge is not None else None
     said = np.zeros_like(truth, int) if truth is not None else None
     exact, nothing = np.zeros((2, len(tasks)), int)
@@ -232,16 +233,15 @@ def score(
             *(np.clip(sample.degraded, 0, 1), image),
             *(method(sample.degraded) for method in methods),
         )
-        pairs = [(one, sample.clean) for one in found]
-        psnr = [scores.psnr(*pair, **options) for pair in pairs]
-        ssim = [metrics.ssim(*pair, **options) for pair in pairs]
+        scored = [scores.of_image(one, sample.clean, convention=metric) for one in found]
+        psnr, ssim = map(list, zip(*scored, strict=True))
         measured[sample.task].append((psnr, ssim))
         pictures.offer(sample, image, *psnr[:2])
         if truth is not None:
             seen = _middle(sample.degraded, JUDGED_SIDE)
             answer = judge.predict(np.ascontiguousarray(seen)[None])[0]
             said[sample.task] += answer
-            exact[sample.task] += (answer == truth[sample.task]).all()
+            exact[sample.task] += int(scores.of_answer(answer, truth[sample.task]))
             nothing[sample.task] += not answer.any()
     means = np.array([np.mean(measured[i], axis=0) for i in range(len(tasks))])
     classes = tuple(
@@ -256,7 +256,14 @@ def score(
     if truth is not None and judge.labels.multi_hot:
         results |= {"truth": truth, "exact": exact, "nothing": nothing}
     outputs = judge.labels.names if truth is not None else ()
-    return Evaluation(classes, scores.convention(**options), said, outputs, **results)
+    return Evaluation(classes, scores.describe(metric), said, outputs, **results)
+
+
+def _until_interrupted(items: Iterable[Any], interruption: Interruption) -> Iterator[Any]:
+    """The items; raises KeyboardInterrupt between two of them after Ctrl-C or SIGTERM."""
+    for item in items:
+        interruption.check()
+        yield item
 
 
 class PictureSheet:

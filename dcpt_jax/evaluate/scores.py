@@ -1,23 +1,43 @@
 """How one sample is scored, in an evaluation as in the validation of a training run."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from dcpt_jax import metrics
 
+IMAGE_METRICS = ("psnr", "ssim")
+DEFAULT = metrics.Convention()
 
-def psnr(
+
+def of_image(
     image: np.ndarray,
     clean: np.ndarray,
-    *,
-    channel: metrics.Channel = "rgb",
-    rounding: metrics.Rounding = "uint8",
-) -> float:
-    """PSNR in dB of images [h, w, 3], at most `metrics.PSNR_LIMIT`; see `metrics.psnr`."""
-    value = metrics.psnr(image, clean, channel=channel, rounding=rounding)
-    return min(value, metrics.PSNR_LIMIT)
+    names: Sequence[str] = IMAGE_METRICS,
+    convention: metrics.Convention = DEFAULT,
+) -> list[float]:
+    """Scores of a restored image.
+
+    Args:
+        image: float [h, w, 3] in [0, 1].
+        clean: what it should be.
+        names: of the metrics, "psnr" (dB, at most `metrics.PSNR_LIMIT`) or "ssim".
+        convention: of both.
+    """
+    options = {"channel": convention.channel, "rounding": convention.rounding}
+    found = []
+    for name in names:
+        value = getattr(metrics, name)(image, clean, **options)
+        found.append(min(value, metrics.PSNR_LIMIT) if name == "psnr" else value)
+    return found
 
 
-def convention(*, channel: metrics.Channel = "rgb", rounding: metrics.Rounding = "uint8") -> str:
-    """Name of the convention of `psnr` and of `metrics.ssim`, for tables."""
-    limit = f"at most {metrics.PSNR_LIMIT:.0f} dB a sample"
-    return f"{metrics.convention(channel=channel, rounding=rounding)}, {limit}"
+def of_answer(said: np.ndarray, truth: np.ndarray) -> float:
+    """1 if a classifier's answer, 0/1 [outputs], is right in every output; else 0."""
+    return float((said == truth).all())
+
+
+def describe(convention: metrics.Convention) -> str:
+    """Name of the convention of `of_image`, for tables."""
+    name = metrics.convention(channel=convention.channel, rounding=convention.rounding)
+    return f"{name}, at most {metrics.PSNR_LIMIT:.0f} dB a sample"

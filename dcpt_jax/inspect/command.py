@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dcpt_jax import image_folders, images
-from dcpt_jax.command_line import Display, UsageError, pixel_limit, run_command
+from dcpt_jax.command_line import Display, UsageError, expanded_path, pixel_limit, run_command
 
 _SHOWN = 0.005  # probabilities below this are left out of the table
 
@@ -45,14 +45,14 @@ def parser() -> argparse.ArgumentParser:
     add(
         "inputs",
         nargs="+",
-        type=Path,
+        type=expanded_path,
         metavar="PHOTO",
         help="image file, or folder that is searched with its sub-folders; "
         "put -- before names that begin with a dash",
     )
     add(
         "--weights",
-        type=Path,
+        type=expanded_path,
         metavar="W",
         help="weights folder, or work directory of a training run, that holds a classifier "
         "(default: the network that comes with this package)",
@@ -141,6 +141,7 @@ def _inspect_all(
     if not options.json:
         display.line(_row(("file", "verdict", "probabilities"), widths))
     for photo in photos:
+        options.interruption.check()
         try:
             found = inspector(images.read_image(photo, max_pixels=options.max_pixels))
         except Exception as error:  # whatever one file does to the libraries, the others go on
@@ -156,6 +157,7 @@ def _inspect_all(
                 shown = (f"{name} {p:.0%}" for name, p in found.items() if p >= _SHOWN)
                 display.line(_row((str(photo), verdict, ", ".join(shown)), widths))
         display.done()
+    options.interruption.check()
     return failed
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dcpt_jax import files, image_folders, images
-from dcpt_jax.command_line import UsageError, run_command
+from dcpt_jax.command_line import UsageError, expanded_path, run_command
 
 _DETAILS = """
 what is computed
@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     add = result.add_argument
     add(
         "--weights",
-        type=Path,
+        type=expanded_path,
         nargs="+",
         action="extend",
         default=[],
@@ -84,14 +84,19 @@ def parser() -> argparse.ArgumentParser:
         help="untrained networks, shown above the others: nafnet, restormer, promptir or swinir at "
         "the paper's size, or a weights folder whose architecture to take",
     )
-    add("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
+    add("--output", type=expanded_path, required=True, metavar="DIR", help="folder for the results")
     add(
         "--tasks",
         default="5d",
         metavar="SET",
         help="task set (5d, 10d, cdd11) or classes separated by commas (default: %(default)s)",
     )
-    add("--photos", type=Path, metavar="DIR", help="clean photos (default: the bundled ones)")
+    add(
+        "--photos",
+        type=expanded_path,
+        metavar="DIR",
+        help="clean photos (default: the bundled ones)",
+    )
     add(
         "--images",
         type=_positive,

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dcpt_jax.interruption import Interruption
+
 BATCH_SIZE = 8
 
 
@@ -75,13 +77,15 @@ def features(
             flattened = np.memmap(file, np.float32, "w+", shape=size)
         pooled = np.empty((len(images), 2 * shape[-1]), np.float32)
         levels.append(Level(flattened, pooled, shape))
-    for start in range(0, len(images), batch_size):
-        start = min(start, len(images) - batch_size)  # the last batch is full: one program
-        rows = slice(start, start + batch_size)
-        batch = np.asarray(images[rows], np.float32)
-        for level, (maps, pooled) in zip(levels, _features(model, params, batch), strict=True):
-            level.flattened[rows] = np.asarray(maps).reshape(batch_size, -1)
-            level.pooled[rows] = pooled
+    with Interruption() as interruption:
+        for start in range(0, len(images), batch_size):
+            interruption.check()
+            start = min(start, len(images) - batch_size)  # the last batch is full: one program
+            rows = slice(start, start + batch_size)
+            batch = np.asarray(images[rows], np.float32)
+            for level, (maps, pooled) in zip(levels, _features(model, params, batch), strict=True):
+                level.flattened[rows] = np.asarray(maps).reshape(batch_size, -1)
+                level.pooled[rows] = pooled
     return tuple(levels)
 
 

@@ -2,10 +2,14 @@
 
 import sys
 
-from dcpt_jax.host_memory import start_with_huge_pages
+from dcpt_jax.command_line import guarded
 
-if __name__ == "__main__":
-    start_with_huge_pages("dcpt_jax.restore", kept=False)
+
+def _import_and_run() -> int:
     from dcpt_jax.restore.command import main
 
-    sys.exit(main())
+    return main()
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda interruption: _import_and_run()))

@@ -18,20 +18,22 @@ import numpy as np
 
 from dcpt_jax import image_folders, images
 from dcpt_jax import photo as photos
-from dcpt_jax.command_line import Display, UsageError, pixel_limit, run_command
+from dcpt_jax.command_line import Display, UsageError, expanded_path, pixel_limit, run_command
 from dcpt_jax.metadata import Metadata
-from dcpt_jax.restore.files import FORMATS, Job, plan
+from dcpt_jax.restore.files import FORMATS, Job, output_folder, plan
 
 ALPHA = ("keep", "drop", "white")
 METADATA = ("keep", "none")
 
 _DETAILS = """
 what is written
-  Results have the names of their photos and, for folders, the same sub-folders below DIR. An
-  input is never overwritten: a result that would lie beside its photo is named NAME_restored.
-  Photos that would get the same name are told apart by suffix (x_jpg.png, x_png.png), folder
-  (x_holiday.png) or a number. A finished file is never replaced without --overwrite, and a file
-  appears whole or not at all. DIR is not searched for photos when it lies inside an INPUT.
+  A single photo goes to the file that --output names, if it ends like one (new.png); else DIR is
+  a folder. Results there have the names of their photos and, for folders, the same sub-folders
+  below DIR. An input is never overwritten: a result that would lie beside its photo is named
+  NAME_restored. Photos that would get the same name are told apart by suffix (x_jpg.png,
+  x_png.png), folder (x_holiday.png) or a number. A finished file is never replaced without
+  --overwrite, and a file appears whole or not at all. DIR is not searched for photos when it lies
+  inside an INPUT.
   --format auto keeps the format of photos named .png, .tif, .webp or .bmp, whose results lose
   nothing by it (WebP is written lossless), and writes PNG for JPEGs and all others. --format same
   keeps JPEG too, written with quality 95, and writes PNG only for kinds that cannot be written.
@@ -87,15 +89,21 @@ def parser() -> argparse.ArgumentParser:
     add(
         "inputs",
         nargs="+",
-        type=Path,
+        type=expanded_path,
         metavar="INPUT",
         help="image file, or folder that is searched with its sub-folders; "
         "put -- before names that begin with a dash",
     )
-    add("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
+    add(
+        "--output",
+        type=expanded_path,
+        required=True,
+        metavar="DIR",
+        help="folder for the results; for a single photo also the file, such as new.png",
+    )
     add(
         "--weights",
-        type=Path,
+        type=expanded_path,
         metavar="W",
         help="weights folder, work directory of a training run, or a .pth or .safetensors file "
         "of the PyTorch original, see dcpt_jax.convert (default: the network that comes with this "
@@ -175,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Restores what the options say.
+    """Runs the restoration described by `options`.
 
     Args:
         options: what `parser` returns.
@@ -193,7 +201,10 @@ def run(options: argparse.Namespace) -> int:
             "directory of a training run, or a .pth or .safetensors file"
         )
     try:
-        options.output.mkdir(parents=True, exist_ok=True)
+        folder = output_folder(options.inputs, options.output, options.format)
+        folder.mkdir(parents=True, exist_ok=True)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     except OSError as error:
         raise UsageError(f"--output {options.output} cannot be a folder: {error}") from error
     todo = plan(options.inputs, options.output, options.format)
@@ -214,30 +225,40 @@ def run(options: argparse.Namespace) -> int:
     for path, reason in todo.failures:
         display.failure(f"{path}: {reason}")
         counts["failed"] += 1
-    interrupted = False
+    interrupted, written = False, []
     try:
-        _restore_all(todo.jobs, options, display, counts)
+        _restore_all(todo.jobs, options, display, counts, written)
+        options.interruption.check()
     except KeyboardInterrupt:
         interrupted = True
     finally:
         display.close()
+    for target in (target for target in written if not target.exists()):
+        display.failure(f"{target}: was removed again while the command ran")
+        counts.update(restored=-1, failed=1)
     numbers = ", ".join(f"{count} {what}" for what, count in counts.items())
     print(
         f"{'interrupted: ' if interrupted else ''}{numbers} "
         f"in {time.monotonic() - began:.1f} s; results in {os.path.abspath(options.output)}",
         flush=True,
     )
-    return 130 if interrupted else int(counts["failed"] > 0)
+    return options.interruption.status if interrupted else int(counts["failed"] > 0)
 
 
 def _restore_all(
-    jobs: Sequence[Job], options: argparse.Namespace, display: Display, counts: Counter
+    jobs: Sequence[Job],
+    options: argparse.Namespace,
+    display: Display,
+    counts: Counter,
+    written: list[Path],
 ) -> None:
+    """Works through the jobs; counts them, and notes the files that were written."""
     predict = None
     for job in jobs:
+        options.interruption.check()
         if job.target.is_file() and not options.overwrite:
             counts["skipped"] += 1
-            display.done(f"skipped (exists): {job.target}", notable=True)
+            display.done(f"skipped (exists; see --overwrite): {job.target}", notable=True)
             continue
         if predict is None:
             predict, classify = _predictor(options, display)
@@ -251,6 +272,7 @@ def _restore_all(
             display.done()
         else:
             counts["restored"] += 1
+            written.append(job.target)
             seconds = time.monotonic() - began
             notes = [f", classified as {seen}" if seen else "", *(f"; {text}" for text in remarks)]
             display.done(
@@ -304,9 +326,13 @@ def _predictor(
     from dcpt_jax.inspect.inspector import Inspector
     from dcpt_jax.restore.predictor import Predictor
 
+    def tile_done(done: int, total: int) -> None:
+        display.tile(done, total)
+        options.interruption.check()
+
     model, params, description, remarks = load_network(options.weights, options.tlc)
-    count = sum(leaf.size for leaf in jax.tree.leaves(params["network"]))
     device = jax.devices()[0]
+    count = sum(leaf.size for leaf in jax.tree.leaves(params["network"]))
     display.line(
         f"network: {model.architecture}, {count / 1e6:.2f} million parameters, on "
         f"{device.platform} ({device.device_kind}); tiles {options.tile or 'auto'}"
@@ -320,7 +346,7 @@ def _predictor(
         tile=options.tile,
         ensemble=options.ensemble,
         report=display.line,
-        tile_done=display.tile,
+        tile_done=tile_done,
     )
     if description.classifier is None:
         return predict, lambda image: ""

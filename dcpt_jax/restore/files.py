@@ -53,18 +53,47 @@ class Plan:
         return f"{len(changed)} {photos} PNG ({names})"
 
 
+def is_file_output(inputs: Sequence[Path], output: Path) -> bool:
+    """Whether `output` names the file for a single photo, and not a folder for results."""
+    named = output.suffix.lower() in images.WRITABLE_SUFFIXES and not output.is_dir()
+    return named and len(inputs) == 1 and not inputs[0].is_dir()
+
+
+def output_folder(inputs: Sequence[Path], output: Path, form: str) -> Path:
+    """The folder that has to exist for the results.
+
+    Raises:
+        ValueError: if `output` is a file for a single photo and there are more, the photo itself,
+            or of another format than `form` says.
+    """
+    if not is_file_output(inputs, output):
+        if output.suffix.lower() in images.WRITABLE_SUFFIXES and not output.is_dir():
+            raise ValueError(
+                f"--output {output} names a file, but the inputs are several photos or a folder: "
+                "name a folder for the results"
+            )
+        return output
+    if _identity(output) is not None and _identity(output) == _identity(inputs[0]):
+        raise ValueError(f"--output {output} is the photo itself, which is never overwritten")
+    if form in ("png", "jpg") and f".{form}" != output.suffix.lower().replace("jpeg", "jpg"):
+        raise ValueError(f"--output {output} is no {form} file, but --format {form} asks for one")
+    return output.absolute().parent
+
+
 def plan(inputs: Sequence[Path], output: Path, form: str) -> Plan:
     """Finds the photos and decides where each result goes; nothing is read but folders.
 
     Args:
         inputs: files and folders.
-        output: folder for the results, which exists.
+        output: folder for the results, which exists; or the file for a single photo.
         form: one of `FORMATS`.
 
     Returns:
         The jobs: no two have the same target, not even where case is ignored, and no target is an
         input.
     """
+    if is_file_output(inputs, output) and inputs[0].exists():
+        return Plan(jobs=[Job(inputs[0], output)])
     result = Plan()
     found: dict[str, tuple[Path, Path]] = {}  # absolute source: (source, folder for its result)
     searched = []

@@ -1,9 +1,10 @@
-"""Checkpoints of a run: state, position in the data, config and description, saved behind its back.
+"""Checkpoints of a run: state, position in the data, config and description; saved asynchronously.
 
 `W/checkpoints/<step>/` holds the items `state`, `data`, `config` and `model`, and after a
 validation its `metrics`. `data` is the number of batches taken, which is all that the pipeline
-needs to continue its stream with any number of workers, and the checksums of the state's parts and
-of the other items.
+needs to continue its stream with any number of workers. `checksums.json` is computed from the
+written files in the background, before the checkpoint gets its name: nothing of the state is
+gathered, and a save blocks no longer than it takes Orbax to copy each host's part.
 
 Where several processes train together all of them call these methods, and the main one alone
 locks, moves and removes; the directory has to be on a file system that they share.
@@ -24,11 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 from dcpt_jax import weights
 from dcpt_jax.train import processes, restoring
-from dcpt_jax.train.restoring import Restored
+from dcpt_jax.train.restoring import RUINED, Restored
 from dcpt_jax.train.state import TrainState
 
 DAMAGED = "damaged"
@@ -66,6 +69,7 @@ class Checkpoints:
         _check_shared(self._workdir)
         self._kept = _Kept(keep, keep_best, best_metric)
         self._failed = False
+        self._writing = -1  # step of the checkpoint that is being written
         self._manager = self._open()
 
     def _take(self) -> list[int]:
@@ -94,8 +98,14 @@ class Checkpoints:
             save_decision_policy=policies.FixedIntervalPolicy(1),  # the loop decides when
             preservation_policy=self._kept,
             cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
         )
         return ocp.CheckpointManager(self._folder, options=options)
+
+    def _write_checksums(self) -> None:
+        """Orbax calls this in its thread, once all is written and before it renames the folder."""
+        for folder in self._folder.glob(f"{self._writing}.orbax-checkpoint-tmp*"):
+            weights.write_checksums(folder)
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints here, newest first."""
@@ -139,19 +149,16 @@ class Checkpoints:
         found = {name: float(value) for name, value in (metrics or {}).items()}
         if found:
             texts[_METRICS] = found
-        position = weights.position(
-            batches,
-            restoring.checksums(state, finite=True),
-            {name: weights.checksum_of_json(text) for name, text in texts.items()},
-        )
+        _check_finite(state)
         items = {
             "state": ocp.args.StandardSave(restoring.as_dict(state)),
-            "data": ocp.args.JsonSave(position),
+            "data": ocp.args.JsonSave({"batches": batches}),
             **{name: ocp.args.JsonSave(text) for name, text in texts.items()},
         }
         with self._explained():
             self._manager.wait_until_finished()
             self._kept.metrics[step] = found
+            self._writing = step
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
     def wait(self) -> None:
@@ -244,6 +251,34 @@ class Checkpoints:
                 self._manager.close()
             if self._lock is not None:
                 self._lock.close()
+
+
+def _check_finite(state: TrainState) -> None:
+    """Raises FloatingPointError, in all processes, if a value of a state is not finite.
+
+    Each process looks at what its own devices hold, and of arrays held by several only at one.
+    """
+    found = [
+        (jax.tree_util.keystr(path), _all_finite(shard.data))
+        for path, leaf in jax.tree.leaves_with_path(state)
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)
+        for shard in leaf.addressable_shards
+        if shard.replica_id == 0
+    ]
+    mine = next((name for name, finite in found if not finite), "")
+    if name := next(filter(None, processes.exchange(mine)), ""):
+        raise FloatingPointError(f"step {int(state.step)}: {name} is not finite. {RUINED}")
+
+
+def _all_finite(array: jax.Array) -> Any:
+    if next(iter(array.devices())).platform == "cpu":  # no copy, and nothing to compile
+        return np.isfinite(np.asarray(array)).all()
+    return _all_finite_on_device(array)
+
+
+@jax.jit
+def _all_finite_on_device(array: jax.Array) -> jax.Array:
+    return jnp.isfinite(array).all()
 
 
 @dataclasses.dataclass

@@ -34,7 +34,7 @@ class EventWriter(interface.MetricWriter):
         now, folder = time.time(), Path(logdir)
         name = f"events.out.tfevents.{int(now):010d}.{socket.gethostname()}.{os.getpid()}"
         self._path = folder / f"{name}.{time.monotonic_ns()}"
-        with self._explained():
+        with explained(self._path):
             folder.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("xb")
         self._records = RecordWriter(self._file)
@@ -45,18 +45,8 @@ class EventWriter(interface.MetricWriter):
         self._write(event_pb2.Event(wall_time=time.time(), step=step, summary=summary))
 
     def _write(self, event: event_pb2.Event) -> None:
-        with self._explained():
+        with explained(self._path):
             self._records.write(event.SerializeToString())
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise OSError(
-                f"the event file {self._path} cannot be written: {error.strerror or error}. Once "
-                "that is mended, the same command continues from the last checkpoint"
-            ) from error
 
     def write_summaries(self, step: int, values: Mapping, metadata: Mapping | None = None):
         """Raw tensors, one for each tag."""
@@ -116,13 +106,25 @@ class EventWriter(interface.MetricWriter):
 
     def flush(self):
         """Puts everything written so far into the file."""
-        with self._explained():
+        with explained(self._path):
             self._file.flush()
 
     def close(self):
         """Closes the file; what could not be written has been told."""
         with contextlib.suppress(OSError):
             self._file.close()
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Says which file cannot be written, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"the file {path} cannot be written: {error.strerror or error}. Once that is mended, "
+            "the same command continues from the last checkpoint"
+        ) from error
 
 
 def _png(image: np.ndarray) -> bytes:

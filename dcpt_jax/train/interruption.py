@@ -1,38 +1,28 @@
 """Stopping a run on request, after the step that is being done."""
 
 import signal
-import threading
 from types import FrameType
 
 import jax
 from jax.experimental import multihost_utils
 
+from dcpt_jax.interruption import Interruption
 
-class StopRequest:
-    """Notes SIGTERM and SIGINT while it is entered, so that a run can save and end.
 
-    A second SIGINT interrupts at once. Outside the main thread nothing is installed.
+class StopRequest(Interruption):
+    """An `Interruption` on which all processes of a run agree, so that it can save and end.
 
     Where several processes train together, each may get its signal at another step, or only one
     of them. SIGTERM is then left to JAX, which tells all processes and lets them agree on a step,
-    and the first SIGINT is handed on to it as one.
+    and the first SIGINT is passed on to it as one.
     """
 
     def __init__(self) -> None:
-        self.signal: str | None = None
+        super().__init__("stopping after this step; press Ctrl-C again to stop at once")
         self._interrupted = False  # by SIGINT
-        self._previous: dict[int, object] = {}
         self._several = jax.process_count() > 1
-
-    def __enter__(self) -> "StopRequest":
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT,) if self._several else (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        if self._several:
+            self.NUMBERS = (signal.SIGINT,)
 
     def asked(self, step: int) -> bool:
         """Whether to stop now, before another step; in all processes the same.
@@ -50,12 +40,10 @@ class StopRequest:
         return self.signal is not None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        if number == signal.SIGINT:
-            if self._interrupted:
-                raise KeyboardInterrupt
-            self._interrupted = True
-        if self._several:
-            signal.raise_signal(signal.SIGTERM)  # JAX takes it from here
+        if not self._several:
+            super()._note(number, frame)
+        elif self._interrupted:
+            raise KeyboardInterrupt
         else:
-            self.signal = signal.Signals(number).name
+            self._interrupted = True
+            signal.raise_signal(signal.SIGTERM)  # JAX takes it from here

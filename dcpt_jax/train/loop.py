@@ -6,6 +6,7 @@ Order at the start: the work directory's own newest checkpoint, else the checkpo
 
 import contextlib
 import dataclasses
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +14,10 @@ from pathlib import Path
 import jax
 import ml_collections
 
-from dcpt_jax import weights
+from dcpt_jax import files, logs, weights
 from dcpt_jax.data import pipeline
-from dcpt_jax.train import processes, sharding, throughput
+from dcpt_jax.devices import start_devices
+from dcpt_jax.train import curves, processes, sharding, throughput
 from dcpt_jax.train.checkpoints import Checkpoints
 from dcpt_jax.train.interruption import StopRequest
 from dcpt_jax.train.progress import Progress
@@ -24,7 +26,13 @@ from dcpt_jax.train.setup import Run, prepare
 from dcpt_jax.train.state import Metrics, TrainState
 from dcpt_jax.train.step_log import StepLog
 from dcpt_jax.train.validation import Validation
-from dcpt_jax.train.writers import create_writer, metric_writers
+from dcpt_jax.train.writers import (
+    METRICS,
+    create_writer,
+    grouped,
+    metric_writers,
+    read_metrics,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +49,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> Result:
 
     Args:
         config: see `dcpt_jax.config`; it is not changed.
-        workdir: directory of the run: checkpoints, weights and TensorBoard files.
+        workdir: directory of the run: checkpoints, weights, config, metrics, curves, log and
+            TensorBoard files.
 
     Returns:
         The final state and metrics.
@@ -53,8 +62,17 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> Result:
         RuntimeError: if another process trains in this directory.
     """
     workdir = Path(workdir).absolute()
+    start_devices()
+    with StopRequest() as stop, contextlib.ExitStack() as stack:
+        if processes.is_main():
+            stack.enter_context(logs.written_to(workdir))
+        return _train(config, workdir, stop)
+
+
+def _train(config: ml_collections.ConfigDict, workdir: Path, stop: StopRequest) -> Result:
     config = with_its_start(config, workdir)
     run = prepare(config, begun=find_begun(config, workdir))
+    stop.check()
     checkpoints = Checkpoints(
         workdir,
         keep=config.checkpoint.keep,
@@ -68,16 +86,16 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> Result:
             resume_from=config.resume_from,
             allow_config_change=config.checkpoint.allow_config_change,
         )
+        stop.check()
         first = int(state.step)
-        with StopRequest() as stop:
-            with run.batches(start=batches) as stream:
-                result = _run_steps(run, state, stream, workdir, checkpoints, stop)
-            checkpoints.wait()
-            last = int(result.state.step)
-            # A finished run that is started again does no step and leaves the weights it wrote.
-            written = processes.on_main(lambda: weights.saved_steps(workdir))
-            if result.finished and (last > first or written != last):
-                _write_weights(run, result, workdir, checkpoints.best())
+        with run.batches(start=batches) as stream:
+            result = _run_steps(run, state, stream, workdir, checkpoints, stop)
+        checkpoints.wait()
+        last = int(result.state.step)
+        # A finished run that is started again does no step and leaves the weights it wrote.
+        written = processes.on_main(lambda: weights.saved_steps(workdir))
+        if result.finished and (last > first or written != last):
+            _write_weights(run, result, workdir, checkpoints.best())
     finally:
         checkpoints.close()
     return result
@@ -131,6 +149,7 @@ def _run_steps(
         return Result(state=state, finished=True, metrics=metrics)
     with contextlib.closing(Watch(run, workdir, checkpoints, stream, stop)) as watch:
         compiled = watch.compile(state)
+        stop.check()
         while step < total and not stop.asked(step):
             batch = sharding.put_batch(watch.log.timed(stream), run.mesh)
             with jax.transfer_guard("disallow"):  # nothing is copied to or from it inside a step
@@ -166,9 +185,8 @@ class Watch:
         """
         self._run, self._checkpoints, self._stream = run, checkpoints, stream
         self._stop = stop
-        self._writer = (
-            create_writer(workdir) if processes.is_main() else metric_writers.MultiWriter([])
-        )
+        self._workdir = workdir
+        self._writer = metric_writers.MultiWriter([])
         # Both start in `compile`.
         self.log: StepLog | None = None
         self._progress: Progress | None = None
@@ -184,16 +202,21 @@ class Watch:
         The clock of the log and of the progress bar starts when it is there.
         """
         run = self._run
+        step = int(state.step)
+        if processes.is_main():
+            files.write_json(self._workdir / "config.json", run.config)
+            self._writer = create_writer(self._workdir, first_step=step)
+            text = "\n".join(f"    {line}" for line in json.dumps(run.config, indent=2).split("\n"))
+            self._writer.write_texts(step, {"config": text})  # indented: code in Markdown
         processes.say("compiling the training step ...")
         lowered = run.lower(state)
         compiled = lowered.compile()
-        devices, step = list(run.mesh.devices.flat), int(state.step)
         self._progress = Progress(run.mode.name, start=step, total=run.num_steps)
         self.log = StepLog(
             step,
             batch_size=run.batch_size,
             flops=throughput.flops_of(lowered, accumulate_steps=run.accumulate_steps),
-            peak=throughput.peak_flops(devices, run.dtype),
+            peak=throughput.peak_flops(list(run.mesh.devices.flat), run.dtype),
         )
         return compiled
 
@@ -208,14 +231,16 @@ class Watch:
         self._progress.step()
         every = self._run.intervals
         stopping = self._stop.signal is not None
-        if _due(step, every.pictures) and not stopping:
+        last = step == self._run.num_steps
+        if (_due(step, every.pictures) or (bool(every.pictures) and last)) and not stopping:
             sheet = self._validation.sheet(state)
             if sheet is not None:
-                self._writer.write_images(step, {"degraded | restored | clean": sheet})
+                self._writer.write_images(step, {"pictures": sheet})
         if _due(step, every.log):
             self._report(step)
-        last = bool(every.validation) and step == self._run.num_steps
-        validated = (_due(step, every.validation) or last) and not stopping
+        validated = (_due(step, every.validation) or (bool(every.validation) and last)) and (
+            not stopping
+        )
         if validated or _due(step, every.checkpoint):
             self._save(step, state, validate=validated)
 
@@ -226,6 +251,8 @@ class Watch:
         if step != self._saved:
             self._save(step, state, validate=False)
         self._writer.flush()
+        if processes.is_main():
+            curves.draw(read_metrics(self._workdir / METRICS), self._workdir / "curves.png")
 
     def close(self) -> None:
         """Closes the event files and leaves the progress bar as it stands."""
@@ -236,7 +263,8 @@ class Watch:
     def _report(self, step: int) -> None:
         self.latest = self.log.means()
         values = self.latest | self._run.learning_rates(step - 1)
-        self._writer.write_scalars(step, values | throughput.memory(jax.local_devices()[0]))
+        values |= throughput.memory(jax.local_devices()[0])
+        self._writer.write_scalars(step, grouped(values))
         self._progress.report(step, self.latest)
 
     def _save(self, step: int, state: TrainState, *, validate: bool) -> None:
@@ -244,7 +272,7 @@ class Watch:
         metrics = None
         if validate:
             metrics = self._validation.measure(state)
-            self._writer.write_scalars(step, {f"validation/{k}": v for k, v in metrics.items()})
+            self._writer.write_scalars(step, grouped(metrics, validation=True))
             self._progress.validated(step, metrics)
         self._checkpoints.save(
             state,

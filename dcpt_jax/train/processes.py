@@ -1,6 +1,6 @@
 """Several processes that train together, one or more on each host: who does what, and agreeing.
 
-With one process, which is the rule, nothing here does anything.
+No-ops in a single process, the usual case.
 """
 
 import json
@@ -11,6 +11,30 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+from dcpt_jax import logs
+
+
+def join(
+    distributed: bool,
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> None:
+    """Makes this process one of several if the flags of these names say that it is.
+
+    Raises:
+        ValueError: if they do not belong together; see `initialise`.
+    """
+    given = (coordinator, num_processes, process_id)
+    if not distributed and given == (None, None, None):
+        return
+    if not distributed and None in given:
+        raise ValueError(
+            "--coordinator_address, --num_processes and --process_id belong together: set all "
+            "three, or --distributed on a cluster that JAX knows"
+        )
+    initialise(*given)
 
 
 def initialise(
@@ -109,9 +133,9 @@ def host() -> str:
 
 
 def say(text: str) -> None:
-    """Prints a line for the user, in the main process alone."""
+    """Prints a line for the user, in the main process alone; it goes to the log file, too."""
     if is_main():
-        print(text, flush=True)
+        logs.say(text)
 
 
 def total(values: np.ndarray) -> np.ndarray:

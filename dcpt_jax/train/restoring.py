@@ -5,15 +5,12 @@ Nothing here changes a work directory. All processes of a run call these functio
 
 import dataclasses
 import errno
-import functools
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 
 from dcpt_jax import weights
@@ -174,16 +171,14 @@ def read(folder: Path, target: TrainState) -> tuple[Restored | None, str]:
         if answer.startswith("fatal:"):
             raise RuntimeError(f"process {number} cannot read {folder}: {answer[6:]}")
     damage = next((answer[7:] for answer in answers if answer), "")
-    if not damage:
-        mine = "" if checksums(state) == data["crc32"] else weights.OTHER_CONTENT
-        damage = next(filter(None, processes.exchange(mine)), "")
     if damage:
         return None, damage
     return Restored(state=state, batches=int(data["batches"]), step=int(folder.name)), ""
 
 
 def _read_arrays(folder: Path, target: TrainState) -> tuple[TrainState, dict[str, Any]]:
-    data = weights.read_position(folder)
+    processes.on_main(lambda: weights.refuse_damaged(folder, "state"))
+    data = weights.read_item(folder, "data")
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
         as_dict(target),
@@ -198,30 +193,6 @@ def _read_arrays(folder: Path, target: TrainState) -> tuple[TrainState, dict[str
 def as_dict(state: TrainState) -> dict[str, Any]:
     """A state as checkpoints hold it."""
     return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-
-
-def checksums(state: TrainState, *, finite: bool = False) -> dict[str, int]:
-    """`weights.checksum_of_arrays` of each part; all processes have to call it.
-
-    Args:
-        state: of a run, on whatever devices.
-        finite: whether to refuse values that are not finite.
-
-    Raises:
-        FloatingPointError: if one is not finite, though it should be.
-    """
-
-    def to_host(part: str, name: str, leaf: jax.Array) -> np.ndarray:
-        array = processes.gather(leaf)
-        if finite and jnp.issubdtype(array.dtype, jnp.inexact) and not np.isfinite(array).all():
-            place = f"step {int(state.step)}: .{part}{name}"
-            raise FloatingPointError(f"{place} is not finite. {RUINED}")
-        return array
-
-    return {
-        part: weights.checksum_of_arrays(arrays, functools.partial(to_host, part))
-        for part, arrays in as_dict(state).items()
-    }
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

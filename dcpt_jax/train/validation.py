@@ -3,13 +3,12 @@
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dcpt_jax import metrics, weights
+from dcpt_jax import weights
 from dcpt_jax.data import held_out
 from dcpt_jax.evaluate import gallery, scores
 from dcpt_jax.images import ImageError
@@ -20,6 +19,7 @@ from dcpt_jax.train.setup import Run
 from dcpt_jax.train.state import TrainState
 
 _logger = logging.getLogger(__name__)
+_SHOWN_SIDE = 160  # pixels to which crops are enlarged in pictures, at most
 
 # Sample, image that comes of it, logits; empty what was not asked for.
 Result = tuple[held_out.Sample, np.ndarray, np.ndarray]
@@ -56,7 +56,7 @@ class Validation:
         self._metrics = run.held_out.metrics
         self._truth = run.labels.rows(run.tasks)
         # One program for measures and pictures where the measures need the images, too.
-        self._needs_images = bool({"psnr", "ssim"} & set(self._metrics))
+        self._needs_images = bool(set(scores.IMAGE_METRICS) & set(self._metrics))
         self._forward = jax.jit(
             products_in(run.matmul_precision)(self._apply),
             static_argnames="images",
@@ -97,9 +97,10 @@ class Validation:
         return found
 
     def sheet(self, state: TrainState) -> np.ndarray | None:
-        """Degraded, restored and clean crop of a sample of every class: float32 [h, w, 3].
+        """Degraded, restored and clean crop of a sample of every class, labelled: uint8 [h, w, 3].
 
-        A masked pre-training shows what the network sees and what the head makes of that.
+        A masked pre-training shows what the network sees and what the head makes of that. Small
+        crops are enlarged by a whole factor.
 
         Args:
             state: of the run.
@@ -116,7 +117,15 @@ class Validation:
             if self._run.reconstruction is not None:
                 seen = np.split(image, 2, axis=1)
             rows.append([*seen, sample.clean])
-        return gallery.grid(rows) if rows else None
+        if not rows:
+            return None
+        headings = ["degraded", "restored", "clean"]
+        if self._run.reconstruction is not None:
+            headings = ["visible", "reconstructed", "clean"]
+        factor = max(1, _SHOWN_SIDE // self._run.crop_size)
+        rows = [[np.kron(image, np.ones((factor, factor, 1))) for image in row] for row in rows]
+        captions = [[one.name, "", ""] for one in self._classes]
+        return gallery.sheet(rows, headings=headings, captions=captions)
 
     def _samples(
         self, labels: Sequence[int] | None = None, part: tuple[int, int] = (0, 1)
@@ -186,12 +195,12 @@ class Validation:
         painted = run.reconstruction.apply(head, features, visible)
         return jnp.concatenate([masking.hide(degraded, visible), painted], axis=2)
 
-    def _scores(self, sample: held_out.Sample, restored: np.ndarray, logits: np.ndarray) -> Any:
+    def _scores(
+        self, sample: held_out.Sample, restored: np.ndarray, logits: np.ndarray
+    ) -> Iterator[float]:
         for metric in self._metrics:
             if metric == "accuracy":
-                said = self._run.labels.answers(logits)
-                yield float((said == self._truth[sample.task]).all())
-            elif metric == "psnr":
-                yield scores.psnr(restored, sample.clean)
+                answer = self._run.labels.answers(logits)
+                yield scores.of_answer(answer, self._truth[sample.task])
             else:
-                yield metrics.ssim(restored, sample.clean)
+                yield from scores.of_image(restored, sample.clean, [metric])

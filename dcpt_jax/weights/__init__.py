@@ -8,7 +8,6 @@ network that is used where no weights are named.
 
 from dcpt_jax.weights.checkpoint_files import (
     CHECKPOINTS,
-    OTHER_CONTENT,
     PARTS,
     WEIGHTS,
     checkpoint_folders,
@@ -16,19 +15,17 @@ from dcpt_jax.weights.checkpoint_files import (
     is_checkpoint,
     newest_description,
     newest_readable,
-    position,
     read_item,
     read_metadata,
-    read_position,
+    refuse_damaged,
+    write_checksums,
 )
-from dcpt_jax.weights.checksums import checksum_of_arrays
 from dcpt_jax.weights.description import (
     DESCRIPTION,
     ClassifierDescription,
     Params,
     WeightsDescription,
     WeightsError,
-    checksum_of_json,
     describe,
     local_converter_size,
 )
@@ -48,7 +45,6 @@ __all__ = [
     "BUNDLED",
     "CHECKPOINTS",
     "DESCRIPTION",
-    "OTHER_CONTENT",
     "PARTS",
     "WEIGHTS",
     "ClassifierDescription",
@@ -58,8 +54,6 @@ __all__ = [
     "bundled_weights",
     "checkpoint_folders",
     "checkpoint_steps",
-    "checksum_of_arrays",
-    "checksum_of_json",
     "describe",
     "is_checkpoint",
     "is_weights_folder",
@@ -69,11 +63,11 @@ __all__ = [
     "local_converter_size",
     "newest_description",
     "newest_readable",
-    "position",
     "read_item",
     "read_metadata",
-    "read_position",
     "reason_of",
+    "refuse_damaged",
     "save_weights",
     "saved_steps",
+    "write_checksums",
 ]

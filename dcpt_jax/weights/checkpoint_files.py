@@ -1,12 +1,12 @@
 """The checkpoints of a work directory, as far as other programs than training read them.
 
 Training writes them, see `dcpt_jax.train.checkpoints`: `W/checkpoints/5000/` holds the items
-`state`, `data`, `config` and `model`, and after a validation its `metrics`. The checksums in `data`
-tell whether they are whole.
+`state`, `data`, `config` and `model`, and after a validation its `metrics`. Orbax's files tell of a
+cut end, but not of a flipped bit: `checksums.json` does, with the CRC-32 of each file.
 """
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from dcpt_jax.weights.checksums import checksum_of_arrays, refuse_other_shapes
+from dcpt_jax import files
+from dcpt_jax.weights.checksums import refuse_other_shapes
 from dcpt_jax.weights.description import (
     Params,
     WeightsDescription,
     WeightsError,
-    checksum_of_json,
     parse_description,
     read_json,
 )
@@ -27,7 +27,7 @@ from dcpt_jax.weights.failures import reason_of
 
 CHECKPOINTS, WEIGHTS = "checkpoints", "weights"  # folders in a work directory
 PARTS = ("network", "classifier")  # of a state, that are weights; others only help in training
-OTHER_CONTENT = "its content is not what was saved: the checksum differs"
+CHECKSUMS = "checksums.json"
 _FILES = {"metrics": "metrics"}  # Orbax's names of the files inside items; others are "metadata"
 
 
@@ -90,58 +90,66 @@ def newest_readable(path: Path | str, read: Callable[[Path], Any]) -> Any | None
     return None
 
 
-def position(batches: int, crc32: Mapping[str, int], items: Mapping[str, int]) -> dict[str, Any]:
-    """The item `data` of a checkpoint.
+def write_checksums(checkpoint: Path) -> None:
+    """Writes the CRC-32 of each file in a checkpoint's items to `checksums.json`.
 
     Args:
-        batches: taken from the data so far.
-        crc32: `checksum_of_arrays` of the parts of the state, "params", "ema" and so on.
-        items: `checksum_of_json` of the checkpoint's other items, by their names.
+        checkpoint: its folder, before it gets its name.
     """
-    crc32, items = (dict(sorted(checksums.items())) for checksums in (crc32, items))
-    # A flipped bit can make another digit of a digit, which no reader of JSON would notice.
-    check = zlib.crc32(f"{batches} {crc32} {items}".encode())
-    return {"batches": batches, "crc32": crc32, "items": items, "check": check}
+    found = {
+        file.relative_to(checkpoint).as_posix(): _checksum_of_file(file)
+        for file in sorted(checkpoint.glob("*/**/*"))
+        if file.is_file()
+    }
+    files.write_json(checkpoint / CHECKSUMS, found)
 
 
-def read_position(checkpoint: Path) -> dict[str, Any]:
-    """The item `data` of a checkpoint, see `position`.
+def refuse_damaged(checkpoint: Path, item: str) -> None:
+    """Raises unless the files of an item are those that were written.
+
+    A copy of the items state and model alone, elsewhere, has no checksums and is not checked.
 
     Raises:
-        OSError: if it cannot be read.
-        WeightsError: if it is not what was written.
+        OSError: if a file, or the checksums, cannot be read.
+        WeightsError: naming a file that differs.
     """
-    file = checkpoint / "data" / "metadata"
-    data = read_json(file)
-    known = {"batches": int, "crc32": dict, "items": dict, "check": int}
-    typed = isinstance(data, dict) and {key: type(one) for key, one in data.items()} == known
-    if not typed or position(data["batches"], data["crc32"], data["items"]) != data:
-        raise WeightsError(f"{file} is damaged: it is not what was saved")
-    return data
+    if not (checkpoint / CHECKSUMS).exists() and checkpoint.parent.name != CHECKPOINTS:
+        return
+    expected = read_json(checkpoint / CHECKSUMS)
+    if not isinstance(expected, dict):
+        raise WeightsError(f"{checkpoint / CHECKSUMS} is damaged: it is no object with keys")
+    names = [name for name in expected if name.startswith(f"{item}/")]
+    if not names:
+        raise WeightsError(f"{checkpoint / CHECKSUMS} is damaged: it does not name {item}")
+    for name in names:
+        if _checksum_of_file(checkpoint / name) != expected[name]:
+            raise WeightsError(
+                f"{checkpoint / name} is damaged: its content is not what was saved, the checksum "
+                "differs"
+            )
+
+
+def _checksum_of_file(path: Path) -> int:
+    crc32 = 0
+    with path.open("rb") as file:
+        while block := file.read(2**24):
+            crc32 = zlib.crc32(block, crc32)
+    return crc32
 
 
 def read_item(checkpoint: Path, name: str) -> dict[str, Any]:
-    """An item of a training checkpoint that is JSON: "config", "model" or "metrics".
+    """An item of a training checkpoint that is JSON: "data", "config", "model" or "metrics".
 
     Raises:
         OSError: if it cannot be read.
         WeightsError: if it is not what was written.
     """
+    refuse_damaged(checkpoint, name)
     file = checkpoint / name / _FILES.get(name, "metadata")
     content = read_json(file)
-    expected = _read_checksums(checkpoint)
-    if expected is not None and checksum_of_json(content) != expected["items"].get(name):
-        raise WeightsError(f"{file} is damaged: its checksum differs")
     if not isinstance(content, dict):
         raise WeightsError(f"{file} is damaged: it is no object with keys")
     return content
-
-
-def _read_checksums(checkpoint: Path) -> dict[str, Any] | None:
-    """The item `data`; None where a copy of state and model alone lacks it."""
-    if (checkpoint / "data").is_dir() or checkpoint.parent.name == CHECKPOINTS:
-        return read_position(checkpoint)
-    return None
 
 
 def read_metadata(checkpoint: Path) -> Any:
@@ -169,6 +177,7 @@ def load_checkpoint(folder: Path) -> tuple[Params, WeightsDescription]:
 
 def _load_checkpoint(folder: Path) -> tuple[Params, WeightsDescription]:
     description = _describes(folder)
+    refuse_damaged(folder, "state")
     tree = read_metadata(folder)
     item = {
         name: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree[name])
@@ -180,16 +189,12 @@ def _load_checkpoint(folder: Path) -> tuple[Params, WeightsDescription]:
         folder / "state",
         args=ocp.args.PyTreeRestore(item=item, restore_args=to_host, partial_restore=True),
     )
-    expected = _read_checksums(folder)
-    for name, arrays in state.items():
-        if expected is not None and checksum_of_arrays(arrays) != expected["crc32"].get(name):
-            raise WeightsError(OTHER_CONTENT)
     averaged = {**state["params"], **state.get("ema", {})}
     # What only helps in training is no part of the weights.
     params = {name: averaged[name] for name in PARTS if name in averaged}
     if description.classifier is None:
         params.pop("classifier", None)  # that of a transfer's guide
-    if expected is None:
+    if not (folder / CHECKSUMS).exists():
         refuse_other_shapes(params, description, folder)
     return params, description
 

@@ -18,23 +18,6 @@ from dcpt_jax.weights.description import (
 )
 
 
-def checksum_of_arrays(
-    tree: Any, to_host: Callable[[str, Any], np.ndarray] = lambda name, leaf: np.asarray(leaf)
-) -> int:
-    """CRC-32 over the names and contents of arrays.
-
-    Args:
-        tree: of arrays of any kind.
-        to_host: brings one of them, and its name, to this process.
-    """
-    crc = 0
-    for path, leaf in jax.tree.leaves_with_path(tree):
-        name = jax.tree_util.keystr(path)
-        array = np.ascontiguousarray(to_host(name, leaf))
-        crc = zlib.crc32(array, zlib.crc32(name.encode(), crc))
-    return crc
-
-
 def checksums_of_arrays(tree: Any) -> dict[str, int]:
     """CRC-32 of each array, with its dtype and shape, by its name, e.g. "network/intro/kernel".
 

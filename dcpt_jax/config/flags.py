@@ -1,0 +1,178 @@
+"""The flags of commands that take a config: `--config=FILE[:PRESET] --config.KEY=VALUE ...`."""
+
+import itertools
+import re
+import runpy
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import ml_collections
+from absl import flags
+
+from dcpt_jax import extras, plugins
+from dcpt_jax.config.class_flags import set_class_flags, take_class_flags
+from dcpt_jax.config.files import locate, summaries
+from dcpt_jax.config.keys import ConfigError
+from dcpt_jax.config.presets import BACKBONES
+from dcpt_jax.data import tasks as task_sets
+from dcpt_jax.files import expand_home
+
+with extras.needed("train", "training and evaluation"):
+    from ml_collections import config_flags
+
+_ERRORS = (
+    *(flags.Error, AttributeError, LookupError, ValueError, TypeError, OverflowError, OSError),
+    *(ImportError, SyntaxError),
+)
+
+
+def define(values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines `--config`.
+
+    Args:
+        values: where; by default the flags of this process.
+    """
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "File in configs/, e.g. configs/pretrain.py[:preset].",
+        lock_config=True,
+        flag_values=values,
+    )
+
+
+def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
+    """Parses a command line; the config is `values.config` then, None without `--config`.
+
+    Of a flag that is given twice the last counts, for tuples too. `~` is the home folder in all
+    values, and whole numbers may be written as `1e3`.
+
+    Args:
+        argv: command line with the program's name first.
+        values: the flags, among them those of `define`.
+
+    Returns:
+        The arguments that are no flags.
+
+    Raises:
+        ConfigError: says in one sentence what is wrong, and what is known in its place.
+    """
+    argv, of_classes = take_class_flags(locate(argv))
+    argv = _last_of_each([_readable(argument) for argument in argv])
+    before, sys.argv = sys.argv, list(argv)  # the config's flag looks there for its overrides
+    try:
+        others = values(argv)
+        if values.config is not None:
+            plugins.load(values.config.plugins)  # raises if there is no such config file
+            set_class_flags(values.config, of_classes)
+            _expand_home(values.config)
+    except _ERRORS as error:
+        raise ConfigError(_explain(argv) or _last_line(error)) from error
+    finally:
+        sys.argv = before
+    return list(others[1:])
+
+
+def usage(command: str, values: flags.FlagValues, own: Sequence[str]) -> str:
+    """What `--help` prints: stages, presets and flags.
+
+    Args:
+        command: how it is called.
+        values: the flags.
+        own: names of those to explain.
+    """
+    return "\n".join(
+        [
+            f"usage: {command} --config=FILE[:PRESET] --workdir=DIR [--config.KEY=VALUE ...]\n",
+            "FILE is one of these stages, or a file of your own like them:",
+            *(f"  {path:<25} {line}" for path, line in summaries().items()),
+            "\nPRESET is a backbone, a task set or class, or both: nafnet,5d. Without one: the "
+            "small demo.",
+            f"  backbones                 {' '.join(BACKBONES)}",
+            f"  task sets                 {' '.join(task_sets.TASK_SETS)}",
+            f"  classes                   {' '.join(task_sets.class_names())}",
+            "\nKEY: --config=FILE[:PRESET] --help lists the keys of a stage with their values.",
+            "\nFlags:",
+            *(f"  --{name:<23} {values[name].help}" for name in own),
+        ]
+    )
+
+
+def keys(config: ml_collections.ConfigDict, path: str = "config") -> Iterator[str]:
+    """The keys of a config with their values, as they would be written on a command line."""
+    for name, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            yield from keys(value, f"{path}.{name}")
+        else:
+            yield f"--{path}.{name}={shlex.quote(str(value))}"
+
+
+def _readable(argument: str) -> str:
+    """A flag of the config in the form that it is read in: 1e3 as 1000, lists of tasks bare."""
+    name, equals, value = argument.partition("=")
+    if not name.startswith("--config.") or not equals:
+        return argument
+    if re.fullmatch(r"-?\d+(\.\d+)?[eE]\+?\d{1,2}", value) and float(value).is_integer():
+        value = str(int(float(value)))
+    if name == "--config.tasks":
+        value = re.sub(r"[\[\]()'\"\s]", "", value)
+    return f"{name}={value}"
+
+
+def _last_of_each(argv: Sequence[str]) -> list[str]:
+    """Leaves out what a later `--config.KEY=VALUE` overrides: tuples would be joined."""
+    names = [
+        argument.partition("=")[0] if argument.startswith("--config.") and "=" in argument else ""
+        for argument in argv
+    ]
+    last = {name: position for position, name in enumerate(names)}
+    return [
+        argument
+        for position, (name, argument) in enumerate(zip(names, argv, strict=True))
+        if not name or last[name] == position
+    ]
+
+
+def _expand_home(config: ml_collections.ConfigDict) -> None:
+    for name, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            _expand_home(value)
+        elif isinstance(value, str) and "~" in value:
+            config[name] = expand_home(value)
+
+
+def _explain(argv: Sequence[str]) -> str:
+    """Which `--config.a.b` of the command line does not exist, and what would."""
+    values = {}
+    for arg, following in itertools.zip_longest(argv, argv[1:], fillvalue=""):
+        if arg.startswith("--"):
+            name, equals, value = arg.lstrip("-").partition("=")
+            values[name] = value if equals else following
+    path, _, preset = values.get("config", "").partition(":")
+    if not Path(path).is_file():
+        return f"there is no config file {path!r}" if path else ""
+    try:
+        config = runpy.run_path(path)["get_config"](preset)
+    except ValueError as error:
+        return str(error)
+    for key in (name for name in values if name.startswith("config.")):
+        node = config
+        for depth, part in enumerate(key.split(".")[1:], start=1):
+            known = sorted(node.keys()) if hasattr(node, "keys") else []
+            name, bracket, _ = part.partition("[")
+            if bracket and name in known:
+                whole = ".".join([*key.split(".")[:depth], name])
+                return f"--{key} is one element: set all, --{whole}={shlex.quote(str(node[name]))}"
+            if part not in known:
+                above = ".".join(key.split(".")[:depth])
+                return f"unknown key --{key}; known in {above}: {', '.join(known) or 'nothing'}"
+            node = node[part]
+    return ""
+
+
+def _last_line(error: BaseException) -> str:
+    """The text of an error; of one inside a config file without the place where it arose."""
+    text = str(error).strip()
+    return text.splitlines()[-1].partition(": ")[2] if "Traceback" in text else text

@@ -1,0 +1,77 @@
+"""What a run says: to the terminal, and all of it to the log file in its folder."""
+
+import contextlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from absl import logging as absl_logging
+
+FILE = "log.txt"
+_lines = logging.getLogger(f"{__name__}.lines")  # what is printed; only files get it
+_lines.propagate = False
+_lines.setLevel(logging.INFO)
+
+
+def say(text: str) -> None:
+    """Prints a line for the user, and writes it to the log file that is open."""
+    print(text, flush=True)
+    _lines.info("%s", text)
+
+
+@contextlib.contextmanager
+def written_to(folder: Path) -> Iterator[None]:
+    """Appends to `log.txt` in a folder, while this is entered: what `say` prints, and warnings.
+
+    An error that ends it is noted, too. If the file cannot be written, it is silently left out.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(folder / FILE, encoding="utf-8", errors="backslashreplace")
+    except OSError:  # what writes the checkpoints will tell
+        yield
+        return
+    handler.handleError = lambda record: None
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
+    )
+    loggers = (_lines, logging.getLogger())
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        yield
+    except BaseException as error:
+        _lines.error("%s: %s", type(error).__name__, error)
+        raise
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+        with contextlib.suppress(OSError):
+            handler.close()
+
+
+def quiet_libraries() -> None:
+    """Shows warnings of this package on the terminal, and not the libraries' chatter.
+
+    After a failed write Orbax's threads log a traceback for each file that was still to be written:
+    hundreds of them around the one message about the write that failed.
+    """
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    handler = absl_logging.get_absl_handler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    handler.addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited")
+    for name in ("orbax", "jax", "grain"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.unraisablehook = _show_unraisable
+
+
+def _show_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Python's own hook, except for tasks of Orbax's event loop, which is closed by then."""
+    error = unraisable.exc_value
+    if not isinstance(error, RuntimeError) or str(error) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)

@@ -1,0 +1,63 @@
+import pytest
+from absl import flags
+
+from dcpt_jax.config import ConfigError
+from dcpt_jax.config import flags as config_flags
+
+
+def parse(*arguments, config="configs/pretrain.py"):
+    values = flags.FlagValues()
+    config_flags.define(values)
+    config_flags.parse(["main", f"--config={config}", *arguments], values)
+    return values.config
+
+
+def test_the_last_of_equal_flags_counts():
+    config = parse(
+        "--config.model.encoder_blocks=(1,2)",
+        "--config.num_steps=3",
+        "--config.model.encoder_blocks=(3,4)",
+        "--config.num_steps=5",
+    )
+    assert config.model.encoder_blocks == (3, 4) and config.num_steps == 5
+
+
+def test_whole_numbers_may_have_an_exponent():
+    config = parse("--config.num_steps=1e3", "--config.optimizer.learning_rate=2e-4")
+    assert (config.num_steps, config.optimizer.learning_rate) == (1000, 2e-4)
+    with pytest.raises(ConfigError, match=r"num_steps=1\.5"):
+        parse("--config.num_steps=1.5")
+
+
+@pytest.mark.parametrize("text", ["rain,haze", "['rain', 'haze']", '("rain","haze")'])
+def test_lists_of_tasks_may_have_brackets_and_quotes(text):
+    assert parse(f"--config.tasks={text}").tasks == "rain,haze"
+
+
+def test_the_home_folder_is_expanded_in_values(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    config = parse("--config.data.root=~/photos", "--config.data.sources.rain=pairs:~/a,~/b")
+    assert config.data.root == "/home/me/photos"
+    assert config.data.sources.rain == "pairs:/home/me/a,/home/me/b"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.model.encoder_blocks[0]=3"], r"one element: set all, --config\.model\.enc"),
+        (["--config.model=3"], r"config\.model"),
+        (["--config.optimizer.rate=1"], r"unknown key --config\.optimizer\.rate; known in .*decay"),
+        (["--config.seed=many"], r"config\.seed=many"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_sentence(arguments, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        parse(*arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_files_and_presets():
+    with pytest.raises(ConfigError, match=r"no config file 'configs/nothing\.py'"):
+        parse(config="configs/nothing.py")
+    with pytest.raises(ConfigError, match="unknown preset 'resnet'.*nafnet"):
+        parse(config="configs/pretrain.py:resnet")
