@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM: noted by a handler, looked at between two pieces of work."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -61,4 +62,5 @@ class Interruption:
         first = self.signal is None
         self.signal = self.signal or signal.Signals(number).name
         if first and self._message:
-            os.write(2, f"\n{self._message}\n".encode())  # print is not safe in a handler
+            with contextlib.suppress(OSError):
+                os.write(2, f"\n{self._message}\n".encode())  # print is not safe in a handler
