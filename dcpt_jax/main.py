@@ -71,10 +71,9 @@ def _run(argv: Sequence[str]) -> int:
     except Exception as error:
         if isinstance(error, UsageError) or is_of_output(error):
             raise
-        is_expected = isinstance(error, _ERRORS)
-        if values.traceback or not is_expected:
+        if values.traceback or not isinstance(error, _ERRORS):
             traceback.print_exc()
-        if is_expected:
+        else:
             print(f"error: {error}", file=sys.stderr)
         return 1
 
