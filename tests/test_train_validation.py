@@ -195,10 +195,10 @@ def test_the_sheet_of_a_masked_pretraining_shows_what_is_seen_and_painted(
     config.validation.root = str(photo_folder)
     run, validation, state = opened(config)
     sheet = validation.sheet(state)
-    assert sheet.shape == (2 * 32 + 6, 3 * 32 + 2 * 6, 3)
-    seen = sheet[:32, :32].reshape(4, 8, 4, 8, 3).transpose(0, 2, 1, 3, 4).reshape(16, -1)
+    # Crops of 32 pixels are enlarged to 160, below the heading and the class's name.
+    seen, painted = (sheet[56:216:5, x : x + 160 : 5].astype(int) for x in (6, 172))
+    seen = seen.reshape(4, 8, 4, 8, 3).transpose(0, 2, 1, 3, 4).reshape(16, -1)
     assert (seen.max(axis=1) == 0).sum() == 8  # half of sixteen patches are hidden
-    painted = sheet[:32, 38:70]
     assert np.ptp(painted) > 0
     # What it measures needs none of this, but another program.
     assert validation._forward._cache_size() == 1
