@@ -293,7 +293,7 @@ def test_a_flipped_bit_in_an_array_is_named(tmp_path, small):
             else:  # in a place that means nothing
                 jax.tree.map(np.testing.assert_array_equal, loaded, intact)
             file.write_bytes(content[file])
-    assert refused > len(content)
+    assert refused >= 8
 
 
 def test_other_arrays_are_named(tmp_path, small):
