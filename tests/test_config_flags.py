@@ -59,5 +59,5 @@ def test_what_is_wrong_is_told_in_one_sentence(arguments, message):
 def test_unknown_files_and_presets():
     with pytest.raises(ConfigError, match=r"no config file 'configs/nothing\.py'"):
         parse(config="configs/nothing.py")
-    with pytest.raises(ConfigError, match="unknown preset 'resnet'.*nafnet"):
+    with pytest.raises(ConfigError, match=r"unknown preset 'resnet'.*nafnet"):
         parse(config="configs/pretrain.py:resnet")
