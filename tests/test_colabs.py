@@ -43,8 +43,9 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
     notebook = read(path)
     stored = len(pictures(notebook))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.getenv("PYTHONPATH", "")]))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # t-SNE's threads spin where others use the cores
     client = nbclient.NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+        notebook, timeout=1800, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
     )
     client.execute()
     assert len(pictures(notebook)) == stored > 0
