@@ -1,12 +1,11 @@
 """The table of modes: what each stage of training and the evaluation do.
 
 Everything that depends on the mode of a run reads its row here; no other module knows a mode by
-name. This module imports neither JAX nor the training, so that configs and data can use it.
+name. This module imports nothing of the package, so that configs and data can use it.
 """
 
 import dataclasses
-
-from dcpt_jax.data.tasks import Stage
+from typing import Literal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Mode:
     """
 
     name: str
-    stage: Stage
+    stage: Literal["pretrain", "restore"]
     learns: tuple[str, ...] = ()
     step: str = ""
     modules: tuple[str, ...] = ("network",)
@@ -40,7 +39,7 @@ class Mode:
         return bool(self.learns)
 
     @property
-    def split(self) -> str:
+    def split(self) -> Literal["train", "held_out"]:
         """The part of the data that it reads, "train" or "held_out"."""
         return "train" if self.trains else "held_out"
 

@@ -61,7 +61,7 @@ ALLOWED = {
     "command_line": {"devices", "files", "interruption"},
     "devices": set(),
     "extras": set(),
-    "modes": {"data"},
+    "modes": set(),
     "tables": {"command_line", "evaluate"},
     "main": {"command_line", "config", "evaluate", "extras", "files", "logs", "modes", "train"},
     "__main__": {"command_line", "extras", *COMMANDS},
