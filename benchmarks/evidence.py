@@ -289,7 +289,7 @@ class _Step:
 
     def __init__(self, config: Any):
         from dcpt_jax.train import sharding
-        from dcpt_jax.train.setup import prepare
+        from dcpt_jax.train.run import prepare
 
         run = prepare(config)
         self._state = run.create_state()

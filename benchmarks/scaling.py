@@ -73,7 +73,7 @@ def compiled_case(preset: str, fsdp_devices: int, batch_per_device: int) -> Case
 
     from dcpt_jax import config as configs
     from dcpt_jax.models.formulation import ACCELERATOR, formulated
-    from dcpt_jax.train.setup import prepare
+    from dcpt_jax.train.run import prepare
 
     config = configs.load("restore", preset)
     devices = jax.device_count()

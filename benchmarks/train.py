@@ -3,7 +3,7 @@
     python -m benchmarks.train --devices 1 2 4 8 --output train.json
     python -m benchmarks.train --mode restore --preset nafnet,5d --dtype bfloat16 --torch
 
-Each variant is a run as the commands make it (`dcpt_jax.train.setup.prepare`): losses, gradients,
+Each variant is a run as the commands make it (`dcpt_jax.train.run.prepare`): losses, gradients,
 optimisers, moving average, on a mesh of the first so many devices; the batch stays the same. All
 variants take their steps in turn, so that other load on the machine meets them alike; read the
 ratios. On a machine without accelerators JAX is given simulated devices, which share its cores:
@@ -44,7 +44,7 @@ class Variant:
         import jax
 
         from dcpt_jax.train import sharding, throughput
-        from dcpt_jax.train.setup import prepare
+        from dcpt_jax.train.run import prepare
 
         self.name = f"{devices} x" + (f", state in {fsdp}" if fsdp > 1 else "")
         config = configured(options, fsdp)

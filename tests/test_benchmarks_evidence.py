@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import evidence, evidence_report
 from dcpt_jax import config as configs
-from dcpt_jax.train.setup import prepare
+from dcpt_jax.train.run import prepare
 
 SETTINGS = evidence.Settings(steps=24, pretrain_steps=8)
 

@@ -11,8 +11,9 @@ from dcpt_jax import create_model
 from dcpt_jax.config import ConfigError
 from dcpt_jax.config.presets import published_samples
 from dcpt_jax.data.tasks import TASK_SETS
-from dcpt_jax.train import modules, setup
-from dcpt_jax.train.start import Start
+from dcpt_jax.train import modules
+from dcpt_jax.train import run as training
+from dcpt_jax.train.init_from import Initial
 
 ARGS = [
     *("", "nafnet,5d", "5d,nafnet", "restormer,5d", "promptir", "swinir", "5d", "rain"),
@@ -227,7 +228,7 @@ def test_the_recipe_of_the_transfer():
     assert (config.batch_size, config.num_steps, config.ema_decay) == (32, 100_000, 0.999)
     assert (config.guidance, config.focal_gamma, config.tasks) == (1.0, 0.0, "noise")
     assert (config.optimizer.clip_norm, config.optimizer.weight_decay) == (0.01, 1e-4)
-    rate = setup.make_optimizers(config)[0]["network"]
+    rate = training.make_optimizers(config)[0]["network"]
     assert [float(rate(step)) for step in (0, 50_000, 100_000)] == [np.float32(3e-4)] * 3
 
 
@@ -237,7 +238,7 @@ def test_the_rate_of_a_transfer_can_be_changed(learning_rate):
     config.init_from = "somewhere"
     config.optimizer.learning_rate = learning_rate
     configs.validate(config)
-    rate = setup.make_optimizers(config)[0]["network"]
+    rate = training.make_optimizers(config)[0]["network"]
     assert [float(rate(step)) for step in (0, 1, 999)] == [np.float32(learning_rate)] * 3
 
 
@@ -277,19 +278,19 @@ def test_what_a_mode_needs(mode, changes, message):
 
 def test_a_published_recipe_without_accelerator_or_data_warns(caplog, photo_folder):
     config = configs.load("pretrain", "nafnet,5d")
-    setup.prepare(config)
+    training.prepare(config)
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
     assert "leave the preset out" in caplog.text and "--config.data.root=FOLDER" in caplog.text
     caplog.clear()
     config.data.root = str(photo_folder)
-    setup.prepare(config)
+    training.prepare(config)
     assert len(caplog.records) == 1 and "only the CPU" in caplog.text
     caplog.clear()
-    setup.prepare(configs.load("pretrain"))
+    training.prepare(configs.load("pretrain"))
     assert not caplog.records
     config.require_accelerator = True
     with pytest.raises(ConfigError, match="only the CPU"):
-        setup.prepare(config)
+        training.prepare(config)
 
 
 def test_saving_memory_makes_no_other_run():
@@ -368,9 +369,9 @@ def test_the_terms_of_the_loss_have_weights_that_reach_the_step(mode, monkeypatc
     configs.validate(config)
     passed = {}
     for name in ("make_pretrain_step", "make_mask_pretrain_step"):
-        monkeypatch.setattr(setup.steps, name, lambda *_, **options: passed.update(options))
+        monkeypatch.setattr(training.steps, name, lambda *_, **options: passed.update(options))
     network, classifier = modules.build_modules(config, num_classes=5)
-    setup.make_step(config, configs.tasks_of(config), network, classifier, None, {}, Start())
+    training.make_step(config, configs.tasks_of(config), network, classifier, None, {}, Initial())
     assert (passed["pixel_weight"], passed["class_weight"]) == (0.25, 0.0)
 
 
@@ -386,8 +387,8 @@ def test_the_weight_of_the_fft_term_reaches_the_step(mode, monkeypatch):
     configs.validate(config)
     passed = {}
     for name in ("make_restore_step", "make_transfer_step"):
-        monkeypatch.setattr(setup.steps, name, lambda *_, **options: passed.update(options))
-    setup.make_step(config, configs.tasks_of(config), None, None, None, {}, Start())
+        monkeypatch.setattr(training.steps, name, lambda *_, **options: passed.update(options))
+    training.make_step(config, configs.tasks_of(config), None, None, None, {}, Initial())
     assert passed["fft_weight"] == 0.1
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from dcpt_jax.evaluate import run as evaluation
 from dcpt_jax.precision import products_in
-from dcpt_jax.train import setup
+from dcpt_jax.train import run as training
 from dcpt_jax.train.validation import Validation
 from tests.conftest import tiny_config
 
@@ -47,7 +47,7 @@ def test_step_and_validation_are_traced_in_it(photo_folder):
     config = tiny_config("restore", photo_folder)
     config.matmul_precision = "highest"
     config.log.image_every_steps = 1
-    run = setup.prepare(config)
+    run = training.prepare(config)
     state = run.state_shapes()
     step = products(run.lower(state).as_text())
     image = jax.ShapeDtypeStruct((8, 16, 16, 3), jnp.float32)

@@ -10,9 +10,10 @@ from dcpt_jax import config as configs
 from dcpt_jax import create_classifier, create_model, weights
 from dcpt_jax.config import ConfigError
 from dcpt_jax.models import parameter_shapes
-from dcpt_jax.train import loop, modules, setup, steps
+from dcpt_jax.train import loop, modules, steps
+from dcpt_jax.train import run as training
+from dcpt_jax.train.init_from import Initial
 from dcpt_jax.train.optimizer import adamw
-from dcpt_jax.train.start import Start
 from dcpt_jax.train.state import create_state
 from tests.conftest import TINY_BACKBONES, tiny_config
 
@@ -29,8 +30,8 @@ def test_the_papers_step_builds(mode, name):
     config = configs.load(mode, f"{name},5d")
     tasks = configs.tasks_of(config)
     network, classifier = modules.build_modules(config, num_classes=len(tasks))
-    _, optimizers = setup.make_optimizers(config)
-    step = setup.make_step(config, tasks, network, classifier, None, optimizers, Start())
+    _, optimizers = training.make_optimizers(config)
+    step = training.make_step(config, tasks, network, classifier, None, optimizers, Initial())
     parts = {"network": network, "classifier": classifier}
     params = {key: parameter_shapes(part) for key, part in parts.items() if part is not None}
     averaged = optimizers if config.ema_decay else ()

@@ -3,7 +3,7 @@
 import numpy as np
 
 from dcpt_jax import images
-from dcpt_jax.train import setup
+from dcpt_jax.train import run as training
 from dcpt_jax.train.validation import Validation
 from tests.conftest import tiny_config
 
@@ -16,7 +16,7 @@ def test_pairs_of_the_config_are_trained_on(tmp_path, photo_folder):
     config = tiny_config("restore", photo_folder)
     config.tasks = "low_light,haze"
     config.data.datasets = str(tmp_path)
-    run = setup.prepare(config)
+    run = training.prepare(config)
     low_light, haze = run.training_classes
     assert low_light.origin == f"pairs of lol in {tmp_path}/lol" and not low_light.is_synthetic
     assert low_light.task.repeats == 77_600 // 2

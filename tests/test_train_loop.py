@@ -10,7 +10,7 @@ from PIL import Image
 from dcpt_jax import config as configs
 from dcpt_jax import weights
 from dcpt_jax.config import ConfigError
-from dcpt_jax.train import loop, resuming
+from dcpt_jax.train import begin, loop
 from tests.conftest import tiny_config
 
 
@@ -286,10 +286,10 @@ def test_where_a_run_that_goes_on_elsewhere_started_is_found(tmp_path, photo_fol
             (folder / "metadata").write_text(json.dumps(content))
 
     def found():
-        return resuming.with_its_start(config, tmp_path / "run").init_from
+        return begin.with_its_start(config, tmp_path / "run").init_from
 
     config = tiny_config("pretrain", photo_folder)
-    assert resuming.with_its_start(config, tmp_path / "run") is config
+    assert begin.with_its_start(config, tmp_path / "run") is config
     config.resume_from = str(tmp_path / "first")
     assert found() == ""
     checkpoint("first", 10, init_from="weights of the first")

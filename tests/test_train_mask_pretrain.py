@@ -12,9 +12,10 @@ from dcpt_jax import config as configs
 from dcpt_jax import create_classifier, create_model, weights
 from dcpt_jax.config import ConfigError
 from dcpt_jax.models import ReconstructionHead, masking, parameter_shapes
-from dcpt_jax.train import loop, modules, setup, steps
+from dcpt_jax.train import loop, modules, steps
+from dcpt_jax.train import run as training
+from dcpt_jax.train.init_from import Initial
 from dcpt_jax.train.optimizer import adamw
-from dcpt_jax.train.start import Start
 from dcpt_jax.train.state import create_state
 from tests.conftest import TINY_BACKBONES, run_on_eight_devices, tiny_config
 from tests.golden import random_params
@@ -309,13 +310,13 @@ def test_a_network_with_local_averages_is_refused(tmp_path, photo_folder):
     config = short_config("mask_pretrain", photo_folder)
     config.init_from = str(folder)
     with pytest.raises(ConfigError, match=r'tlc_size is \(16, 16\); .* set "tlc_size" to null in'):
-        setup.prepare(config)
+        training.prepare(config)
     saved = folder / weights.DESCRIPTION
     text = saved.read_text()
     content = json.loads(text) | {"arguments": {**arguments, "tlc_size": None}}
     del content["checksums"]
     saved.write_text(json.dumps(content))
-    assert setup.prepare(config).network.tlc_size is None
+    assert training.prepare(config).network.tlc_size is None
 
 
 @pytest.mark.slow  # tracing a full network takes up to fifteen seconds
@@ -326,8 +327,8 @@ def test_the_papers_step_builds(name):
     tasks = configs.tasks_of(config)
     network, classifier = modules.build_modules(config, num_classes=len(tasks))
     head = modules.build_reconstruction(config, network)
-    _, optimizers = setup.make_optimizers(config)
-    step = setup.make_step(config, tasks, network, classifier, head, optimizers, Start())
+    _, optimizers = training.make_optimizers(config)
+    step = training.make_step(config, tasks, network, classifier, head, optimizers, Initial())
     size = config.data.crop_size
     images = jax.ShapeDtypeStruct((config.batch_size, size, size, 3), jnp.float32)
     params = {"network": parameter_shapes(network), "classifier": parameter_shapes(classifier)}

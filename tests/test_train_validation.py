@@ -6,7 +6,7 @@ from dcpt_jax.config import ConfigError
 from dcpt_jax.data import held_out
 from dcpt_jax.images import ImageError
 from dcpt_jax.train import loop, processes
-from dcpt_jax.train.setup import prepare
+from dcpt_jax.train.run import prepare
 from dcpt_jax.train.validation import Validation
 from tests.conftest import tiny_config
 

@@ -11,7 +11,7 @@ import jax
 from benchmarks.device import turns
 from dcpt_jax import config as configs
 from dcpt_jax.train import sharding
-from dcpt_jax.train.setup import Run, prepare
+from dcpt_jax.train.run import Run, prepare
 from dcpt_jax.train.step_log import StepLog
 
 

@@ -19,9 +19,9 @@ with extras.needed("train", "dcpt_jax.config"):
         validation_metrics,
     )
     from dcpt_jax.config.class_flags import set_class_flags, take_class_flags
-    from dcpt_jax.config.files import load, locate, summaries
     from dcpt_jax.config.keys import ConfigError, base
     from dcpt_jax.config.presets import BACKBONES, backbone_keys, parse_preset
+    from dcpt_jax.config.recipes import load, locate, summaries
 
 __all__ = [
     "BACKBONES",

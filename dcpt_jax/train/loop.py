@@ -18,11 +18,11 @@ from dcpt_jax import files, logs, weights
 from dcpt_jax.data import pipeline
 from dcpt_jax.devices import start_devices
 from dcpt_jax.train import curves, processes, sharding, throughput
+from dcpt_jax.train.begin import find_begun, resume, with_its_start
 from dcpt_jax.train.checkpoints import Checkpoints
 from dcpt_jax.train.interruption import StopRequest
 from dcpt_jax.train.progress import Progress
-from dcpt_jax.train.resuming import find_begun, resume, with_its_start
-from dcpt_jax.train.setup import Run, prepare
+from dcpt_jax.train.run import Run, prepare
 from dcpt_jax.train.state import Metrics, TrainState
 from dcpt_jax.train.step_log import StepLog
 from dcpt_jax.train.validation import Validation

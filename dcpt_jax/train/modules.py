@@ -21,8 +21,8 @@ def build_modules(
     Args:
         config: of the run.
         num_classes: of the run.
-        taken: the classifier that is taken over, see `start.Start`; the one that guides a transfer
-            is built as it was.
+        taken: the classifier that is taken over, see `init_from.Initial`; the one that guides a
+            transfer is built as it was.
 
     Raises:
         ConfigError: if the keyword arguments in `config.model` do not fit the backbone, or the

@@ -15,7 +15,7 @@ from dcpt_jax.images import ImageError
 from dcpt_jax.models import masking
 from dcpt_jax.precision import products_in
 from dcpt_jax.train import processes, sharding
-from dcpt_jax.train.setup import Run
+from dcpt_jax.train.run import Run
 from dcpt_jax.train.state import TrainState
 
 _logger = logging.getLogger(__name__)

@@ -24,9 +24,9 @@ from dcpt_jax.data.classes import TrainingClass
 from dcpt_jax.labels import Labels
 from dcpt_jax.modes import MODES, Mode
 from dcpt_jax.precision import products_in
-from dcpt_jax.train import modules, sharding, start, steps
+from dcpt_jax.train import init_from, modules, sharding, steps
+from dcpt_jax.train.init_from import Initial
 from dcpt_jax.train.optimizer import adamw, constant_schedule, cosine_schedule
-from dcpt_jax.train.start import Start
 from dcpt_jax.train.state import Step, TrainState, create_state
 
 
@@ -99,7 +99,7 @@ class Run:
         optimizers: of each part that learns.
         averaged: parts with a moving average.
         step: jitted, donates the state.
-        start: parameters of other runs to start from, and where they came from.
+        initial: parameters of other runs to start from, and where they came from.
         state_sharding: how the devices hold the state: of each array, or one for all.
     """
 
@@ -129,7 +129,7 @@ class Run:
     optimizers: Mapping[str, optax.GradientTransformation]
     averaged: tuple[str, ...]
     step: Step
-    start: Start
+    initial: Initial
     state_sharding: Any
 
     @property
@@ -140,14 +140,14 @@ class Run:
     def create_state(self) -> TrainState:
         """The state before the first step, made where it is kept: no device holds more than its
         part at any time."""
-        found = self.start.params
+        found = self.initial.params
         if self.mesh.size > 1:
             found = sharding.place(found, self.mesh)
         return jax.jit(self._initialise, out_shardings=self.state_sharding)(found)
 
     def state_shapes(self) -> TrainState:
         """The state's shapes and dtypes, and how the devices hold it; nothing is computed."""
-        shapes = jax.eval_shape(self._initialise, self.start.params)
+        shapes = jax.eval_shape(self._initialise, self.initial.params)
         shardings = self.state_sharding
         if isinstance(shardings, jax.sharding.Sharding):
             shardings = jax.tree.map(lambda _: self.state_sharding, shapes)
@@ -183,7 +183,7 @@ class Run:
         """The description of the run's weights."""
         if self.classifier is not None and not self.mode.classifies:
             # Needed to continue, not part of the result.
-            extra["guide"] = self.start.classifier
+            extra["guide"] = self.initial.classifier
         return weights.describe(
             self.network,
             self.classifier if self.mode.classifies else None,
@@ -193,7 +193,7 @@ class Run:
             mode=self.mode.name,
             crop_size=self.crop_size,
             averaged=self.averaged,
-            source=self.start.origin,
+            source=self.initial.origin,
             **extra,
         )
 
@@ -220,8 +220,8 @@ class Run:
             if self.mode.is_guided:
                 params["classifier"] = found.get("classifier", params["classifier"])
             elif "classifier" in found:
-                columns = self.labels.shared_with(self.start.classifier.labels)
-                params["classifier"] = start.take_over_classifier(
+                columns = self.labels.shared_with(self.initial.classifier.labels)
+                params["classifier"] = init_from.take_over_classifier(
                     params["classifier"], found["classifier"], columns
                 )
         if self.reconstruction is not None:
@@ -264,10 +264,10 @@ def prepare(
         repeats=configs.repeats_of(config),
         **data_classes.options_from(config.data),
     )
-    origin = start.find_start(config, begun)
+    initial = init_from.find_initial(config, begun)
     labels = configs.labels_of(config)
     network, classifier = modules.build_modules(
-        config, num_classes=len(labels.names), taken=origin.classifier
+        config, num_classes=len(labels.names), taken=initial.classifier
     )
     reconstruction = modules.build_reconstruction(config, network)
     schedules, optimizers = make_optimizers(config)
@@ -304,8 +304,8 @@ def prepare(
         schedules=schedules,
         optimizers=optimizers,
         averaged=tuple(optimizers) if config.ema_decay else (),
-        step=make_step(config, tasks, network, classifier, reconstruction, optimizers, origin),
-        start=origin,
+        step=make_step(config, tasks, network, classifier, reconstruction, optimizers, initial),
+        initial=initial,
         state_sharding=sharding.replicated(mesh),
     )
     return _compile_for_devices(run)
@@ -391,7 +391,7 @@ def make_step(
     classifier: nn.Module | None,
     reconstruction: nn.Module | None,
     optimizers: Mapping[str, optax.GradientTransformation],
-    origin: Start,
+    initial: Initial,
 ) -> Step:
     """The step of the config's mode, not yet jitted.
 
@@ -402,7 +402,7 @@ def make_step(
         classifier: see there.
         reconstruction: see `modules.build_reconstruction`.
         optimizers: of the parts that learn.
-        origin: of the classifier that guides a transfer.
+        initial: of the classifier that guides a transfer.
 
     Raises:
         ConfigError: if that classifier does not know all tasks.
@@ -412,8 +412,8 @@ def make_step(
     labels = configs.labels_of(config)
     if labels.multi_hot:
         options["label_rows"] = labels.rows(tasks)
-    if mode.is_guided and origin.classifier is not None:
-        options |= start.guide_options(origin.classifier.labels, tasks)
+    if mode.is_guided and initial.classifier is not None:
+        options |= init_from.guide_options(initial.classifier.labels, tasks)
     built = {
         "network": network,
         "classifier": classifier,

@@ -1,4 +1,4 @@
-"""Where a run goes on: its own newest checkpoint, another run's, or the start."""
+"""Where a run begins: at its own newest checkpoint, at another run's, or at step 0."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,10 +11,10 @@ from dcpt_jax import config as configs
 from dcpt_jax import weights
 from dcpt_jax.config import ConfigError
 from dcpt_jax.data import pipeline
-from dcpt_jax.train import processes, sharding, start
+from dcpt_jax.train import init_from, processes, sharding
 from dcpt_jax.train.checkpoints import Checkpoints
 from dcpt_jax.train.restoring import restore_from, saved_config
-from dcpt_jax.train.setup import Run
+from dcpt_jax.train.run import Run
 from dcpt_jax.train.state import TrainState
 
 
@@ -95,8 +95,8 @@ def resume(
         )
     else:
         state = run.create_state()
-        started = f"starting from {start.places(run.start)}"
-        for line in start.report(run.start, run.mode, run.labels):
+        started = f"starting from {init_from.places(run.initial)}"
+        for line in init_from.report(run.initial, run.mode, run.labels):
             processes.say(line)
     count = {name: sum(x.size for x in jax.tree.leaves(p)) for name, p in state.params.items()}
     processes.say(

@@ -14,7 +14,8 @@ from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.evaluate import run as evaluation
 from dcpt_jax.labels import Labels
 from dcpt_jax.modes import MODES
-from dcpt_jax.train import loop, modules, setup, start
+from dcpt_jax.train import init_from, loop, modules
+from dcpt_jax.train import run as training
 from dcpt_jax.weights import ClassifierDescription
 from tests.conftest import tiny_config
 
@@ -45,7 +46,7 @@ def test_a_head_keeps_the_columns_of_the_classes_that_stay():
         return {"down_0": {"kernel": rng.random((2, 2))}, "head": head}
 
     fresh, found = (jax.tree.map(np.float32, parameters(n)) for n in (3, 5))
-    taken = start.take_over_classifier(fresh, found, ((2, 0), (0, 2)))
+    taken = init_from.take_over_classifier(fresh, found, ((2, 0), (0, 2)))
     assert_equal(taken["down_0"], found["down_0"])
     for name in ("kernel", "bias"):
         there, new = found["head"][name], fresh["head"][name]
@@ -55,28 +56,28 @@ def test_a_head_keeps_the_columns_of_the_classes_that_stay():
 
 def test_labels_of_the_guide():
     tasks = task_sets.resolve_tasks("haze,rain")
-    assert start.guide_options(Labels(FIVE), tasks) == {"labels": (2, 0)}
+    assert init_from.guide_options(Labels(FIVE), tasks) == {"labels": (2, 0)}
     message = r"does not know haze; its classes: noise, rain.*tasks.*convert --classes"
     with pytest.raises(ConfigError, match=message):
-        start.guide_options(Labels(("noise", "rain")), tasks)
+        init_from.guide_options(Labels(("noise", "rain")), tasks)
 
 
 MIXED = Labels(("haze", "low_light", "rain"), "multi_hot")
 
 
 def test_a_guide_of_components_guides_to_mixtures_that_it_never_saw():
-    options = start.guide_options(MIXED, task_sets.resolve_tasks("low_light+rain+haze,rain"))
+    options = init_from.guide_options(MIXED, task_sets.resolve_tasks("low_light+rain+haze,rain"))
     assert set(options) == {"label_rows"}
     assert options["label_rows"].tolist() == [[1, 1, 1], [0, 0, 1]]
-    options = start.guide_options(MIXED, task_sets.resolve_tasks("clean,rain"))
+    options = init_from.guide_options(MIXED, task_sets.resolve_tasks("clean,rain"))
     assert options["label_rows"].tolist() == [[0, 0, 0], [0, 0, 1]]
-    options = start.guide_options(MIXED, task_sets.resolve_tasks("clean"))
+    options = init_from.guide_options(MIXED, task_sets.resolve_tasks("clean"))
     assert options["label_rows"].tolist() == [[0, 0, 0]]
     flat = Labels(("haze", "low_light+haze"))
     asked = task_sets.resolve_tasks("low_light+haze")
-    assert start.guide_options(flat, asked) == {"labels": (1,)}
+    assert init_from.guide_options(flat, asked) == {"labels": (1,)}
     with pytest.raises(ConfigError, match=r"does not know snow; its components: haze, low_light"):
-        start.guide_options(MIXED, task_sets.resolve_tasks("rain+snow"))
+        init_from.guide_options(MIXED, task_sets.resolve_tasks("rain+snow"))
 
 
 def test_the_report_says_what_was_left_and_what_never_learned():
@@ -85,8 +86,8 @@ def test_the_report_says_what_was_left_and_what_never_learned():
 
     def lines(stage, *modules, **others):
         described = weights.describe(network, *modules, labels=Labels(FIVE), **others)
-        run = start.Start(params={"network": {}}, description=described, network_from="W")
-        return start.report(run, MODES[stage], Labels(()))
+        run = init_from.Initial(params={"network": {}}, description=described, network_from="W")
+        return init_from.report(run, MODES[stage], Labels(()))
 
     assert lines("restore") == ["network: taken over from W"]
     assert lines("restore", averaged=("network",)) == [
@@ -104,10 +105,10 @@ def test_a_classifier_of_classes_goes_on_with_components(photo_folder, pretraine
     """All of the single classes, none of the mixtures, and the report says so."""
     config = grown_config("classify", photo_folder, pretrained, label="multi_hot")
     config.tasks = "low_light+haze,rain,snow"
-    run = setup.prepare(config)
+    run = training.prepare(config)
     assert run.labels.names == ("low_light", "haze", "rain", "snow")
     assert run.classifier.num_classes == 4
-    assert start.report(run.start, run.mode, run.labels)[1] == (
+    assert init_from.report(run.initial, run.mode, run.labels)[1] == (
         f"classifier: taken over from {pretrained} (flat, from now on multi_hot), its head resized "
         "from 5 to 4 components; kept: low_light, haze, rain; new: snow; left: noise, motion_blur"
     )
@@ -120,17 +121,17 @@ def test_a_classifier_of_classes_goes_on_with_components(photo_folder, pretraine
         ("low_light", "haze", "rain", "snow"), "multi_hot"
     )
     config.tasks = "5d"
-    run = setup.prepare(config)
-    assert start.report(run.start, run.mode, run.labels)[1] == (
+    run = training.prepare(config)
+    assert init_from.report(run.initial, run.mode, run.labels)[1] == (
         f"classifier: taken over from {pretrained} (flat, from now on multi_hot)"
     )
 
 
 def test_pretraining_goes_on_with_network_and_classifier(photo_folder, pretrained, capsys):
-    run = setup.prepare(grown_config("pretrain", photo_folder, pretrained))
+    run = training.prepare(grown_config("pretrain", photo_folder, pretrained))
     state = run.create_state()
     assert_equal(state.params, weights.load_weights(pretrained)[0])
-    assert start.report(run.start, run.mode, run.labels) == [
+    assert init_from.report(run.initial, run.mode, run.labels) == [
         f"network: taken over from {pretrained}",
         f"classifier: taken over from {pretrained}",
     ]
@@ -138,15 +139,15 @@ def test_pretraining_goes_on_with_network_and_classifier(photo_folder, pretraine
 
 def test_a_new_classifier_on_request(photo_folder, pretrained):
     config = grown_config("pretrain", photo_folder, pretrained, classifier_from="scratch")
-    run = setup.prepare(config)
+    run = training.prepare(config)
     params = weights.load_weights(pretrained)[0]
-    assert set(run.start.params) == {"network"}
+    assert set(run.initial.params) == {"network"}
     state = run.create_state()
     assert_equal(state.params["network"], params["network"])
     assert (
         state.params["classifier"]["head"]["kernel"] != params["classifier"]["head"]["kernel"]
     ).any()
-    assert start.report(run.start, run.mode, run.labels)[1] == "classifier: from scratch"
+    assert init_from.report(run.initial, run.mode, run.labels)[1] == "classifier: from scratch"
 
 
 @pytest.mark.slow
@@ -209,8 +210,8 @@ def test_a_guided_transfer_leaves_a_network_and_can_be_continued(
 
 def test_without_guidance_there_is_no_classifier(photo_folder, pretrained):
     config = grown_config("transfer", photo_folder, pretrained, guidance=0.0, tasks="haze+noise")
-    run = setup.prepare(config)
-    assert run.classifier is None and set(run.start.params) == {"network"}
+    run = training.prepare(config)
+    assert run.classifier is None and set(run.initial.params) == {"network"}
     assert run.describe().guide is None
 
 
@@ -233,15 +234,15 @@ def test_a_guide_that_is_missing_or_does_not_fit(tmp_path, photo_folder, pretrai
     network_only = without_classifier(pretrained, tmp_path / "network")
     config = grown_config("transfer", photo_folder, network_only)
     with pytest.raises(ConfigError, match=r"no classifier in .*--config\.classifier_from.*=0"):
-        setup.prepare(config)
+        training.prepare(config)
     config.classifier_from = str(network_only)
     with pytest.raises(ConfigError, match=r"config\.classifier_from.*hold no classifier"):
-        setup.prepare(config)
+        training.prepare(config)
     config.classifier_from = str(pretrained)
-    assert set(setup.prepare(config).start.params) == {"network", "classifier"}
+    assert set(training.prepare(config).initial.params) == {"network", "classifier"}
     config.tasks = "haze+rain"
     with pytest.raises(ConfigError, match=r"does not know haze\+rain; its classes: rain, noise"):
-        setup.prepare(config)
+        training.prepare(config)
 
 
 def test_a_classifier_of_another_networks_features(tmp_path, photo_folder, pretrained):
@@ -251,12 +252,12 @@ def test_a_classifier_of_another_networks_features(tmp_path, photo_folder, pretr
     config = grown_config("classify", photo_folder, pretrained, classifier_from=str(other))
     wrong = r"features of \(8,\) channels, but this nafnet has \(4,.*"
     with pytest.raises(ConfigError, match=wrong + "classifier_from=scratch"):
-        setup.prepare(config)
+        training.prepare(config)
     config = grown_config(
         "transfer", photo_folder, pretrained, tasks="haze", classifier_from=str(other)
     )
     with pytest.raises(ConfigError, match=wrong + "guidance=0"):
-        setup.prepare(config)
+        training.prepare(config)
 
 
 def test_features_of_other_sizes_are_told_from_other_channels(photo_folder):
@@ -274,7 +275,7 @@ def test_a_classifier_that_sees_the_image(tmp_path, photo_folder, pretrained, mo
     other = weights.save_weights(tmp_path / "other", params, description)
     config = grown_config(mode, photo_folder, pretrained, classifier_from=str(other))
     with pytest.raises(ConfigError, match=f"sees the image.*another, or .*{way_out}"):
-        start.find_start(config, None)
+        init_from.find_initial(config, None)
 
 
 def test_a_guide_of_one_class_is_refused(tmp_path, photo_folder, pretrained):
@@ -283,14 +284,14 @@ def test_a_guide_of_one_class_is_refused(tmp_path, photo_folder, pretrained):
     other = weights.save_weights(tmp_path / "other", params, description)
     config = grown_config("transfer", photo_folder, pretrained, classifier_from=str(other))
     with pytest.raises(ConfigError, match=r"other knows only rain, .*always be right"):
-        start.find_start(config, None)
+        init_from.find_initial(config, None)
     # One component can be there or not: a photo can be clean.
     description = with_classifier(description, Labels(("rain",), "multi_hot"))
     other = weights.save_weights(tmp_path / "component", params, description)
     config.classifier_from = str(other)
-    assert start.find_start(config, None).classifier.labels.multi_hot
+    assert init_from.find_initial(config, None).classifier.labels.multi_hot
     config.guidance = 0.0
-    assert start.find_start(config, None).classifier is None
+    assert init_from.find_initial(config, None).classifier is None
 
 
 def test_guidance_cannot_be_switched_on_on_the_way(photo_folder, pretrained):
@@ -298,9 +299,9 @@ def test_guidance_cannot_be_switched_on_on_the_way(photo_folder, pretrained):
     begun = dataclasses.replace(description, mode="transfer", classifier=None)
     config = grown_config("transfer", photo_folder, pretrained)
     with pytest.raises(ConfigError, match=r"begun without a classifier.*--config\.guidance=0"):
-        start.find_start(config, begun)
+        init_from.find_initial(config, begun)
     config.guidance = 0.0
-    assert start.find_start(config, begun).classifier is None
+    assert init_from.find_initial(config, begun).classifier is None
 
 
 @pytest.mark.parametrize("key", ["init_from", "classifier_from"])
@@ -308,32 +309,32 @@ def test_a_missing_folder_is_named_with_its_key(tmp_path, photo_folder, pretrain
     config = grown_config("classify", photo_folder, pretrained)
     config[key] = str(tmp_path / "missing")
     with pytest.raises(FileNotFoundError, match=rf"config\.{key}: no weights in .*missing"):
-        start.find_start(config, None)
+        init_from.find_initial(config, None)
 
 
 def test_the_figures_of_another_backbone_are_refused(photo_folder, pretrained):
     config = configs.load("restore", "swinir,rain")
     config.init_from = str(pretrained)
     with pytest.raises(ConfigError, match=r"--config=configs/restore\.py:nafnet,rain, or --conf"):
-        start.find_start(config, None)
+        init_from.find_initial(config, None)
     config.tasks = "rain,haze"  # which no preset can name
     with pytest.raises(ConfigError, match=r"--config=configs/restore\.py:nafnet, or --config\."):
-        start.find_start(config, None)
+        init_from.find_initial(config, None)
     config.recipe = ""
-    start.find_start(config, None)
+    init_from.find_initial(config, None)
     assert config.model.name == "nafnet"
     config = configs.load("restore", "nafnet")
     config.init_from = str(pretrained)
-    start.find_start(config, None)
+    init_from.find_initial(config, None)
     assert config.model.width == 4
 
 
 def test_what_a_run_starts_from_in_a_few_words(photo_folder, pretrained):
     config = grown_config("pretrain", photo_folder, "", classifier_from=str(pretrained))
-    assert start.places(start.find_start(config, None)) == (
+    assert init_from.places(init_from.find_initial(config, None)) == (
         f"scratch and the classifier of {pretrained}"
     )
     config.update(init_from=str(pretrained), classifier_from="")
-    assert start.places(start.find_start(config, None)) == str(pretrained)
+    assert init_from.places(init_from.find_initial(config, None)) == str(pretrained)
     config.update(init_from="", classifier_from="scratch")
-    assert start.places(start.find_start(config, None)) == "scratch"
+    assert init_from.places(init_from.find_initial(config, None)) == "scratch"

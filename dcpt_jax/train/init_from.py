@@ -1,4 +1,4 @@
-"""What a run starts from: the network and classifier of earlier runs, as far as they fit."""
+"""What `init_from` and `classifier_from` name: network and classifier to initialise a run from."""
 
 import dataclasses
 import logging
@@ -22,7 +22,7 @@ HEAD = "head"  # the classifier's last layer, whose last axis are the classes or
 
 
 @dataclasses.dataclass(frozen=True)
-class Start:
+class Initial:
     """Where the parameters of a run come from.
 
     Attributes:
@@ -43,7 +43,7 @@ class Start:
     classifier_from: str = ""
 
 
-def find_start(config: ml_collections.ConfigDict, begun: WeightsDescription | None) -> Start:
+def find_initial(config: ml_collections.ConfigDict, begun: WeightsDescription | None) -> Initial:
     """Finds what a config starts from, and takes the architectures from there.
 
     Args:
@@ -72,7 +72,7 @@ def find_start(config: ml_collections.ConfigDict, begun: WeightsDescription | No
         if classifier is None and grown and begun.classifier is not None:
             classifier = _classifier_of(begun, mode)
         _adopt_classifier(config, classifier)
-        return Start(origin=begun.source, classifier=classifier)
+        return Initial(origin=begun.source, classifier=classifier)
     params, description, origin, network = {}, None, {}, None
     if config.init_from:
         found, description = _load("init_from", config.init_from)
@@ -108,7 +108,7 @@ def find_start(config: ml_collections.ConfigDict, begun: WeightsDescription | No
             f"{labels.names[0]}, so that it cannot guide: it would always be right. "
             "Choose another --config.classifier_from, or set --config.guidance=0"
         )
-    return Start(
+    return Initial(
         params=params,
         origin=origin,
         classifier=classifier,
@@ -175,35 +175,35 @@ def take_over_classifier(fresh: Any, found: Any, columns: tuple[tuple[int, int],
     return {**kept, HEAD: head}
 
 
-def places(start: Start) -> str:
+def places(initial: Initial) -> str:
     """What a run starts from, in a few words."""
-    found = [start.network_from or "scratch"]
-    if "classifier" in start.params and start.classifier_from:
-        found.append(f"the classifier of {start.classifier_from}")
+    found = [initial.network_from or "scratch"]
+    if "classifier" in initial.params and initial.classifier_from:
+        found.append(f"the classifier of {initial.classifier_from}")
     return " and ".join(found)
 
 
-def report(start: Start, mode: Mode, labels: Labels) -> list[str]:
+def report(initial: Initial, mode: Mode, labels: Labels) -> list[str]:
     """Lines that say what was taken over, resized or left; none from scratch.
 
     Args:
-        start: what the run starts from.
+        initial: what the run starts from.
         mode: of the run.
         labels: of its classifier.
     """
-    lines, description = [], start.description
+    lines, description = [], initial.description
     if description is not None:
         averaged = "network" in description.averaged
         average = ", its moving average" if averaged else ""
-        lines.append(f"network: taken over from {start.network_from}{average}")
+        lines.append(f"network: taken over from {initial.network_from}{average}")
         earlier = MODES.get(description.mode)
         if earlier is not None and earlier.masks:
             lines.append(
                 "network: its last layers are as initialised, masked pre-training leaves them out"
             )
-    if start.classifier is not None and "classifier" in start.params:
-        there, outputs = start.classifier.labels, labels.names
-        source = start.classifier_from or start.network_from
+    if initial.classifier is not None and "classifier" in initial.params:
+        there, outputs = initial.classifier.labels, labels.names
+        source = initial.classifier_from or initial.network_from
         shared = [outputs[i] for _, i in labels.shared_with(there)]
         change = "" if there.kind == labels.kind else f" ({there.kind}, from now on {labels.kind})"
         if mode.is_guided:
@@ -219,10 +219,10 @@ def report(start: Start, mode: Mode, labels: Labels) -> list[str]:
                 f"kept: {', '.join(shared) or 'none'}; new: {', '.join(new) or 'none'}; "
                 f"left: {', '.join(left) or 'none'}"
             )
-    elif start.params and mode.classifies:
+    elif initial.params and mode.classifies:
         lines.append("classifier: from scratch")
     elif description is not None and description.classifier is not None:
-        lines.append(f"classifier: left in {start.network_from}, this stage has none")
+        lines.append(f"classifier: left in {initial.network_from}, this stage has none")
     return lines
 
 
