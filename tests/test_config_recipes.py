@@ -5,41 +5,39 @@ from pathlib import Path
 
 import pytest
 
-from dcpt_jax.config import files
+from dcpt_jax.config import ConfigError, recipes
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_the_files_of_the_clone_are_found():
-    assert files.folder() == ROOT / "configs"
-    found = files.summaries()
+    assert recipes.folder() == ROOT / "configs"
+    found = recipes.summaries()
     assert set(found) == {f"configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
     assert found["configs/pretrain.py"].startswith("DCPT pre-training")
     assert all(found.values())
 
 
 def test_every_recipe_names_command_hardware_and_score():
-    for path in files.folder().glob("*.py"):
+    for path in recipes.folder().glob("*.py"):
         text = ast.get_docstring(ast.parse(path.read_text()))
         assert f"python -m dcpt_jax.main --config=configs/{path.name}" in text
         assert "hardware" in text.lower() and "score" in text.lower(), path
 
 
 def test_a_file_is_loaded_by_name():
-    assert files.load("restore", "nafnet,10d").batch_size == 128
-    with pytest.raises(
-        files.ConfigError, match="unknown config 'resume'; known: bundled, classify"
-    ):
-        files.load("resume")
+    assert recipes.load("restore", "nafnet,10d").batch_size == 128
+    with pytest.raises(ConfigError, match="unknown config 'resume'; known: bundled, classify"):
+        recipes.load("resume")
 
 
 def test_missing_files_are_those_of_the_package(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     packaged = str(ROOT / "configs" / "pretrain.py")
-    assert files.locate(
+    assert recipes.locate(
         ["main", "--config=configs/pretrain.py:nafnet,5d", "--workdir=configs/restore.py"]
     ) == ["main", f"--config={packaged}:nafnet,5d", "--workdir=configs/restore.py"]
-    assert files.locate(["main", "--config", "./configs/pretrain.py"]) == [
+    assert recipes.locate(["main", "--config", "./configs/pretrain.py"]) == [
         *("main", "--config", packaged)
     ]
 
@@ -49,7 +47,7 @@ def test_other_files_stay_as_they_are(tmp_path, monkeypatch):
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "pretrain.py").write_text("")
     for path in ("configs/pretrain.py", "configs/gone.py", "/gone/pretrain.py", "pretrain.py"):
-        assert files.locate(["main", f"--config={path}"]) == ["main", f"--config={path}"]
+        assert recipes.locate(["main", f"--config={path}"]) == ["main", f"--config={path}"]
 
 
 def test_a_config_of_the_package_is_read_in_any_folder(tmp_path):
