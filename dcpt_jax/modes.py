@@ -49,6 +49,11 @@ class Mode:
         return "classifier" in self.learns
 
     @property
+    def pretrains(self) -> bool:
+        """Whether the network learns features, and not yet to restore."""
+        return "network" in self.learns and not self.restores
+
+    @property
     def is_guided(self) -> bool:
         """Whether a frozen classifier can guide the network (`config.guidance`)."""
         return "guidance" in self.loss_keys

@@ -51,7 +51,7 @@ ALLOWED = {
     },
     "restore": {
         *("command_line", "convert", "devices", "files", "image_folders", "images", "inspect"),
-        *("metadata", "models", "photo", "weights"),
+        *("metadata", "models", "modes", "photo", "weights"),
     },
     "inspect": {"command_line", "devices", "image_folders", "images", "models", "weights"},
     "probe": {

@@ -20,6 +20,7 @@ from dcpt_jax import image_folders, images
 from dcpt_jax import photo as photos
 from dcpt_jax.command_line import Display, UsageError, expanded_path, pixel_limit, run_command
 from dcpt_jax.metadata import Metadata
+from dcpt_jax.modes import MODES
 from dcpt_jax.restore.files import FORMATS, Job, output_folder, plan
 
 ALPHA = ("keep", "drop", "white")
@@ -389,7 +390,8 @@ def load_network(path: Path | None, tlc: str | None) -> tuple[Any, dict[str, Any
         size = _local_converter(model, description.crop_size, tlc)
         model = description.network(tlc_size=size)
         remarks.append(f"local converter for training crops of {size} pixels")
-    if description.mode in ("pretrain", "mask_pretrain"):
+    mode = MODES.get(description.mode)
+    if mode is not None and mode.pretrains:
         remarks.append("these weights come from the pre-training and have not learned to restore")
     return model, params, description, remarks
 
