@@ -13,9 +13,9 @@ from absl import flags
 
 from dcpt_jax import extras, plugins
 from dcpt_jax.config.class_flags import set_class_flags, take_class_flags
-from dcpt_jax.config.files import locate, summaries
 from dcpt_jax.config.keys import ConfigError
 from dcpt_jax.config.presets import BACKBONES
+from dcpt_jax.config.recipes import locate, summaries
 from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.files import expand_home
 
