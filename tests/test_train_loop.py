@@ -279,11 +279,10 @@ def test_a_run_goes_on_in_another_directory(tmp_path, photo_folder, pretrained, 
 
 def test_where_a_run_that_goes_on_elsewhere_started_is_found(tmp_path, photo_folder):
     def checkpoint(workdir, step, **config):
-        data = weights.position(0, {}, {"config": weights.checksum_of_json(config)})
-        for item, content in (("config", config), ("data", data)):
-            folder = tmp_path / workdir / "checkpoints" / str(step) / item
-            folder.mkdir(parents=True)
-            (folder / "metadata").write_text(json.dumps(content))
+        folder = tmp_path / workdir / "checkpoints" / str(step)
+        (folder / "config").mkdir(parents=True)
+        (folder / "config" / "metadata").write_text(json.dumps(config))
+        weights.write_checksums(folder)
 
     def found():
         return begin.with_its_start(config, tmp_path / "run").init_from
