@@ -118,7 +118,7 @@ def assert_trained_alike(workdir, other):
         # Adam turns a rounding difference in a gradient near zero into one of the learning rate.
         np.testing.assert_allclose(found[key][3], expected[key][3], rtol=1e-4)
     # Of thousands of entries, each a sum over all pixels in another order.
-    norm = "gradient_norm_network"
+    norm = "schedule/gradient_norm_network"
     np.testing.assert_allclose(found[norm][:2], expected[norm][:2], rtol=1e-4)
 
 

@@ -73,7 +73,10 @@ class Checkpoints:
         self._manager = self._open()
 
     def _take(self) -> list[int]:
-        """Makes and locks the directory; returns the steps whose writing was cut short."""
+        """Makes and locks the directory; returns the steps whose writing was cut short.
+
+        What was written of these is removed: Orbax does so in a thread that nothing waits for.
+        """
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self._workdir)
@@ -83,11 +86,14 @@ class Checkpoints:
                 f"the work directory {self._workdir} cannot be written: "
                 f"{error.strerror or error}. Mend that, or use another --workdir"
             ) from error
-        return sorted(
-            int(match[1])
+        unfinished = {
+            entry: int(match[1])
             for entry in self._folder.iterdir()
             if (match := re.match(r"(\d+)\.orbax-checkpoint-tmp", entry.name))
-        )
+        }
+        for entry in unfinished:
+            shutil.rmtree(entry)
+        return sorted(unfinished.values())
 
     def _open(self) -> ocp.CheckpointManager:
         policies = ocp.checkpoint_managers
@@ -97,7 +103,6 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             save_decision_policy=policies.FixedIntervalPolicy(1),  # the loop decides when
             preservation_policy=self._kept,
-            cleanup_tmp_directories=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
         )
         return ocp.CheckpointManager(self._folder, options=options)
