@@ -40,7 +40,7 @@ class Interruption:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
             outer = getattr(handler, "__self__", None)
             if isinstance(outer, Interruption):
                 outer.signal = outer.signal or self.signal

@@ -21,7 +21,7 @@ def load(names: str) -> None:
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
-            if error.name != name:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
                 raise  # something that it imports
             raise ValueError(
                 f"config.plugins: there is no module {name!r} in {os.getcwd()} or among the "

@@ -61,3 +61,11 @@ def test_unknown_files_and_presets():
         parse(config="configs/nothing.py")
     with pytest.raises(ConfigError, match=r"unknown preset 'resnet'.*nafnet"):
         parse(config="configs/pretrain.py:resnet")
+
+
+@pytest.mark.parametrize("text", ["import no_such_library", "def get_config(:"])
+def test_a_config_file_that_fails_is_named(text, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"mine\.py: "):
+        parse(config=file)

@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from dcpt_jax import degradations, losses, models, plugins
-from dcpt_jax.data import spec
+from dcpt_jax import degradations, losses, models, plugins, weights
+from dcpt_jax.data import registered, spec
+from dcpt_jax.weights import description
 
 ROOT = Path(__file__).resolve().parents[1]
 SNIPPETS = re.findall(
@@ -70,6 +72,49 @@ def test_names_that_are_taken_or_unfit_are_refused():
         spec.register("pairs", list)
     with pytest.raises(ValueError, match="another network 'nafnet'"):
         models.register(type("Other", (models.NAFNet,), {}))
+
+
+def test_a_module_that_imports_what_is_missing_says_so(tmp_path, monkeypatch):
+    (tmp_path / "my_plugin.py").write_text("import no_such_library\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    with pytest.raises(ModuleNotFoundError, match="no_such_library"):
+        plugins.load("my_plugin")
+    with pytest.raises(ValueError, match="there is no module 'no_such_package.module'"):
+        plugins.load("no_such_package.module")
+
+
+def test_a_network_may_take_any_arguments(monkeypatch):
+    monkeypatch.setattr(models, "BACKBONES", dict(models.BACKBONES))
+
+    class Scaled(models.RestorationNetwork):
+        """Arguments of kinds that no network of the package has."""
+
+        architecture, output_layer, size_multiple = "scaled", "last", 1
+        scales: tuple[float, ...] = (0.5, -1.0)
+        dtype: np.dtype = np.dtype("float32")
+        feature_dims = (3,)
+
+        def arguments(self):
+            return {"scales": list(self.scales)}
+
+    models.register(Scaled)
+    content = weights.WeightsDescription("scaled", {"scales": (0.25, -2.0)}).to_json()
+    assert description.parse_description(content, "model.json").network().scales == (0.25, -2.0)
+
+
+def source_of(monkeypatch, items):
+    monkeypatch.setitem(spec.REGISTERED, "mine", lambda place: items)
+    return registered.RegisteredSource("mine", "all", on_bad_file="refuse")
+
+
+def test_pairs_of_a_registered_source_have_one_size(monkeypatch):
+    image = np.zeros((4, 6, 3), np.uint8)
+    source = source_of(monkeypatch, [[image, image], (image, image[:3])])
+    assert source.is_pairs and source.read(0).clean.shape == (4, 6, 3)
+    assert image.flags.writeable
+    with pytest.raises(ValueError, match=r"item 1 of mine:all: its degraded image is \(4, 6, 3\)"):
+        source.read(1)
 
 
 @pytest.mark.parametrize("text", ["unheard:1", "squares", "squares:0", "squares:inf"])

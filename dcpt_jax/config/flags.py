@@ -157,6 +157,8 @@ def _explain(argv: Sequence[str]) -> str:
         config = runpy.run_path(path)["get_config"](preset)
     except ValueError as error:
         return str(error)
+    except Exception as error:  # anything that a file of the user's own may raise
+        return f"{path}: {type(error).__name__}: {_last_line(error)}"
     for key in (name for name in values if name.startswith("config.")):
         node = config
         for depth, part in enumerate(key.split(".")[1:], start=1):

@@ -39,7 +39,7 @@ class RegisteredSource(Source):
         self._items: Sequence[Any] = REGISTERED[kind](place)
         if not len(self._items):
             raise SourceError(f"{self._text} has no items")
-        self.is_pairs = isinstance(self._items[0], tuple)
+        self.is_pairs = isinstance(self._items[0], tuple | list)
         self.noun = "pair" if self.is_pairs else "photo"
         self.report = TfdsReport(len(self._items), self.noun)
 
@@ -65,7 +65,13 @@ class RegisteredSource(Source):
                     f"{self.describe(index)} is {array.dtype} {array.shape}; it has to be uint8 or "
                     "uint16 [height, width, 3], RGB"
                 )
-        return Pair(*arrays) if self.is_pairs else item
+        if len({array.shape for array in arrays}) > 1:
+            raise images.ImageError(
+                f"{self.describe(index)}: its degraded image is {arrays[0].shape}, its clean one "
+                f"{arrays[1].shape}; both have to be of one size"
+            )
+        views = [array.view() for array in arrays]  # reading makes them read-only
+        return Pair(*views) if self.is_pairs else views[0]
 
     def __repr__(self) -> str:
         """Short, since Grain shows it in its messages."""

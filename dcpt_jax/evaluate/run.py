@@ -70,7 +70,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> Evaluati
     """Measures the weights in `config.init_from`; prints the tables and writes them.
 
     Args:
-        config: see `dcpt_jax.config.evaluate`.
+        config: see `configs/evaluate.py`.
         workdir: where `evaluation.md`, `evaluation.json` and `sheet.png` go.
 
     Returns:

@@ -77,6 +77,9 @@ def formulated(formulation: Formulation) -> Iterator[None]:
 
         with formulated(ACCELERATOR):
             jax.jvp(restore, (image,), (tangent,))
+
+    A function that was jitted and traced before keeps the formulation of its first trace: jit a new
+    one inside.
     """
     before = _current.set((formulation, {}))
     try:

@@ -84,7 +84,7 @@ class Checkpoints:
         except OSError as error:
             raise OSError(
                 f"the work directory {self._workdir} cannot be written: "
-                f"{error.strerror or error}. Mend that, or use another --workdir"
+                f"{error.strerror or error}. Correct that, or use another --workdir"
             ) from error
         unfinished = {
             entry: int(match[1])
@@ -109,7 +109,10 @@ class Checkpoints:
 
     def _write_checksums(self) -> None:
         """Orbax calls this in its thread, once all is written and before it renames the folder."""
-        for folder in self._folder.glob(f"{self._writing}.orbax-checkpoint-tmp*"):
+        folders = list(self._folder.glob(f"{self._writing}.orbax-checkpoint-tmp*"))
+        if not folders:  # without checksums the checkpoint would be taken for damaged
+            raise FileNotFoundError(f"checkpoint {self._writing} is not where it is written")
+        for folder in folders:
             weights.write_checksums(folder)
 
     def steps(self) -> list[int]:
@@ -188,11 +191,11 @@ class Checkpoints:
             )
             raise OSError(
                 f"a checkpoint cannot be written to {self._folder}: {weights.reason_of(error)}. "
-                f"Once that is mended, the same command {follows}"
+                f"Once that is corrected, the same command {follows}"
             ) from error
 
     def restore_latest(self, target: TrainState) -> Restored | None:
-        """The newest checkpoint that can be read; damaged ones are set aside, and that is said.
+        """The newest checkpoint that can be read; damaged ones are moved aside with a warning.
 
         Args:
             target: state with the shapes, dtypes and shardings to restore into (arrays or

@@ -122,7 +122,7 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(
-            f"the file {path} cannot be written: {error.strerror or error}. Once that is mended, "
+            f"the file {path} cannot be written: {error.strerror or error}. Once that is corrected, "
             "the same command continues from the last checkpoint"
         ) from error
 

@@ -20,7 +20,7 @@ from dcpt_jax.devices import start_devices
 from dcpt_jax.train import curves, processes, sharding, throughput
 from dcpt_jax.train.begin import find_begun, resume, with_its_start
 from dcpt_jax.train.checkpoints import Checkpoints
-from dcpt_jax.train.interruption import StopRequest
+from dcpt_jax.train.stop_request import StopRequest
 from dcpt_jax.train.progress import Progress
 from dcpt_jax.train.run import Run, prepare
 from dcpt_jax.train.state import Metrics, TrainState
@@ -117,14 +117,17 @@ def _write_weights(
     params = processes.gather(run.result(result.state))
 
     def save() -> None:
-        for left in workdir.glob(f"{weights.WEIGHTS}.new-*"):  # by a process that was killed
-            shutil.rmtree(left, ignore_errors=True)
+        # What a killed process left; a folder that was no weights folder is kept as `old`.
+        left = [*workdir.glob(f"{weights.WEIGHTS}.new-*")]
+        left += filter(weights.is_weights_folder, workdir.glob(f"{weights.WEIGHTS}.old-*"))
+        for folder in left:
+            shutil.rmtree(folder, ignore_errors=True)
         try:
             weights.save_weights(workdir / weights.WEIGHTS, params, description)
         except OSError as error:
             raise OSError(
                 f"the weights {error}. The run is complete in its last checkpoint: once that is "
-                "mended, the same command writes them"
+                "corrected, the same command writes them"
             ) from error
 
     processes.on_main(save)

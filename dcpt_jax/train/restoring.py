@@ -164,7 +164,7 @@ def read(folder: Path, target: TrainState) -> tuple[Restored | None, str]:
     answers = processes.exchange(told)
     if fatal:
         raise OSError(
-            f"checkpoint {folder} cannot be read: {reason}. Once that is mended, the same command "
+            f"checkpoint {folder} cannot be read: {reason}. Once that is corrected, the same command "
             "continues from it"
         ) from failure
     for number, answer in enumerate(answers):

@@ -413,6 +413,7 @@ def _description(content: Any) -> WeightsDescription:
         "arguments",
         found["arguments"],
         lambda **given: models.create_model(architecture, **given),
+        checked=models.BACKBONES[architecture].__module__.startswith(models.__name__),
     )
     labels = {key: found.pop(key) for key in ("label", "components") if key in found}
     if (arguments := found.pop("classifier", None)) is not None:
@@ -444,8 +445,13 @@ def _classifier(key: str, content: Mapping[str, Any]) -> ClassifierDescription:
     return ClassifierDescription(arguments, labels)
 
 
-def _arguments(key: str, given: dict[str, Any], create: Callable[..., nn.Module]) -> Arguments:
-    """Keyword arguments that a module takes, with its defaults for those that are missing."""
+def _arguments(
+    key: str, given: dict[str, Any], create: Callable[..., nn.Module], *, checked: bool = True
+) -> Arguments:
+    """Keyword arguments that a module takes, with its defaults for those that are missing.
+
+    `checked`: whether their kinds are those of the defaults; a plugin's network may take any.
+    """
     needed = {"feature_dims": (1,), "num_classes": 1} if create is models.create_classifier else {}
     try:
         known = create(**needed, **({"image_input": True} if needed else {})).arguments()
@@ -454,7 +460,8 @@ def _arguments(key: str, given: dict[str, Any], create: Callable[..., nn.Module]
     for name, value in given.items():
         if name not in known:
             raise _Wrong(f"the key {key}.{name[:60]}", value, ", ".join(known))
-        _check_like(f"{key}.{name}", value, known[name])
+        if checked:
+            _check_like(f"{key}.{name}", value, known[name])
     for name in needed:
         if name not in given:
             raise _Wrong(f"{key}.{name}", LookupError("missing"), "a value; it is needed")

@@ -40,12 +40,14 @@ def note_norm(
     result: jax.Array, normal: jax.Array, scale: jax.Array, bias: jax.Array | None
 ) -> None:
     """Notes that `result` is normal * scale + bias."""
-    notes()[id(result)] = _Norm(result, normal, scale, bias)
+    if isinstance(result, jax.core.Tracer):  # outside of jit the notes would keep all maps alive
+        notes()[id(result)] = _Norm(result, normal, scale, bias)
 
 
 def note_product(result: jax.Array, scaled_by: Callable[[jax.Array], jax.Array]) -> None:
     """Notes that `scaled_by(factor)` computes result * factor by scaling its kernel."""
-    notes()[id(result)] = _Product(result, scaled_by)
+    if isinstance(result, jax.core.Tracer):
+        notes()[id(result)] = _Product(result, scaled_by)
 
 
 def fold_norm(
