@@ -80,7 +80,7 @@ def test_a_module_that_imports_what_is_missing_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     with pytest.raises(ModuleNotFoundError, match="no_such_library"):
         plugins.load("my_plugin")
-    with pytest.raises(ValueError, match="there is no module 'no_such_package.module'"):
+    with pytest.raises(ValueError, match=r"there is no module 'no_such_package\.module'"):
         plugins.load("no_such_package.module")
 
 

@@ -157,6 +157,8 @@ def _inspect_all(
                 shown = (f"{name} {p:.0%}" for name, p in found.items() if p >= _SHOWN)
                 display.line(_row((str(photo), verdict, ", ".join(shown)), widths))
         display.done()
+    if not options.json and inspector.labels.multi_hot:
+        display.line("Each probability is judged by itself: a verdict names all above 50%.")
     options.interruption.check()
     return failed
 

@@ -122,8 +122,8 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(
-            f"the file {path} cannot be written: {error.strerror or error}. Once that is corrected, "
-            "the same command continues from the last checkpoint"
+            f"the file {path} cannot be written: {error.strerror or error}. Once that is "
+            "corrected, the same command continues from the last checkpoint"
         ) from error
 
 

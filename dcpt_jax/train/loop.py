@@ -20,11 +20,11 @@ from dcpt_jax.devices import start_devices
 from dcpt_jax.train import curves, processes, sharding, throughput
 from dcpt_jax.train.begin import find_begun, resume, with_its_start
 from dcpt_jax.train.checkpoints import Checkpoints
-from dcpt_jax.train.stop_request import StopRequest
 from dcpt_jax.train.progress import Progress
 from dcpt_jax.train.run import Run, prepare
 from dcpt_jax.train.state import Metrics, TrainState
 from dcpt_jax.train.step_log import StepLog
+from dcpt_jax.train.stop_request import StopRequest
 from dcpt_jax.train.validation import Validation
 from dcpt_jax.train.writers import (
     METRICS,
@@ -211,7 +211,7 @@ class Watch:
             self._writer = create_writer(self._workdir, first_step=step)
             text = "\n".join(f"    {line}" for line in json.dumps(run.config, indent=2).split("\n"))
             self._writer.write_texts(step, {"config": text})  # indented: code in Markdown
-        processes.say("compiling the training step ...")
+        processes.say("compiling the training step (can take minutes) ...")
         lowered = run.lower(state)
         compiled = lowered.compile()
         self._progress = Progress(run.mode.name, start=step, total=run.num_steps)

@@ -164,8 +164,8 @@ def read(folder: Path, target: TrainState) -> tuple[Restored | None, str]:
     answers = processes.exchange(told)
     if fatal:
         raise OSError(
-            f"checkpoint {folder} cannot be read: {reason}. Once that is corrected, the same command "
-            "continues from it"
+            f"checkpoint {folder} cannot be read: {reason}. Once that is corrected, the same "
+            "command continues from it"
         ) from failure
     for number, answer in enumerate(answers):
         if answer.startswith("fatal:"):
