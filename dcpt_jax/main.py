@@ -66,7 +66,9 @@ def _run(argv: Sequence[str]) -> int:
         run(values.config, expand_home(values.workdir))
         return 0
     except KeyboardInterrupt:
-        print("the same command continues, from the last checkpoint if there is one", file=sys.stderr)
+        print(
+            "the same command continues, from the last checkpoint if there is one", file=sys.stderr
+        )
         raise
     except Exception as error:
         if isinstance(error, UsageError) or is_of_output(error):

@@ -225,7 +225,8 @@ def test_the_table_is_aligned_and_leaves_out_what_is_improbable(
     longer = put(tmp_path / "longer.png", photo(8, 8))
     with_logits(monkeypatch, [3, -9, 1], [-3, -9, -9])
     assert run(a, longer, "--weights", multi_hot) == 0
-    head, first, second = capsys.readouterr().out.splitlines()
+    head, first, second, note = capsys.readouterr().out.splitlines()
+    assert "above 50%" in note
     width = len(str(longer))
     assert head.split() == ["file", "verdict", "probabilities"]
     assert [line[width + 2 :].split()[0] for line in (head, first, second)] == [
