@@ -276,6 +276,23 @@ def test_what_a_mode_needs(mode, changes, message):
         configs.validate(config)
 
 
+def test_masks_have_to_fit_the_crops_of_all_phases():
+    config = configs.load("mask_pretrain")
+    config.progressive = "9:80x4"
+    configs.validate(config)
+    config.progressive = "9:72x4"
+    with pytest.raises(ConfigError, match=r"from step 9: config\.mask_patch is 16; .* 72"):
+        configs.validate(config)
+
+
+def test_batches_of_all_phases_have_to_fit(photo_folder):
+    config = configs.load("restore")
+    config.data.root = str(photo_folder)
+    config.update(accumulate_steps=2, progressive="9:80x5")
+    with pytest.raises(ValueError, match=r"config\.progressive, from step 9: .*batch_size 5 on 1"):
+        training.prepare(config)
+
+
 def test_a_published_recipe_without_accelerator_or_data_warns(caplog, photo_folder):
     config = configs.load("pretrain", "nafnet,5d")
     training.prepare(config)
@@ -348,6 +365,12 @@ def test_an_unknown_preset_lists_the_known_ones(arg):
         ("class_weight", math.nan, "config.class_weight is nan; it has to be a finite number"),
         ("validation.crops_per_photo", 0, "validation.crops_per_photo is 0; it has to be 1"),
         ("repeats.haze", -1, "config.repeats.haze is -1"),
+        ("progressive", "5:32", "config.progressive: '5:32' is not of the form STEP:CROPxBATCH"),
+        ("progressive", "5:32x4,", "'' is not of the form STEP:CROPxBATCH"),
+        ("progressive", "0:32x4", "config.progressive: step 0 does not come after step 0"),
+        ("progressive", "9:32x4,9:64x2", "step 9 does not come after step 9"),
+        ("progressive", "9:8x4", "config.progressive, from step 9: config.data.crop_size is 8"),
+        ("progressive", "9:32x0", "config.progressive, from step 9: config.batch_size is 0"),
     ],
 )
 def test_a_wrong_value_is_named(key, value, message):

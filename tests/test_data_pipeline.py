@@ -11,6 +11,7 @@ import pytest
 from dcpt_jax import degradations, images
 from dcpt_jax.data import pipeline, sources
 from dcpt_jax.data.classes import TrainingClass, synthetic_classes
+from dcpt_jax.data.phases import Phase
 from dcpt_jax.data.photos import PhotoSource
 from dcpt_jax.data.pipeline import make_batches
 from dcpt_jax.data.sources import Pair
@@ -291,6 +292,36 @@ def test_position_continues_the_stream(photos):
         expected = next(batches)
     assert position == 4
     assert_same([expected], take(1, photos, start=position))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_phases_go_on_with_the_samples_of_the_stream(photos, num_workers):
+    later = [Phase(3, 16, 2), Phase(5, 24, 3)]
+    batches = take(7, photos, later=later)
+    assert [len(b["task"]) for b in batches] == [4, 4, 4, 2, 2, 3, 3]
+    assert [b["clean"].shape[1] for b in batches] == [16] * 5 + [24] * 2
+    assert_same(batches[:3], take(3, photos))
+    # Samples 12 to 15 in two batches of two, then as in a stream of larger crops.
+    assert_same(batches[3:5], take(8, photos, batch_size=2)[6:])
+    assert np.concatenate([b["task"] for b in batches]).tolist() == [
+        *np.concatenate([b["task"] for b in take(22, photos, batch_size=1)])
+    ]
+    for start in (2, 3, 4, 5):
+        resumed = take(7 - start, photos, later=later, start=start, num_workers=num_workers)
+        assert_same(batches[start:], resumed)
+
+
+def test_shards_of_phases_together_are_the_stream(photos):
+    later = [Phase(2, 24, 1)]
+    shards = [take(4, photos, batch_size=2, later=later, shard=(i, 2)) for i in range(2)]
+    whole = take(4, photos, batch_size=4, later=[Phase(2, 24, 2)])
+    for step in range(4):
+        np.testing.assert_array_equal(
+            np.stack([shard[step]["clean"] for shard in shards], axis=1).reshape(
+                whole[step]["clean"].shape
+            ),
+            whole[step]["clean"],
+        )
 
 
 @pytest.mark.parametrize("count", [2, 5])

@@ -1,11 +1,12 @@
 import io
 import re
 
+from dcpt_jax.data.phases import Phase
 from dcpt_jax.train import progress
 
 
 def test_a_line_for_each_report_where_the_output_is_no_terminal(capsys):
-    bar = progress.Progress("pretrain", start=10, total=30)
+    bar = progress.Progress("pretrain", start=10, total=30, phases=[Phase(0, 16, 8)])
     bar.step()
     bar.report(20, {"loss": 0.51234, "accuracy": 0.756, "gradient_norm_network": 3.0})
     bar.close()
@@ -22,7 +23,7 @@ def test_a_bar_on_a_terminal(monkeypatch, capsys):
 
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
-    bar = progress.Progress("restore", start=0, total=2)
+    bar = progress.Progress("restore", start=0, total=2, phases=[Phase(0, 16, 8)])
     bar.report(1, {"loss": 0.25, "psnr": 21.239})
     bar.step()
     bar.step()

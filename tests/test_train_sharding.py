@@ -20,9 +20,9 @@ class Device:
 
 def test_a_batch_that_the_devices_cannot_share_names_sizes_that_they_can(monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda: [Device(i) for i in range(4)])
-    with pytest.raises(ValueError, match=r"batch_size is 10, .*4 devices.*batch_size=8 or 12"):
+    with pytest.raises(ValueError, match=r"batch_size is 10, .*4 devices.*use 8 or 12,"):
         sharding.make_mesh(10)
-    with pytest.raises(ValueError, match=r"batch_size=4,"):
+    with pytest.raises(ValueError, match=r"use 4,"):
         sharding.make_mesh(3)
 
 

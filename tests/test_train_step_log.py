@@ -1,6 +1,7 @@
 import time
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from dcpt_jax.train.step_log import StepLog
@@ -63,3 +64,18 @@ def test_the_summary_says_what_its_time_holds():
     line = log.summary(1)
     assert line.startswith("1 steps in 0 s, checkpoints and validations included, ")
     assert "compilation of the step not; 0.0% of it waiting for data" in line
+
+
+def test_a_pause_is_not_counted(monkeypatch):
+    now = 10.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    log = StepLog(0, batch_size=8, flops=4e12)
+    paused_at, now = now, now + 100
+    log.resume(paused_at, batch_size=2, flops=1e12)
+    now += 2
+    log.add({"loss": np.float32(1)})
+    means = log.means()
+    assert means["steps_per_second"] == pytest.approx(1 / 2)
+    assert means["images_per_second"] == pytest.approx(2 / 2)
+    assert means["tflops_per_second"] == pytest.approx(1 / 2)
+    assert log.summary(1).startswith("1 steps in 2 s")

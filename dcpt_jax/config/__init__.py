@@ -11,6 +11,7 @@ with extras.needed("train", "dcpt_jax.config"):
     from dcpt_jax.config.checks import (
         differences,
         labels_of,
+        phases_of,
         repeats_of,
         tasks_of,
         to_json,
@@ -33,6 +34,7 @@ __all__ = [
     "load",
     "locate",
     "parse_preset",
+    "phases_of",
     "repeats_of",
     "set_class_flags",
     "summaries",

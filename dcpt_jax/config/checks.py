@@ -11,12 +11,13 @@ import ml_collections
 from dcpt_jax import plugins
 from dcpt_jax.config.keys import OPTIMIZERS, ConfigError
 from dcpt_jax.config.presets import BACKBONES, published_samples
-from dcpt_jax.data import spec
+from dcpt_jax.data import phases, spec
 from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.labels import FLAT, KINDS, Labels
 from dcpt_jax.modes import MODES
 
 SCRATCH = "scratch"  # config.classifier_from: no classifier is taken over
+_SMALLEST_CROP = 16  # that all classifiers can halve
 # Parts of a config whose keys are class names, and what their values are; 0 and "" say nothing.
 CLASS_SECTIONS: dict[str, type] = {
     "repeats": int,
@@ -60,6 +61,19 @@ def labels_of(config: ml_collections.ConfigDict) -> Labels:
         ConfigError: for unknown classes.
     """
     return Labels.of_tasks(tasks_of(config), config.get("label", FLAT))
+
+
+def phases_of(config: ml_collections.ConfigDict) -> tuple[phases.Phase, ...]:
+    """The phases of a training run; a single one unless `config.progressive` is set.
+
+    Raises:
+        ConfigError: if the key is malformed.
+    """
+    sizes = {"crop_size": config.data.crop_size, "batch_size": config.batch_size}
+    try:
+        return phases.parse(config.progressive, **sizes)
+    except ValueError as error:
+        raise ConfigError(f"config.progressive: {error}") from error
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -117,6 +131,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         _known("first_pass", config.first_pass, ("clean", "degraded"))
     if mode.masks:
         _check_mask(config)
+    _check_later_phases(config)
     if config.get("guidance") and config.classifier_from == SCRATCH:
         raise ConfigError(
             "config.classifier_from: a classifier that guides has to be trained; name a work "
@@ -153,7 +168,7 @@ def validate_data(config: ml_collections.ConfigDict) -> None:
     _at_least("data.max_pixels", config.data.max_pixels, 1)
     _check_class_sections(config)
     if config.data.crop_size or trains:  # an evaluation takes 0 for whole images
-        _at_least("data.crop_size", config.data.crop_size, 16)  # what all classifiers can halve
+        _at_least("data.crop_size", config.data.crop_size, _SMALLEST_CROP)
     _check_sources(config)
     if config.data.datasets and not os.path.isdir(config.data.datasets):
         raise ConfigError(f"config.data.datasets: there is no folder {config.data.datasets}")
@@ -295,6 +310,20 @@ def _check_mask(config: ml_collections.ConfigDict) -> None:
             f"config.mask_ratio is {ratio}; it has to be in [0, 1), and leave one of the {count} "
             f"patches of {patch} pixels visible that a crop of {crop} has"
         )
+
+
+def _check_later_phases(config: ml_collections.ConfigDict) -> None:
+    """Raises ConfigError if a later phase has a size that the first could not have either."""
+    for first_step, crop_size, batch_size in phases_of(config)[1:]:
+        phase = config.copy_and_resolve_references()
+        phase.data.crop_size = crop_size
+        try:
+            _at_least("batch_size", batch_size, 1)
+            _at_least("data.crop_size", crop_size, _SMALLEST_CROP)
+            if MODES[config.mode].masks:
+                _check_mask(phase)
+        except ConfigError as error:
+            raise ConfigError(f"config.progressive, from step {first_step}: {error}") from error
 
 
 def _check_two_classes(config: ml_collections.ConfigDict) -> None:

@@ -86,6 +86,9 @@ def _add_training(config: ml_collections.ConfigDict, mode: Mode) -> None:
     # The same, of classes that are all synthesised from the same photos; once where none is given.
     config.synthetic_repeats = ml_collections.ConfigDict()
     config.num_steps = 300
+    # Progressive training: STEP:CROPxBATCH for each later phase, joined by commas, such as
+    # 92000:160x40,156000:192x32. Until then data.crop_size and batch_size apply. "" = throughout.
+    config.progressive = ""
     # Parts that a batch is worked through in, to save memory; the result is that of the whole
     # batch within rounding. They have to divide the batch of each device.
     config.accumulate_steps = 1

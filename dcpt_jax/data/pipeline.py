@@ -1,13 +1,14 @@
 """Batches for training: photo or pair -> crop -> degradation -> batch.
 
-The training stream is a pure function of (classes, crop, seed): sample number n is the same for any
-number of worker processes, and a stream started at a later batch continues exactly. What is saved
-in a checkpoint is therefore one number, the position.
+The training stream is a pure function of classes, sizes of crops and batches, and seed: sample
+number n is the same for any number of worker processes, and a stream started at a later batch
+continues exactly. What is saved in a checkpoint is therefore one number, the position.
 
 `data.mixing` says in which order classes and their items come. Each time an item is used it gets a
 new crop and turn, and where it is a clean photo a new degradation.
 """
 
+import itertools
 import logging
 import re
 import sys
@@ -20,6 +21,7 @@ import numpy as np
 from dcpt_jax import degradations, extras, images
 from dcpt_jax.data.classes import TrainingClass
 from dcpt_jax.data.mixing import Order, Stream, hashed
+from dcpt_jax.data.phases import Phase
 from dcpt_jax.data.workers import (
     cause_of_death,
     fit_shared_memory,
@@ -146,6 +148,7 @@ def make_batches(
     start: int = 0,
     num_workers: int = 0,
     shard: tuple[int, int] = (0, 1),
+    later: Sequence[Phase] = (),
 ) -> BatchIterator:
     """An endless stream of degraded and clean crops.
 
@@ -167,6 +170,8 @@ def make_batches(
         num_workers: worker processes; 0 makes batches in threads of this process.
         shard: (index, count); the shards' samples together are those of the stream with one shard
             and a `count` times larger batch.
+        later: phases with other batch sizes (of this shard) and crops, each from the batch with
+            number `first_step` on; its samples are numbered on from those of the phase before.
 
     Returns:
         Batches: degraded, clean float32 [batch_size, crop, crop, 3]; task int32 [batch_size].
@@ -189,14 +194,24 @@ def make_batches(
     ):
         if value < least:
             raise ValueError(f"{name} must be at least {least}, not {value}")
-    _warn_of_small_parts(classes, crop)
-    make_sample = _MakeSample(classes, crop, seed)
-    dataset = grain.MapDataset.range(sys.maxsize).seed(hashed(seed)).random_map(make_sample)
-    dataset = dataset[index::count].batch(batch_size, drop_remainder=True)
+    phases = (Phase(0, crop, batch_size), *later)
+    _warn_of_small_parts(classes, max(phase.crop_size for phase in phases))
+    numbers = grain.MapDataset.range(sys.maxsize).seed(hashed(seed))
+    parts, used = [], 0  # samples of the phases before, of all shards
+    for phase, following in itertools.zip_longest(phases, later):
+        samples = numbers.random_map(_MakeSample(classes, phase.crop_size, seed))
+        part = samples[used + index :: count].batch(phase.batch_size, drop_remainder=True)
+        if following is not None:
+            part = part[: following.first_step - phase.first_step]
+            used += len(part) * phase.batch_size * count
+        parts.append(part)
+    dataset = grain.MapDataset.concatenate(parts) if later else parts[0]
     ahead = max(1, _BATCHES_AHEAD // max(1, num_workers))
     if num_workers:
         num_workers, ahead = fit_shared_memory(
-            num_workers, ahead, batch_size * (2 * 4 * 3 * crop**2 + 4)
+            num_workers,
+            ahead,
+            max(phase.batch_size * (2 * 4 * 3 * phase.crop_size**2 + 4) for phase in phases),
         )
     if not num_workers:
         cv2.setNumThreads(0)

@@ -102,9 +102,12 @@ def resume(
     processes.say(
         f"{mode}, {started}: "
         + ", ".join(f"{name} {size:,} parameters" for name, size in count.items())
-        + f"; {sharding.describe(run.mesh)}, "
-        f"batch {run.batch_size} of {run.crop_size}x{run.crop_size}"
-        f"\n{pipeline.describe(run.training_classes)}"
+        + f"; {sharding.describe(run.mesh)}, batch "
+        + ", ".join(
+            f"{batch} of {crop}x{crop}" + (f" from step {first}" if first else "")
+            for first, crop, batch in run.phases
+        )
+        + f"\n{pipeline.describe(run.training_classes)}"
     )
     return state, restored.batches if restored is not None else 0
 

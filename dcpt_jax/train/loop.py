@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import json
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import ml_collections
 
 from dcpt_jax import files, logs, weights
 from dcpt_jax.data import pipeline
+from dcpt_jax.data.phases import phase_at
 from dcpt_jax.devices import start_devices
 from dcpt_jax.train import curves, processes, sharding, throughput
 from dcpt_jax.train.begin import find_begun, resume, with_its_start
@@ -151,9 +153,12 @@ def _run_steps(
         metrics = {} if description is None else dict(description.metrics)
         return Result(state=state, finished=True, metrics=metrics)
     with contextlib.closing(Watch(run, workdir, checkpoints, stream, stop)) as watch:
-        compiled = watch.compile(state)
+        compiled = watch.compile(step, state)
         stop.check()
+        changes = {phase.first_step for phase in run.phases} - {first}
         while step < total and not stop.asked(step):
+            if step in changes:
+                compiled = watch.compile(step, state)
             batch = sharding.put_batch(watch.log.timed(stream), run.mesh)
             with jax.transfer_guard("disallow"):  # nothing is copied to or from it inside a step
                 state, metrics = compiled(state, batch)
@@ -199,29 +204,41 @@ class Watch:
         if run.intervals.validation or run.intervals.pictures:
             self._validation = Validation(run)
 
-    def compile(self, state: TrainState) -> jax.stages.Compiled:
-        """The step, compiled once: arguments of other shapes or places are refused by it.
+    def compile(self, step: int, state: TrainState) -> jax.stages.Compiled:
+        """The step of a phase, compiled once: it refuses arguments of other shapes or places.
 
-        The clock of the log and of the progress bar starts when it is there.
+        The clocks of the log and of the progress bar start once it is compiled, and stand still
+        meanwhile in later phases.
         """
         run = self._run
-        step = int(state.step)
+        if self.log is None:
+            self._open(step)
+        elif self.log.unreported:  # so that no report is about steps of two phases
+            self._report(step)
+        began = time.perf_counter()
+        phase = phase_at(run.phases, step)
+        sizes = f" for batches of {phase.batch_size} of {phase.crop_size}x{phase.crop_size}"
+        processes.say(f"compiling the training step{sizes if len(run.phases) > 1 else ''} ...")
+        lowered = run.lower(state, phase)
+        compiled = lowered.compile()
+        flops = throughput.flops_of(lowered, accumulate_steps=run.accumulate_steps)
+        if self.log is not None:
+            self.log.resume(began, batch_size=phase.batch_size, flops=flops)
+            self._progress.resume()
+            return compiled
+        self._progress = Progress(run.mode.name, start=step, total=run.num_steps, phases=run.phases)
+        peak = throughput.peak_flops(list(run.mesh.devices.flat), run.dtype)
+        self.log = StepLog(step, batch_size=phase.batch_size, flops=flops, peak=peak)
+        return compiled
+
+    def _open(self, step: int) -> None:
+        """Writes the config, and opens the files of the metrics."""
+        run = self._run
         if processes.is_main():
             files.write_json(self._workdir / "config.json", run.config)
             self._writer = create_writer(self._workdir, first_step=step)
             text = "\n".join(f"    {line}" for line in json.dumps(run.config, indent=2).split("\n"))
             self._writer.write_texts(step, {"config": text})  # indented: code in Markdown
-        processes.say("compiling the training step (can take minutes) ...")
-        lowered = run.lower(state)
-        compiled = lowered.compile()
-        self._progress = Progress(run.mode.name, start=step, total=run.num_steps)
-        self.log = StepLog(
-            step,
-            batch_size=run.batch_size,
-            flops=throughput.flops_of(lowered, accumulate_steps=run.accumulate_steps),
-            peak=throughput.peak_flops(list(run.mesh.devices.flat), run.dtype),
-        )
-        return compiled
 
     def after(self, step: int, state: TrainState, metrics: Metrics) -> None:
         """Notes a step, and does what is due at it.

@@ -2,10 +2,11 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import tqdm
 
+from dcpt_jax.data.phases import Phase, steps_left
 from dcpt_jax.train import processes
 
 # The metrics worth a place in the bar: (key, short name, format).
@@ -15,15 +16,16 @@ _SHOWN = (("loss", "loss", "{:.4f}"), ("accuracy", "accuracy", "{:.0%}"), ("psnr
 class Progress:
     """Progress of one run: loss, accuracy, steps per second and time left."""
 
-    def __init__(self, name: str, *, start: int, total: int):
+    def __init__(self, name: str, *, start: int, total: int, phases: Sequence[Phase]):
         """Starts the clock.
 
         Args:
             name: mode, shown at the left.
             start: steps that were done before.
             total: steps at the end.
+            phases: of the run; the time left takes the size of their batches into account.
         """
-        self._name, self._total = name, total
+        self._name, self._total, self._phases = name, total, phases
         self._step, self._time = start, time.monotonic()
         self._bar = None
         if sys.stderr.isatty() and processes.is_main():
@@ -33,8 +35,7 @@ class Progress:
                 desc=name,
                 dynamic_ncols=True,
                 smoothing=0.05,
-                bar_format="{desc} {n_fmt}/{total_fmt} |{bar}| {rate_fmt}, "
-                "{remaining} left{postfix}",
+                bar_format="{desc} {n_fmt}/{total_fmt} |{bar}| {rate_fmt}{postfix}",
                 unit=" steps",
             )
 
@@ -48,15 +49,22 @@ class Progress:
         text = "  ".join(
             f"{label} {form.format(metrics[key])}" for key, label, form in _SHOWN if key in metrics
         )
-        if self._bar is not None:
-            self._bar.set_postfix_str(text, refresh=False)
-            return
         # Of the last steps only: what is done between steps, and their speed, changes on the way.
         now = time.monotonic()
         rate = (step - self._step) / max(now - self._time, 1e-9)
         self._step, self._time = step, now
-        left = tqdm.tqdm.format_interval((self._total - step) / max(rate, 1e-9))
-        processes.say(f"{self._name} {step}/{self._total}  {text}  {rate:.2f} steps/s  {left} left")
+        left = steps_left(self._phases, step, self._total) / max(rate, 1e-9)
+        left = f"{tqdm.tqdm.format_interval(left)} left"
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"{left}  {text}", refresh=False)
+            return
+        processes.say(f"{self._name} {step}/{self._total}  {text}  {rate:.2f} steps/s  {left}")
+
+    def resume(self) -> None:
+        """Does not count the time since the last report."""
+        self._time = time.monotonic()
+        if self._bar is not None:
+            self._bar.unpause()
 
     def validated(self, step: int, metrics: Mapping[str, float]) -> None:
         """Shows what a validation found: its means over classes, the others are left out."""

@@ -21,6 +21,7 @@ from dcpt_jax.data import classes as data_classes
 from dcpt_jax.data import pipeline
 from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.data.classes import TrainingClass
+from dcpt_jax.data.phases import Phase, phase_at
 from dcpt_jax.labels import Labels
 from dcpt_jax.modes import MODES, Mode
 from dcpt_jax.precision import products_in
@@ -82,9 +83,8 @@ class Run:
         labels: what the logits of a classifier stand for: the classes, or their components.
         num_steps: at the end of the run.
         intervals: of what is done between steps.
-        batch_size: over all devices and processes.
+        phases: sizes of crops and batches (over all devices and processes), by step.
         accumulate_steps: parts that a batch is worked through in.
-        crop_size: in pixels.
         num_workers: processes that prepare batches.
         seed: of parameters and data.
         identity_start: whether an untrained network starts as the identity.
@@ -112,9 +112,8 @@ class Run:
     labels: Labels
     num_steps: int
     intervals: Intervals
-    batch_size: int
+    phases: tuple[Phase, ...]
     accumulate_steps: int
-    crop_size: int
     num_workers: int
     seed: int
     identity_start: bool
@@ -137,6 +136,16 @@ class Run:
         """Names of the run's classes; a class's position is its label."""
         return tuple(task.name for task in self.tasks)
 
+    @property
+    def batch_size(self) -> int:
+        """Of the first phase, and of validation; over all devices and processes."""
+        return self.phases[0].batch_size
+
+    @property
+    def crop_size(self) -> int:
+        """Of the first phase, and of validation; in pixels."""
+        return self.phases[0].crop_size
+
     def create_state(self) -> TrainState:
         """The state before the first step, made where it is kept: no device holds more than its
         part at any time."""
@@ -155,32 +164,36 @@ class Run:
             lambda x, held: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=held), shapes, shardings
         )
 
-    def lower(self, state: TrainState) -> jax.stages.Lowered:
-        """The step, traced for states like this one and not yet compiled."""
+    def lower(self, state: TrainState, phase: Phase | None = None) -> jax.stages.Lowered:
+        """The step of a phase (default: the first), traced for states like this one."""
+        _, crop, batch = phase or self.phases[0]
         images = sharding.split(self.mesh)
-        shape = (self.batch_size, self.crop_size, self.crop_size, 3)
+        shape = (batch, crop, crop, 3)
         pixels = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=images)
         task = jax.ShapeDtypeStruct(shape[:1], jnp.int32, sharding=images)
         return self.step.lower(state, {"degraded": pixels, "clean": pixels, "task": task})
 
     def batches(self, *, start: int) -> pipeline.BatchIterator:
         """The stream of this process's batches, from the batch with number `start` on."""
+        share = jax.process_count()
+        first, *later = (p._replace(batch_size=p.batch_size // share) for p in self.phases)
         return pipeline.make_batches(
             self.training_classes,
-            batch_size=self.batch_size // jax.process_count(),
-            crop=self.crop_size,
+            batch_size=first.batch_size,
+            crop=first.crop_size,
+            later=later,
             seed=self.seed,
             start=start,
             num_workers=self.num_workers,
-            shard=(jax.process_index(), jax.process_count()),
+            shard=(jax.process_index(), share),
         )
 
     def learning_rates(self, step: int) -> dict[str, float]:
         """Learning rate of each optimiser in the step with this number, counted from 0."""
         return {f"learning_rate_{name}": float(s(step)) for name, s in self.schedules.items()}
 
-    def describe(self, **extra: Any) -> weights.WeightsDescription:
-        """The description of the run's weights."""
+    def describe(self, *, steps: int = 0, **extra: Any) -> weights.WeightsDescription:
+        """The description of the run's weights after so many steps."""
         if self.classifier is not None and not self.mode.classifies:
             # Needed to continue, not part of the result.
             extra["guide"] = self.initial.classifier
@@ -191,7 +204,8 @@ class Run:
             task_set=self.task_set,
             classes=self.classes,
             mode=self.mode.name,
-            crop_size=self.crop_size,
+            crop_size=phase_at(self.phases, max(steps - 1, 0)).crop_size,
+            steps=steps,
             averaged=self.averaged,
             source=self.initial.origin,
             **extra,
@@ -255,8 +269,18 @@ def prepare(
     _check_means(config)
     config = config.copy_and_resolve_references()
     mode, tasks = MODES[config.mode], configs.tasks_of(config)
-    mesh = sharding.make_mesh(
-        config.batch_size, config.accumulate_steps, config.fsdp_devices, devices=devices
+    phases = configs.phases_of(config)
+    mesh, *_ = (
+        sharding.make_mesh(
+            phase.batch_size,
+            config.accumulate_steps,
+            config.fsdp_devices,
+            devices=devices,
+            key=f"config.progressive, from step {phase.first_step}: config.batch_size"
+            if phase.first_step
+            else "config.batch_size",
+        )
+        for phase in phases
     )
     training_classes = data_classes.open_classes(
         tasks,
@@ -288,9 +312,8 @@ def prepare(
             validation=config.validation.every_steps,
             checkpoint=config.checkpoint.every_steps,
         ),
-        batch_size=config.batch_size,
+        phases=phases,
         accumulate_steps=config.accumulate_steps,
-        crop_size=config.data.crop_size,
         num_workers=config.data.num_workers,
         seed=config.seed,
         identity_start=config.get("identity_start", False),

@@ -23,6 +23,7 @@ def make_mesh(
     fsdp_devices: int = 1,
     *,
     devices: Sequence[jax.Device] | None = None,
+    key: str = "config.batch_size",
 ) -> Mesh:
     """A mesh over all devices of all processes, or over some.
 
@@ -31,6 +32,7 @@ def make_mesh(
         accumulate_steps: equal parts that each device works its share through in.
         fsdp_devices: how many devices share one copy of the state; -1: all of them.
         devices: those to use; None for all.
+        key: what the error message calls the batch size.
 
     Returns:
         Mesh with the axes "data" and "fsdp"; devices that share a copy are neighbours, on one host
@@ -51,14 +53,14 @@ def make_mesh(
         below = batch_size // len(devices) * len(devices)
         allowed = [str(size) for size in (below, below + len(devices)) if size]
         raise ValueError(
-            f"config.batch_size is {batch_size}, which {len(devices)} devices cannot share evenly; "
-            f"use --config.batch_size={' or '.join(allowed)}, or fewer devices"
+            f"{key} is {batch_size}, which {len(devices)} devices cannot share evenly; "
+            f"use {' or '.join(allowed)}, or fewer devices"
         )
     share = batch_size // len(devices)
     if share % accumulate_steps:
         raise ValueError(
             f"config.accumulate_steps is {accumulate_steps}, but has to divide the batch of each "
-            f"device, {share} (config.batch_size {batch_size} on {len(devices)} devices); use "
+            f"device, {share} ({key} {batch_size} on {len(devices)} devices); use "
             f"--config.accumulate_steps={_divisors(share)}"
         )
     if fsdp_devices == -1:

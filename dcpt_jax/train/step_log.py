@@ -94,6 +94,18 @@ class StepLog:
         self._began = time.perf_counter()
         return means
 
+    def resume(self, paused_at: float, *, batch_size: int, flops: float | None) -> None:
+        """Goes on with steps of another size; the time since `paused_at` is not counted.
+
+        Args:
+            paused_at: what `time.perf_counter` said then; all steps have to be reported.
+            batch_size: see `__init__`.
+            flops: see there.
+        """
+        paused = time.perf_counter() - paused_at
+        self._began, self._started = self._began + paused, self._started + paused
+        self._batch_size, self._flops = batch_size, flops
+
     def summary(self, steps: int) -> str:
         """One line about the whole run: how long it took, and what it waited for."""
         elapsed = max(time.perf_counter() - self._started, 1e-9)
