@@ -217,8 +217,10 @@ class Watch:
             self._report(step)
         began = time.perf_counter()
         phase = phase_at(run.phases, step)
-        sizes = f" for batches of {phase.batch_size} of {phase.crop_size}x{phase.crop_size}"
-        processes.say(f"compiling the training step{sizes if len(run.phases) > 1 else ''} ...")
+        sizes = ""
+        if len(run.phases) > 1:
+            sizes = f" for batches of {phase.batch_size} of {phase.crop_size}x{phase.crop_size}"
+        processes.say(f"compiling the training step{sizes} (can take minutes) ...")
         lowered = run.lower(state, phase)
         compiled = lowered.compile()
         flops = throughput.flops_of(lowered, accumulate_steps=run.accumulate_steps)
