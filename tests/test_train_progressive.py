@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from dcpt_jax.train.interruption import StopRequest
+from dcpt_jax.train.stop_request import StopRequest
 
 from dcpt_jax import weights
 from dcpt_jax.train import loop
