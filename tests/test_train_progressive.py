@@ -5,10 +5,10 @@ import json
 import jax
 import numpy as np
 import pytest
-from dcpt_jax.train.stop_request import StopRequest
 
 from dcpt_jax import weights
 from dcpt_jax.train import loop
+from dcpt_jax.train.stop_request import StopRequest
 from tests.conftest import tiny_config
 
 STEPS = 6
