@@ -235,8 +235,7 @@ def environment(rehearse: bool) -> dict[str, str]:
     if rehearse:
         found |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
         # As in tests/conftest.py: what is compiled here runs for a moment.
-        quick = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-        found.setdefault("XLA_FLAGS", quick)
+        found.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
     return found
 
 
