@@ -2,16 +2,18 @@
 # Goes on training the bundled network on a GPU within a time limit, then its classifier.
 #
 #   benchmarks/device/train_bundled.sh --photos DIR --runs DIR --out DIR [--seconds N]
-#       [--init FOLDER] [--restore-steps N] [--classify-steps N] [--batch N]
+#       [--init FOLDER] [--restore-steps N] [--classify-steps N] [--reserve N] [FLAG...]
 #
-# Not run in this form yet. Needs what prepare.sh collects. Each stage is a command of configs/bundled.py. An H200 did 58 steps a
-# second with batch 16, after 80 s of starting and compiling: 540 seconds are about 20,000 steps. A
-# stage that does not end in time saves a checkpoint (SIGTERM) below --runs, and the same command
-# continues it. Weights, event files and logs go to --out as parts of one tar file of at most 15 MB
-# each: cat trained.tgz.* | tar -xz
+# FLAGs, such as --config.batch_size=2, go to both commands. --reserve: seconds that the first leaves
+# to the second. Needs what prepare.sh collects. Each stage is a command of configs/bundled.py. An
+# H200 did 58 steps a second with batch 16, after 80 s of starting and compiling: 540 seconds are
+# about 20,000 steps. A stage that does not end in time saves a checkpoint (SIGTERM) below --runs,
+# and the same command continues it. Weights, metrics and logs go to --out as parts of one tar file
+# of at most 15 MB each: cat trained.tgz.* | tar -xz
 set -uo pipefail
 cd "$(dirname "$0")/../.."
-seconds=540 init=dcpt_jax/bundled restore=18000 classify=1500 batch=16 photos= runs= out=
+seconds=540 init=dcpt_jax/bundled restore=19000 classify=1500 reserve=110 photos= runs= out=
+flags=()
 while [ $# -gt 0 ]; do
     case "$1" in
         --photos) photos=$2 ;;
@@ -21,7 +23,8 @@ while [ $# -gt 0 ]; do
         --init) init=$2 ;;
         --restore-steps) restore=$2 ;;
         --classify-steps) classify=$2 ;;
-        --batch) batch=$2 ;;
+        --reserve) reserve=$2 ;;
+        --config.*=*) flags+=("$1"); shift; continue ;;
         *) echo "unknown option $1" >&2; exit 2 ;;
     esac
     shift 2
@@ -46,7 +49,7 @@ stage() {
     timeout --signal=TERM --kill-after=20 "$limit" \
         python3 -m dcpt_jax.main --config="configs/bundled.py:$name" --workdir="$runs/$name" \
         --config.data.root="$photos" --config.num_steps="$steps" --config.dtype=bfloat16 \
-        --config.data.num_workers="$(nproc)" "$@" >"$out/$name.log" 2>&1
+        --config.data.num_workers="$(($(nproc) - 1))" "${flags[@]}" "$@" >"$out/$name.log" 2>&1
     code=$?
     echo "$name: exit status $code after $(($(date +%s) - start)) s"
     tail -n 4 "$out/$name.log"
@@ -54,12 +57,12 @@ stage() {
     [ "$code" -eq 0 ] || [ "$code" -eq 124 ]
 }
 
-stage refine "$restore" 110 --config.init_from="$init" --config.batch_size="$batch" &&
+stage refine "$restore" "$reserve" --config.init_from="$init" &&
     stage classify "$classify" 15 --config.init_from="$runs/refine" --config.classifier_from="$init"
 
 found=()
 for name in classify refine; do
-    for file in "$runs/$name"/weights "$runs/$name"/events.* "$out/$name.log"; do
+    for file in "$runs/$name"/weights "$runs/$name/metrics.jsonl" "$out/$name.log"; do
         [ -e "$file" ] && found+=("$(realpath "$file")")
     done
     if [ -d "$runs/$name/checkpoints" ] && [ ! -d "$runs/$name/weights" ]; then

@@ -162,7 +162,7 @@ LOSS: dict[str, Any] = {
     # add it with 0.1 (MIMO-UNet, 2021).
     "fft_weight": 0.0,
     # Further terms of the loss on restored images, with their weights: NAME:WEIGHT, joined by
-    # commas. A plugin registers them.
+    # commas: psnr:0.01, or what a plugin registers.
     "loss_terms": "",
     "guidance": 1.0,  # weight of the classification; 0 = none, plain restoration training
 }
