@@ -2,10 +2,12 @@
 
     python -m benchmarks.model_card --photos DIR --output model_card.json [--weights W]
     python -m benchmarks.model_card --pictures docs/bundled.jpg [--weights W]
+    python -m benchmarks.model_card --curves docs/bundled_training.png --runs REFINE CLASSIFY
 
 Every photo of DIR is degraded by every class, once, and restored whole; every third one in tiles of
 256 pixels and with the local converter, too. The classifier judges each as `dcpt_jax.inspect` does.
-The pictures are of photos that come with scikit-image, which the network was not trained on.
+The pictures are of photos that come with scikit-image, which the network was not trained on. The
+curves come from the `metrics.jsonl` of the two runs and need matplotlib.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ def measure(photos: Sequence[Path], weights: Path | None) -> dict[str, Any]:
                 if way == "whole" or seed % 3 == 0:
                     results[way] = restore(degraded)
             rows.append({way: scores.of_image(image, target) for way, image in results.items()})
-            verdicts.append(inspector.verdict(inspector(degraded)))
+            verdicts.append(inspector.labels.verdict(inspector(degraded)))
             print(f"{name}: {path.name} {rows[-1]['whole'][0]:.2f} dB, {verdicts[-1]}", flush=True)
         found[name] = {
             way: [round(float(np.mean([row[way][i] for row in rows])), 4) for i in range(2)]
@@ -109,6 +111,27 @@ def draw(weights: Path | None) -> np.ndarray:
     return gallery.sheet(rows, headings=headings, captions=captions)
 
 
+def plot(refine: Path, classify: Path, target: Path) -> None:
+    """Plots PSNR and accuracy of the training batches along two runs, given their folders."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
+    panels = (
+        ("restoration", refine, "quality/psnr", "PSNR of training batches, dB"),
+        ("classifier", classify, "quality/accuracy", "share with all outputs right"),
+    )
+    for axis, (title, run, key, label) in zip(axes, panels, strict=True):
+        lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        steps, values = np.array([(line["step"], line[key]) for line in lines if key in line]).T
+        width = max(1, len(values) // 40)
+        smooth = np.convolve(values, np.ones(width) / width, mode="valid")
+        axis.plot(steps, values, color="#9ecae1", linewidth=0.8)
+        axis.plot(steps[(width - 1) // 2 :][: len(smooth)], smooth, color="#08519c")
+        axis.set(title=title, xlabel="step", ylabel=label)
+        axis.grid(alpha=0.3)
+    figure.savefig(target, dpi=100)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, draws, or both."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -116,7 +139,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
     parser.add_argument("--pictures", type=Path, help="picture file to draw")
     parser.add_argument("--weights", type=Path, help="other weights than the bundled ones")
+    parser.add_argument("--curves", type=Path, help="PNG file to plot the training in")
+    parser.add_argument("--runs", type=Path, nargs=2, help="folders of refinement and classifier")
     options = parser.parse_args(arguments)
+    if options.curves:
+        plot(*options.runs, options.curves)
     if options.pictures:
         images.write_image(options.pictures, images.to_float(draw(options.weights)))
     if options.photos:
