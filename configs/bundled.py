@@ -13,9 +13,9 @@
 DCPT pre-training with multi-hot labels, restoration, more of it with a loss that weighs faint
 degradations as strong ones, and a classifier on the features of the network that restores: the last
 folder's `weights` holds both. PHOTOS is any folder of clean photos, about 1024 pixels wide.
-Hardware: the pre-training ran on two CPU cores, all else on one H200 with 16 cores. Time: 18 minutes
-(for 200 steps), 145 s, 9 minutes (53 steps a second between checkpoints) and 33 s. Which photos,
-how many of these steps the shipped weights have seen, and their scores: docs/model_card.md.
+Hardware: the pre-training ran on two CPU cores, all else on one H200 with 16 cores. Time: 18
+minutes (for 200 steps), 145 s, 9 minutes (53 steps a second between checkpoints) and 33 s. Which
+photos, how many of these steps the shipped weights have seen, and their scores: docs/model_card.md.
 """
 
 from dcpt_jax.config import ConfigError, base

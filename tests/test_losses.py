@@ -172,3 +172,38 @@ def test_fft_loss_refuses_what_is_no_batch_of_images():
         losses.fft_loss(jnp.zeros((1, 4, 4, 3)), jnp.zeros((1, 4, 5, 3)))
     with pytest.raises(ValueError, match="b, h, w, c"):
         losses.fft_loss(jnp.zeros((4, 4, 3)), jnp.zeros((4, 4, 3)))
+
+
+def test_psnr_loss_by_hand():
+    clean = jnp.zeros((2, 4, 5, 3))
+    # Errors of 0.1 and 0: MSE 1e-2 is 100 times the 1e-4 of 40 dB, so 10 log10(101) and 0.
+    restored = clean.at[0].set(0.1)
+    np.testing.assert_allclose(losses.psnr_loss(restored, clean), 10 * np.log10(101) / 2, rtol=1e-6)
+    # Each image counts by itself: the mean over a batch is not that of the pooled error.
+    both = losses.psnr_loss(clean.at[0].set(0.1).at[1].set(0.01), clean)
+    np.testing.assert_allclose(both, 10 * (np.log10(101) + np.log10(2)) / 2, rtol=1e-5)
+
+
+def test_psnr_loss_pulls_harder_at_small_errors_and_is_finite_at_none():
+    def pull(error):
+        gradient = jax.grad(losses.psnr_loss)(
+            jnp.full((1, 4, 4, 3), error), jnp.zeros((1, 4, 4, 3))
+        )
+        return float(jnp.abs(gradient).sum())
+
+    assert pull(0.02) > 4 * pull(0.2)
+    assert pull(0.0) == 0
+    image = jnp.full((1, 4, 4, 3), 0.5, jnp.bfloat16)
+    assert losses.psnr_loss(image, image).dtype == jnp.float32
+
+
+def test_psnr_loss_refuses_what_is_no_batch_of_images():
+    with pytest.raises(ValueError, match=r"psnr_loss .* \(1, 4, 4, 3\) and target \(1, 4, 5, 3\)"):
+        losses.psnr_loss(jnp.zeros((1, 4, 4, 3)), jnp.zeros((1, 4, 5, 3)))
+    with pytest.raises(ValueError, match="b, h, w, c"):
+        losses.psnr_loss(jnp.zeros((4, 4, 3)), jnp.zeros((4, 4, 3)))
+
+
+def test_the_psnr_loss_is_a_term_that_configs_can_name():
+    weight, term = losses.registered("psnr:0.01")["psnr"]
+    assert weight == 0.01 and term is losses.psnr_loss
