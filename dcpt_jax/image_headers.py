@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 from PIL import (
     AvifImagePlugin,
     BmpImagePlugin,
@@ -238,6 +239,8 @@ def odd_tiff(path: Path, file: BinaryIO) -> Image.Image:
     try:
         file.seek(0)
         start = file.read(8)
+        if start[2] == 43 or start[3] == 43:  # BigTIFF
+            start += file.read(8)
         tags = TiffImagePlugin.ImageFileDirectory_v2(start)
         file.seek(tags.next)
         tags.load(file)
@@ -311,3 +314,14 @@ def find_orientation(block: bytes) -> tuple[int, int]:
     except (TypeError, struct.error):  # unknown byte order; an offset past the end
         pass
     return 1, 0
+
+
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turns and mirrors stored pixels [h, w, ...] by an EXIF orientation of 1 to 8."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)

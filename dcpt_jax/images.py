@@ -4,8 +4,8 @@ The rules, in one place:
 
 * The content decides what a file is, never its suffix: a JPEG named ``.png`` is read as a JPEG.
 * Files that are cut off or whose checksums are wrong raise `ImageError`; they are never read half
-  grey, except progressive JPEGs and the last rows of others, if somebody put the end mark back.
-  JPEG has no checksums: damage in the middle of its data cannot be told from picture content.
+  grey, except in their last rows, if somebody put the end mark of a JPEG back. JPEG has no
+  checksums: of damage in the middle of its data, only long runs of zeros are found.
 * 16 bits per channel stay 16 bits. Grey, palette and bilevel images become three channels, CMYK
   becomes RGB, alpha is dropped (the colour below it is kept), the EXIF orientation is applied and a
   broken EXIF block ignored. Of animations and multi-page files the first picture is read.
@@ -23,7 +23,6 @@ import io
 import math
 import os
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +31,20 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from dcpt_jax import colour as colours
-from dcpt_jax import files
+from dcpt_jax import files, jpeg_damage, tiff
 from dcpt_jax.image_headers import (
     JPEG_END,
     TIFF_TAGS,
     ImageError,
     ImageHeader,
     described,
-    find_orientation,
     image_error,
-    odd_tiff,
     opened,
     pillow_image,
     png_chunks,
     read_header,
     require_jpeg_end,
+    upright,
 )
 
 __all__ = [
@@ -203,10 +201,18 @@ def _decode(path: Path, header: ImageHeader, data: bytes) -> np.ndarray:
     elif header.kind == "JPEG":
         require_jpeg_end(path, data, header.data_start)
         pixels = _decode_opencv(path, data, cv2.IMREAD_COLOR_RGB)
-        if _is_filled_with_grey(path, header, data, pixels):
-            raise image_error(
-                path, "damaged: the JPEG data end before the picture does, the rest would be grey"
+        filling = pixels[-1, 0] if jpeg_damage.is_cmyk(data, header.data_start) else 128
+        try:
+            damage = jpeg_damage.find_damage(
+                data,
+                header.data_start,
+                is_sequential=header.is_sequential,
+                ends_grey=bool((pixels[-1] == filling).all()),
             )
+        except Exception as error:  # Pillow's decoders raise many kinds on broken input
+            damage = f"the JPEG data cannot be decoded ({error})"
+        if damage:
+            raise image_error(path, f"damaged: {damage}")
     else:
         return _decode_pillow(path, header.kind, data)
     if pixels.shape != (header.height, header.width, 3):
@@ -355,17 +361,6 @@ def encode(path: Path, levels: np.ndarray) -> bytes:
     return encoded.tobytes()
 
 
-def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Turns and mirrors stored pixels [h, w, ...] by an EXIF orientation of 1 to 8."""
-    if orientation >= 5:
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels)
-
-
 def _decode_opencv(path: Path, data: bytes, flags: int) -> np.ndarray:
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -378,119 +373,12 @@ def _decode_opencv(path: Path, data: bytes, flags: int) -> np.ndarray:
     return pixels
 
 
-def _is_filled_with_grey(path: Path, header: ImageHeader, data: bytes, pixels: np.ndarray) -> bool:
-    """Whether a JPEG has no data for its lower part, which decoders fill with mid grey.
-
-    They do so where the data end early in an end mark that somebody put back. If eight bytes less
-    change nothing in the last rows, then those rows are made of no data: in eight bytes there are
-    at most 40 blocks of 64 pixels, of two bits each.
-    """
-    if not header.is_sequential or (pixels[-1] != 128).any():
-        return False
-    end = data.find(JPEG_END, header.data_start)
-    if data.find(b"\xff\xda", header.data_start, end) >= 0:  # another scan
-        return False
-    shorter = data[: max(end - 8, header.data_start)].rstrip(b"\xff") + JPEG_END
-    other = _decode_opencv(path, shorter, cv2.IMREAD_COLOR_RGB)
-    changed = np.flatnonzero((other != pixels).any(axis=(1, 2)))
-    if not len(changed):  # the whole picture is grey
-        return False
-    # Enlarging the colours carries changes one row too far.
-    below = len(pixels) - (max(changed[-1] - 1, 0) // 16 + 1) * 16
-    return below * pixels.shape[1] > 40 * 64
-
-
 def _decode_pillow(path: Path, kind: str, data: bytes) -> np.ndarray:
-    try:
-        image = pillow_image(path, kind, io.BytesIO(data))
-    except ImageError:
-        if kind != "TIFF":
-            raise
-        return _decode_odd_tiff(path, odd_tiff(path, io.BytesIO(data)).tag_v2, data)
-    if kind == "TIFF":
-        bits = image.tag_v2.get(TIFF_TAGS["bits"], (1,))
-        if 2 in image.tag_v2.get(TIFF_TAGS["format"], (1,)):
-            raise image_error(path, "signed integer pixels are not read; save it with 8 or 16 bits")
-        if image.tag_v2.get(TIFF_TAGS["planar"], 1) != 1 and max(bits) > 8:
-            return _decode_odd_tiff(path, image.tag_v2, data)
-        if max(bits) == 16 and image.mode != "F":
-            return _decode_tiff_16bit(path, image.tag_v2, data)
-        if image.mode != "F" and max(bits) > 8:
-            raise image_error(
-                path, f"{max(bits)}-bit pixels are not read; save it with 8 or 16 bits"
-            )
+    if kind == "TIFF" and (tags := tiff.tags_beyond_pillow(path, data)):
+        return tiff.read_samples(path, tags, data)[0]
+    image = pillow_image(path, kind, io.BytesIO(data))
     try:
         image.load()
-        image = ImageOps.exif_transpose(image)
-        if image.mode != "F":
-            return np.array(image.convert("RGB"))
+        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except Exception as error:  # Pillow's decoders raise many kinds on broken input
         raise image_error(path, f"damaged: the {kind} data cannot be decoded ({error})") from error
-    return np.repeat(_of_floats(path, np.asarray(image))[..., None], 3, axis=2)
-
-
-def _of_floats(path: Path, values: np.ndarray) -> np.ndarray:
-    """Floats in [0, 1] as uint16."""
-    low, high = float(values.min()), float(values.max())
-    if not (low >= 0 and high <= 1):
-        raise image_error(
-            path, f"float pixels must be in [0, 1], not [{low:.4g}, {high:.4g}]; rescale it"
-        )
-    return np.rint(np.asarray(values, np.float64) * 65535).astype(np.uint16)
-
-
-def _decode_odd_tiff(path: Path, tags: Mapping, data: bytes) -> np.ndarray:
-    """Reads TIFFs that Pillow has no mode for: RGB or grey floats, three samples of "grey"."""
-    advice = "save it as RGB or grey with 8 or 16 bits"
-    samples, photometric = tags.get(TIFF_TAGS["samples"], 1), tags.get(TIFF_TAGS["photometric"])
-    if samples not in (1, 3, 4) or photometric not in (0, 1, 2):
-        raise image_error(
-            path,
-            f"TIFF with {samples} samples a pixel and photometric {photometric} is not read; "
-            + advice,
-        )
-    import tifffile
-
-    try:
-        with tifffile.TiffFile(io.BytesIO(data)) as file:
-            values, axes = file.pages[0].asarray(), file.pages[0].axes
-    except Exception as error:  # tifffile raises many kinds on broken input
-        raise image_error(
-            path, f"damaged or of an unknown sort: the TIFF data cannot be read ({error}); {advice}"
-        ) from error
-    if axes == "YX":
-        values = values[..., None]
-    elif axes == "SYX":
-        values = np.moveaxis(values, 0, -1)
-    if values.shape != (tags.get(257), tags.get(256), samples):
-        raise image_error(path, f"TIFF that decodes to {values.shape} is not read; {advice}")
-    if values.dtype.kind == "f":
-        values = _of_floats(path, values)
-    if values.dtype not in (np.uint8, np.uint16):
-        raise image_error(path, f"TIFF with pixels of {values.dtype} is not read; {advice}")
-    if photometric == 0:
-        values = np.iinfo(values.dtype).max - values
-    rgb = np.repeat(values, 3, axis=2) if values.shape[2] == 1 else values[..., :3]
-    return upright(rgb, tags.get(TIFF_TAGS["orientation"], 1))
-
-
-def _decode_tiff_16bit(path: Path, tags: Mapping, data: bytes) -> np.ndarray:
-    """Reads 16-bit TIFFs with OpenCV, since Pillow cuts them to 8 bits or clips them."""
-    photometric = tags.get(TIFF_TAGS["photometric"])
-    if photometric not in (0, 1, 2):
-        raise image_error(path, "16-bit TIFFs are read as grey or RGB only; save it as such")
-    # OpenCV turns some orientations and not others, so the tag is taken out of its sight.
-    orientation, offset = find_orientation(data)
-    if orientation != 1:
-        none = b"\1\0" if data[:2] == b"II" else b"\0\1"
-        data = data[:offset] + none + data[offset + 2 :]
-    pixels = _decode_opencv(path, data, cv2.IMREAD_UNCHANGED)
-    if pixels.dtype != np.uint16 or (pixels.ndim == 3 and pixels.shape[2] not in (3, 4)):
-        raise image_error(
-            path, f"16-bit TIFF that decodes to {pixels.dtype} {pixels.shape} is not read"
-        )
-    if pixels.ndim == 2:
-        pixels = np.repeat(pixels[..., None], 3, axis=2)
-    else:
-        pixels = pixels[..., 2::-1]  # BGR or BGRA to RGB
-    return upright(65535 - pixels if photometric == 0 else pixels, orientation)

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from dcpt_jax import colour, files, images
+from dcpt_jax import colour, files, images, tiff
 from dcpt_jax.image_headers import ImageHeader, described
 from dcpt_jax.metadata import Metadata, jpeg_with, png_with, read_metadata, tiff_of, webp_of
 
@@ -107,19 +107,17 @@ def _in_rgb(
 
 def _alpha(path: Path, header: ImageHeader, data: bytes, dtype: np.dtype) -> np.ndarray | None:
     """The alpha channel, upright, as deep as the pixels; None if there is none."""
+    if header.kind == "TIFF" and (tags := tiff.tags_beyond_pillow(path, data)):
+        return tiff.read_samples(path, tags, data)[1]
     image = described(path, header.kind, data)  # anew: the other one may be decoded in part
     if not image.has_transparency_data:
         return None
     if dtype == np.uint16:
-        stored = cv2.imdecode(
-            np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
-        )
+        flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
+        stored = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
         if stored is None or stored.dtype != dtype or stored.ndim != 3 or stored.shape[2] != 4:
             return None
-        orientation = header.orientation
-        if header.kind == "TIFF":
-            orientation = image.tag_v2.get(274, 1)
-        return images.upright(stored[..., 3], orientation)
+        return images.upright(stored[..., 3], header.orientation)
     if header.kind == "PNG":
         return images.upright(np.array(image.convert("RGBA").getchannel("A")), header.orientation)
     return np.array(ImageOps.exif_transpose(image).convert("RGBA").getchannel("A"))

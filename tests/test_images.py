@@ -196,6 +196,47 @@ def test_cut_off_jpeg_with_its_end_put_back_is_refused(tmp_path, subsampling, ke
         images.read_pixels(path)
 
 
+JPEGS = {
+    "420": {},
+    "444": {"subsampling": 0},
+    "own tables": {"optimize": True},
+    "progressive": {"progressive": True},
+    "grey": {"mode": "L"},
+    "cmyk": {"mode": "CMYK"},
+}
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+@pytest.mark.parametrize("rest", ["cut", "zeros", "ones"])
+@pytest.mark.parametrize("kept", [0.2, 0.5])
+def test_a_jpeg_without_its_second_part_is_refused(tmp_path, kind, rest, kept):
+    """As interrupted copies are that reserve the whole file first, or tools that repair the end."""
+    options = dict(JPEGS[kind])
+    image = Image.fromarray(picture(256, 384)).convert(options.pop("mode", "RGB"))
+    path = tmp_path / "a.jpg"
+    image.save(path, quality=95, **options)
+    images.read_pixels(path)
+    data, start = path.read_bytes(), images.check_image(path).data_start
+    stop = start + int(kept * (len(data) - start))
+    missing = len(data) - stop - 2
+    filling = {"cut": b"", "zeros": bytes(missing), "ones": b"\xff" * missing}[rest]
+    path.write_bytes(data[:stop] + filling + b"\xff\xd9")
+    with pytest.raises(ImageError, match=r"a\.jpg: damaged: "):
+        images.read_pixels(path)
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_jpeg_with_a_large_flat_part_is_read(tmp_path, kind):
+    options = dict(JPEGS[kind])
+    pixels = np.full((1200, 1200, 3), 90, np.uint8)
+    pixels[:24, :36] = picture()
+    image = Image.fromarray(pixels).convert(options.pop("mode", "RGB"))
+    image.save(tmp_path / "a.jpg", **options)
+    with (tmp_path / "a.jpg").open("ab") as file:  # a film behind the photo
+        file.write(np.random.default_rng(0).bytes(200_000))
+    assert images.read_pixels(tmp_path / "a.jpg").shape == (1200, 1200, 3)
+
+
 @pytest.mark.parametrize("rows", [1, 9, 40, 128])
 @pytest.mark.parametrize("optimize", [False, True])
 def test_a_jpeg_that_ends_in_grey_is_read(tmp_path, rows, optimize):
@@ -404,7 +445,7 @@ def test_float_tiff(tmp_path):
     path = tmp_path / "a.tif"
     path.write_bytes(tiff(values, t339=3))
     np.testing.assert_allclose(images.read_image(path)[..., 2], values, atol=1 / 65535)
-    for bad, shown in ((values * 255, r"\[0, 255\]"), (values * np.nan, "nan")):
+    for bad, shown in ((values * 255, r"\[0, 255\]"), (values * np.nan, "NaN")):
         path.write_bytes(tiff(bad, t339=3))
         with pytest.raises(ImageError, match=rf"a\.tif: float pixels must be in \[0, 1\].*{shown}"):
             images.read_pixels(path)
@@ -425,11 +466,51 @@ def test_tiff_of_three_samples(tmp_path, photometric, planar, dtype):
     np.testing.assert_allclose(images.read_image(path), picture() / 255, atol=1e-4)
 
 
+@pytest.mark.parametrize("compression", [1, 5, 8])  # none, LZW, deflate
+@pytest.mark.parametrize("predictor", [1, 3])
+def test_float_tiffs_as_editors_compress_them(tmp_path, compression, predictor):
+    path = tmp_path / "a.tif"
+    options = [cv2.IMWRITE_TIFF_COMPRESSION, compression, cv2.IMWRITE_TIFF_PREDICTOR, predictor]
+    floats = np.ascontiguousarray(picture()[..., ::-1], np.float32) / 255
+    assert cv2.imwrite(str(path), floats, options if compression > 1 else options[:2])
+    np.testing.assert_allclose(images.read_image(path), picture() / 255, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+@pytest.mark.parametrize("big", [False, True])
+def test_grey_tiff_with_alpha(tmp_path, dtype, big):
+    largest = 65535 if dtype == np.uint16 else 1
+    grey = np.linspace(0, largest, 24).astype(dtype).reshape(4, 6)
+    values = np.dstack([grey, np.full_like(grey, largest)])
+    path = tmp_path / "a.tif"
+    options = {"planarconfig": "contig", "extrasamples": ["unassalpha"], "bigtiff": big}
+    tifffile.imwrite(path, values, photometric="minisblack", **options)
+    np.testing.assert_allclose(images.read_image(path)[..., 1], grey / largest, atol=1e-4)
+
+
+def test_float_tiff_with_white_as_zero(tmp_path):
+    values = np.linspace(0, 1, 24, dtype=np.float32).reshape(4, 6)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="miniswhite")
+    np.testing.assert_allclose(images.read_image(tmp_path / "a.tif")[..., 0], 1 - values, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_colours_multiplied_by_alpha_are_divided(tmp_path, dtype):
+    largest = np.iinfo(dtype).max
+    values = np.full((4, 6, 4), largest // 2, dtype)
+    values[..., :3] //= 4
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="rgb", extrasamples=["assocalpha"])
+    assert np.abs(images.read_image(tmp_path / "a.tif") - 0.25).max() < 0.01
+
+
 def test_tiff_of_another_kind_is_named_with_what_to_do(tmp_path):
     path = tmp_path / "a.tif"
     values = np.zeros((4, 6, 5), np.uint8)
     tifffile.imwrite(path, values, photometric="minisblack", planarconfig="contig")
     with pytest.raises(ImageError, match=r"a\.tif: TIFF with 5 samples .* save it as RGB or grey"):
+        images.read_pixels(path)
+    tifffile.imwrite(path, values[..., :4].astype(np.uint16), photometric="separated")
+    with pytest.raises(ImageError, match=r"a\.tif: TIFF with 4 samples a pixel \(CMYK\) is not"):
         images.read_pixels(path)
     tifffile.imwrite(path, np.full((4, 6, 3), 2, np.float32), photometric="rgb")
     with pytest.raises(ImageError, match=r"a\.tif: float pixels must be in \[0, 1\]"):

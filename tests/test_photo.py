@@ -7,6 +7,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageCms
 
 from dcpt_jax import colour, images
@@ -270,6 +271,24 @@ def test_16_bits_alpha_and_profile_are_kept_together(tmp_path, channels, suffix,
     np.testing.assert_array_equal(cv2.imread(str(result), cv2.IMREAD_UNCHANGED), values)
     assert opened(result).info["icc_profile"] == P3_PROFILE if target == ".png" else True
     assert read_photo(result)[1].profile == P3_PROFILE
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+@pytest.mark.parametrize("extra", ["unassalpha", "assocalpha", "unspecified"])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_alpha_of_deep_tiffs(tmp_path, dtype, extra, planar):
+    largest = 65535 if dtype == np.uint16 else 1
+    values = np.full((24, 36, 4), largest / 2).astype(dtype)
+    values[:2, :, 3] = largest / 2
+    if planar == "separate":
+        values = np.ascontiguousarray(np.moveaxis(values, -1, 0))
+    options = {"photometric": "rgb", "planarconfig": planar, "extrasamples": [extra]}
+    tifffile.imwrite(tmp_path / "a.tif", values, **options)
+    assert copied(tmp_path / "a.tif", tmp_path / "b.png") == []
+    result = cv2.imread(str(tmp_path / "b.png"), cv2.IMREAD_UNCHANGED)
+    assert result.dtype == np.uint16
+    assert result.shape[2] == (3 if extra == "unspecified" else 4)
+    assert abs(int(result[0, 0, 0]) - (65535 if extra == "assocalpha" else 32768)) <= 1
 
 
 def test_16_bits_with_alpha_become_8_in_webp(tmp_path):

@@ -1,0 +1,183 @@
+"""TIFF files that Pillow cuts to 8 bits or has no mode for: floats, deep pixels, odd samples.
+
+OpenCV (libtiff) reads pixels that are stored together and compressed in a common way; tifffile
+reads separate planes, half floats and other numbers of samples. NumPy, OpenCV and tifffile only.
+"""
+
+import contextlib
+import io
+import struct
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from dcpt_jax.image_headers import TIFF_TAGS, described, image_error, upright
+
+_ADVICE = "save it as RGB or grey with 8 or 16 bits"
+# What OpenCV decompresses. Of others, such as JPEG 2000 inside TIFF, it makes noise.
+_COMMON_COMPRESSIONS = frozenset({1, 5, 8, 32773, 32946})
+_KINDS = {0: "grey", 1: "grey", 2: "RGB", 5: "CMYK", 6: "YCbCr", 8: "Lab", 9: "Lab", 10: "Lab"} | {
+    32803: "a sensor's raw values",
+    34892: "a sensor's raw values",
+}
+_FLOAT = 3  # of the tag of sample formats
+_ASSOCIATED, _UNASSOCIATED = 1, 2  # alpha, of the tag of extra samples
+
+
+def tags_beyond_pillow(path: Path, data: bytes) -> Mapping | None:
+    """Tags of the first picture of a TIFF file if `read_samples` has to read it, else None.
+
+    Raises:
+        ImageError: if its header is damaged or its pixels are signed.
+    """
+    image = described(path, "TIFF", data)
+    tags = image.tag_v2
+    if 2 in tags.get(TIFF_TAGS["format"], (1,)):
+        raise image_error(path, "signed integer pixels are not read; save it with 8 or 16 bits")
+    has_mode = type(image) is not Image.Image  # `described` has opened it with Pillow
+    return None if has_mode and max(tags.get(TIFF_TAGS["bits"], (1,))) <= 8 else tags
+
+
+def read_samples(path: Path, tags: Mapping, data: bytes) -> tuple[np.ndarray, np.ndarray | None]:
+    """Decodes the first picture of a TIFF file.
+
+    Args:
+        path: the file, for messages.
+        tags: of the picture.
+        data: the file's content.
+
+    Returns:
+        RGB pixels [h, w, 3], upright, uint8 or, for more bits and floats, uint16; and alpha [h, w]
+        of the same dtype, or None. Colours that were multiplied by alpha are divided by it.
+
+    Raises:
+        ImageError: if the pixels are damaged or of a kind that is not read.
+    """
+    samples, photometric = tags.get(TIFF_TAGS["samples"], 1), tags.get(TIFF_TAGS["photometric"])
+    colours = 3 if photometric == 2 or (photometric in (0, 1) and samples in (3, 4)) else 1
+    if photometric not in (0, 1, 2) or samples < colours or (colours == 1 and samples > 2):
+        kind = _KINDS.get(photometric, f"photometric {photometric}")
+        raise image_error(
+            path, f"TIFF with {samples} samples a pixel ({kind}) is not read; {_ADVICE}"
+        )
+    values = _stored(path, tags, data)
+    size = tags.get(257), tags.get(256)
+    if values.shape != (*size, samples):
+        raise image_error(path, f"TIFF that decodes to {values.shape} is not read; {_ADVICE}")
+    extra = tags.get(338, _UNASSOCIATED if samples > colours else ())
+    kinds = extra if isinstance(extra, tuple) else (extra,)
+    place = next((i for i, kind in enumerate(kinds) if kind in (1, 2)), None)
+    wanted = list(range(colours)) + ([] if place is None else [colours + place])
+    if place is not None and colours + place >= samples:
+        raise image_error(path, f"damaged: the TIFF has {samples} samples, of which alpha is none")
+    values = values[..., wanted]
+    if values.dtype.kind == "f":
+        values = of_floats(path, values)
+    if values.dtype not in (np.uint8, np.uint16):
+        raise image_error(path, f"TIFF with pixels of {values.dtype} is not read; {_ADVICE}")
+    pixels, alpha = values[..., :colours], None if place is None else values[..., colours]
+    if photometric == 0:
+        pixels = np.iinfo(pixels.dtype).max - pixels
+    if alpha is not None and kinds[place] == _ASSOCIATED:
+        pixels = _divided(pixels, alpha)
+    orientation = tags.get(TIFF_TAGS["orientation"], 1)
+    rgb = np.repeat(pixels, 3, axis=2) if colours == 1 else pixels
+    return upright(rgb, orientation), None if alpha is None else upright(alpha, orientation)
+
+
+def of_floats(path: Path, values: np.ndarray) -> np.ndarray:
+    """Floats in [0, 1] as uint16; ImageError if they are others."""
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= 1):
+        what = "NaN" if np.isnan(low) or np.isnan(high) else f"[{low:.4g}, {high:.4g}]"
+        raise image_error(path, f"float pixels must be in [0, 1], not {what}; rescale it")
+    return np.rint(np.asarray(values, np.float64) * 65535).astype(np.uint16)
+
+
+def _divided(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    largest = np.iinfo(pixels.dtype).max
+    scaled = pixels.astype(np.float64) * (largest / np.maximum(alpha, 1)[..., None])
+    return np.rint(np.minimum(scaled, largest)).astype(pixels.dtype)
+
+
+def _stored(path: Path, tags: Mapping, data: bytes) -> np.ndarray:
+    """The numbers of a file, [h, w, samples], not upright."""
+    samples = tags.get(TIFF_TAGS["samples"], 1)
+    bits = max(tags.get(TIFF_TAGS["bits"], (1,)))
+    is_float = _FLOAT in tags.get(TIFF_TAGS["format"], (1,))
+    if (
+        tags.get(259, 1) in _COMMON_COMPRESSIONS
+        and tags.get(TIFF_TAGS["planar"], 1) == 1
+        and samples in (1, 3, 4)
+        and bits in ((32, 64) if is_float else (8, 10, 12, 14, 16))
+    ):
+        return _by_opencv(path, tags, bits, data)
+    return _by_tifffile(path, tags.get(259, 1), data)
+
+
+def _by_opencv(path: Path, tags: Mapping, bits: int, data: bytes) -> np.ndarray:
+    samples = tags.get(TIFF_TAGS["samples"], 1)
+    # OpenCV turns some orientations and not others, inverts some greys, and takes one of three
+    # grey samples, so these tags are changed before it sees them.
+    values = {TIFF_TAGS["orientation"]: 1, TIFF_TAGS["photometric"]: 2 if samples > 2 else 1}
+    data = _with_tags(
+        data, values, without=() if tags.get(TIFF_TAGS["photometric"]) == 2 else (338,)
+    )
+    flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
+    pixels = None
+    with contextlib.suppress(cv2.error):
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if pixels is None:
+        raise image_error(
+            path, "cannot be decoded: the pixel data are damaged or of an unknown kind"
+        )
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels[..., [2, 1, 0, 3][:samples]]
+    if pixels.dtype == np.uint16 and bits < 16:  # in the upper bits
+        pixels = pixels | pixels >> bits
+    return pixels
+
+
+def _by_tifffile(path: Path, compression: int, data: bytes) -> np.ndarray:
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            values, axes = file.pages[0].asarray(), file.pages[0].axes
+    except Exception as error:  # tifffile raises many kinds on broken input
+        if compression in _COMMON_COMPRESSIONS:
+            reason = "damaged, or stored in a way that is not read"
+        else:
+            known = {one.value: one.name for one in tifffile.COMPRESSION}
+            reason = f"TIFF compressed by {known.get(compression, compression)} is not read"
+        raise image_error(
+            path, f"{reason} ({error}); {_ADVICE}, uncompressed or with LZW or deflate"
+        ) from error
+    if axes == "YX":
+        return values[..., None]
+    return np.moveaxis(values, 0, -1) if axes == "SYX" else values
+
+
+def _with_tags(data: bytes, values: Mapping[int, int], without: Collection[int]) -> bytes:
+    """The file, alone with its first picture, some of whose tags have other values or are gone."""
+    order = "<" if data[:2] == b"II" else ">"
+    # BigTIFF: wider offsets, counts and entries.
+    wide = 43 in data[2:4]
+    count, size, place = ("Q", 20, 12) if wide else ("H", 12, 8)
+    (start,) = struct.unpack_from(order + "Q" if wide else order + "I", data, 8 if wide else 4)
+    (number,) = struct.unpack_from(order + count, data, start)
+    first = start + struct.calcsize(count)
+    kept = []
+    for at in range(first, min(first + number * size, len(data) - size + 1), size):
+        entry = bytearray(data[at : at + size])
+        (tag,) = struct.unpack_from(order + "H", entry)
+        if tag in values:
+            struct.pack_into(order + "H", entry, 2, 3)  # two bytes
+            struct.pack_into(order + "H", entry, place, values[tag])
+        if tag not in without:
+            kept.append(bytes(entry))
+    end = bytes(8 if wide else 4)  # no other picture
+    block = struct.pack(order + count, len(kept)) + b"".join(kept) + end
+    return data[:start] + block + data[start + len(block) :]
