@@ -13,14 +13,14 @@ import numpy as np
 
 IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
-    | {".avif", ".heic", ".heif", ".mpo", ".apng"}
+    | {".avif", ".heic", ".heif", ".mpo", ".apng", ".jxl"}
 )
 _RAW_SUFFIXES = (
     ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf "
     ".raw .rw2 .rwl .sr2 .srf .srw .x3f"
 )
 _OTHER_SUFFIXES = (
-    ".exr .hdr .jp2 .j2k .jpf .jpx .jxl .jxr .hdp .wdp .psd .psb .xcf .kra .ora .tga .ppm .pgm "
+    ".exr .hdr .jp2 .j2k .jpf .jpx .jxr .hdp .wdp .psd .psb .xcf .kra .ora .tga .ppm .pgm "
     ".pbm .pnm .pfm .pam .pcx .dds .ktx .qoi .ico .icns .svg .eps .dcm .fit .fits .fts .heics "
     ".avifs .flif .bpg .ras .sgi .xpm .xbm .emf .wmf .cin .dpx"
 )

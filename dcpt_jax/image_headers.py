@@ -27,6 +27,8 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from dcpt_jax.colour_tags import state_profile
+
 JPEG_END = b"\xff\xd9"
 TIFF_TAGS = {
     "subfile": 254,
@@ -51,6 +53,7 @@ _PILLOW_READERS = {
     "TIFF": TiffImagePlugin.TiffImageFile,
     "AVIF": AvifImagePlugin.AvifImageFile,
 }
+_JXL_START, _JXL_BOX = b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 _RAW_TAGS = frozenset({50706})  # DNGVersion
@@ -65,7 +68,8 @@ class ImageHeader:
     """What a file says of itself before its pixels are decoded.
 
     Attributes:
-        kind: "PNG", "JPEG", "GIF", "BMP", "WebP", "TIFF", "AVIF" or "HEIC", by the content.
+        kind: "PNG", "JPEG", "GIF", "BMP", "WebP", "TIFF", "AVIF", "HEIC" or "JPEG XL", by the
+            content.
         width: stored width in pixels, before the EXIF orientation.
         height: stored height in pixels.
         orientation: EXIF orientation 1 to 8; 1 (upright) where there is none or it is broken.
@@ -126,6 +130,8 @@ def read_header(path: Path, file: BinaryIO, max_pixels: int) -> ImageHeader:
         header = _png_header(path, file)
     elif start.startswith(b"\xff\xd8\xff"):
         header = _jpeg_header(path, file)
+    elif start.startswith((_JXL_START, _JXL_BOX)):
+        header = ImageHeader("JPEG XL", *_jxl_size(path, file))
     else:
         header = _pillow_header(path, file, start)
     if header.width < 1 or header.height < 1:
@@ -207,7 +213,8 @@ def _pillow_header(path: Path, file: BinaryIO, start: bytes) -> ImageHeader:
         kind = found
     else:
         raise image_error(
-            path, "is no image of a known kind (PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF, HEIC)"
+            path,
+            "is no image of a known kind (PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF, HEIC, JPEG XL)",
         )
     try:
         image = pillow_image(path, kind, file)
@@ -220,6 +227,47 @@ def _pillow_header(path: Path, file: BinaryIO, start: bytes) -> ImageHeader:
             path, "is a camera's raw file or begins with a reduced picture; save it as TIFF or PNG"
         )
     return ImageHeader(kind, *image.size)
+
+
+def _jxl_size(path: Path, file: BinaryIO) -> tuple[int, int]:
+    """Width and height of a JPEG XL file, whose reader decodes it before it tells them."""
+    start = file.read(2)
+    if start != _JXL_START:  # in boxes, of which one or several hold the picture
+        box, end = 12, file.seek(0, os.SEEK_END)
+        while True:
+            file.seek(box)
+            head = file.read(16)
+            length = int.from_bytes(head[:4], "big") or end - box
+            data = 8
+            if length == 1:
+                length, data = int.from_bytes(head[8:16], "big"), 16
+            if head[4:8] in (b"jxlc", b"jxlp"):
+                file.seek(box + data + (4 if head[4:8] == b"jxlp" else 0))
+                start = file.read(2)
+                break
+            if len(head) < 8 or length < 8:
+                break
+            box += length
+    bits = int.from_bytes(file.read(12).ljust(12, b"\0"), "little")
+    if start != _JXL_START or not bits:
+        raise image_error(path, "cut off or damaged inside the JPEG XL header")
+
+    def take(count: int) -> int:
+        nonlocal bits
+        value = bits & ((1 << count) - 1)
+        bits >>= count
+        return value
+
+    small = take(1)
+
+    def side() -> int:
+        return 8 * (take(5) + 1) if small else take((9, 13, 18, 30)[take(2)]) + 1
+
+    height, ratio = side(), take(3)
+    over = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 7: (2, 1)}
+    if ratio == 0:
+        return side(), height
+    return height * over[ratio][0] // over[ratio][1], height
 
 
 def _kind_of_brands(file: BinaryIO) -> str:
@@ -263,33 +311,59 @@ def _is_reduced(image: Image.Image) -> bool:
 
 def pillow_image(path: Path, kind: str, file: BinaryIO) -> Image.Image:
     """Pillow's image of that kind, header read, pixels not yet decoded."""
-    reader = _heic_reader(path) if kind == "HEIC" else _PILLOW_READERS[kind]
+    reader = _PILLOW_READERS.get(kind) or _optional_reader(path, kind)
     try:
-        return reader(file)
+        image = reader(file)
+        if kind == "JPEG XL" and not image.jpeg:  # decoded upright, whatever EXIF says
+            image.info["exif"] = _upright(image.info.get("exif", b""))
+        return image
     except Exception as error:  # Pillow's readers raise many kinds on broken input
         raise image_error(
             path, f"damaged or of an unknown sort: the {kind} header cannot be read ({error})"
         ) from error
 
 
-def _heic_reader(path: Path) -> type[Image.Image]:
+def _optional_reader(path: Path, kind: str) -> type[Image.Image]:
+    """The reader of "HEIC" or "JPEG XL" files, of a package that need not be installed."""
+    package, extra = {
+        "HEIC": ("pillow-heif", "heif"),
+        "JPEG XL": ("pillow-jxl-plugin", "jxl"),
+    }[kind]
     try:
-        from pillow_heif import HeifImageFile
+        if kind == "HEIC":
+            from pillow_heif import HeifImageFile as reader
+        else:
+            from pillow_jxl.JpegXLImagePlugin import JXLImageFile as reader
     except ImportError as error:
         raise image_error(
             path,
-            "HEIC files are read with pillow-heif: pip install pillow-heif (the extra heif)",
+            f"{kind} files are read with {package}: pip install {package} (the extra {extra})",
         ) from error
-    return HeifImageFile
+    return reader
 
 
 def described(path: Path, kind: str, data: bytes) -> Image.Image | None:
-    """Pillow's view of a whole file: its mode, profile and metadata; None if Pillow fails on it."""
+    """Pillow's view of a whole file: its mode, profile and metadata; None if Pillow fails on it.
+
+    Colours that the file states in another way stand there as a profile, see `colour_tags`.
+    """
     try:
         with warnings.catch_warnings(action="ignore"):  # of damaged metadata
-            return pillow_image(path, kind, io.BytesIO(data))
+            image = pillow_image(path, kind, io.BytesIO(data))
+            state_profile(image, kind, data)
+            return image
     except ImageError:
         return odd_tiff(path, io.BytesIO(data)) if kind == "TIFF" else None
+
+
+def _upright(exif: bytes) -> bytes:
+    """An EXIF block with orientation 1, if it has one."""
+    start = 6 if exif.startswith(b"Exif\0\0") else 0
+    orientation, offset = find_orientation(exif[start:])
+    if orientation == 1:
+        return exif
+    one = b"\1\0" if exif[start : start + 2] == b"II" else b"\0\1"
+    return exif[: start + offset] + one + exif[start + offset + 2 :]
 
 
 def _orientation(exif: bytes) -> int:

@@ -151,8 +151,10 @@ def decode_pixels(
 def _may_hold_profile(header: ImageHeader, data: bytes) -> bool:
     """Whether it is worth the time to open the file once more for its profile."""
     if header.kind == "JPEG":
-        return b"ICC_PROFILE\0" in data[: header.data_start]
-    return header.kind != "PNG" or data.find(b"iCCP", 0, data.find(b"IDAT")) >= 0
+        start = data[: header.data_start]
+        return b"ICC_PROFILE\0" in start or b"R03\0" in start
+    start = data[: max(data.find(b"IDAT"), 0)]
+    return header.kind != "PNG" or any(name in start for name in (b"iCCP", b"cICP", b"gAMA"))
 
 
 def pixels_to_srgb(
@@ -379,6 +381,12 @@ def _decode_pillow(path: Path, kind: str, data: bytes) -> np.ndarray:
     image = pillow_image(path, kind, io.BytesIO(data))
     try:
         image.load()
+        if image.mode == "I;16":  # of JPEG XL
+            return np.repeat(np.array(image)[..., None], 3, axis=2)
+        if image.mode == "F":
+            return np.repeat(tiff.of_floats(path, np.asarray(image))[..., None], 3, axis=2)
         return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except ImageError:
+        raise
     except Exception as error:  # Pillow's decoders raise many kinds on broken input
         raise image_error(path, f"damaged: the {kind} data cannot be decoded ({error})") from error

@@ -75,8 +75,12 @@ def read_photo(
         metadata = Metadata()
         remarks.append(f"metadata cannot be read ({error}) and are left out")
     with contextlib.suppress(Exception):  # likewise on broken further pictures
-        if getattr(image, "is_animated", False):
+        if getattr(image, "is_animated", False) or "mp" in image.info:  # MPF of JPEG
             remarks.append("first picture of several")
+    if hdr := image.info.get("hdr"):
+        remarks.append(f"HDR colours ({hdr}) taken for sRGB")
+    if texts := _texts(data, image):
+        remarks.append(f"{texts} left out")
     return pixels, Carried(
         8 * pixels.itemsize,
         profile,
@@ -84,6 +88,21 @@ def read_photo(
         _alpha(path, header, data, pixels.dtype),
         tuple(remarks),
     )
+
+
+def _texts(data: bytes, image: Image.Image) -> str:
+    """What a file says in other places than `Metadata`, in words."""
+    texts = [
+        name
+        for name in getattr(image, "text", {})
+        if name != "XML:com.adobe.xmp" and not name.startswith("Raw profile type")
+    ]
+    found = [f"PNG texts ({', '.join(texts)})"] if texts else []
+    if image.info.get("comment"):
+        found.append("comment")
+    if image.format == "JPEG" and b"http://ns.adobe.com/xmp/extension/\0" in data:
+        found.append("extended XMP")
+    return ", ".join(found)
 
 
 def _in_rgb(

@@ -361,6 +361,41 @@ def test_heic_is_read_where_its_reader_is_installed(tmp_path, monkeypatch):
     assert np.abs(images.read_pixels(path) - picture().astype(int)).mean() < 4
 
 
+JXL_BOX = b"\0\0\0\x0cJXL \r\n\x87\n"
+
+
+def jxl_header(height: int, width: int) -> bytes:
+    """The first bytes of a JPEG XL picture, both sides written with 30 bits."""
+    bits = 0 | 3 << 1 | height - 1 << 3 | 0 << 33 | 3 << 36 | width - 1 << 38
+    return b"\xff\x0a" + bits.to_bytes(12, "little")
+
+
+@pytest.mark.parametrize("boxed", [False, True])
+def test_jpeg_xl_is_read_where_its_reader_is_installed(tmp_path, monkeypatch, boxed):
+    path = tmp_path / "a.jxl"
+    bomb = jxl_header(60_000, 60_000)
+    if boxed:
+        bomb = JXL_BOX + b"\0\0\0\x08ftyp" + b"\0\0\0\0jxlp\0\0\0\0" + bomb
+    path.write_bytes(bomb)
+    with pytest.raises(ImageError, match="60000x60000"):  # before the reader decodes it
+        images.check_image(path)
+    path.write_bytes(jxl_header(24, 36))
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "pillow_jxl.JpegXLImagePlugin", None)
+        with pytest.raises(ImageError, match=r"a\.jxl: .*pip install pillow-jxl-plugin"):
+            images.read_pixels(path)
+    pytest.importorskip("pillow_jxl")
+    with pytest.raises(ImageError, match=r"a\.jxl: damaged"):
+        images.read_pixels(path)
+    exif = Image.Exif()
+    exif[274] = 6  # means nothing here: the picture itself says how it is turned
+    block = exif.tobytes() if boxed else None
+    for pixels in (picture(), picture(32, 48), picture(40, 40), picture(513, 300)):
+        Image.fromarray(pixels).save(path, lossless=True, use_container=boxed, exif=block)
+        assert images.check_image(path).size == pixels.shape[:2]
+        np.testing.assert_array_equal(images.read_pixels(path), pixels)
+
+
 @pytest.mark.parametrize("tag", [{"t254": 1}, {"t50706": 1}])
 def test_raw_files_and_previews_are_refused(tmp_path, tag):
     path = tmp_path / "a.dng"

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from dcpt_jax import colour, images
 from dcpt_jax.metadata import Metadata
@@ -103,6 +103,75 @@ def test_an_rgb_profile_is_kept_and_nothing_is_clipped(tmp_path, suffix, target)
     assert opened(result).info["icc_profile"] == P3_PROFILE
     if target != ".jpg" and suffix != ".jpg":
         np.testing.assert_array_equal(np.asarray(opened(result)), picture())
+
+
+def png_chunk(name, content):
+    checksum = zlib.crc32(name + content)
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)
+
+
+def gama_and_chrm(gamma, *numbers):
+    values = [round(number * 100_000) for number in (gamma, *numbers)]
+    chunks = png_chunk(b"gAMA", struct.pack(">I", values[0]))
+    return chunks + (png_chunk(b"cHRM", struct.pack(">8I", *values[1:])) if numbers else b"")
+
+
+D65_AND_P3 = (0.3127, 0.329, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06)
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        png_chunk(b"cICP", bytes((12, 13, 0, 1))),  # Display P3
+        gama_and_chrm(0.45455, *D65_AND_P3),
+    ],
+)
+def test_wide_colours_without_a_profile_get_one(tmp_path, chunks):
+    whole = saved(tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(whole[:33] + chunks + whole[33:])
+    saved(tmp_path / "p3.png", icc_profile=P3_PROFILE)
+    assert copied(tmp_path / "a.png", tmp_path / "b.png") == []
+    assert np.abs(as_shown(tmp_path / "b.png") - as_shown(tmp_path / "p3.png")).max() <= 1
+    read = images.read_pixels(tmp_path / "a.png")  # as data for training
+    assert np.abs(read - images.read_pixels(tmp_path / "p3.png").astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("chunks", "said"),
+    [
+        (png_chunk(b"cICP", bytes((1, 13, 0, 1))), []),
+        (png_chunk(b"sRGB", b"\0") + gama_and_chrm(0.45455), []),
+        (gama_and_chrm(0.45455), []),
+        (png_chunk(b"cICP", bytes((9, 16, 0, 1))), ["HDR colours (PQ) taken for sRGB"]),
+        (gama_and_chrm(1.0), ["converted to sRGB from linear RGB"]),
+    ],
+)
+def test_what_pngs_state_of_other_colours(tmp_path, chunks, said):
+    whole = saved(tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(whole[:33] + chunks + whole[33:])
+    assert copied(tmp_path / "a.png", tmp_path / "b.png") == said
+    is_same = opened(tmp_path / "b.png").tobytes() == opened(tmp_path / "a.png").tobytes()
+    assert is_same == ("converted" not in "".join(said))
+
+
+def test_adobe_rgb_of_a_camera_gets_its_profile(tmp_path):
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0xA005] = {1: "R03", 2: b"0100"}
+    source = saved(tmp_path / "a.jpg", exif=exif)
+    copied(source, tmp_path / "b.png")
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(opened(tmp_path / "b.png").info["icc_profile"]))
+    assert profile.profile.green_primary[1][:2] == pytest.approx((0.23, 0.70), abs=0.01)  # at D50
+    numbers = images.read_pixels(source, colour="as_is").astype(int)
+    assert np.abs(images.read_pixels(source) - numbers).max() > 8
+
+
+def test_texts_outside_the_metadata_are_told(tmp_path):
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("Author", "me")
+    saved(tmp_path / "a.png", pnginfo=texts)
+    assert copied(tmp_path / "a.png", tmp_path / "b.png") == ["PNG texts (Author) left out"]
+    saved(tmp_path / "a.jpg", comment=b"by me")
+    assert copied(tmp_path / "a.jpg", tmp_path / "b.png") == ["comment left out"]
 
 
 @pytest.mark.parametrize("gamma", [1.0, 1.02])

@@ -39,8 +39,9 @@ what is written
   nothing by it (WebP is written lossless), and writes PNG for JPEGs and all others. --format same
   keeps JPEG too, written with quality 95, and writes PNG only for kinds that cannot be written.
   16 bits and alpha are kept where the format can (PNG, TIFF; alpha in WebP too); grey becomes RGB
-  and the first picture of an animation is taken. AVIF is read, HEIC with pillow-heif installed;
-  how many files of other formats (dng, exr, jp2, ...) lie in a folder is said at the start.
+  and the first picture of an animation is taken. AVIF is read, HEIC with pillow-heif and JPEG XL
+  with pillow-jxl-plugin installed; how many files of other formats (dng, exr, jp2, ...) lie in a
+  folder is said at the start.
 
 colours and metadata
   Photos with an RGB colour profile (Display P3, Adobe RGB, ...) are restored in their own space,
