@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType
 
 
@@ -26,6 +27,7 @@ class Interruption:
         """
         self.signal: str | None = None
         self._message = message
+        self._raises = False
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "Interruption":
@@ -50,6 +52,16 @@ class Interruption:
         if self.signal is not None:
             raise KeyboardInterrupt
 
+    @contextlib.contextmanager
+    def raising(self) -> Iterator[None]:
+        """Lets signals raise at once, for work in plain Python that calls nothing of XLA."""
+        self.check()
+        self._raises = True
+        try:
+            yield
+        finally:
+            self._raises = False
+
     @property
     def status(self) -> int:
         """The exit status of a command that was interrupted: 130, or 143 after SIGTERM."""
@@ -57,10 +69,10 @@ class Interruption:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if self.signal is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
         first = self.signal is None
         self.signal = self.signal or signal.Signals(number).name
+        if self._raises or (not first and number == signal.SIGINT):
+            raise KeyboardInterrupt
         if first and self._message:
             with contextlib.suppress(OSError):
                 os.write(2, f"\n{self._message}\n".encode())  # print is not safe in a handler

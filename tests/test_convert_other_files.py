@@ -22,6 +22,12 @@ from tests.golden import recording
         (b"\x89HDF\r\n\x1a\n" + bytes(600), "HDF5 file"),
         (b"\x1f\x8b\x08" + bytes(600), "gzip archive; unpack"),
         (bytes(257) + b"ustar" + bytes(300), "tar archive"),
+        (b"404: Not Found", "text, not weights; it begins '404: Not Found'"),
+        ("network_g:\n  type: Größe\n".encode(), "text, not weights"),
+        (b"import torch\n", "text, not weights"),
+        (bytes(600), "zeros from its beginning on"),
+        (b"\0\0\0\x18ftypmp42" + bytes(600), "film"),
+        (b"\x08\x07\x12\x07pytorch" + bytes(600), "ONNX program"),
         (b"\x89PNG\r\n", r"an image; `python -m dcpt_jax\.restore`"),
     ],
 )
@@ -52,6 +58,12 @@ def test_archives_of_other_kinds_are_named(tmp_path, entries, message):
         for entry in entries:
             archive.writestr(entry, b"\x80\x02c__torch__\nNet\n)\x81.")
     with pytest.raises(ValueError, match=rf"net\.pth: .*{message}"):
+        read_checkpoint(tmp_path / "net.pth")
+
+
+def test_an_archive_that_was_cut_off_is_named(tmp_path):
+    (tmp_path / "net.pth").write_bytes(b"PK\x03\x04" + bytes(600))
+    with pytest.raises(ValueError, match=r"net\.pth: a zip archive without its end"):
         read_checkpoint(tmp_path / "net.pth")
 
 

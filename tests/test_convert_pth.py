@@ -338,6 +338,8 @@ def test_objects_beside_the_weights_are_passed_over(tmp_path):
         "generator": np.random.default_rng(0),
         "queue": collections.deque([1, 2]),
         "frozen": frozenset([1, 2]),
+        "own": Raw(b"cmyproject.config\nOptions\n)\x81}X\x01\x00\x00\x00a]sb"),
+        "called": Global("__main__", "make_options")("rm -rf /", 3),
         "config": Raw(b"comegaconf.dictconfig\nDictConfig\n)\x81}X\x01\x00\x00\x00a}sb"),
     }
     value = {**beside, "state_dict": {"a": tensor("0", 12, (2,), (1,))}}

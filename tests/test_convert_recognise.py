@@ -285,10 +285,12 @@ X = np.zeros(3, np.float32)
         ({"params": {"a": X}, "params_ema": {"b": X}}, None, {"b"}, "params_ema"),
         ({"params": {"a": X}, "params_ema": {"b": X}}, "params", {"a"}, "params"),
         ({"a": X}, None, {"a"}, ""),
-        ({"params": {"module.a": X, "module.module.b": X}}, None, {"a", "b"}, "params"),
+        ({"params": {"module.net.a": X, "module.net.b": X}}, None, {"a", "b"}, "params"),
         # As a Lightning module that keeps its network under `net` saves it.
         ({"epoch": 3, "state_dict": {"net.a": X}, "loops": {}}, None, {"a"}, "state_dict"),
-        ({"_orig_mod.a": X, "network.b": X}, None, {"a", "network.b"}, ""),
+        ({"module.a": X, "network.b": X}, None, {"module.a", "network.b"}, ""),
+        # The only entry that holds tensors alone.
+        ({"model": {"a": X}, "optimizer": {"state": {0: {"exp_avg": X}}}}, None, {"a"}, "model"),
         # Only whole parts of names at the beginning are wrappers.
         ({"nafnet.a": X, "a.module.b": X}, None, {"nafnet.a", "a.module.b"}, ""),
     ],
@@ -300,7 +302,7 @@ def test_the_state_dict_is_found(content, key, names, entry):
 
 @pytest.mark.parametrize("prefix", ["netG", "netG.", "module.netG.", "module.netG"])
 def test_a_prefix_is_taken_alone(prefix):
-    state = {"module.netG.a": X, "module.netG.module.b": X, "module.netD.a": X}
+    state = {"module.netG.module.a": X, "module.netG.module.b": X, "module.netD.a": X}
     assert set(state_dict_of(state, prefix=prefix)[0]) == {"a", "b"}
     with pytest.raises(ValueError, match=r"--prefix net: no name .*start with netG\."):
         state_dict_of({"netG.a": X}, prefix="net")
@@ -317,6 +319,9 @@ def test_one_common_prefix_is_stripped_and_said(case, prefix):
     found = recognise(state_dict_of({"state_dict": wrapped, "epoch": 3})[0])
     assert found.arguments == plain.arguments and found.state.keys() == plain.state.keys()
     assert found.remarks[0] == f"stripped the prefix {prefix} that all names have"
+    counted = recognise({**wrapped, "global_step": np.int64([3])})
+    assert counted.state.keys() == plain.state.keys()
+    assert "left out, as they are counters: global_step" in counted.remarks
     for others in ({"loss.vgg.0.weight": X}, {"netD" + name: X for name in wrapped}):
         with pytest.raises(ValueError, match=f"choose with --prefix .*{prefix}"):
             recognise({**wrapped, **others})
@@ -329,9 +334,9 @@ def test_one_common_prefix_is_stripped_and_said(case, prefix):
         ({}, None, "it is empty"),
         ({"params": {"a": X}, "epoch": 3}, "ema", "no entry 'ema'; entries: params"),
         ({"a": X}, "params", "no entry 'params'; entries: none"),
-        ({"model": {"a": X}, "epoch": 3}, None, "no tensors: model, epoch; --params .*: model"),
+        ({"ema": {"a": X}, "net": {"a": X}}, None, "no tensors: ema, net; --params .*: ema, net"),
+        ({"optimizer": {"state": {}}, "epoch": 3}, None, "beside the state of an optimizer there"),
         ({"params": {"a": X, "b": 3}}, None, "no tensors: b$"),
-        ({"a": X, "module.a": X}, None, "twice"),
     ],
 )
 def test_what_is_no_state_dict_is_refused(content, key, message):

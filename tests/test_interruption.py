@@ -53,3 +53,12 @@ def test_outside_the_main_thread_nothing_is_installed():
     thread.start()
     thread.join()
     assert found == [before]
+
+
+def test_plain_python_can_be_interrupted_at_once():
+    with Interruption() as interruption:
+        with pytest.raises(KeyboardInterrupt), interruption.raising():
+            signal.raise_signal(signal.SIGTERM)
+        assert interruption.status == 143
+        with pytest.raises(KeyboardInterrupt), interruption.raising():
+            pytest.fail("what was noted before comes first")

@@ -195,7 +195,8 @@ def convert(options: argparse.Namespace) -> None:
     """
     reads_folder, writes_file = options.input.is_dir(), files.is_file_name(options.output)
     _check(options, reads_folder, writes_file)
-    read = _read_folder(options) if reads_folder else _read_files(options, writes_file)
+    with options.interruption.raising():
+        read = _read_folder(options) if reads_folder else _read_files(options, writes_file)
     if not writes_file:
         if reads_folder:
             to_torch(read.params["network"], read.network)  # only to find what does not fit
@@ -217,7 +218,8 @@ def convert(options: argparse.Namespace) -> None:
             say(f"to read {options.classifier} again, add --label={labels.kind} --classes=...")
     elif read.classifier is not None:
         say("the classifier is left out; --classifier FILE writes it")
-    files.write_checkpoints(states)
+    with options.interruption.raising():
+        files.write_checkpoints(states)
     for path in states:
         say(f"wrote: {path.absolute()}")
 

@@ -4,7 +4,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from dcpt_jax.convert.messages import listed
+from dcpt_jax.convert.messages import listed, printable
 
 _UNPACK = "unpack it and give the file with the weights in it"
 _BEGINNINGS = (
@@ -20,6 +20,14 @@ _BEGINNINGS = (
     (b"Rar!", f"a RAR archive; {_UNPACK}"),
     (b"\x89PNG", "an image; `python -m dcpt_jax.restore` restores images"),
     (b"\xff\xd8\xff", "an image; `python -m dcpt_jax.restore` restores images"),
+    (b"RIFF", "an image, sound or film"),
+    (b"GIF8", "an image; `python -m dcpt_jax.restore` restores images"),
+    (b"II*\0", "an image; `python -m dcpt_jax.restore` restores images"),
+    (b"BM", "an image; `python -m dcpt_jax.restore` restores images"),
+    (b"BZh", f"a bzip2 archive; {_UNPACK}"),
+    (b"(\xb5/\xfd", f"a Zstandard archive; {_UNPACK}"),
+    (b"\x7fELF", "a program of Linux"),
+    (b"SQLite format 3", "a database of SQLite"),
     (b"%PDF", "a PDF document"),
 )
 _PAGE = (
@@ -89,7 +97,28 @@ def _kind(begin: bytes) -> str:
         return _POINTER
     if text.startswith(b"{") and b'"' in text:
         return "a JSON text, such as an index or a server's answer; the weights are in other files"
+    if begin[4:8] in (b"ftyp", b"TFL3"):
+        return "a film or image" if begin[4:8] == b"ftyp" else "a TensorFlow Lite model"
+    if begin[:1] == b"\x08" and (b"pytorch" in begin or b"onnx" in begin):
+        return "an ONNX program, not weights; save the state_dict of what it came from"
+    if not begin.strip(b"\0"):
+        return "zeros from its beginning on: the download or copy failed; get it again"
+    if begin.startswith((b"\xff\xfe", b"\xfe\xff")) or _is_text(begin):
+        shown = printable(" ".join(begin[:60].decode("utf-8", "replace").split()), 40)
+        return f"a text, not weights; it begins {shown!r}"
     return ""
+
+
+def _is_text(begin: bytes) -> bool:
+    """Whether the beginning of a file is UTF-8 text, and no pickle, which can look like it."""
+    if begin[:2] in (b"(d", b"(l", b"(i", b"cc"):
+        return False
+    try:
+        begin.decode()
+    except UnicodeDecodeError as error:
+        if error.start < len(begin) - 4:  # else a letter that goes on behind these bytes
+            return False
+    return not set(begin) & {*range(9), 11, *range(14, 32), 127}
 
 
 def kind_of_archive(names: Iterable[str]) -> str:
@@ -102,6 +131,8 @@ def kind_of_archive(names: Iterable[str]) -> str:
         "" for one that may hold weights.
     """
     names = list(names)
+    if any(name.endswith(("/archive_format", "models/model.json")) for name in names):
+        return "a program that torch.export wrote; save the state_dict of what it came from"
     if any("/code/" in name or name.endswith("/constants.pkl") for name in names):
         return _TORCHSCRIPT
     if any(name.count("/") == 1 and name.endswith("/data.pkl") for name in names):

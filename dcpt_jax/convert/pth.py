@@ -17,6 +17,7 @@ import pickle
 import pickletools
 import re
 import struct
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +60,8 @@ def read_pth(path: Path | str) -> Any:
             if zipfile.is_zipfile(file):
                 return _read_zip(file, _Budget(path))
             file.seek(0)
+            if file.peek(4).startswith(b"PK"):
+                raise PthError("a zip archive without its end: the download or copy was cut off")
             return _read_legacy(file, _Budget(path))
     except PthError as error:
         raise PthError(f"{path}: {error}") from error.__cause__
@@ -326,12 +329,19 @@ class _Unpickler(pickle._Unpickler):
         self.take = take
 
     def find_class(self, module: str, name: str) -> Name:
-        """The name itself, if it is one that checkpoints hold."""
+        """The name itself, unless it is one of Python's or PyTorch's that weights do not need.
+
+        All others, of settings and the project's own classes, lie beside the weights.
+        """
         module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module)  # Python 2
         if len(module) + len(name) > 200:  # the same long text could be named many times
             raise PthError("damaged: a name of more than 200 characters")
         found = Name(f"{module}.{name}")
-        if not (found in _FUNCTIONS or _WORDS.fullmatch(found) or _INERT.fullmatch(found)):
+        root = module.partition(".")[0]
+        strict = root == "torch" or root in sys.stdlib_module_names or not root.isidentifier()
+        if strict and not (
+            found in _FUNCTIONS or _WORDS.fullmatch(found) or _INERT.fullmatch(found)
+        ):
             raise PthError(
                 f"refused: it names {printable(found)}, which is not one of the names that "
                 "this reader knows; save the state dict alone: torch.save(model.state_dict(), ...)"
@@ -354,7 +364,7 @@ class _Unpickler(pickle._Unpickler):
 
     def load_newobj(self) -> None:
         _, name = self.stack.pop(), self.stack.pop()
-        if type(name) is not Name or name in _FUNCTIONS or not _INERT.fullmatch(name):
+        if type(name) is not Name or name in _FUNCTIONS or _WORDS.fullmatch(name):
             raise PthError("refused: the instruction NEWOBJ, which no state dict needs")
         self.append(Inert())
 
@@ -481,12 +491,14 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 # What may be named and not called.
 _WORDS = re.compile(
     r"torch\.(?:\w+Storage|Tensor|b?float\d+|u?int\d+|bool|complex\d+)|"
-    r"torch\.nn\.parameter\.(?:Parameter|Buffer)|builtins\.(?:dict|list|int|float)"
+    r"torch\.nn\.parameter\.(?:Parameter|Buffer)|builtins\.(?:dict|list|int|long|float)"
 )
-# Where objects come from that may lie beside weights: settings, dates, paths, states of generators.
+# Objects of Python's and PyTorch's own that may lie beside weights: settings, dates, paths, states
+# of generators.
 _INERT = re.compile(
-    r"(?:argparse|collections|copyreg|datetime|decimal|enum|pathlib|random|types|typing|uuid|"
-    r"zoneinfo|addict|easydict|lightning|lightning_fabric|lightning_utilities|ml_collections|"
-    r"mmcv|mmengine|munch|numpy|omegaconf|pytorch_lightning|yacs|torch\.(?:optim|torch_version))"
-    r"\..+|builtins\.(?:bool|bytearray|frozenset|getattr|object|range|slice|str|tuple)"
+    r"(?:argparse|array|collections|copyreg|dataclasses|datetime|decimal|enum|fractions|functools|"
+    r"logging|operator|pathlib|random|re|types|typing|uuid|zoneinfo|"
+    r"torch\.(?:optim|torch_version))\..+|"
+    r"builtins\.(?:bool|bytearray|frozenset|getattr|object|range|slice|str|tuple|xrange|"
+    r"Ellipsis|NotImplemented)"
 )

@@ -14,7 +14,7 @@ from dcpt_jax import models, weights
 from dcpt_jax.convert import files
 from dcpt_jax.convert.messages import listed
 from dcpt_jax.convert.naming import from_torch, has_blocks
-from dcpt_jax.convert.recognise import recognise, state_dict_of
+from dcpt_jax.convert.recognise import ENTRIES, recognise, state_dict_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +78,8 @@ def read_file(
         known = isinstance(error, ValueError)
         message = str(error) if known else f"makes no network ({type(error).__name__}: {error})"
         raise ValueError(message if str(path) in message else f"{path}: {message}") from error
+    if entry and entry not in ENTRIES:
+        remarks = [f"taken from its entry {entry}", *remarks]
     source = {"file": path.name, "entry": entry}
     if has_blocks(state):
         source["blocks"] = True

@@ -19,8 +19,8 @@ from dcpt_jax.convert.state_shapes import (
 from dcpt_jax.weights.description import block_count
 
 # What wrappers put before every name: PyTorch's parallel ones, torch.compile, Lightning modules.
-_PREFIXES = re.compile(r"^(?:module\.|_orig_mod\.|net\.)+")
-_ENTRIES = ("params_ema", "params", "state_dict")
+_PREFIXES = ("module.", "_orig_mod.", "net.")
+ENTRIES = ("params_ema", "params", "state_dict")
 
 
 def state_dict_of(
@@ -31,7 +31,7 @@ def state_dict_of(
     Args:
         content: what a reader returned.
         key: entry to take; None takes the first of `params_ema`, `params` and `state_dict` (of
-            Lightning) that is there, else the whole.
+            Lightning) that is there, else the whole, or the only entry that is a dict of tensors.
         prefix: take only the names that start with it, and strip it; its last dot may be missing.
 
     Returns:
@@ -39,11 +39,17 @@ def state_dict_of(
         `_orig_mod.` and `net.`, which wrappers put before every name, are stripped.
 
     Raises:
-        ValueError: if there is no such entry or prefix, something in it is no array, or two names
-            are the same without prefix.
+        ValueError: if there is no such entry or prefix, or something in it is no array.
     """
     if not isinstance(content, Mapping):
-        raise ValueError(f"expected a dict of tensors, found {type(content).__name__}")
+        kind = type(content).__name__
+        kind = {"ndarray": "a single tensor", "Inert": "an object, such as a whole model"}.get(
+            kind, kind
+        )
+        raise ValueError(
+            f"expected a dict of tensors, found {kind}; save it with "
+            "torch.save(model.state_dict(), ...)"
+        )
     if {"state", "param_groups"} <= content.keys() or {
         "optimizers",
         "schedulers",
@@ -52,39 +58,50 @@ def state_dict_of(
             "it is the state of an optimizer, not weights; these are in another file (BasicSR: "
             "training_states/N.state belongs to models/net_g_N.pth)"
         )
+    tensors = [entry for entry, value in content.items() if _is_state_dict(value)]
     if key is None:
-        key = next((entry for entry in _ENTRIES if isinstance(content.get(entry), Mapping)), "")
-    known = listed(k for k, v in content.items() if isinstance(v, Mapping))
+        key = next((entry for entry in ENTRIES if isinstance(content.get(entry), Mapping)), "")
+        if not key and len(tensors) == 1:
+            (key,) = tensors
+    known = listed(tensors)
     if key and not isinstance(content.get(key), Mapping):
         raise ValueError(f"there is no entry {key!r}; entries: {known or 'none'}")
     state = content[key] if key else content
     wrong = [str(name) for name, value in state.items() if not isinstance(value, np.ndarray)]
     if wrong:
         choice = f"; --params takes one of its entries: {known}" if known and not key else ""
+        if not known and "optimizer" in content:
+            choice = "; beside the state of an optimizer there are no weights"
         raise ValueError(f"no state dict: these entries are no tensors: {listed(wrong, 5)}{choice}")
     if not state:
         raise ValueError("no state dict: it is empty")
-    state = state if prefix is None else _behind(state, prefix)
-    stripped = {_PREFIXES.sub("", str(name)): value for name, value in state.items()}
-    if len(stripped) < len(state):
-        raise ValueError("some names stand there twice, with and without the prefix of a wrapper")
-    return stripped, key
+    state = {str(name): value for name, value in state.items()}
+    return _without_wrappers(state if prefix is None else _behind(state, prefix)), key
 
 
-def _behind(state: Mapping[Any, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+def _is_state_dict(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(tensor, np.ndarray) for tensor in value.values())
+    )
+
+
+def _without_wrappers(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The state dict without the prefixes of wrappers that all names have."""
+    while found := [p for p in _PREFIXES if all(name.startswith(p) for name in state)]:
+        state = {name.removeprefix(found[0]): value for name, value in state.items()}
+    return state
+
+
+def _behind(state: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     """The part of a state dict whose names start with a prefix, without it."""
     start = prefix.removesuffix(".") + "."
-    found = {}
-    for name, value in state.items():
-        for text in (str(name), _PREFIXES.sub("", str(name))):  # messages show them stripped
-            if text.startswith(start):
-                found[text.removeprefix(start)] = value
-    if not found:
-        first = sorted({str(name).split(".")[0] + "." for name in state})
-        raise ValueError(
-            f"--prefix {prefix}: no name starts with it; they start with {listed(first)}"
-        )
-    return found
+    for names in (state, _without_wrappers(state)):  # messages show them without
+        if found := {n.removeprefix(start): v for n, v in names.items() if n.startswith(start)}:
+            return found
+    first = sorted({name.split(".")[0] + "." for name in _without_wrappers(state)})
+    raise ValueError(f"--prefix {prefix}: no name starts with it; they start with {listed(first)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +148,10 @@ def recognise(
     empty = [name for name, value in state.items() if not value.size]
     if empty:
         raise ValueError(f"empty tensors: {listed(empty, 5)}")
+    counters = [
+        name for name, value in state.items() if value.size == 1 and value.dtype.kind == "i"
+    ]
+    state = {name: value for name, value in state.items() if name not in counters}
     state, prefix = _unwrapped(state)
     architecture = _architecture(state)
     _refuse_relatives(state)
@@ -158,6 +179,8 @@ def recognise(
     _check_size(arguments, state)
     if "norm_epsilon" in arguments:
         remarks.append("the names are MaskDCPT's, so the norms have an epsilon of 1e-5")
+    if counters:
+        remarks.append(f"left out, as they are counters: {listed(counters, 5)}")
     if prefix:
         remarks = [f"stripped the prefix {printable(prefix)} that all names have", *remarks]
     return Recognised(architecture, arguments, tuple(remarks), state)
