@@ -1,10 +1,11 @@
-"""Files that appear whole or not at all, and `~` in the paths that users write."""
+"""Writing files whole or not at all, their checksums, and `~` in paths that users write."""
 
 import contextlib
 import json
 import os
 import re
 import uuid
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,15 @@ def write_text(path: Path | str, text: str) -> None:
 def write_json(path: Path | str, content: Any, *, indent: int | None = 2) -> None:
     """Writes JSON atomically. Raises ValueError for NaN and infinities, which JSON lacks."""
     write_text(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
+
+
+def crc32_of(path: Path) -> int:
+    """CRC-32 of a file's content, read in blocks."""
+    crc = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            crc = zlib.crc32(block, crc)
+    return crc
 
 
 def expand_home(text: str) -> str:

@@ -11,7 +11,7 @@ PRECISIONS = ("default", "high", "highest")
 
 
 @contextlib.contextmanager
-def products_in(precision: str) -> Iterator[None]:
+def matmul_precision(precision: str) -> Iterator[None]:
     """Sets the precision of what is traced meanwhile; as a decorator, of a function.
 
     Args:

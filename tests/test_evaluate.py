@@ -9,7 +9,7 @@ from dcpt_jax import images, weights
 from dcpt_jax import metrics as dcpt_metrics
 from dcpt_jax.data import held_out, tasks
 from dcpt_jax.evaluate import baselines, gallery, published, run, saving
-from dcpt_jax.evaluate.tables import ClassResult, Evaluation
+from dcpt_jax.evaluate.tables import ClassScores, Evaluation
 from dcpt_jax.labels import Labels
 from tests.conftest import tiny_config
 
@@ -18,8 +18,8 @@ from tests.conftest import tiny_config
 def evaluation():
     return Evaluation(
         classes=(
-            ClassResult("rain", 4, 20.0, 25.0, 0.5, 0.75),
-            ClassResult("noise", 4, 22.0, 21.0, 0.75, 0.5),
+            ClassScores("rain", 4, 20.0, 25.0, 0.5, 0.75),
+            ClassScores("noise", 4, 22.0, 21.0, 0.75, 0.5),
         ),
         convention="RGB, rounded to 8 bits",
         confusion=np.array([[3, 0, 1], [0, 2, 2]]),
@@ -59,7 +59,7 @@ def test_tables_show_the_gain_the_convention_and_the_confusion(evaluation):
 
 def many_classes(predicted):
     names = [task.name for task in tasks.TASK_SETS["cdd11"]]
-    results = tuple(ClassResult(name, 4, 20.0, 25.0, 0.5, 0.75) for name in names)
+    results = tuple(ClassScores(name, 4, 20.0, 25.0, 0.5, 0.75) for name in names)
     confusion = 3 * np.eye(11, dtype=int) + np.eye(11, k=1, dtype=int)
     return Evaluation(results, "RGB", confusion[:, : len(predicted)], predicted)
 
@@ -82,8 +82,8 @@ def test_many_long_names_are_numbered_columns():
 def test_a_classifier_of_components_by_hand():
     evaluation = Evaluation(
         classes=(
-            ClassResult("low_light", 4, 20.0, 25.0, 0.5, 0.75),
-            ClassResult("low_light+haze", 4, 22.0, 21.0, 0.75, 0.5),
+            ClassScores("low_light", 4, 20.0, 25.0, 0.5, 0.75),
+            ClassScores("low_light+haze", 4, 22.0, 21.0, 0.75, 0.5),
         ),
         convention="RGB",
         confusion=np.array([[4, 1, 0], [2, 3, 1]]),
@@ -113,8 +113,8 @@ def test_a_classifier_of_components_by_hand():
 def test_finding_no_component_means_clean():
     evaluation = Evaluation(
         classes=(
-            ClassResult("clean", 4, 100.0, 50.0, 1.0, 0.75),
-            ClassResult("haze", 2, 22.0, 25.0, 0.75, 0.8),
+            ClassScores("clean", 4, 100.0, 50.0, 1.0, 0.75),
+            ClassScores("haze", 2, 22.0, 25.0, 0.75, 0.8),
         ),
         convention="RGB",
         confusion=np.array([[1], [1]]),

@@ -32,7 +32,7 @@ ALLOWED = {
     "jpeg_damage": {"image_headers"},
     "tiff": {"image_headers"},
     "metadata": {"image_headers"},
-    "photo": {"colour", "files", "image_headers", "images", "metadata", "tiff"},
+    "photo_files": {"colour", "files", "image_headers", "images", "metadata", "tiff"},
     "degradations": {"command_line", "files"},
     "models": set(),
     "data": {"command_line", "degradations", "extras", "files", "image_folders", "images"},
@@ -54,7 +54,7 @@ ALLOWED = {
     },
     "restore": {
         *("command_line", "convert", "devices", "files", "image_folders", "images", "inspect"),
-        *("metadata", "models", "modes", "photo", "weights"),
+        *("metadata", "models", "modes", "photo_files", "weights"),
     },
     "inspect": {"command_line", "devices", "image_folders", "images", "models", "weights"},
     "probe": {
@@ -171,7 +171,7 @@ def test_using_a_network_loads_nothing_of_training():
     loaded = loaded_modules(
         "import dcpt_jax.inspect.inspector, dcpt_jax.inspect.command; "
         "import dcpt_jax.restore.predictor, dcpt_jax.restore.command, dcpt_jax.weights; "
-        "import dcpt_jax.probe.command, dcpt_jax.probe.photos, dcpt_jax.probe.picture; "
+        "import dcpt_jax.probe.command, dcpt_jax.probe.crops, dcpt_jax.probe.picture; "
         "from dcpt_jax.probe import features, knn_accuracy, tsne"
     )
     assert "jax" in loaded and not loaded & {"optax", "grain", "clu", "ml_collections"}

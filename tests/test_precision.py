@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from dcpt_jax.evaluate import run as evaluation
-from dcpt_jax.precision import products_in
+from dcpt_jax.precision import matmul_precision
 from dcpt_jax.train import run as training
 from dcpt_jax.train.validation import Validation
 from tests.conftest import tiny_config
@@ -23,14 +23,18 @@ def test_products_have_the_precision_also_of_gradients(precision, there):
     def loss(x):
         return jnp.tanh(x @ x).sum()
 
-    gradient = jax.jit(products_in(precision)(jax.grad(loss)))
+    gradient = jax.jit(matmul_precision(precision)(jax.grad(loss)))
     found = products(gradient.lower(jnp.ones((4, 4))).as_text())
     assert len(found) == 3
     assert all(re.search(rf"\b{there}\b", line) for line in found)
 
 
 def test_default_changes_nothing():
-    with products_in("default"), jax.default_matmul_precision("high"), products_in("default"):
+    with (
+        matmul_precision("default"),
+        jax.default_matmul_precision("high"),
+        matmul_precision("default"),
+    ):
         text = jax.jit(jnp.matmul).lower(jnp.ones((4, 4)), jnp.ones((4, 4))).as_text()
     assert "HIGH" in text
 
@@ -38,7 +42,7 @@ def test_default_changes_nothing():
 def test_another_name_is_refused():
     with (
         pytest.raises(ValueError, match="'tf32'; known: default, high, highest"),
-        products_in("tf32"),
+        matmul_precision("tf32"),
     ):
         pass
 

@@ -11,7 +11,7 @@ from dcpt_jax import models
 from dcpt_jax.data.photos import PhotoSource
 from dcpt_jax.data.tasks import resolve_tasks
 from dcpt_jax.probe import embedding, levels, untrained
-from dcpt_jax.probe.photos import crop_places, probe_images
+from dcpt_jax.probe.crops import crop_places, probe_images
 from tests.conftest import HEIGHT, WIDTH
 from tests.golden import random_params, run
 

@@ -368,7 +368,7 @@ def test_results_inside_an_input_folder_are_passed_by(tmp_path, identity, capsys
     for _ in range(2):
         assert run(tmp_path, "--output", tmp_path / "out", "--weights", tmp_path) == 0
     assert files(tmp_path) == ["out/x.png", "x.png"]
-    assert f"passed by 1 earlier results: {tmp_path / 'out/x.png'}" in capsys.readouterr().out
+    assert f"ignored 1 earlier results: {tmp_path / 'out/x.png'}" in capsys.readouterr().out
 
 
 def test_odd_names_are_kept(tmp_path, identity, monkeypatch):

@@ -5,8 +5,9 @@ import pytest
 
 from dcpt_jax.restore.ensemble import self_ensemble
 from dcpt_jax.restore.predictor import Predictor, padded_to_multiple
-from dcpt_jax.restore.tiling import reference_spans, run_tiled
+from dcpt_jax.restore.tiling import run_tiled
 from tests.golden import read_arrays, read_json, recorded_network
+from tests.test_restore_tiling import reference_spans
 
 CASES = ("nafnet_small", "restormer_small", "swinir_ws8_3conv")
 

@@ -1,13 +1,23 @@
 import numpy as np
 import pytest
 
-from dcpt_jax.restore.tiling import (
-    blended_spans,
-    default_overlap,
-    reference_spans,
-    round_up,
-    run_tiled,
-)
+from dcpt_jax.restore.tiling import Span, blended_spans, default_overlap, round_up, run_tiled
+
+
+def reference_spans(length, tile, margin):
+    """Spans of the reference's tiled inference: side by side, their context thrown away.
+
+    Each keeps `tile` pixels, fewer at the end of the axis, and has up to `margin` pixels of context
+    at either side where the image has them.
+    """
+    spans = []
+    for first in range(0, length, tile):
+        last = min(first + tile, length)
+        start, stop = max(first - margin, 0), min(last + margin, length)
+        weights = np.zeros(stop - start)
+        weights[first - start : last - start] = 1
+        spans.append(Span(start, stop, weights))
+    return spans
 
 
 def total_weight(spans, length):

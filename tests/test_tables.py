@@ -8,7 +8,7 @@ import pytest
 
 from dcpt_jax import tables
 from dcpt_jax.evaluate import comparison, results_page
-from dcpt_jax.evaluate.tables import ClassResult, Evaluation
+from dcpt_jax.evaluate.tables import ClassScores, Evaluation
 from dcpt_jax.metrics import Convention
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,7 +20,7 @@ def workdir(tmp_path):
 
     def write(name="mine", **changes):
         evaluation = Evaluation(
-            (ClassResult("rain", 100, 25.0, 36.0, 0.8, 0.95),),
+            (ClassScores("rain", 100, 25.0, 36.0, 0.8, 0.95),),
             "RGB, rounded to 8 bits",
             None,
             (),

@@ -11,7 +11,7 @@ import pytest
 
 from dcpt_jax import create_model, weights
 from dcpt_jax.config import ConfigError
-from dcpt_jax.train import processes, restoring
+from dcpt_jax.train import processes, saved_state
 from dcpt_jax.train.checkpoints import DAMAGED, Checkpoints
 from dcpt_jax.train.optimizer import adamw
 from dcpt_jax.train.state import create_state
@@ -42,7 +42,7 @@ def write(workdir, *steps, keep=3):
 def restore(workdir, target=None):
     checkpoints = Checkpoints(workdir)
     try:
-        return checkpoints.restore_latest(make_state(0) if target is None else target)
+        return checkpoints.read_newest(make_state(0) if target is None else target)
     finally:
         checkpoints.close()
 
@@ -131,7 +131,7 @@ def test_what_one_process_finds_damaged_is_passed_by_in_all(tmp_path, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr(processes, "exchange", exchange)
-        found = restoring.read(tmp_path / "checkpoints" / "1", make_state(0))
+        found = saved_state.read(tmp_path / "checkpoints" / "1", make_state(0))
     assert verdicts == [""]  # nothing is wrong in this process
     assert found == (None, "the checksum differs")
 
@@ -155,11 +155,11 @@ def test_a_flipped_bit_in_what_describes_a_run_is_seen(tmp_path, item, file):
         checkpoints.save(make_state(step), batches=step, config={"seed": seed}, model=described)
         checkpoints.close()
     path = tmp_path / "checkpoints" / "2" / item / file
-    assert restoring.saved_config(tmp_path) == {"seed": 7}
+    assert saved_state.saved_config(tmp_path) == {"seed": 7}
     assert weights.newest_description(tmp_path).classes == ("class_7",)
     path.write_text(path.read_text().replace("7", "3"))  # one bit of the digit
     found = {
-        "config": restoring.saved_config(tmp_path)["seed"],
+        "config": saved_state.saved_config(tmp_path)["seed"],
         "model": int(weights.newest_description(tmp_path).classes[0][-1]),
     }
     assert found == {"config": 7, "model": 7} | {item: 5}  # skipped for the one before
@@ -211,7 +211,7 @@ def test_a_want_of_memory_is_no_damage(tmp_path, monkeypatch):
 
     message = "cannot be read: MemoryError"
     with monkeypatch.context() as patch, pytest.raises(OSError, match=message):
-        patch.setattr(restoring, "_read_arrays", fail)
+        patch.setattr(saved_state, "_read_arrays", fail)
         restore(tmp_path)
     assert_is_step(restore(tmp_path), 1)
 
@@ -278,11 +278,11 @@ def test_another_run_is_continued_without_changing_it(tmp_path, caplog):
     truncate(tmp_path / "checkpoints" / "3")
     before = content(tmp_path)
     first = Checkpoints(tmp_path / "mine")  # which another process may well be training in
-    assert_is_step(restoring.restore_from(tmp_path, make_state(0)), 2)
+    assert_is_step(saved_state.newest_state(tmp_path, make_state(0)), 2)
     assert str(tmp_path / "checkpoints" / "3") in caplog.text and "is skipped" in caplog.text
-    assert_is_step(restoring.restore_from(tmp_path / "checkpoints" / "1", make_state(0)), 1)
-    assert restoring.saved_config(tmp_path) == {"seed": 0}
-    assert restoring.saved_config(tmp_path / "checkpoints" / "1") == {"seed": 0}
+    assert_is_step(saved_state.newest_state(tmp_path / "checkpoints" / "1", make_state(0)), 1)
+    assert saved_state.saved_config(tmp_path) == {"seed": 0}
+    assert saved_state.saved_config(tmp_path / "checkpoints" / "1") == {"seed": 0}
     first.close()
     shutil.rmtree(tmp_path / "mine")
     assert content(tmp_path) == before
@@ -291,27 +291,27 @@ def test_another_run_is_continued_without_changing_it(tmp_path, caplog):
 def test_a_run_in_progress_can_be_continued_elsewhere(tmp_path):
     write(tmp_path, 1)
     running = Checkpoints(tmp_path)
-    assert_is_step(restoring.restore_from(str(tmp_path), make_state(0)), 1)
+    assert_is_step(saved_state.newest_state(str(tmp_path), make_state(0)), 1)
     running.close()
 
 
 def test_what_cannot_be_continued_names_the_key(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"resume_from: there is no .*missing; name"):
-        restoring.restore_from(tmp_path / "missing", make_state(0))
+        saved_state.newest_state(tmp_path / "missing", make_state(0))
     with pytest.raises(FileNotFoundError, match=r"resume_from: there is no checkpoint in"):
-        restoring.restore_from(tmp_path, make_state(0))
+        saved_state.newest_state(tmp_path, make_state(0))
     write(tmp_path, 1)
     other = make_state(0)
     other = other.replace(params={"network": {"layer": {"kernel": jnp.zeros((3, 3))}}})
     with pytest.raises(
         ConfigError, match=r"another network.*init_from in place of --config.resume"
     ):
-        restoring.restore_from(tmp_path, other)
+        saved_state.newest_state(tmp_path, other)
     truncate(tmp_path / "checkpoints" / "1")
     for path in (tmp_path, tmp_path / "checkpoints" / "1"):
         with pytest.raises(RuntimeError, match=r"resume_from: no checkpoint in .* can be read"):
-            restoring.restore_from(path, make_state(0))
-    assert restoring.saved_config(tmp_path / "missing") is None
+            saved_state.newest_state(path, make_state(0))
+    assert saved_state.saved_config(tmp_path / "missing") is None
 
 
 # In a process of its own: no file may grow beyond some size, as on a disk that is full.

@@ -285,10 +285,10 @@ def test_where_a_run_that_goes_on_elsewhere_started_is_found(tmp_path, photo_fol
         weights.write_checksums(folder)
 
     def found():
-        return begin.with_its_start(config, tmp_path / "run").init_from
+        return begin.with_inherited_init_from(config, tmp_path / "run").init_from
 
     config = tiny_config("pretrain", photo_folder)
-    assert begin.with_its_start(config, tmp_path / "run") is config
+    assert begin.with_inherited_init_from(config, tmp_path / "run") is config
     config.resume_from = str(tmp_path / "first")
     assert found() == ""
     checkpoint("first", 10, init_from="weights of the first")

@@ -16,7 +16,7 @@ import optax
 from benchmarks.device import kernel_times, turns
 from dcpt_jax.models import create_model, parameter_shapes
 from dcpt_jax.models.formulation import ACCELERATOR, formulated
-from dcpt_jax.precision import products_in
+from dcpt_jax.precision import matmul_precision
 from dcpt_jax.train import throughput
 
 _SHARE = 0.92  # of the device's memory that a program may need
@@ -72,7 +72,7 @@ def compiled(options: dict[str, Any], batch: int) -> tuple[Any, Any, dict[str, A
     start = time.perf_counter()
     changes = options["formulation"]
     forced = formulated(dataclasses.replace(ACCELERATOR, **changes))
-    with forced if changes else contextlib.nullcontext(), products_in(options["precision"]):
+    with forced if changes else contextlib.nullcontext(), matmul_precision(options["precision"]):
         lowered = jax.jit(function, donate_argnums=donated).lower(*inputs)
     traced = time.perf_counter()
     program = lowered.compile()

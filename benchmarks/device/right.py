@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.device import turns
-from dcpt_jax.precision import products_in
+from dcpt_jax.precision import matmul_precision
 from tests import golden, test_models_classifier, test_train_steps
 
 # Of the error relative to what is recorded, by the root of the sum of squares: of outputs and
@@ -122,7 +122,7 @@ def main() -> None:
     for kind, case in options["cases"]:
         for way, (dtype, precision) in WAYS.items():
             try:
-                with products_in(precision):
+                with matmul_precision(precision):
                     found = KINDS[kind](case, jnp.dtype(dtype).type)
                 if way == "highest":
                     found["right"] = found["of allowed"] <= 1

@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 import tqdm
 
-from dcpt_jax import extras, images
+from dcpt_jax import extras, files, images
 from dcpt_jax.command_line import UsageError, expanded_path, is_of_output, run_command
 from dcpt_jax.data import packed
 from dcpt_jax.data.dataset_files import DatasetError
@@ -324,7 +324,7 @@ class _ShardWriter:
             )
         with self._partial.open("rb") as file:
             os.fsync(file.fileno())
-        crc32 = packed.file_crc32(self._partial)
+        crc32 = files.crc32_of(self._partial)
         size = self._partial.stat().st_size
         os.replace(self._partial, self._path)
         return Shard(self._path.name, self._records, size, crc32, inputs)

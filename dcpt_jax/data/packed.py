@@ -15,14 +15,13 @@ import dataclasses
 import functools
 import struct
 import threading
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from dcpt_jax import extras, images
+from dcpt_jax import extras, files, images
 from dcpt_jax.data import sources
 from dcpt_jax.data.manifest import MANIFEST, Shard, read_manifest
 from dcpt_jax.data.sources import Pair, Source
@@ -118,15 +117,6 @@ def size_error(folder: Path, shard: Shard) -> str | None:
     if size != shard.bytes:
         return f"{path} has {size} bytes, but {shard.bytes} were written"
     return None
-
-
-def file_crc32(path: Path) -> int:
-    """CRC-32 of a file's content."""
-    crc = 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            crc = zlib.crc32(block, crc)
-    return crc
 
 
 @dataclasses.dataclass(frozen=True)
@@ -324,7 +314,7 @@ def verify(
         if reason := size_error(folder, shard):
             problems.append(reason)
             continue
-        if file_crc32(path) == shard.crc32:
+        if files.crc32_of(path) == shard.crc32:
             progress(shard.records)
             continue
         problems.append(f"{path}: the checksum of the file is wrong")

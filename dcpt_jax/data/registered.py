@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from dcpt_jax import images
-from dcpt_jax.data.sources import Pair, Source
+from dcpt_jax.data.sources import ItemReport, Pair, Source
 from dcpt_jax.data.spec import REGISTERED, SourceError
-from dcpt_jax.data.tfds import TfdsReport
 
 
 class RegisteredSource(Source):
@@ -41,7 +40,7 @@ class RegisteredSource(Source):
             raise SourceError(f"{self._text} has no items")
         self.is_pairs = isinstance(self._items[0], tuple | list)
         self.noun = "pair" if self.is_pairs else "photo"
-        self.report = TfdsReport(len(self._items), self.noun)
+        self.report = ItemReport(len(self._items), self.noun)
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:

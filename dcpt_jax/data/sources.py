@@ -293,6 +293,20 @@ class Concatenated(Sequence):
 
 
 @dataclasses.dataclass(frozen=True)
+class ItemReport:
+    """Number of items of a source that checks none of them before the run."""
+
+    found: int
+    noun: str
+    skipped: tuple[tuple[Path, str], ...] = ()
+    checked: bool = True
+
+    def summary(self) -> str:
+        """One line."""
+        return f"{self.found} {self.noun}s"
+
+
+@dataclasses.dataclass(frozen=True)
 class JoinedReport:
     """The reports of several sources as one."""
 

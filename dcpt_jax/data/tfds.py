@@ -7,7 +7,6 @@ The stored bytes are decoded by `images`, not by TFDS, whose decoder wraps 16-bi
 mistakes palettes; so photos are read by the same rules from a set as from a folder.
 """
 
-import dataclasses
 import functools
 import os
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ import numpy as np
 
 from dcpt_jax import extras, images
 from dcpt_jax.data.pairs import SizeError
-from dcpt_jax.data.sources import Cache, Pair, Source
+from dcpt_jax.data.sources import Cache, ItemReport, Pair, Source
 
 # What the two images of a pair are called in TFDS datasets, (degraded, clean).
 PAIR_FEATURES = (
@@ -34,20 +33,6 @@ _SPLITS = {"train": "train", "held_out": "test"}
 
 class TfdsError(FileNotFoundError):
     """A TFDS dataset cannot be read; the message says why and what to do."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TfdsReport:
-    """What was found: TFDS counts its examples, none are checked before the run."""
-
-    found: int
-    noun: str
-    skipped: tuple[tuple[Path, str], ...] = ()
-    checked: bool = True
-
-    def summary(self) -> str:
-        """One line."""
-        return f"{self.found} {self.noun}s"
 
 
 class TfdsSource(Source):
@@ -97,7 +82,7 @@ class TfdsSource(Source):
         self.files = tuple(sorted(p for p in folder.glob("*") if p.is_file()))
         self.is_pairs = len(self._keys) == 2
         self.noun = "pair" if self.is_pairs else "photo"
-        self.report = TfdsReport(len(self._records), self.noun)
+        self.report = ItemReport(len(self._records), self.noun)
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:

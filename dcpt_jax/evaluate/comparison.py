@@ -46,7 +46,7 @@ class Measured:
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class EvaluatedRun:
     """What an evaluation measured.
 
     Attributes:
@@ -103,14 +103,14 @@ class Comparison:
         notes: what else has to be said.
     """
 
-    runs: tuple[Run, ...]
+    runs: tuple[EvaluatedRun, ...]
     methods: tuple[tuple[str, published.Table], ...]
     rows: tuple[Row, ...]
     header: str
     notes: tuple[str, ...]
 
 
-def read_run(path: Path | str) -> Run:
+def read_run(path: Path | str) -> EvaluatedRun:
     """Reads what an evaluation wrote.
 
     Args:
@@ -137,7 +137,7 @@ def read_run(path: Path | str) -> Run:
         ) from error
 
 
-def parse_run(content: Mapping[str, Any], name: str) -> Run:
+def parse_run(content: Mapping[str, Any], name: str) -> EvaluatedRun:
     """The run of the content of an `evaluation.json`.
 
     Raises:
@@ -154,7 +154,7 @@ def parse_run(content: Mapping[str, Any], name: str) -> Run:
             content["test_sets"].get(one, ""),
         )
 
-    return Run(
+    return EvaluatedRun(
         name,
         content["task_set"],
         content["architecture"],
@@ -166,7 +166,7 @@ def parse_run(content: Mapping[str, Any], name: str) -> Run:
     )
 
 
-def compare(runs: Sequence[Run], methods: Sequence[str] | None = None) -> Comparison:
+def compare(runs: Sequence[EvaluatedRun], methods: Sequence[str] | None = None) -> Comparison:
     """Puts runs beside each other and beside published figures.
 
     Args:
@@ -218,7 +218,7 @@ def compare(runs: Sequence[Run], methods: Sequence[str] | None = None) -> Compar
     return Comparison(tuple(runs), tuple(columns), tuple(rows), header, (*notes, *remarks))
 
 
-def _check_runs(runs: Sequence[Run]) -> None:
+def _check_runs(runs: Sequence[EvaluatedRun]) -> None:
     """Raises ComparisonError unless all runs measured the same things in the same way."""
     first = runs[0]
     for other in runs[1:]:
@@ -243,7 +243,9 @@ def _check_runs(runs: Sequence[Run]) -> None:
                 )
 
 
-def _default_methods(runs: Sequence[Run]) -> tuple[list[tuple[str, published.Table]], list[str]]:
+def _default_methods(
+    runs: Sequence[EvaluatedRun],
+) -> tuple[list[tuple[str, published.Table]], list[str]]:
     """(method, table) of the runs' backbones, and notes on those of other conventions."""
     columns, notes = [], []
     for table in _tables(runs):
@@ -259,7 +261,7 @@ def _default_methods(runs: Sequence[Run]) -> tuple[list[tuple[str, published.Tab
 
 
 def _requested_methods(
-    runs: Sequence[Run], methods: Sequence[str]
+    runs: Sequence[EvaluatedRun], methods: Sequence[str]
 ) -> list[tuple[str, published.Table]]:
     """(method, table) of the methods asked for; ComparisonError if one cannot be shown."""
     known = {method: table for table in _tables(runs) for method in table.methods}
@@ -285,7 +287,7 @@ def _requested_methods(
     return columns
 
 
-def _tables(runs: Sequence[Run]) -> list[published.Table]:
+def _tables(runs: Sequence[EvaluatedRun]) -> list[published.Table]:
     """The published tables of the task set that all runs were trained on."""
     sets = {run.task_set for run in runs}
     return list(published.tables_of(sets.pop())) if len(sets) == 1 else []
@@ -297,7 +299,7 @@ def _is_of(method: str, architecture: str) -> bool:
     return backbone.lower() == architecture and prefix in ("", "DCPT", "MaskDCPT")
 
 
-def _compares(runs: Sequence[Run], table: published.Table, name: str) -> bool:
+def _compares(runs: Sequence[EvaluatedRun], table: published.Table, name: str) -> bool:
     """Whether the runs measured the test set that the table's figures of a class are of."""
     wanted = table.test_sets.get(name)
     return wanted is not None and all(
@@ -308,7 +310,7 @@ def _compares(runs: Sequence[Run], table: published.Table, name: str) -> bool:
     )
 
 
-def _without_published(runs: Sequence[Run], tables: Sequence[published.Table]) -> str:
+def _without_published(runs: Sequence[EvaluatedRun], tables: Sequence[published.Table]) -> str:
     """Which classes have no published figures beside them, and why; "" if all have."""
     known = tables or _tables(runs)
     if not known:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from dcpt_jax.evaluate import formats, published
-from dcpt_jax.evaluate.comparison import Run, compare
+from dcpt_jax.evaluate.comparison import EvaluatedRun, compare
 from dcpt_jax.evaluate.published import AVERAGE, Score, Table
 
 _INTRODUCTION = """\
@@ -25,7 +25,7 @@ Nothing below was measured here. PSNR in dB / SSIM, where published / LPIPS, whe
 """
 
 
-def page(runs: Sequence[Run]) -> str:
+def page(runs: Sequence[EvaluatedRun]) -> str:
     """The page in Markdown, with a section for each run."""
     parts = [_INTRODUCTION]
     for run in runs:
@@ -38,7 +38,7 @@ def page(runs: Sequence[Run]) -> str:
     return "\n".join(parts)
 
 
-def _missing(runs: Sequence[Run]) -> str:
+def _missing(runs: Sequence[EvaluatedRun]) -> str:
     """The published results of (Mask)DCPT for which no run was measured on the same images."""
     shown = {
         (table.task_set, method)

@@ -20,10 +20,10 @@ from dcpt_jax.data import classes as data_classes
 from dcpt_jax.data import held_out
 from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.evaluate import baselines, comparison, formats, gallery, saving, scores
-from dcpt_jax.evaluate.tables import BaselineResult, ClassResult, Evaluation, aligned
+from dcpt_jax.evaluate.tables import BaselineScores, ClassScores, Evaluation, aligned
 from dcpt_jax.interruption import Interruption
 from dcpt_jax.labels import Labels
-from dcpt_jax.precision import products_in
+from dcpt_jax.precision import matmul_precision
 from dcpt_jax.restore import predictor
 from dcpt_jax.weights import WeightsDescription
 
@@ -110,7 +110,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> Evaluati
     pictures = PictureSheet([task.name for task in tasks], counts, data.crop_size)
     convention = metrics.Convention(config.channel, config.rounding)
     # `restored` is computed while it is scored.
-    with products_in(config.matmul_precision), Interruption() as interruption:
+    with matmul_precision(config.matmul_precision), Interruption() as interruption:
         restored = _until_interrupted(restored, interruption)
         evaluation = score(tasks, restored, judge, pictures, metric=convention, methods=methods)
     evaluation = dataclasses.replace(
@@ -245,11 +245,11 @@ def score(
             nothing[sample.task] += not answer.any()
     means = np.array([np.mean(measured[i], axis=0) for i in range(len(tasks))])
     classes = tuple(
-        ClassResult(name, len(measured[i]), *means[i, :, :2].ravel().tolist())
+        ClassScores(name, len(measured[i]), *means[i, :, :2].ravel().tolist())
         for i, name in enumerate(names)
     )
     others = tuple(
-        BaselineResult(m.name, m.library, m.citation, *map(tuple, means[:, :, 2 + i].T.tolist()))
+        BaselineScores(m.name, m.library, m.citation, *map(tuple, means[:, :, 2 + i].T.tolist()))
         for i, m in enumerate(methods)
     )
     results = {"metric": metric, "baselines": others}

@@ -14,7 +14,7 @@ _WIDEST_HEADINGS = 60
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassResult:
+class ClassScores:
     """Means over the samples of one class; PSNR in dB."""
 
     name: str
@@ -26,7 +26,7 @@ class ClassResult:
 
 
 @dataclasses.dataclass(frozen=True)
-class BaselineResult:
+class BaselineScores:
     """Means over the samples of each class, in their order, of a classical method.
 
     Attributes:
@@ -67,7 +67,7 @@ class Evaluation:
         baselines: what classical methods made of the same samples; () if they were not asked for.
     """
 
-    classes: tuple[ClassResult, ...]
+    classes: tuple[ClassScores, ...]
     convention: str
     confusion: np.ndarray | None
     predicted: tuple[str, ...]
@@ -78,13 +78,13 @@ class Evaluation:
     data: tuple[str, ...] = ()
     test_sets: tuple[str, ...] = ()
     crop_size: int | None = None
-    baselines: tuple[BaselineResult, ...] = ()
+    baselines: tuple[BaselineScores, ...] = ()
 
-    def mean(self) -> ClassResult:
+    def mean(self) -> ClassScores:
         """Plain mean over the classes."""
-        fields = [f.name for f in dataclasses.fields(ClassResult)][2:]
+        fields = [f.name for f in dataclasses.fields(ClassScores)][2:]
         means = {f: float(np.mean([getattr(c, f) for c in self.classes])) for f in fields}
-        return ClassResult("mean", sum(c.samples for c in self.classes), **means)
+        return ClassScores("mean", sum(c.samples for c in self.classes), **means)
 
     def class_accuracy(self, index: int) -> float:
         """Share of the samples of a class that the classifier named rightly, in all components."""
@@ -134,7 +134,7 @@ class Evaluation:
             found["baselines"] = {b.name: self._baseline_values(b) for b in self.baselines}
         return found
 
-    def _baseline_values(self, baseline: BaselineResult) -> dict[str, Any]:
+    def _baseline_values(self, baseline: BaselineScores) -> dict[str, Any]:
         """A classical method's results as plain values."""
         pairs = zip(baseline.psnr, baseline.ssim, strict=True)
         named = zip(self.classes, pairs, strict=True)
@@ -258,7 +258,7 @@ def aligned(markdown: str) -> str:
     return "\n".join(out).rstrip()
 
 
-def _values(result: ClassResult) -> dict[str, Any]:
+def _values(result: ClassScores) -> dict[str, Any]:
     return {k: v for k, v in dataclasses.asdict(result).items() if k != "name"}
 
 

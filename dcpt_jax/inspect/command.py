@@ -114,7 +114,7 @@ def find_photos(
 
     Returns:
         The photos, each once, (input, reason) of what names none, and what was left out, see
-        `images.Scan.left_out`.
+        `FileList.left_out`.
     """
     photos, failures, left_out = {}, [], Counter()
     for path in inputs:

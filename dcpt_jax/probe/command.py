@@ -201,7 +201,7 @@ def _tasks(options: argparse.Namespace) -> tuple[Any, ...]:
 def _images(tasks: Sequence[Any], options: argparse.Namespace) -> tuple[Any, str]:
     """The images, and what they are crops of, for people; UsageError if there are none."""
     from dcpt_jax.data.photos import PhotoSource, bundled_photos
-    from dcpt_jax.probe.photos import probe_images
+    from dcpt_jax.probe.crops import probe_images
 
     try:
         if options.photos is None:

@@ -16,12 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from dcpt_jax import image_folders, images
-from dcpt_jax import photo as photos
+from dcpt_jax import image_folders, images, photo_files
 from dcpt_jax.command_line import Display, UsageError, expanded_path, pixel_limit, run_command
 from dcpt_jax.metadata import Metadata
 from dcpt_jax.modes import MODES
-from dcpt_jax.restore.files import FORMATS, Job, output_folder, plan
+from dcpt_jax.restore.targets import FORMATS, Job, output_folder, plan
 
 ALPHA = ("keep", "drop", "white")
 METADATA = ("keep", "none")
@@ -215,10 +214,10 @@ def run(options: argparse.Namespace) -> int:
             print(f"failed: {path}: {reason}", file=sys.stderr)
         raise UsageError("there is no image to restore among the inputs")
     display = Display(len(todo.jobs))
-    if todo.passed_by:
-        shown = ", ".join(str(path) for path in todo.passed_by[:3])
-        more = ", ..." if len(todo.passed_by) > 3 else ""
-        display.line(f"passed by {len(todo.passed_by)} earlier results: {shown}{more}")
+    if todo.earlier_results:
+        shown = ", ".join(str(path) for path in todo.earlier_results[:3])
+        more = ", ..." if len(todo.earlier_results) > 3 else ""
+        display.line(f"ignored {len(todo.earlier_results)} earlier results: {shown}{more}")
     for text in image_folders.left_out_texts(todo.left_out):
         display.line(text)
     if changed := todo.changed_formats() if options.format == "auto" else "":
@@ -295,11 +294,11 @@ def _restore_file(
     Returns:
         Its height and width, what the classifier sees in it, and what was converted or dropped.
     """
-    pixels, carried = photos.read_photo(job.source, max_pixels=options.max_pixels)
+    pixels, carried = photo_files.read_photo(job.source, max_pixels=options.max_pixels)
     remarks = list(carried.remarks)
     if carried.alpha is not None and options.alpha != "keep":
         if options.alpha == "white":
-            pixels = photos.on_white(pixels, carried.alpha)
+            pixels = photo_files.on_white(pixels, carried.alpha)
         remarks.append("laid on white" if options.alpha == "white" else "alpha dropped")
         carried = dataclasses.replace(carried, alpha=None)
     if carried.metadata and options.metadata == "none":
@@ -310,7 +309,7 @@ def _restore_file(
     restored = predict(image)
     if options.strength < 1:
         restored = image + options.strength * (restored - image)
-    remarks += photos.write_photo(job.target, restored, carried)
+    remarks += photo_files.write_photo(job.target, restored, carried)
     return pixels.shape[:2], seen, remarks
 
 

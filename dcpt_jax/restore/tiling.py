@@ -86,28 +86,6 @@ def _rise(overlap: int) -> np.ndarray:
     return np.concatenate([np.zeros(quarter), (np.arange(ramp) + 0.5) / ramp, np.ones(quarter)])
 
 
-def reference_spans(length: int, tile: int, margin: int) -> list[Span]:
-    """Spans of the reference's tiled inference: side by side, with context that is thrown away.
-
-    Each span is `tile` pixels (fewer at the end of the axis) plus up to `margin` pixels of context
-    at either side where the image has them, so spans at the ends are shorter than others. Only
-    there to reproduce the reference's numbers: every shape is compiled, and seams are hard.
-
-    Args:
-        length: of the axis.
-        tile: pixels kept of each span.
-        margin: pixels of context at each side.
-    """
-    spans = []
-    for first in range(0, length, tile):
-        last = min(first + tile, length)
-        start, stop = max(first - margin, 0), min(last + margin, length)
-        weights = np.zeros(stop - start)
-        weights[first - start : last - start] = 1
-        spans.append(Span(start, stop, weights))
-    return spans
-
-
 def run_tiled(
     predict: Callable[[np.ndarray], np.ndarray],
     image: np.ndarray,

@@ -13,12 +13,12 @@ from dcpt_jax.config import ConfigError
 from dcpt_jax.data import pipeline
 from dcpt_jax.train import init_from, processes, sharding
 from dcpt_jax.train.checkpoints import Checkpoints
-from dcpt_jax.train.restoring import restore_from, saved_config
 from dcpt_jax.train.run import Run
+from dcpt_jax.train.saved_state import newest_state, saved_config
 from dcpt_jax.train.state import TrainState
 
 
-def find_begun(
+def checkpoint_description(
     config: ml_collections.ConfigDict, workdir: Path
 ) -> weights.WeightsDescription | None:
     """The description in the checkpoint that a run will go on from; None if it starts anew.
@@ -33,7 +33,9 @@ def find_begun(
     return None
 
 
-def with_its_start(config: ml_collections.ConfigDict, workdir: Path) -> ml_collections.ConfigDict:
+def with_inherited_init_from(
+    config: ml_collections.ConfigDict, workdir: Path
+) -> ml_collections.ConfigDict:
     """The config with the `init_from` of the run that `config.resume_from` goes on from.
 
     The run's own checkpoints say it, too, so that the other directory is needed only once.
@@ -80,11 +82,11 @@ def resume(
         if saved and not allow_config_change:
             _refuse_drift(run, saved, f"{elsewhere} holds", "use the config of that run")
     shapes = run.state_shapes()
-    restored = checkpoints.restore_latest(shapes)
+    restored = checkpoints.read_newest(shapes)
     if restored is not None:
         state, started = restored.state, f"continuing from step {restored.step}"
     elif elsewhere:
-        restored = restore_from(elsewhere, shapes)
+        restored = newest_state(elsewhere, shapes)
         state, started = restored.state, f"continuing {elsewhere} from step {restored.step}"
         # At once, so that this directory can do without the other one, and says where it is.
         checkpoints.save(

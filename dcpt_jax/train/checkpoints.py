@@ -30,9 +30,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from dcpt_jax import weights
-from dcpt_jax.train import processes, restoring
-from dcpt_jax.train.restoring import RUINED, Restored
-from dcpt_jax.train.state import TrainState
+from dcpt_jax.train import processes, saved_state
+from dcpt_jax.train.saved_state import SavedState
+from dcpt_jax.train.state import NOT_FINITE_ADVICE, TrainState
 
 DAMAGED = "damaged"
 _METRICS = "metrics"  # item and file of Orbax's own name for them
@@ -126,7 +126,7 @@ class Checkpoints:
 
     def config(self) -> dict[str, Any] | None:
         """The config of the newest checkpoint whose config can be read, or None."""
-        return restoring.saved_config(self._workdir)
+        return saved_state.saved_config(self._workdir)
 
     def save(
         self,
@@ -159,7 +159,7 @@ class Checkpoints:
             texts[_METRICS] = found
         _check_finite(state)
         items = {
-            "state": ocp.args.StandardSave(restoring.as_dict(state)),
+            "state": ocp.args.StandardSave(saved_state.as_dict(state)),
             "data": ocp.args.JsonSave({"batches": batches}),
             **{name: ocp.args.JsonSave(text) for name, text in texts.items()},
         }
@@ -194,7 +194,7 @@ class Checkpoints:
                 f"Once that is corrected, the same command {follows}"
             ) from error
 
-    def restore_latest(self, target: TrainState) -> Restored | None:
+    def read_newest(self, target: TrainState) -> SavedState | None:
         """The newest checkpoint that can be read; damaged ones are moved aside with a warning.
 
         Args:
@@ -211,7 +211,7 @@ class Checkpoints:
         for step in self.unfinished:
             logging.warning("checkpoint %d was cut short by a crash and is not used", step)
         steps = processes.on_main(self.steps)
-        restored = restoring.first_intact(
+        restored = saved_state.first_intact(
             [self._folder / str(step) for step in steps],
             target,
             advice="Use another --workdir, with --config.init_from set to this one to start from "
@@ -275,7 +275,9 @@ def _check_finite(state: TrainState) -> None:
     ]
     mine = next((name for name, finite in found if not finite), "")
     if name := next(filter(None, processes.exchange(mine)), ""):
-        raise FloatingPointError(f"step {int(state.step)}: {name} is not finite. {RUINED}")
+        raise FloatingPointError(
+            f"step {int(state.step)}: {name} is not finite. {NOT_FINITE_ADVICE}"
+        )
 
 
 def _all_finite(array: jax.Array) -> Any:

@@ -20,7 +20,7 @@ from dcpt_jax.data import pipeline
 from dcpt_jax.data.phases import phase_at
 from dcpt_jax.devices import start_devices
 from dcpt_jax.train import curves, processes, sharding, throughput
-from dcpt_jax.train.begin import find_begun, resume, with_its_start
+from dcpt_jax.train.begin import checkpoint_description, resume, with_inherited_init_from
 from dcpt_jax.train.checkpoints import Checkpoints
 from dcpt_jax.train.progress import Progress
 from dcpt_jax.train.run import Run, prepare
@@ -72,8 +72,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> Result:
 
 
 def _train(config: ml_collections.ConfigDict, workdir: Path, stop: StopRequest) -> Result:
-    config = with_its_start(config, workdir)
-    run = prepare(config, begun=find_begun(config, workdir))
+    config = with_inherited_init_from(config, workdir)
+    run = prepare(config, begun=checkpoint_description(config, workdir))
     stop.check()
     checkpoints = Checkpoints(
         workdir,

@@ -24,7 +24,7 @@ from dcpt_jax.data.classes import TrainingClass
 from dcpt_jax.data.phases import Phase, phase_at
 from dcpt_jax.labels import Labels
 from dcpt_jax.modes import MODES, Mode
-from dcpt_jax.precision import products_in
+from dcpt_jax.precision import matmul_precision
 from dcpt_jax.train import init_from, modules, sharding, steps
 from dcpt_jax.train.init_from import Initial
 from dcpt_jax.train.optimizer import adamw, constant_schedule, cosine_schedule
@@ -266,7 +266,7 @@ def prepare(
         FileNotFoundError: if there are no photos, or nothing to start from.
     """
     configs.validate(config)
-    _check_means(config)
+    _check_resources(config)
     config = config.copy_and_resolve_references()
     mode, tasks = MODES[config.mode], configs.tasks_of(config)
     phases = configs.phases_of(config)
@@ -358,7 +358,7 @@ def _held_out(
     )
 
 
-def _check_means(config: ml_collections.ConfigDict) -> None:
+def _check_resources(config: ml_collections.ConfigDict) -> None:
     """Warns of a published recipe that lacks an accelerator or data.
 
     Raises:
@@ -390,7 +390,7 @@ def _compile_for_devices(run: Run) -> Run:
         state = sharding.state_shardings(run.state_shapes(), run.mesh)
         step = sharding.with_whole_params(step, run.mesh)
     step = jax.jit(
-        products_in(run.matmul_precision)(step),
+        matmul_precision(run.matmul_precision)(step),
         in_shardings=(state, sharding.split(run.mesh)),
         out_shardings=(state, everywhere),
         donate_argnums=0,

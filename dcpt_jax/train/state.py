@@ -8,6 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+NOT_FINITE_ADVICE = (
+    "Training stopped; the last checkpoint is kept. Try a smaller learning_rate, or clip_norm, of "
+    "the optimizer, and continue with --config.checkpoint.allow_config_change=True; or look for "
+    "values that are not finite in the data"
+)
+
 
 @flax.struct.dataclass
 class TrainState:

@@ -7,8 +7,7 @@ import jax
 import numpy as np
 
 from dcpt_jax.train import throughput
-from dcpt_jax.train.restoring import RUINED
-from dcpt_jax.train.state import Metrics
+from dcpt_jax.train.state import NOT_FINITE_ADVICE, Metrics
 
 
 class StepLog:
@@ -122,5 +121,5 @@ class StepLog:
         bad = [key for key, value in values.items() if not np.isfinite(value)]
         if bad:
             shown = ", ".join(f"{key} = {values[key]}" for key in bad)
-            raise FloatingPointError(f"step {self._step}: {shown}. {RUINED}")
+            raise FloatingPointError(f"step {self._step}: {shown}. {NOT_FINITE_ADVICE}")
         self._values.append(values)

@@ -5,7 +5,6 @@ Training writes them, see `dcpt_jax.train.checkpoints`: `W/checkpoints/5000/` ho
 cut end, but not of a flipped bit: `checksums.json` does, with the CRC-32 of each file.
 """
 
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,7 +96,7 @@ def write_checksums(checkpoint: Path) -> None:
         checkpoint: its folder, before it gets its name.
     """
     found = {
-        file.relative_to(checkpoint).as_posix(): _checksum_of_file(file)
+        file.relative_to(checkpoint).as_posix(): files.crc32_of(file)
         for file in sorted(checkpoint.glob("*/**/*"))
         if file.is_file()
     }
@@ -122,19 +121,11 @@ def refuse_damaged(checkpoint: Path, item: str) -> None:
     if not names:
         raise WeightsError(f"{checkpoint / CHECKSUMS} is damaged: it does not name {item}")
     for name in names:
-        if _checksum_of_file(checkpoint / name) != expected[name]:
+        if files.crc32_of(checkpoint / name) != expected[name]:
             raise WeightsError(
                 f"{checkpoint / name} is damaged: its content is not what was saved, the checksum "
                 "differs"
             )
-
-
-def _checksum_of_file(path: Path) -> int:
-    crc32 = 0
-    with path.open("rb") as file:
-        while block := file.read(2**24):
-            crc32 = zlib.crc32(block, crc32)
-    return crc32
 
 
 def read_item(checkpoint: Path, name: str) -> dict[str, Any]:

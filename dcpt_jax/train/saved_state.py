@@ -18,17 +18,11 @@ from dcpt_jax.config import ConfigError
 from dcpt_jax.train import processes
 from dcpt_jax.train.state import TrainState
 
-# What to do about a state that is lost.
-RUINED = (
-    "Training stopped; the last checkpoint is kept. Try a smaller learning_rate, or clip_norm, of "
-    "the optimizer, and continue with --config.checkpoint.allow_config_change=True; or look for "
-    "values in the data that are not finite"
-)
 _DAMAGE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
 @dataclasses.dataclass(frozen=True)
-class Restored:
+class SavedState:
     """What a checkpoint held."""
 
     state: TrainState
@@ -36,7 +30,7 @@ class Restored:
     step: int
 
 
-def restore_from(path: Path | str, target: TrainState) -> Restored:
+def newest_state(path: Path | str, target: TrainState) -> SavedState:
     """The state of another run, to go on from: that of its newest intact checkpoint.
 
     Args:
@@ -93,7 +87,7 @@ def first_intact(
     *,
     advice: str,
     on_damage: Callable[[Path, str], None],
-) -> Restored | None:
+) -> SavedState | None:
     """The first of some checkpoints that all processes can read, or None.
 
     Args:
@@ -139,7 +133,7 @@ def check_structure(folder: Path, target: TrainState, *, advice: str) -> None:
     )
 
 
-def read(folder: Path, target: TrainState) -> tuple[Restored | None, str]:
+def read(folder: Path, target: TrainState) -> tuple[SavedState | None, str]:
     """Reads one checkpoint.
 
     Args:
@@ -173,7 +167,7 @@ def read(folder: Path, target: TrainState) -> tuple[Restored | None, str]:
     damage = next((answer[7:] for answer in answers if answer), "")
     if damage:
         return None, damage
-    return Restored(state=state, batches=int(data["batches"]), step=int(folder.name)), ""
+    return SavedState(state=state, batches=int(data["batches"]), step=int(folder.name)), ""
 
 
 def _read_arrays(folder: Path, target: TrainState) -> tuple[TrainState, dict[str, Any]]:

@@ -30,12 +30,12 @@ class Job:
 class Plan:
     """What a command line asks for: jobs, (input, reason) that cannot be done, files left out.
 
-    `left_out` counts files as `images.Scan.left_out` does.
+    `left_out` counts files as `FileList.left_out` does.
     """
 
     jobs: list[Job] = field(default_factory=list)
     failures: list[tuple[Path, str]] = field(default_factory=list)
-    passed_by: list[Path] = field(default_factory=list)
+    earlier_results: list[Path] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
 
     def changed_formats(self) -> str:
@@ -123,7 +123,7 @@ def plan(inputs: Sequence[Path], output: Path, form: str) -> Plan:
     }
     for source in list(candidates):
         if (source.parent.resolve(), source.stem) in results:
-            result.passed_by.append(source)
+            result.earlier_results.append(source)
             del candidates[source]
     _assign_targets(candidates, result)
     return result
@@ -139,7 +139,7 @@ def _photos_of(path: Path, output: Path, result: Plan) -> list[tuple[Path, Path]
     nested = path.resolve() in inner.parents
     for photo in photos:
         if nested and inner in photo.resolve().parents:
-            result.passed_by.append(photo)
+            result.earlier_results.append(photo)
         else:
             pairs.append((photo, output / photo.relative_to(path).parent))
     return pairs

@@ -12,7 +12,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from dcpt_jax import colour, images
 from dcpt_jax.metadata import Metadata
-from dcpt_jax.photo import on_white, read_photo, write_photo
+from dcpt_jax.photo_files import on_white, read_photo, write_photo
 from tests.profiles import P3, cmyk_profile, grey_profile, rgb_profile
 from tests.test_images import picture, png
 
