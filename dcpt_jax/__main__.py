@@ -5,6 +5,7 @@ import sys
 
 from dcpt_jax import extras
 from dcpt_jax.command_line import guarded
+from dcpt_jax.suggestions import did_you_mean
 
 # Name, module, and what it does. `dcpt-jax NAME ...` is `python -m MODULE ...`.
 COMMANDS = (
@@ -46,7 +47,8 @@ def _run() -> int:
             print(f"  {name:<13} {purpose}\n  {'':<13} python -m {module}")
         return 0
     if name not in modules:
-        print(f"error: unknown command {name!r}; known: {', '.join(modules)}", file=sys.stderr)
+        known = ", ".join(modules) + did_you_mean(name, modules)
+        print(f"error: unknown command {name!r}; known: {known}", file=sys.stderr)
         return 2
     sys.argv = [sys.argv[0], *arguments]
     try:

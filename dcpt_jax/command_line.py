@@ -13,6 +13,7 @@ import tqdm
 from dcpt_jax.devices import DeviceError
 from dcpt_jax.files import expand_home
 from dcpt_jax.interruption import Interruption
+from dcpt_jax.suggestions import did_you_mean
 
 _QUIET_SECONDS = 10  # between progress lines away from a terminal
 
@@ -38,7 +39,11 @@ def run_command(
     """
 
     def parse_and_run(interruption: Interruption) -> int:
-        options = parser.parse_args(arguments)
+        options, unknown = parser.parse_known_args(arguments)
+        if unknown:
+            flags = [flag for action in parser._actions for flag in action.option_strings]
+            hint = did_you_mean(unknown[0].partition("=")[0], flags)
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
         options.interruption = interruption
         return run(options)
 

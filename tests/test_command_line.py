@@ -36,6 +36,15 @@ def test_the_status_is_that_of_the_command():
     assert run_command(parser, lambda options: options.status, ["--status", "1"]) == 1
 
 
+def test_an_unknown_flag_names_the_most_similar_one(capsys):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--output")
+    with pytest.raises(SystemExit) as ended:
+        run_command(parser, lambda options: 0, ["--ouput=x", "--output=y"])
+    assert ended.value.code == 2
+    assert "unrecognized arguments: --ouput=x; did you mean --output?" in capsys.readouterr().err
+
+
 def test_a_reader_that_ends_early_brings_no_traceback():
     code = (
         "import argparse, sys\n"

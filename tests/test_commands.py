@@ -36,6 +36,9 @@ def test_an_unknown_command_names_the_known_ones(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["dcpt-jax", "mend"])
     assert commands.main() == 2
     assert "unknown command 'mend'; known: train, evaluate" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["dcpt-jax", "restor"])
+    assert commands.main() == 2
+    assert capsys.readouterr().err.endswith("; did you mean restore?\n")
 
 
 def is_command(module):

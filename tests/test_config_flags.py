@@ -48,6 +48,9 @@ def test_the_home_folder_is_expanded_in_values(monkeypatch):
         (["--config.model=3"], r"config\.model"),
         (["--config.optimizer.rate=1"], r"unknown key --config\.optimizer\.rate; known in .*decay"),
         (["--config.seed=many"], r"config\.seed=many"),
+        (["--config.batchsize=4"], r"known in .*; did you mean --config\.batch_size\?"),
+        (["--config.optimizer.learningrate=1"], r"mean --config\.optimizer\.learning_rate\?"),
+        (["--config.repeats.low_ligt=2"], r"; did you mean low_light\?"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_sentence(arguments, message):
@@ -59,8 +62,14 @@ def test_what_is_wrong_is_told_in_one_sentence(arguments, message):
 def test_unknown_files_and_presets():
     with pytest.raises(ConfigError, match=r"no config file 'configs/nothing\.py'"):
         parse(config="configs/nothing.py")
+    with pytest.raises(
+        ConfigError, match=r"'configs/pretrian\.py'; did you mean configs/pretrain\.py"
+    ):
+        parse(config="configs/pretrian.py")
     with pytest.raises(ConfigError, match=r"unknown preset 'resnet'.*nafnet"):
         parse(config="configs/pretrain.py:resnet")
+    with pytest.raises(ConfigError, match=r"unknown preset 'nafent'.*; did you mean nafnet\?"):
+        parse(config="configs/pretrain.py:nafent,5d")
 
 
 @pytest.mark.parametrize("text", ["import no_such_library", "def get_config(:"])

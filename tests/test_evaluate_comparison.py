@@ -7,7 +7,7 @@ import io
 import pytest
 
 from dcpt_jax.evaluate import comparison, formats
-from dcpt_jax.evaluate.comparison import ComparisonError, Measured, Run, compare
+from dcpt_jax.evaluate.comparison import ComparisonError, EvaluatedRun, Measured, compare
 from dcpt_jax.metrics import Convention
 
 TESTS = {
@@ -27,7 +27,7 @@ def run_of(name="ours", *, classes=TESTS, **changes):
     }
     mean = Measured(30.0, 0.9, 20.0, sum(m.samples for m in measured.values()))
     return dataclasses.replace(
-        Run(name, "5d", "nafnet", Convention(), 0, measured, mean), **changes
+        EvaluatedRun(name, "5d", "nafnet", Convention(), 0, measured, mean), **changes
     )
 
 

@@ -22,6 +22,7 @@ ALLOWED = {
     "plugins": set(),
     "metrics": set(),
     "precision": set(),
+    "suggestions": set(),
     "colour": set(),
     "image_folders": set(),
     "colour_tags": set(),
@@ -43,7 +44,7 @@ ALLOWED = {
     "labels": {"data", "degradations"},
     "convert": {"command_line", "devices", "files", "labels", "models", "weights"},
     "weights": {"devices", "files", "labels", "models"},
-    "config": {"data", "extras", "files", "labels", "modes", "plugins"},
+    "config": {"data", "extras", "files", "labels", "modes", "plugins", "suggestions"},
     "train": {
         *("config", "data", "devices", "evaluate", "extras", "files", "images", "interruption"),
         *("labels", "logs", "losses", "metrics", "models", "modes", "precision", "weights"),
@@ -61,13 +62,13 @@ ALLOWED = {
         *("command_line", "data", "degradations", "devices", "extras", "files", "image_folders"),
         *("images", "interruption", "models", "weights"),
     },
-    "command_line": {"devices", "files", "interruption"},
+    "command_line": {"devices", "files", "interruption", "suggestions"},
     "devices": set(),
     "extras": set(),
     "modes": set(),
     "tables": {"command_line", "evaluate"},
     "main": {"command_line", "config", "evaluate", "extras", "files", "logs", "modes", "train"},
-    "__main__": {"command_line", "extras", *COMMANDS},
+    "__main__": {"command_line", "extras", "suggestions", *COMMANDS},
     "logs": set(),
 }
 

@@ -147,8 +147,10 @@ def test_without_a_path_the_bundled_network_is_loaded(tmp_path, small, monkeypat
     with pytest.raises(FileNotFoundError, match=r"no bundled network in .*bundled\).*--weights"):
         dcpt_jax.load()
     save(tmp_path / "bundled", small)
-    model, params = dcpt_jax.load()
-    assert "using the network bundled with dcpt_jax" in caplog.text
+    with caplog.at_level("INFO"):
+        model, params = dcpt_jax.load()
+    (record,) = [one for one in caplog.records if "bundled with dcpt_jax" in one.message]
+    assert record.levelname == "INFO"
     assert model == small[0]
     jax.tree.map(np.testing.assert_array_equal, params, jax.device_get(small[2]["network"]))
     assert dcpt_jax.load_classifier()[2] == ("rain", "noise")

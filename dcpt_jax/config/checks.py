@@ -15,6 +15,7 @@ from dcpt_jax.data import phases, spec
 from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.labels import FLAT, KINDS, Labels
 from dcpt_jax.modes import MODES
+from dcpt_jax.suggestions import did_you_mean
 
 SCRATCH = "scratch"  # config.classifier_from: no classifier is taken over
 _SMALLEST_CROP = 16  # that all classifiers can halve
@@ -270,7 +271,7 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _known(key: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         names = ", ".join(name or '""' for name in known)
-        raise ConfigError(f"config.{key} is {value!r}; known: {names}")
+        raise ConfigError(f"config.{key} is {value!r}; known: {names}{did_you_mean(value, known)}")
 
 
 def _at_least(key: str, value: float, low: float) -> None:

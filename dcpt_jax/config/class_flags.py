@@ -14,6 +14,7 @@ import ml_collections
 from dcpt_jax.config.checks import CLASS_SECTIONS
 from dcpt_jax.config.keys import ConfigError
 from dcpt_jax.data import tasks as task_sets
+from dcpt_jax.suggestions import did_you_mean
 
 _FLAG = re.compile(
     rf"--?config\.({'|'.join(map(re.escape, CLASS_SECTIONS))})\.([^\[=][^=]*)(?:=(.*))?", re.DOTALL
@@ -82,7 +83,7 @@ def set_class_flags(config: ml_collections.ConfigDict, found: Sequence[ClassFlag
             raise ConfigError(
                 f"unknown key --config.{flag.section}.{flag.name}; known in "
                 f"config.{flag.section}: {', '.join(sorted(section))}, and mixtures of them such "
-                "as low_light+haze"
+                "as low_light+haze" + did_you_mean(flag.name, section)
             )
         try:
             value = CLASS_SECTIONS[flag.section](flag.value)

@@ -18,6 +18,7 @@ from dcpt_jax.config.presets import BACKBONES
 from dcpt_jax.config.recipes import locate, summaries
 from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.files import expand_home
+from dcpt_jax.suggestions import did_you_mean
 
 with extras.needed("train", "training and evaluation"):
     from ml_collections import config_flags
@@ -152,7 +153,7 @@ def _explain(argv: Sequence[str]) -> str:
             values[name] = value if equals else following
     path, _, preset = values.get("config", "").partition(":")
     if not Path(path).is_file():
-        return f"there is no config file {path!r}" if path else ""
+        return f"there is no config file {path!r}" + did_you_mean(path, summaries()) if path else ""
     try:
         config = runpy.run_path(path)["get_config"](preset)
     except ValueError as error:
@@ -169,7 +170,10 @@ def _explain(argv: Sequence[str]) -> str:
                 return f"--{key} is one element: set all, --{whole}={shlex.quote(str(node[name]))}"
             if part not in known:
                 above = ".".join(key.split(".")[:depth])
-                return f"unknown key --{key}; known in {above}: {', '.join(known) or 'nothing'}"
+                return (
+                    f"unknown key --{key}; known in {above}: {', '.join(known) or 'nothing'}"
+                    + did_you_mean(part, known, f"--{above}.")
+                )
             node = node[part]
     return ""
 

@@ -7,6 +7,7 @@ import ml_collections
 from dcpt_jax.config.keys import ConfigError
 from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.data.tasks import TASK_SETS, Task
+from dcpt_jax.suggestions import did_you_mean
 
 # The paper's networks (DCPT, appendix; MaskDCPT, table of architectures).
 _LEVELS: dict[str, Any] = {
@@ -69,6 +70,7 @@ def parse_preset(arg: str, *, backbone: str = "", tasks: str = "") -> tuple[str,
                 f"unknown preset {name!r} in {arg!r}; "
                 f"backbones: {', '.join(BACKBONES)}; task sets: {', '.join(TASK_SETS)}; "
                 f"classes: {', '.join(task_sets.class_names())}"
+                + did_you_mean(name, (*BACKBONES, *TASK_SETS, *task_sets.class_names()))
             )
         found[kind] = name
     return found.get("backbone", backbone), found.get("tasks", tasks)

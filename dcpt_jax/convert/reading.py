@@ -113,7 +113,7 @@ def load(path: Path | str | None = None) -> tuple[nn.Module, weights.Params]:
         path: weights folder, work directory or one of its checkpoints (see `load_weights`), or a
             `.pth` or `.safetensors` file. What is assumed of a file is logged as a warning;
             `python -m dcpt_jax.convert` has options for it. None: the network that comes with this
-            package, with a line that says so.
+            package.
 
     Returns:
         (model, params): `model.apply({"params": params}, degraded)`.
@@ -124,7 +124,7 @@ def load(path: Path | str | None = None) -> tuple[nn.Module, weights.Params]:
     """
     path = None if path is None else Path(path).expanduser()
     if path is None:
-        logging.warning("no weights are given: using the network bundled with dcpt_jax")
+        logging.info("network: bundled with dcpt_jax (a path names another)")
     if path is None or not path.exists() or path.is_dir():
         return weights.load(path)
     params, description, said = read_weights(path)

@@ -1,0 +1,14 @@
+"""Suggestions for mistyped names."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """The most similar known name as the end of an error message; "" if none is similar.
+
+    >>> did_you_mean("batchsize", ["batch_size", "seed"], "--config.")
+    '; did you mean --config.batch_size?'
+    """
+    found = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {prefix}{found[0]}?" if found else ""
