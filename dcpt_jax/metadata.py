@@ -32,17 +32,11 @@ _STRIP_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a file says of its picture; None where it says nothing.
+    """What a file says of its picture; None where it says nothing."""
 
-    Attributes:
-        exif: block that begins with a TIFF header.
-        xmp: XML text as bytes.
-        iptc: records of IPTC-IIM.
-    """
-
-    exif: bytes | None = None
-    xmp: bytes | None = None
-    iptc: bytes | None = None
+    exif: bytes | None = None  # block that begins with a TIFF header
+    xmp: bytes | None = None  # XML text as bytes
+    iptc: bytes | None = None  # records of IPTC-IIM
 
     def __bool__(self) -> bool:
         """Whether there is any."""

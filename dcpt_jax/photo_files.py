@@ -30,21 +30,15 @@ _WITH_ALPHA = frozenset({".png", ".webp", ".tif", ".tiff"})
 
 @dataclasses.dataclass(frozen=True)
 class Carried:
-    """What a file carried beside its RGB pixels.
+    """What a file carried beside its RGB pixels."""
 
-    Attributes:
-        bits: of each channel, 8 or 16.
-        profile: ICC profile of the pixels, an RGB one; None: none, which viewers take as sRGB.
-        metadata: upright and without thumbnails.
-        alpha: uint8 or uint16 [h, w], upright; None: opaque.
-        remarks: what reading changed or left out, in words.
-    """
-
-    bits: int
+    bits: int  # of each channel, 8 or 16
+    # ICC profile of the pixels, an RGB one; None: none, which viewers take as sRGB
     profile: bytes | None = None
+    # Upright and without thumbnails
     metadata: Metadata = dataclasses.field(default_factory=Metadata)
-    alpha: np.ndarray | None = None
-    remarks: tuple[str, ...] = ()
+    alpha: np.ndarray | None = None  # uint8 or uint16 [h, w], upright; None: opaque
+    remarks: tuple[str, ...] = ()  # what reading changed or left out, in words
 
 
 def read_photo(

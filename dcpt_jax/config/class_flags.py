@@ -23,17 +23,11 @@ _FLAG = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class ClassFlag:
-    """One of these flags.
+    """One of these flags."""
 
-    Attributes:
-        section: where it belongs, "repeats" or "data.sources".
-        name: of the class, as written.
-        value: as written.
-    """
-
-    section: str
-    name: str
-    value: str
+    section: str  # where it belongs, "repeats" or "data.sources"
+    name: str  # of the class, as written
+    value: str  # as written
 
 
 def take_class_flags(argv: Sequence[str]) -> tuple[list[str], list[ClassFlag]]:

@@ -57,26 +57,16 @@ KINDS = ("unreadable", "unpaired", "different size")
 
 @dataclasses.dataclass(frozen=True)
 class Inspected:
-    """What a source holds.
+    """What a source holds."""
 
-    Attributes:
-        place: where it is.
-        found: number of files or pairs found.
-        kinds: how many of these are of each of `KINDS`.
-        problems: a message for each of them.
-        sizes: int [items, 2], height and width of each item that is well.
-        unused: number of clean files that belong to no degraded one.
-        notes: further remarks and warnings.
-        left_out: how many files were left out, see `FileList`.
-    """
-
-    place: str
-    found: int
-    kinds: dict[str, int]
-    problems: tuple[str, ...]
-    sizes: np.ndarray
-    unused: int = 0
-    notes: tuple[str, ...] = ()
+    place: str  # where it is
+    found: int  # number of files or pairs found
+    kinds: dict[str, int]  # how many of these are of each of `KINDS`
+    problems: tuple[str, ...]  # a message for each of them
+    sizes: np.ndarray  # int [items, 2], height and width of each item that is well
+    unused: int = 0  # number of clean files that belong to no degraded one
+    notes: tuple[str, ...] = ()  # further remarks and warnings
+    # How many files were left out, see `FileList`
     left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def too_small(self, crop: int) -> int:

@@ -35,22 +35,15 @@ _logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class TrainingClass:
-    """One class of a run together with its items.
+    """One class of a run together with its items."""
 
-    Attributes:
-        task: name, degradation, and `repeats` as finally decided.
-        source: the class's items, a sequence of clean photos or of pairs; see `data.sources`.
-        origin: what the items are, for people: "synthetic rain on 11 photos".
-        is_synthetic: True where the items are clean photos, to which `task.degradation` is applied;
-            False for pairs.
-        test_set: the published test set whose images these all are: "rain100l", or for clean
-            photos with what degrades them, "cbsd68 noise:25"; "" for other items.
-    """
-
-    task: Task
-    source: Any
-    origin: str
+    task: Task  # name, degradation, and `repeats` as finally decided
+    source: Any  # the class's items, a sequence of clean photos or of pairs; see `data.sources`
+    origin: str  # what the items are, for people: "synthetic rain on 11 photos"
+    # True where the items are clean photos, to which `task.degradation` is applied; False for pairs
     is_synthetic: bool
+    # The published test set whose images these all are: "rain100l", or for clean photos with what
+    # degrades them, "cbsd68 noise:25"; "" for other items
     test_set: str = ""
 
     @property
@@ -83,21 +76,13 @@ def synthetic_origin(task: Task, photos: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class ClassResult:
-    """Result of opening one class.
+    """Result of opening one class."""
 
-    Attributes:
-        task: the class as asked for.
-        training_class: what it is made of; None where that could not be opened.
-        missing: what is missing of its published data.
-        is_stand_in: whether it is synthesised from clean photos instead of data of its own.
-        error: why it could not be opened.
-    """
-
-    task: Task
-    training_class: TrainingClass | None
-    missing: Missing
-    is_stand_in: bool
-    error: Exception | None = None
+    task: Task  # the class as asked for
+    training_class: TrainingClass | None  # what it is made of; None where that could not be opened
+    missing: Missing  # what is missing of its published data
+    is_stand_in: bool  # whether it is synthesised from clean photos instead of data of its own
+    error: Exception | None = None  # why it could not be opened
 
 
 def options_from(data: Mapping[str, Any]) -> dict[str, Any]:

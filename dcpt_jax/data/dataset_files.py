@@ -21,20 +21,13 @@ from dcpt_jax.image_folders import FileList
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What was found of a dataset.
+    """What was found of a dataset."""
 
-    Attributes:
-        dataset: which.
-        split: "train" or "held_out".
-        pairing: its pairs, or None for clean photos.
-        photos: its clean photos, or None for pairs.
-        missing: the parts that were not there, each as the first of its ways of packing.
-    """
-
-    dataset: Dataset
-    split: str
-    pairing: Pairing | None
-    photos: FileList | None
+    dataset: Dataset  # which
+    split: str  # "train" or "held_out"
+    pairing: Pairing | None  # its pairs, or None for clean photos
+    photos: FileList | None  # its clean photos, or None for pairs
+    # The parts that were not there, each as the first of its ways of packing
     missing: tuple[str, ...] = ()
 
 

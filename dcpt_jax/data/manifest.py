@@ -20,70 +20,44 @@ _NAMED = 20  # wrong values that a message names
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How photos are cut and written; a folder is written with one set of them.
+    """How photos are cut and written; a folder is written with one set of them."""
 
-    Attributes:
-        size: largest height and width of a sub-image.
-        stride: largest distance between the corners of neighbouring sub-images.
-        compression: one of `COMPRESSIONS`.
-        shard_megabytes: size at which a file is closed and the next one started.
-    """
-
-    size: int = 256
-    stride: int = 192
-    compression: str = "none"
-    shard_megabytes: int = 1000
+    size: int = 256  # largest height and width of a sub-image
+    stride: int = 192  # largest distance between the corners of neighbouring sub-images
+    compression: str = "none"  # one of `COMPRESSIONS`
+    shard_megabytes: int = 1000  # size at which a file is closed and the next one started
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One ArrayRecord file of a folder.
+    """One ArrayRecord file of a folder."""
 
-    Attributes:
-        file: its name in the folder.
-        records: number of its records.
-        bytes: its size.
-        crc32: of the whole file.
-        inputs: number of photos or pairs that are in it and the files before it.
-    """
-
-    file: str
-    records: int
-    bytes: int
-    crc32: int
-    inputs: int
+    file: str  # its name in the folder
+    records: int  # number of its records
+    bytes: int  # its size
+    crc32: int  # of the whole file
+    inputs: int  # number of photos or pairs that are in it and the files before it
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What a folder of packed sub-images holds.
+    """What a folder of packed sub-images holds."""
 
-    Attributes:
-        kind: "photos" or "pairs".
-        options: with which they were cut and written.
-        inputs: number of photos or pairs to go through.
-        digest: SHA-256 of their names and of their files' sizes and times, which tells whether a
-            second call is for the same ones.
-        origin: where they come from, for people.
-        left_out: (file, reason) of those that were left out before packing.
-        shards: finished files.
-        skipped: (name, reason) of inputs that could not be read so far.
-        complete: True when all inputs have been gone through.
-        dataset: name of the public dataset they belong to, "" for others.
-        task: class that was taken of a dataset that holds several, "" for others.
-    """
-
-    kind: str
-    options: Options
-    inputs: int
+    kind: str  # "photos" or "pairs"
+    options: Options  # with which they were cut and written
+    inputs: int  # number of photos or pairs to go through
+    # SHA-256 of their names and of their files' sizes and times, which tells whether a second call
+    # is for the same ones
     digest: str
-    origin: str
+    origin: str  # where they come from, for people
+    # (file, reason) of those that were left out before packing
     left_out: tuple[tuple[str, str], ...] = ()
-    shards: tuple[Shard, ...] = ()
+    shards: tuple[Shard, ...] = ()  # finished files
+    # (name, reason) of inputs that could not be read so far
     skipped: tuple[tuple[str, str], ...] = ()
-    complete: bool = False
-    dataset: str = ""
-    task: str = ""
+    complete: bool = False  # True when all inputs have been gone through
+    dataset: str = ""  # name of the public dataset they belong to, "" for others
+    task: str = ""  # class that was taken of a dataset that holds several, "" for others
 
     @property
     def records(self) -> int:

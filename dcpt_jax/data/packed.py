@@ -35,19 +35,12 @@ _FILES_OPEN = 64  # per source
 
 
 class Record(NamedTuple):
-    """One sub-image, or a pair of them.
+    """One sub-image, or a pair of them."""
 
-    Attributes:
-        name: of the photo or pair that it is a part of.
-        top: first row in that photo.
-        left: first column.
-        images: (photo,) or (degraded, clean), uint8 or uint16 [h, w, 3] each.
-    """
-
-    name: str
-    top: int
-    left: int
-    images: tuple[np.ndarray, ...]
+    name: str  # of the photo or pair that it is a part of
+    top: int  # first row in that photo
+    left: int  # first column
+    images: tuple[np.ndarray, ...]  # (photo,) or (degraded, clean), uint8 or uint16 [h, w, 3] each
 
 
 def encode(record: Record) -> bytes:
@@ -121,23 +114,14 @@ def size_error(folder: Path, shard: Shard) -> str | None:
 
 @dataclasses.dataclass(frozen=True)
 class PackedReport:
-    """What a source of packed sub-images found at the start.
+    """What a source of packed sub-images found at the start."""
 
-    Attributes:
-        found: number of sub-images there should be.
-        used: number of those in files that are there.
-        inputs: number of photos or pairs that they are parts of.
-        kind: "photos" or "pairs".
-        skipped: (file, reason) of files that cannot be used.
-        checked: True; the files' sizes are always compared.
-    """
-
-    found: int
-    used: int
-    inputs: int
-    kind: str
-    skipped: tuple[tuple[Path, str], ...]
-    checked: bool = True
+    found: int  # number of sub-images there should be
+    used: int  # number of those in files that are there
+    inputs: int  # number of photos or pairs that they are parts of
+    kind: str  # "photos" or "pairs"
+    skipped: tuple[tuple[Path, str], ...]  # (file, reason) of files that cannot be used
+    checked: bool = True  # True; the files' sizes are always compared
 
     def summary(self) -> str:
         """One line: how many sub-images are used and how many were left out."""

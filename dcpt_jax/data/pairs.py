@@ -39,27 +39,19 @@ _logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Pairing:
-    """Which degraded file belongs to which clean one.
+    """Which degraded file belongs to which clean one."""
 
-    Attributes:
-        degraded: the degraded files of the pairs.
-        clean: the clean file of each.
-        unpaired: (degraded file, reason) of those without exactly one clean file.
-        inaccessible: (path, message) of what could not be looked at in both folders.
-        unused: clean files that belong to no degraded one.
-        border: pixels that clean photos may be larger on each side; they are cut off.
-        left_out: how many files of both folders were left out, see `FileList`.
-        warnings: what looks wrong about the pairs as a whole.
-    """
-
-    degraded: FileList
-    clean: FileList
+    degraded: FileList  # the degraded files of the pairs
+    clean: FileList  # the clean file of each
+    # (degraded file, reason) of those without exactly one clean file
     unpaired: tuple[tuple[Path, str], ...] = ()
+    # (path, message) of what could not be looked at in both folders
     inaccessible: tuple[tuple[Path, str], ...] = ()
-    unused: tuple[Path, ...] = ()
-    border: int = 0
+    unused: tuple[Path, ...] = ()  # clean files that belong to no degraded one
+    border: int = 0  # pixels that clean photos may be larger on each side; they are cut off
+    # How many files of both folders were left out, see `FileList`
     left_out: Mapping[str, int] = dataclasses.field(default_factory=collections.Counter)
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()  # what looks wrong about the pairs as a whole
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -162,17 +154,12 @@ def _without(files: FileList, folder: Path | str) -> FileList:
 
 
 class _Match(NamedTuple):
-    """What was found for a degraded file.
+    """What was found for a degraded file."""
 
-    Attributes:
-        index: of the degraded file.
-        wanted: name of its clean file, without suffix; None if the rule does not fit its name.
-        found: indices of the clean files of that name.
-    """
-
-    index: int
+    index: int  # of the degraded file
+    # Name of its clean file, without suffix; None if the rule does not fit its name
     wanted: str | None
-    found: list[int]
+    found: list[int]  # indices of the clean files of that name
 
 
 def _match(
@@ -320,27 +307,16 @@ class SizeError(images.ImageError):
 
 @dataclasses.dataclass(frozen=True)
 class PairReport:
-    """What became of the files of a source of pairs at the start.
+    """What became of the files of a source of pairs at the start."""
 
-    Attributes:
-        found: number of degraded files, and of files and folders that could not be looked at.
-        used: number of pairs that remain.
-        skipped: (degraded file, reason) of those left out.
-        kinds: how many of these are "unpaired", "unreadable" or of "different size".
-        unused: number of clean files that belong to no degraded one.
-        checked: False where there were too many pairs to check before the run.
-        left_out: how many other files were left out, see `FileList`.
-        warnings: see `Pairing`.
-    """
-
-    found: int
-    used: int
-    skipped: tuple[tuple[Path, str], ...]
-    kinds: dict[str, int]
-    unused: int
-    checked: bool
-    left_out: Mapping[str, int]
-    warnings: tuple[str, ...]
+    found: int  # number of degraded files, and of files and folders that could not be looked at
+    used: int  # number of pairs that remain
+    skipped: tuple[tuple[Path, str], ...]  # (degraded file, reason) of those left out
+    kinds: dict[str, int]  # how many of these are "unpaired", "unreadable" or of "different size"
+    unused: int  # number of clean files that belong to no degraded one
+    checked: bool  # False where there were too many pairs to check before the run
+    left_out: Mapping[str, int]  # how many other files were left out, see `FileList`
+    warnings: tuple[str, ...]  # see `Pairing`
 
     def summary(self) -> str:
         """One line: how many pairs are used and how many files were left out, and why."""

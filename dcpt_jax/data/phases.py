@@ -7,17 +7,11 @@ from typing import NamedTuple
 
 
 class Phase(NamedTuple):
-    """Consecutive steps with crops and batches of one size.
+    """Consecutive steps with crops and batches of one size."""
 
-    Attributes:
-        first_step: steps done before the phase.
-        crop_size: in pixels.
-        batch_size: images in a batch.
-    """
-
-    first_step: int
-    crop_size: int
-    batch_size: int
+    first_step: int  # steps done before the phase
+    crop_size: int  # in pixels
+    batch_size: int  # images in a batch
 
 
 def parse(text: str, *, crop_size: int, batch_size: int) -> tuple[Phase, ...]:

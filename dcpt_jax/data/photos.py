@@ -99,20 +99,13 @@ def folder_photos(root: Path | str) -> FileList:
 
 @dataclasses.dataclass(frozen=True)
 class PhotoReport:
-    """What became of the files of a source at the start.
+    """What became of the files of a source at the start."""
 
-    Attributes:
-        found: number of files given, and of files and folders that could not be looked at.
-        used: the files that remain.
-        skipped: (file, reason) of those left out.
-        checked: False where there were too many files to check before the run.
-        left_out: how many other files were left out, see `FileList`.
-    """
-
-    found: int
-    used: Sequence[Path]
-    skipped: tuple[tuple[Path, str], ...]
-    checked: bool
+    found: int  # number of files given, and of files and folders that could not be looked at
+    used: Sequence[Path]  # the files that remain
+    skipped: tuple[tuple[Path, str], ...]  # (file, reason) of those left out
+    checked: bool  # False where there were too many files to check before the run
+    # How many other files were left out, see `FileList`
     left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def summary(self) -> str:

@@ -18,36 +18,22 @@ from dcpt_jax.data.tasks import Task
 
 @dataclasses.dataclass(frozen=True)
 class DescribedSource:
-    """A source and where it comes from.
+    """A source and where it comes from."""
 
-    Attributes:
-        source: its items.
-        origin: for people: "pairs of rain100l in DIR".
-        is_pairs: False for clean photos.
-        dataset: the public dataset it belongs to, or None.
-        missing: parts of the dataset that are missing.
-        is_test_set: whether it is all of the dataset's own test data.
-    """
-
-    source: Any
-    origin: str
-    is_pairs: bool
-    dataset: Dataset | None = None
-    missing: tuple[str, ...] = ()
-    is_test_set: bool = False
+    source: Any  # its items
+    origin: str  # for people: "pairs of rain100l in DIR"
+    is_pairs: bool  # False for clean photos
+    dataset: Dataset | None = None  # the public dataset it belongs to, or None
+    missing: tuple[str, ...] = ()  # parts of the dataset that are missing
+    is_test_set: bool = False  # whether it is all of the dataset's own test data
 
 
 @dataclasses.dataclass(frozen=True)
 class Missing:
-    """What is missing of a class's published data.
+    """What is missing of a class's published data."""
 
-    Attributes:
-        reasons: one for each dataset, with what was looked for.
-        note: in a few words; "" for nothing.
-    """
-
-    reasons: tuple[str, ...] = ()
-    note: str = ""
+    reasons: tuple[str, ...] = ()  # one for each dataset, with what was looked for
+    note: str = ""  # in a few words; "" for nothing
 
 
 def open_source(

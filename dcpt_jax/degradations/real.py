@@ -14,27 +14,16 @@ _Range = tuple[float, float]
 
 @dataclasses.dataclass(frozen=True)
 class Pass:
-    """What one pass through the chain draws from, at strength 1; (low, high) throughout.
+    """What one pass through the chain draws from, at strength 1; (low, high) throughout."""
 
-    Attributes:
-        blur_chance: probability of a blur.
-        sigma: standard deviation of the blur along each axis, in pixels.
-        scale_chances: probabilities of scaling (down, up, not).
-        shrink: one side becomes 1 / (1 + shrink) of the image's side.
-        stretch: or 1 + stretch of it.
-        gaussian: standard deviation of Gaussian noise, in 1/255.
-        poisson: standard deviation of Poisson noise where the image is white, in 1/255.
-        loss: 100 minus the quality of the JPEG compression.
-    """
-
-    blur_chance: float
-    sigma: _Range
-    scale_chances: tuple[float, float, float]
-    shrink: _Range
-    stretch: _Range
-    gaussian: _Range
-    poisson: _Range
-    loss: _Range
+    blur_chance: float  # probability of a blur
+    sigma: _Range  # standard deviation of the blur along each axis, in pixels
+    scale_chances: tuple[float, float, float]  # probabilities of scaling (down, up, not)
+    shrink: _Range  # one side becomes 1 / (1 + shrink) of the image's side
+    stretch: _Range  # or 1 + stretch of it
+    gaussian: _Range  # standard deviation of Gaussian noise, in 1/255
+    poisson: _Range  # standard deviation of Poisson noise where the image is white, in 1/255
+    loss: _Range  # 100 minus the quality of the JPEG compression
 
 
 # Probabilities as published (options of Real-ESRGAN x4plus); ranges about half as large, since the

@@ -27,47 +27,29 @@ class ComparisonError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """Means over the samples of one class of a run; PSNR in dB.
+    """Means over the samples of one class of a run; PSNR in dB."""
 
-    Attributes:
-        psnr: of the restored images, like `ssim`.
-        degraded: PSNR of the degraded ones.
-        samples: how many.
-        data: what they are, in words.
-        test_set: the published test set that they are, see `data.classes.TrainingClass`; or "".
-    """
-
-    psnr: float
+    psnr: float  # of the restored images, like `ssim`
     ssim: float
-    degraded: float
-    samples: int
-    data: str = ""
+    degraded: float  # PSNR of the degraded ones
+    samples: int  # how many
+    data: str = ""  # what they are, in words
+    # The published test set that they are, see `data.classes.TrainingClass`; or ""
     test_set: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluatedRun:
-    """What an evaluation measured.
+    """What an evaluation measured."""
 
-    Attributes:
-        name: heading of its column.
-        task_set: what the weights were trained on.
-        architecture: of the network.
-        convention: of PSNR and SSIM.
-        crop_size: of the samples, in pixels; 0 = whole images.
-        classes: figures by class.
-        mean: figures of the plain mean over the classes.
-        remark: what else a reader should know; "" for nothing.
-    """
-
-    name: str
-    task_set: str
-    architecture: str
-    convention: Convention
-    crop_size: int
-    classes: Mapping[str, Measured]
-    mean: Measured
-    remark: str = ""
+    name: str  # heading of its column
+    task_set: str  # what the weights were trained on
+    architecture: str  # of the network
+    convention: Convention  # of PSNR and SSIM
+    crop_size: int  # of the samples, in pixels; 0 = whole images
+    classes: Mapping[str, Measured]  # figures by class
+    mean: Measured  # figures of the plain mean over the classes
+    remark: str = ""  # what else a reader should know; "" for nothing
 
     @property
     def setting(self) -> str:
@@ -78,36 +60,23 @@ class EvaluatedRun:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One class, or the mean.
+    """One class, or the mean."""
 
-    Attributes:
-        name: of the class, or "mean".
-        measured: of each run.
-        published: of each method; None where there is none that compares.
-    """
-
-    name: str
-    measured: tuple[Measured, ...]
-    published: tuple[Score | None, ...]
+    name: str  # of the class, or "mean"
+    measured: tuple[Measured, ...]  # of each run
+    published: tuple[Score | None, ...]  # of each method; None where there is none that compares
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """A table of runs and published methods.
+    """A table of runs and published methods."""
 
-    Attributes:
-        runs: the measured columns.
-        methods: the published columns, with the tables that they come from.
-        rows: the classes, then the mean.
-        header: what has to be said above the table of classes without published figures; or "".
-        notes: what else has to be said.
-    """
-
-    runs: tuple[EvaluatedRun, ...]
+    runs: tuple[EvaluatedRun, ...]  # the measured columns
+    # The published columns, with the tables that they come from
     methods: tuple[tuple[str, published.Table], ...]
-    rows: tuple[Row, ...]
-    header: str
-    notes: tuple[str, ...]
+    rows: tuple[Row, ...]  # the classes, then the mean
+    header: str  # what has to be said above the table of classes without published figures; or ""
+    notes: tuple[str, ...]  # what else has to be said
 
 
 def read_run(path: Path | str) -> EvaluatedRun:

@@ -16,65 +16,41 @@ AVERAGE = "average"
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """Published figures of one method and class.
+    """Published figures of one method and class."""
 
-    Attributes:
-        method: as the publication calls it.
-        name: of the class, or `AVERAGE`: what the publication gives as its mean over the classes.
-        psnr: dB; None where not published, like the others.
-        ssim: in [-1, 1].
-        lpips: AlexNet, version 0.1 (smaller is better).
-        fid: Fréchet inception distance (smaller is better).
-        second_hand: whether the publication reports another group's method.
-    """
-
-    method: str
-    name: str
-    psnr: float | None
-    ssim: float | None = None
-    lpips: float | None = None
-    fid: float | None = None
-    second_hand: bool = False
+    method: str  # as the publication calls it
+    name: str  # of the class, or `AVERAGE`: what the publication gives as its mean over the classes
+    psnr: float | None  # dB; None where not published, like the others
+    ssim: float | None = None  # in [-1, 1]
+    lpips: float | None = None  # AlexNet, version 0.1 (smaller is better)
+    fid: float | None = None  # Fréchet inception distance (smaller is better)
+    second_hand: bool = False  # whether the publication reports another group's method
 
 
 @dataclasses.dataclass(frozen=True)
 class TestSet:
-    """Test images that figures are of.
+    """Test images that figures are of."""
 
-    Attributes:
-        name: as in `data.classes.TrainingClass.test_set`.
-        images: how many there are.
-    """
-
-    name: str
-    images: int
+    name: str  # as in `data.classes.TrainingClass.test_set`
+    images: int  # how many there are
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A published table.
+    """A published table."""
 
-    Attributes:
-        task_set: what the networks were trained on: "5d", "10d", "cdd11", "12d", "mixed", or
-            "gaussian_noise" for networks of 5d (or as named) on noise of several strengths.
-        title: for people.
-        classes: in the publication's order, in this package's words where it has one.
-        convention: of PSNR and SSIM; all figures are of whole images.
-        source: publication and place.
-        test_sets: by class, where it is known and this package can read it. Classes that are not
-            in it cannot be compared with measured figures.
-        scores: all figures.
-        remark: what a reader should know; "" for nothing.
-    """
-
+    # What the networks were trained on: "5d", "10d", "cdd11", "12d", "mixed", or "gaussian_noise"
+    # for networks of 5d (or as named) on noise of several strengths
     task_set: str
-    title: str
-    classes: tuple[str, ...]
-    convention: Convention
-    source: str
+    title: str  # for people
+    classes: tuple[str, ...]  # in the publication's order, in this package's words where it has one
+    convention: Convention  # of PSNR and SSIM; all figures are of whole images
+    source: str  # publication and place
+    # By class, where it is known and this package can read it. Classes that are not in it cannot be
+    # compared with measured figures.
     test_sets: Mapping[str, TestSet]
-    scores: tuple[Score, ...]
-    remark: str = ""
+    scores: tuple[Score, ...]  # all figures
+    remark: str = ""  # what a reader should know; "" for nothing
 
     @functools.cached_property
     def methods(self) -> tuple[str, ...]:
@@ -89,23 +65,14 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """A published figure that depends on another.
+    """A published figure that depends on another."""
 
-    Attributes:
-        title: for people.
-        method: whose.
-        x: what it depends on, e.g. "steps".
-        at: values of x.
-        values: the figure at each of them.
-        source: publication and place.
-    """
-
-    title: str
-    method: str
-    x: str
-    at: tuple[float, ...]
-    values: tuple[float, ...]
-    source: str
+    title: str  # for people
+    method: str  # whose
+    x: str  # what it depends on, e.g. "steps".
+    at: tuple[float, ...]  # values of x
+    values: tuple[float, ...]  # the figure at each of them
+    source: str  # publication and place
 
 
 _ROUNDED, _FLOATS = Convention("rgb", "uint8"), Convention("rgb", "none")

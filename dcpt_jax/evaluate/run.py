@@ -35,19 +35,12 @@ WHOLE = "whole images"
 
 @dataclasses.dataclass(frozen=True)
 class Judge:
-    """A classifier with the network whose features it was trained on.
+    """A classifier with the network whose features it was trained on."""
 
-    Attributes:
-        network: whose features it takes.
-        classifier: of classes or of components.
-        params: of both.
-        labels: what its logits stand for.
-    """
-
-    network: nn.Module
-    classifier: nn.Module
-    params: weights.Params
-    labels: Labels
+    network: nn.Module  # whose features it takes
+    classifier: nn.Module  # of classes or of components
+    params: weights.Params  # of both
+    labels: Labels  # what its logits stand for
 
     def predict(self, degraded: np.ndarray) -> np.ndarray:
         """What it says to images [b, h, w, 3]: 0/1 [b, outputs], one 1 for a judge of classes."""

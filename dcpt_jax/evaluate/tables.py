@@ -27,57 +27,40 @@ class ClassScores:
 
 @dataclasses.dataclass(frozen=True)
 class BaselineScores:
-    """Means over the samples of each class, in their order, of a classical method.
+    """Means over the samples of each class, in their order, of a classical method."""
 
-    Attributes:
-        name: of the method.
-        library: the function that did the work.
-        citation: of the method.
-        psnr: dB, one mean per class.
-        ssim: one mean per class.
-    """
-
-    name: str
-    library: str
-    citation: str
-    psnr: tuple[float, ...]
-    ssim: tuple[float, ...]
+    name: str  # of the method
+    library: str  # the function that did the work
+    citation: str  # of the method
+    psnr: tuple[float, ...]  # dB, one mean per class
+    ssim: tuple[float, ...]  # one mean per class
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Results of all classes.
+    """Results of all classes."""
 
-    Attributes:
-        classes: one result per class.
-        convention: how PSNR and SSIM were computed.
-        confusion: int [classes, predicted classes], row = true class; with a classifier of
-            components [classes, components], in how many samples each was found. None without a
-            classifier.
-        predicted: names of its columns.
-        truth: of a classifier of components: 0/1 [classes, components], which of them each class
-            consists of. None for a classifier of classes.
-        exact: with it: int [classes], samples in which the classifier was right in all components.
-        nothing: with it: int [classes], samples in which it found no component: "clean", it says.
-        metric: the same convention, as values.
-        data: what the samples of each class are, in words; () to say nothing.
-        test_sets: the published test set that each class was measured on, as a whole and on whole
-            images, see `data.classes.TrainingClass.test_set`; "" or () for other samples.
-        crop_size: of the samples, in pixels; 0 = whole images, None = not said.
-        baselines: what classical methods made of the same samples; () if they were not asked for.
-    """
-
-    classes: tuple[ClassScores, ...]
-    convention: str
+    classes: tuple[ClassScores, ...]  # one result per class
+    convention: str  # how PSNR and SSIM were computed
+    # int [classes, predicted classes], row = true class; with a classifier of components [classes,
+    # components], in how many samples each was found. None without a classifier.
     confusion: np.ndarray | None
-    predicted: tuple[str, ...]
+    predicted: tuple[str, ...]  # names of its columns
+    # Of a classifier of components: 0/1 [classes, components], which of them each class consists
+    # of. None for a classifier of classes.
     truth: np.ndarray | None = None
+    # With it: int [classes], samples in which the classifier was right in all components
     exact: np.ndarray | None = None
+    # With it: int [classes], samples in which it found no component: "clean", it says
     nothing: np.ndarray | None = None
+    # The same convention, as values
     metric: metrics.Convention = dataclasses.field(default_factory=metrics.Convention)
-    data: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()  # what the samples of each class are, in words; () to say nothing
+    # The published test set that each class was measured on, as a whole and on whole images, see
+    # `data.classes.TrainingClass.test_set`; "" or () for other samples
     test_sets: tuple[str, ...] = ()
-    crop_size: int | None = None
+    crop_size: int | None = None  # of the samples, in pixels; 0 = whole images, None = not said
+    # What classical methods made of the same samples; () if they were not asked for
     baselines: tuple[BaselineScores, ...] = ()
 
     def mean(self) -> ClassScores:

@@ -42,25 +42,16 @@ _SMALLEST_NORM = 1e-12
 
 @dataclasses.dataclass(frozen=True)
 class BlockStyle:
-    """What all blocks of a network have in common.
+    """What all blocks of a network have in common."""
 
-    Attributes:
-        ffn_expansion: hidden channels of the feed-forward part: int(channels * ffn_expansion).
-        use_bias: whether the convolutions have biases.
-        norm: "bias_free" (no mean subtracted, no bias) or "with_bias".
-        epsilon: of the norms.
-        attention: "softmax", or "relu" in place of it, as in DCPT's Restormer.
-        kernel_init: initialiser of the convolution kernels; None for PyTorch's default.
-        bias_init: of their biases, likewise.
-    """
-
-    ffn_expansion: float
-    use_bias: bool
-    norm: str
-    epsilon: float
-    attention: str
+    ffn_expansion: float  # hidden channels of the feed-forward part: int(channels * ffn_expansion)
+    use_bias: bool  # whether the convolutions have biases
+    norm: str  # "bias_free" (no mean subtracted, no bias) or "with_bias"
+    epsilon: float  # of the norms
+    attention: str  # "softmax", or "relu" in place of it, as in DCPT's Restormer
+    # Initialiser of the convolution kernels; None for PyTorch's default
     kernel_init: nn.initializers.Initializer | None
-    bias_init: nn.initializers.Initializer | None
+    bias_init: nn.initializers.Initializer | None  # of their biases, likewise
     dtype: Any
 
     def conv(self, features: int, name: str) -> Conv:

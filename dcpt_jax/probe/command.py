@@ -43,19 +43,12 @@ FILES = ("probe.md", "probe.json", "probe.png")
 
 
 class Network(NamedTuple):
-    """A network to probe.
+    """A network to probe."""
 
-    Attributes:
-        name: in table and picture.
-        model: the Flax module.
-        params: its parameters.
-        about: JSON-able facts.
-    """
-
-    name: str
-    model: Any
-    params: Any
-    about: dict[str, Any]
+    name: str  # in table and picture
+    model: Any  # the Flax module
+    params: Any  # its parameters
+    about: dict[str, Any]  # JSON-able facts
 
 
 def parser() -> argparse.ArgumentParser:

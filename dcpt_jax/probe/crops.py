@@ -14,17 +14,11 @@ from dcpt_jax.data.tasks import Task
 
 
 class ProbeImages(NamedTuple):
-    """Degraded images, sorted by class.
+    """Degraded images, sorted by class."""
 
-    Attributes:
-        degraded: float32 [n, crop, crop, 3]; in [0, 1] only if the degradation clips.
-        labels: int [n], index of the class.
-        num_photos: how many photos they are crops of.
-    """
-
-    degraded: np.ndarray
-    labels: np.ndarray
-    num_photos: int
+    degraded: np.ndarray  # float32 [n, crop, crop, 3]; in [0, 1] only if the degradation clips
+    labels: np.ndarray  # int [n], index of the class
+    num_photos: int  # how many photos they are crops of
 
 
 def probe_images(

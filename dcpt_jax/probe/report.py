@@ -11,53 +11,32 @@ from dcpt_jax.probe.neighbours import NEIGHBOURS, SPLIT_SEEDS, TEST_SHARE, Accur
 
 @dataclasses.dataclass(frozen=True)
 class LevelResult:
-    """One level of one network.
+    """One level of one network."""
 
-    Attributes:
-        shape: (h, w, c) of the features of one image.
-        flattened: kNN accuracy of the flattened features.
-        pooled: kNN accuracy of mean and standard deviation of each channel.
-        coordinates: [n, 2], t-SNE of the flattened features.
-    """
-
-    shape: tuple[int, int, int]
-    flattened: Accuracy
-    pooled: Accuracy
-    coordinates: np.ndarray
+    shape: tuple[int, int, int]  # (h, w, c) of the features of one image
+    flattened: Accuracy  # kNN accuracy of the flattened features
+    pooled: Accuracy  # kNN accuracy of mean and standard deviation of each channel
+    coordinates: np.ndarray  # [n, 2], t-SNE of the flattened features
 
 
 @dataclasses.dataclass(frozen=True)
 class NetworkResult:
-    """One network.
+    """One network."""
 
-    Attributes:
-        name: in table and picture.
-        about: JSON-able facts: architecture, arguments, where the weights are from.
-        levels: finest first.
-    """
-
-    name: str
-    about: Mapping[str, Any]
-    levels: tuple[LevelResult, ...]
+    name: str  # in table and picture
+    about: Mapping[str, Any]  # JSON-able facts: architecture, arguments, where the weights are from
+    levels: tuple[LevelResult, ...]  # finest first
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """The results of all networks on the same images.
+    """The results of all networks on the same images."""
 
-    Attributes:
-        classes: names in the order of the labels.
-        labels: [n] int, of the images.
-        images: what the images are, for people.
-        settings: JSON-able, what decides about the images.
-        networks: in the order in which they were given.
-    """
-
-    classes: tuple[str, ...]
-    labels: np.ndarray
-    images: str
-    settings: Mapping[str, Any]
-    networks: tuple[NetworkResult, ...]
+    classes: tuple[str, ...]  # names in the order of the labels
+    labels: np.ndarray  # [n] int, of the images
+    images: str  # what the images are, for people
+    settings: Mapping[str, Any]  # JSON-able, what decides about the images
+    networks: tuple[NetworkResult, ...]  # in the order in which they were given
 
     def to_markdown(self) -> str:
         """The table, with the conventions it follows."""

@@ -23,24 +23,17 @@ HEAD = "head"  # the classifier's last layer, whose last axis are the classes or
 
 @dataclasses.dataclass(frozen=True)
 class Initial:
-    """Where the parameters of a run come from.
+    """Where the parameters of a run come from."""
 
-    Attributes:
-        params: host arrays by part, "network" and "classifier"; parts that start from scratch, or
-            come from the run's own checkpoint, are not in it.
-        origin: what `model.json` says about it.
-        classifier: a classifier that is taken over, or None.
-        description: of the weights in `config.init_from`, or None.
-        network_from: folder of the network; "" = scratch.
-        classifier_from: folder of a classifier from elsewhere; "" = as the network.
-    """
-
+    # Host arrays by part, "network" and "classifier"; parts that start from scratch, or come from
+    # the run's own checkpoint, are not in it
     params: weights.Params = dataclasses.field(default_factory=dict)
+    # What `model.json` says about it
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    classifier: ClassifierDescription | None = None
-    description: WeightsDescription | None = None
-    network_from: str = ""
-    classifier_from: str = ""
+    classifier: ClassifierDescription | None = None  # a classifier that is taken over, or None
+    description: WeightsDescription | None = None  # of the weights in `config.init_from`, or None
+    network_from: str = ""  # folder of the network; "" = scratch
+    classifier_from: str = ""  # folder of a classifier from elsewhere; "" = as the network
 
 
 def find_initial(config: ml_collections.ConfigDict, begun: WeightsDescription | None) -> Initial:

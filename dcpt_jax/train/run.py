@@ -43,21 +43,14 @@ class Intervals:
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-    """What a run is validated on, and by which metrics.
+    """What a run is validated on, and by which metrics."""
 
-    Attributes:
-        open: opens the classes; raises if their data cannot be used.
-        photos_per_class: most photos of each class; 0 = all.
-        crops_per_photo: from a regular grid.
-        metrics: what is measured: "psnr", "ssim", "accuracy".
-        best: the one by which the best checkpoint is told.
-    """
-
+    # Opens the classes; raises if their data cannot be used
     open: Callable[[], tuple[TrainingClass, ...]]
-    photos_per_class: int
-    crops_per_photo: int
-    metrics: tuple[str, ...]
-    best: str
+    photos_per_class: int  # most photos of each class; 0 = all
+    crops_per_photo: int  # from a regular grid
+    metrics: tuple[str, ...]  # what is measured: "psnr", "ssim", "accuracy"
+    best: str  # the one by which the best checkpoint is told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,66 +63,37 @@ class Mask:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What stays the same from the first step of a run to its last.
+    """What stays the same from the first step of a run to its last."""
 
-    Attributes:
-        mode: what is done.
-        config: the whole config as JSON, which checkpoints record; everything else here was read
-            from it.
-        task_set: what the config calls the classes.
-        tasks: the classes; their positions are the labels.
-        training_classes: the same with their photos or pairs.
-        held_out: what the run is validated on.
-        labels: what the logits of a classifier stand for: the classes, or their components.
-        num_steps: at the end of the run.
-        intervals: of what is done between steps.
-        phases: sizes of crops and batches (over all devices and processes), by step.
-        accumulate_steps: parts that a batch is worked through in.
-        num_workers: processes that prepare batches.
-        seed: of parameters and data.
-        identity_start: whether an untrained network starts as the identity.
-        dtype: compute type.
-        matmul_precision: of float32 products.
-        mask: of a masked pre-training, else None.
-        mesh: the devices.
-        network: the restoration network.
-        classifier: which learns or guides, or None.
-        reconstruction: the head of a masked pre-training, else None.
-        schedules: learning rate of each part that learns.
-        optimizers: of each part that learns.
-        averaged: parts with a moving average.
-        step: jitted, donates the state.
-        initial: parameters of other runs to start from, and where they came from.
-        state_sharding: how the devices hold the state: of each array, or one for all.
-    """
-
-    mode: Mode
+    mode: Mode  # what is done
+    # The whole config as JSON, which checkpoints record; everything else here was read from it
     config: Mapping[str, Any]
-    task_set: str
-    tasks: tuple[task_sets.Task, ...]
-    training_classes: tuple[TrainingClass, ...]
-    held_out: HeldOut
-    labels: Labels
-    num_steps: int
-    intervals: Intervals
+    task_set: str  # what the config calls the classes
+    tasks: tuple[task_sets.Task, ...]  # the classes; their positions are the labels
+    training_classes: tuple[TrainingClass, ...]  # the same with their photos or pairs
+    held_out: HeldOut  # what the run is validated on
+    labels: Labels  # what the logits of a classifier stand for: the classes, or their components
+    num_steps: int  # at the end of the run
+    intervals: Intervals  # of what is done between steps
+    # Sizes of crops and batches (over all devices and processes), by step
     phases: tuple[Phase, ...]
-    accumulate_steps: int
-    num_workers: int
-    seed: int
-    identity_start: bool
-    dtype: str
-    matmul_precision: str
-    mask: Mask | None
-    mesh: Mesh
-    network: nn.Module
-    classifier: nn.Module | None
-    reconstruction: nn.Module | None
-    schedules: Mapping[str, optax.Schedule]
-    optimizers: Mapping[str, optax.GradientTransformation]
-    averaged: tuple[str, ...]
-    step: Step
-    initial: Initial
-    state_sharding: Any
+    accumulate_steps: int  # parts that a batch is worked through in
+    num_workers: int  # processes that prepare batches
+    seed: int  # of parameters and data
+    identity_start: bool  # whether an untrained network starts as the identity
+    dtype: str  # compute type
+    matmul_precision: str  # of float32 products
+    mask: Mask | None  # of a masked pre-training, else None
+    mesh: Mesh  # the devices
+    network: nn.Module  # the restoration network
+    classifier: nn.Module | None  # which learns or guides, or None
+    reconstruction: nn.Module | None  # the head of a masked pre-training, else None
+    schedules: Mapping[str, optax.Schedule]  # learning rate of each part that learns
+    optimizers: Mapping[str, optax.GradientTransformation]  # of each part that learns
+    averaged: tuple[str, ...]  # parts with a moving average
+    step: Step  # jitted, donates the state
+    initial: Initial  # parameters of other runs to start from, and where they came from
+    state_sharding: Any  # how the devices hold the state: of each array, or one for all
 
     @property
     def classes(self) -> tuple[str, ...]:

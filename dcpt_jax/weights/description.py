@@ -49,15 +49,10 @@ class ClassifierDescription:
 
 @dataclasses.dataclass(frozen=True)
 class Checksums:
-    """CRC-32 of a weights folder.
+    """CRC-32 of a weights folder."""
 
-    Attributes:
-        description: of all else in `model.json`.
-        arrays: of each array by its name, e.g. "network/intro/kernel".
-    """
-
-    description: int
-    arrays: Mapping[str, int]
+    description: int  # of all else in `model.json`
+    arrays: Mapping[str, int]  # of each array by its name, e.g. "network/intro/kernel".
 
 
 @dataclasses.dataclass(frozen=True)
