@@ -72,11 +72,7 @@ def embedded_profile(image: Image.Image | None) -> tuple[str, bytes] | None:
 
 
 def space_of(profile: bytes) -> str:
-    """The colour space of a profile's pixels: "RGB", "grey", "CMYK", "Lab" or another name.
-
-    Raises:
-        ProfileError: if it is no profile that Little CMS reads.
-    """
+    """The colour space of a profile's pixels: "RGB", "grey", "CMYK", "Lab" or another name."""
     try:
         ImageCms.ImageCmsProfile(io.BytesIO(profile))
     except (OSError, TypeError) as error:
@@ -138,11 +134,7 @@ def to_srgb(image: np.ndarray, profile: bytes) -> np.ndarray:
 
 
 def cmyk_to_srgb(image: Image.Image, profile: bytes) -> np.ndarray:
-    """Converts Pillow's CMYK image with its profile to sRGB; uint8 [h, w, 3].
-
-    Raises:
-        ProfileError: if Little CMS cannot convert it.
-    """
+    """Converts Pillow's CMYK image with its profile to sRGB; uint8 [h, w, 3]."""
     return np.array(_by_lcms(image, profile))
 
 

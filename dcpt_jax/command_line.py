@@ -27,12 +27,7 @@ def run_command(
     run: Callable[[argparse.Namespace], int],
     arguments: Sequence[str] | None = None,
 ) -> int:
-    """Parses the command line and runs the command, see `guarded`.
-
-    Args:
-        parser: of the command.
-        run: the command; its options hold an `Interruption` besides, as `options.interruption`.
-        arguments: of the command line; None: those of this process.
+    """Parses the command line, adds `options.interruption`, and runs the command in `guarded`.
 
     Returns:
         The exit status. Where the arguments themselves are wrong, argparse exits with 2.

@@ -8,11 +8,7 @@ class DeviceError(RuntimeError):
 
 
 def start_devices() -> None:
-    """Starts the devices, unless they are.
-
-    Raises:
-        DeviceError: if none starts.
-    """
+    """Starts JAX's devices, unless they are started; DeviceError if there are none."""
     import jax
 
     try:

@@ -17,8 +17,7 @@ _HOME = re.compile(r"(?:^|(?<=[:,;]))~[^/,:;]*(?=[/,;]|$)")
 def replacing(path: Path | str) -> Iterator[Path]:
     """Yields a temporary path beside `path`, which it replaces at the end unless something raises.
 
-    Args:
-        path: file to write; missing parent folders are made.
+    Missing parent folders are made.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

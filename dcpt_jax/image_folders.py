@@ -53,14 +53,7 @@ class FileList(Sequence):
         inaccessible: Sequence[tuple[Path, str]] = (),
         left_out: Mapping[str, int] | None = None,
     ):
-        """A list of files below `root`.
-
-        Args:
-            root: a folder.
-            names: of the files, relative to it (or absolute), in the order of the list.
-            inaccessible: see above.
-            left_out: see above.
-        """
+        """A list of files below `root`."""
         self.root = Path(root)
         self.inaccessible = tuple(inaccessible)
         self.left_out = Counter(left_out or {})
@@ -74,11 +67,7 @@ class FileList(Sequence):
         return len(self._ends)
 
     def __getitem__(self, index: int) -> Path:
-        """The path of a file.
-
-        Raises:
-            IndexError: if the index is out of range.
-        """
+        """The path of a file."""
         return self.root / self.name(index)
 
     def name(self, index: int) -> str:
@@ -124,14 +113,6 @@ def list_images(root: Path | str, *, deep: bool = True) -> FileList:
     `IMAGE_SUFFIXES`, in upper or lower case; ignores hidden files and folders (whose names start
     with a dot). Names are compared as strings, part by part: "10.png" comes before "9.png". A
     million files take 3 to 7 s.
-
-    Args:
-        root: the folder.
-        deep: whether to search sub-folders.
-
-    Raises:
-        FileNotFoundError: if there is no such folder.
-        NotADirectoryError: if `root` is a file.
     """
     root = Path(root)
     if not root.exists():
@@ -237,11 +218,7 @@ def _images_in(folder: str) -> int:
 
 
 def _image_or_folder(entry: os.DirEntry) -> str | None:
-    """Name of an image file, or of a folder followed by "/"; None for anything else.
-
-    Raises:
-        OSError: if it cannot be known.
-    """
+    """Name of an image file, or of a folder followed by "/"; None for anything else."""
     if entry.name.startswith("."):
         return None
     if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:

@@ -371,11 +371,9 @@ def _orientation(exif: bytes) -> int:
 
 
 def find_orientation(block: bytes) -> tuple[int, int]:
-    """Looks for the orientation in an EXIF block or TIFF file (both have the same structure).
+    """Orientation in an EXIF block or TIFF file, and the offset of its value.
 
-    Returns:
-        The orientation and the offset of its value; (1, 0) if there is none or the block is
-        broken, which is common and no reason to refuse a picture.
+    (1, 0) if there is none, or for a broken block: common, and no reason to refuse a picture.
     """
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(bytes(block[:4]))
     try:

@@ -83,9 +83,6 @@ def check_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> ImageHeade
 
     Reads a few blocks of a good file, so thousands can be checked per second. Wrong checksums and
     damage inside compressed data show only in `read_pixels`.
-
-    Raises:
-        ImageError: if the file cannot be an image that `read_pixels` reads.
     """
     path = Path(path)
     with opened(path) as file:
@@ -160,17 +157,10 @@ def _may_hold_profile(header: ImageHeader, data: bytes) -> bool:
 def pixels_to_srgb(
     pixels: np.ndarray, header: ImageHeader, image: Image.Image, space: str, profile: bytes
 ) -> np.ndarray:
-    """Converts decoded pixels to sRGB by the profile of their file.
+    """Converts decoded uint8 or uint16 pixels [h, w, 3] to sRGB by the profile of their file.
 
-    Args:
-        pixels: uint8 or uint16 [h, w, 3], upright, the file's RGB or grey numbers.
-        header: of the file.
-        image: the file as `described` opens it; CMYK is decoded from it.
-        space: of the profile.
-        profile: from `colour.embedded_profile`.
-
-    Returns:
-        Pixels of the same shape, and of the same depth unless the profile is one of tables.
+    The depth is kept unless the profile is one of tables. `image` is the file as `described`
+    opens it, `space` and `profile` are from `colour.embedded_profile`.
 
     Raises:
         ProfileError: if the profile cannot be used.
@@ -313,15 +303,7 @@ def write_image(path: Path | str, image: np.ndarray, *, bits: int = 8) -> None:
 
 
 def to_levels(path: Path, image: np.ndarray, bits: int) -> np.ndarray:
-    """The pixels that a file of an image holds; see `write_image`.
-
-    Args:
-        path: target; the suffix chooses the format.
-        image: float [h, w, 3].
-        bits: 8 or 16.
-
-    Returns:
-        uint8 or uint16 [h, w, 3].
+    """The pixels, uint8 or uint16 [h, w, 3], that a file of a float image holds; see `write_image`.
 
     Raises:
         ImageError: if the suffix is not one that can be written with that many bits.
@@ -340,11 +322,7 @@ def to_levels(path: Path, image: np.ndarray, bits: int) -> np.ndarray:
 
 
 def encode(path: Path, levels: np.ndarray) -> bytes:
-    """The content of an image file.
-
-    Args:
-        path: target; the suffix chooses the format.
-        levels: uint8 or uint16 [h, w, 3], RGB, or [h, w, 4] with alpha.
+    """The content of a file with uint8 or uint16 pixels [h, w, 3], RGB, or [h, w, 4] with alpha.
 
     Raises:
         ImageError: if the format cannot hold so large an image.

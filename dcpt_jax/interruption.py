@@ -20,11 +20,7 @@ class Interruption:
     NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self, message: str = "") -> None:
-        """Notes nothing yet.
-
-        Args:
-            message: printed on the error stream at the first signal; "" for nothing.
-        """
+        """`message` is printed on the error stream at the first signal."""
         self.signal: str | None = None
         self._message = message
         self._raises = False

@@ -70,33 +70,21 @@ class Labels:
         return tuple(name for name in wanted if name not in self.names)
 
     def rows(self, tasks: Sequence[Task]) -> np.ndarray:
-        """The right answer to each task, uint8 [tasks, names] of 0 and 1.
-
-        Raises:
-            ValueError: if a class or component has no logit.
-        """
+        """The right answer to each task, uint8 [tasks, names] of 0 and 1."""
         if unknown := self.unknown(tasks):
             raise ValueError(f"{', '.join(unknown)}: not among the {self.noun} {self.names}")
         found = [[name in _parts(task, self.kind) for name in self.names] for task in tasks]
         return np.array(found, np.uint8).reshape(len(tasks), len(self.names))
 
     def answers(self, logits: np.ndarray) -> np.ndarray:
-        """What a classifier says: uint8 [..., names], one 1 if flat, each logit > 0 if multi-hot.
-
-        Args:
-            logits: float [..., names].
-        """
+        """What logits [..., names] say: uint8, one 1 if flat, each logit > 0 if multi-hot."""
         logits = np.asarray(logits)
         if self.multi_hot:
             return (logits > 0).astype(np.uint8)
         return np.eye(logits.shape[-1], dtype=np.uint8)[logits.argmax(-1)]
 
     def probabilities(self, logits: np.ndarray) -> dict[str, float]:
-        """Probability of each name, the largest first.
-
-        Args:
-            logits: float [names].
-        """
+        """Probability of each name, the largest first."""
         logits = np.asarray(logits, np.float64)
         if self.multi_hot:
             found = np.exp(-np.logaddexp(0, -logits))
@@ -105,11 +93,7 @@ class Labels:
         return {self.names[i]: float(found[i]) for i in np.argsort(-found, kind="stable")}
 
     def verdict(self, probabilities: Mapping[str, float]) -> str:
-        """The most probable class; of components all above 0.5, joined by "+", or `CLEAN`.
-
-        Args:
-            probabilities: see `probabilities`; the largest first.
-        """
+        """The most probable class; of components all above 0.5, joined by "+", or `CLEAN`."""
         if not self.multi_hot:
             return next(iter(probabilities))
         there = [name for name, probability in probabilities.items() if probability > 0.5]

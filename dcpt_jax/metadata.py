@@ -52,14 +52,7 @@ class Metadata:
 
 
 def read_metadata(path: Path, kind: str, data: bytes, image: Image.Image) -> Metadata:
-    """Finds the metadata of a file, upright and without thumbnails; broken blocks are left out.
-
-    Args:
-        path: the file, for messages.
-        kind: of the file, see `ImageHeader`.
-        data: its content.
-        image: the file as `image_headers.described` opens it.
-    """
+    """Finds the metadata of a file, upright and without thumbnails; broken blocks are left out."""
     if kind == "TIFF":
         exif, xmp, iptc = _of_tiff(image)
     elif kind == "PNG":

@@ -46,15 +46,8 @@ def read_photo(
 ) -> tuple[np.ndarray, Carried]:
     """Reads an image file as upright RGB pixels, and what it carried beside them.
 
-    Args:
-        path: the file.
-        max_pixels: largest width times height that is decoded.
-
     Returns:
         uint8 or uint16 pixels [h, w, 3] in the space of `profile`, and the rest.
-
-    Raises:
-        ImageError: see `images.read_pixels`.
     """
     path = Path(path)
     header, data = images.read_file(path, max_pixels=max_pixels)
@@ -153,10 +146,6 @@ def write_photo(path: Path | str, image: np.ndarray, carried: Carried) -> list[s
 
     Returns:
         What the format cannot hold and was left out, in words.
-
-    Raises:
-        ImageError: see `images.write_image`.
-        ValueError: see `images.write_image`.
     """
     path = Path(path)
     suffix = path.suffix.lower()

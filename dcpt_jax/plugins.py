@@ -6,14 +6,7 @@ import sys
 
 
 def load(names: str) -> None:
-    """Imports modules, which then register what they define; each module runs once.
-
-    Args:
-        names: of modules in the current folder or installed ones, joined by commas; "" = none.
-
-    Raises:
-        ValueError: if there is no such module.
-    """
+    """Imports modules, joined by commas, which then register what they define; each runs once."""
     modules = [name.strip() for name in names.split(",") if name.strip()]
     if modules and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # worker processes are given the path, too

@@ -58,11 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints what the options say.
-
-    Raises:
-        UsageError: if nothing can be printed.
-    """
+    """Prints what the options say."""
     if not options.runs and not options.page:
         raise UsageError("name at least one RUN, the work directory of an evaluation")
     methods = options.published

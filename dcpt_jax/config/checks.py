@@ -28,11 +28,7 @@ CLASS_SECTIONS: dict[str, type] = {
 
 
 def tasks_of(config: ml_collections.ConfigDict) -> tuple[task_sets.Task, ...]:
-    """The classes of a config, with its repeats, and those published for its recipe.
-
-    Raises:
-        ConfigError: for unknown classes.
-    """
+    """The classes of a config, with its repeats, and those published for its recipe."""
     try:
         tasks = task_sets.resolve_tasks(config.tasks)
     except ValueError as error:
@@ -56,20 +52,12 @@ def repeats_of(config: ml_collections.ConfigDict) -> dict[str, int]:
 
 
 def labels_of(config: ml_collections.ConfigDict) -> Labels:
-    """The labels of a classifier of the config's classes, of the kind `config.label`.
-
-    Raises:
-        ConfigError: for unknown classes.
-    """
+    """The labels of a classifier of the config's classes, of the kind `config.label`."""
     return Labels.of_tasks(tasks_of(config), config.get("label", FLAT))
 
 
 def phases_of(config: ml_collections.ConfigDict) -> tuple[phases.Phase, ...]:
-    """The phases of a training run; a single one unless `config.progressive` is set.
-
-    Raises:
-        ConfigError: if the key is malformed.
-    """
+    """The phases of a training run; a single one unless `config.progressive` is set."""
     sizes = {"crop_size": config.data.crop_size, "batch_size": config.batch_size}
     try:
         return phases.parse(config.progressive, **sizes)
@@ -216,10 +204,6 @@ def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[st
 
     The number of steps may grow where the learning rate does not depend on it, so it counts
     through `decay_steps` of the optimizers, which is 0 where a cosine follows the number of steps.
-
-    Args:
-        saved: config of the earlier run, as `to_json` gives it.
-        current: config of this run, likewise.
     """
     saved, current = _comparable(saved), _comparable(current)
     a, b = _flatten(saved), _flatten(current)

@@ -31,14 +31,7 @@ class ClassFlag:
 
 
 def take_class_flags(argv: Sequence[str]) -> tuple[list[str], list[ClassFlag]]:
-    """Splits a command line into what absl can read and the flags of single classes.
-
-    Args:
-        argv: the command line; values may stand behind "=" or as the next argument.
-
-    Returns:
-        (the other arguments, the flags in their order).
-    """
+    """Splits a command line into (arguments for absl, flags of single classes)."""
     others, found = [], []
     rest = iter(argv)
     for argument in rest:
@@ -52,16 +45,7 @@ def take_class_flags(argv: Sequence[str]) -> tuple[list[str], list[ClassFlag]]:
 
 
 def set_class_flags(config: ml_collections.ConfigDict, found: Sequence[ClassFlag]) -> None:
-    """Sets what such flags say; a class that no key is there for yet gets one.
-
-    Args:
-        config: changed in place, locked or not.
-        found: of the command line; a later one wins.
-
-    Raises:
-        ConfigError: for what is no class, a section that the config has not, or a value of the
-            wrong type.
-    """
+    """Sets such flags in a config, in their order, adding keys that it does not have yet."""
     for flag in found:
         try:
             section = config

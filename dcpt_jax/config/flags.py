@@ -30,11 +30,7 @@ _ERRORS = (
 
 
 def define(values: flags.FlagValues = flags.FLAGS) -> None:
-    """Defines `--config`.
-
-    Args:
-        values: where; by default the flags of this process.
-    """
+    """Defines `--config`."""
     config_flags.DEFINE_config_file(
         "config",
         None,
@@ -45,17 +41,10 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
 
 
 def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
-    """Parses a command line; the config is `values.config` then, None without `--config`.
+    """Parses a command line into `values.config`, None without `--config`; returns other arguments.
 
-    Of a flag that is given twice the last counts, for tuples too. `~` is the home folder in all
-    values, and whole numbers may be written as `1e3`.
-
-    Args:
-        argv: command line with the program's name first.
-        values: the flags, among them those of `define`.
-
-    Returns:
-        The arguments that are no flags.
+    The last of several equal flags counts, for tuples too. In all values `~` is the home folder,
+    and whole numbers may be written as `1e3`.
 
     Raises:
         ConfigError: says in one sentence what is wrong, and what is known in its place.
@@ -77,13 +66,7 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[s
 
 
 def usage(command: str, values: flags.FlagValues, own: Sequence[str]) -> str:
-    """What `--help` prints: stages, presets and flags.
-
-    Args:
-        command: how it is called.
-        values: the flags.
-        own: names of those to explain.
-    """
+    """What `--help` prints: stages, presets and flags."""
     return "\n".join(
         [
             f"usage: {command} --config=FILE[:PRESET] --workdir=DIR [--config.KEY=VALUE ...]\n",

@@ -22,14 +22,7 @@ DEMO_BACKBONE = {
 
 
 def base(mode: str) -> ml_collections.ConfigDict:
-    """Every key of a mode, with its default.
-
-    Args:
-        mode: a key of `modes.MODES`.
-
-    Returns:
-        The config that a file in `configs/` completes.
-    """
+    """Every key of a mode, a name in `modes.MODES`, with its default; config files complete it."""
     config = ml_collections.ConfigDict()
     config.mode = mode
     config.seed = 0

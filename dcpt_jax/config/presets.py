@@ -52,12 +52,7 @@ def backbone_keys(name: str) -> ml_collections.ConfigDict:
 
 
 def parse_preset(arg: str, *, backbone: str = "", tasks: str = "") -> tuple[str, str]:
-    """Splits the text after the config's colon into (backbone, tasks).
-
-    Args:
-        arg: "nafnet", "5d", "nafnet,5d", ...
-        backbone: where none is named.
-        tasks: where none are named.
+    """Splits the text after the config's colon into (backbone, tasks), with defaults for both.
 
     Raises:
         ConfigError: for a name that is neither, or two of one kind; lists the known ones.

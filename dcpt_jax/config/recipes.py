@@ -20,10 +20,6 @@ def folder() -> Path:
 def load(name: str, preset: str = "") -> ml_collections.ConfigDict:
     """The config of one of these files: `load("restore", "nafnet,5d")`.
 
-    Args:
-        name: of the file, without its ending.
-        preset: what stands after the colon on a command line; "" = the demo.
-
     Raises:
         ConfigError: if there is no such file, or the preset is unknown; lists the known ones.
     """
@@ -46,9 +42,6 @@ def locate(argv: Sequence[str]) -> list[str]:
     """Lets `--config=configs/pretrain.py` find the package's file outside a clone.
 
     A file that exists in the working directory takes precedence; any other path stays as it is.
-
-    Args:
-        argv: command line; the value of `--config` may follow "=" or be the next argument.
     """
     result, before = [], ""
     for argument in argv:

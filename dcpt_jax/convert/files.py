@@ -26,9 +26,6 @@ def read_checkpoint(path: Path | str) -> Any:
 
     The content decides; the suffix only says which reader complains about a file that is neither.
 
-    Args:
-        path: the file.
-
     Returns:
         What `read_pth` or `read_safetensors` returns.
 
@@ -56,9 +53,6 @@ def write_checkpoints(states: Mapping[Path, Mapping[str, np.ndarray]]) -> None:
 
     Nothing appears under their names before all are written whole beside them; only if renaming
     fails then (the file system is gone), some may have been replaced and some not.
-
-    Args:
-        states: file, with a suffix out of `SUFFIXES` -> (name -> array).
 
     Raises:
         OSError: if a file cannot be written.

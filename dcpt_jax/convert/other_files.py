@@ -47,9 +47,6 @@ _TORCHSCRIPT = (
 def refuse_other_files(path: Path) -> None:
     """Raises if a file is of a kind that is known and holds no weights; opens regular files only.
 
-    Args:
-        path: what should be read.
-
     Raises:
         OSError: if there is no such file, it is a folder, or it cannot be read.
         ValueError: saying what it is.

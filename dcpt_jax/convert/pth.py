@@ -43,9 +43,6 @@ def read_pth(path: Path | str) -> Any:
     become plain arrays. Of what stands beside the weights in training states, counters and
     defaultdicts become dicts, sets lists, sizes tuples, devices texts and dtypes inert names.
 
-    Args:
-        path: the file.
-
     Returns:
         The pickled object: nested dicts, lists, tuples, numbers, strings and arrays.
 

@@ -30,9 +30,6 @@ def read_safetensors(path: Path | str) -> dict[str, np.ndarray]:
 
     Takes as much memory as the file is large, and some for its header.
 
-    Args:
-        path: the file.
-
     Returns:
         Name -> array, independent of the file; bfloat16 as `ml_dtypes.bfloat16`. The header's
         metadata are left out.

@@ -16,11 +16,7 @@ StateDict = Mapping[str, np.ndarray]
 
 
 def count_numbered(state: StateDict, pattern: str) -> int:
-    """How many parts are numbered in names: one more than the highest number.
-
-    Args:
-        state: name -> array.
-        pattern: matches the beginning of a name; its one group is the number.
+    """How many parts a pattern's one group numbers in the names: one more than the highest number.
 
     Raises:
         ValueError: if most numbers up to the highest are missing, so that no damage explains it.

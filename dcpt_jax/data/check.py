@@ -89,13 +89,7 @@ def check(
     decode: bool = False,
     progress: Callable[[], Any] = lambda: None,
 ) -> list[Checked]:
-    """Looks at all files of all classes; a source that several classes share only once.
-
-    Args:
-        opened: from `try_open_classes`.
-        decode: whether to decode every file.
-        progress: called after each item.
-    """
+    """Looks at all files of all classes; a source that several classes share only once."""
     seen: dict[int, Inspected] = {}
     total = sum(_samples(one) for one in opened)
     checked = []
@@ -172,14 +166,7 @@ def is_bad(checked: Sequence[Checked]) -> bool:
 
 
 def report(checked: Sequence[Checked], *, crop: int, by: str, shares: bool = True) -> str:
-    """The table and what is wrong, as text.
-
-    Args:
-        checked: from `check`.
-        crop: side of the crops in pixels, or 0 for whole images.
-        by: how the files were looked at: "headers" or "decoding".
-        shares: whether to show the classes' shares of a training pass.
-    """
+    """The table and what is wrong, as text."""
     heading = ("class", "share", "found", *KINDS, "small", "min", "median", "max", "from")
     rows = [heading]
     for one in checked:
@@ -285,14 +272,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command.
-
-    Args:
-        argv: command line with the program's name first; None = that of this process.
-
-    Returns:
-        The exit status.
-    """
+    """Runs the command."""
     argv = list(sys.argv if argv is None else argv)
     # What is bad is shown below the table, not as warnings above it.
     logger = logging.getLogger("dcpt_jax")

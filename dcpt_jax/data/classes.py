@@ -63,12 +63,7 @@ def synthetic_classes(tasks: Sequence[Task], photos: PhotoSource) -> tuple[Train
 
 
 def synthetic_origin(task: Task, photos: str) -> str:
-    """What the items of a synthetic class are, for people.
-
-    Args:
-        task: the class.
-        photos: how many of which photos, "11 photos".
-    """
+    """What the items of a synthetic class are, for people; `photos` such as "11 photos"."""
     if task.degradation == "clean":
         return f"{photos}, as they are"
     return f"synthetic {task.degradation} on {photos}"
@@ -96,11 +91,6 @@ def open_classes(
     tasks: Sequence[Task], *, stand_ins: bool = True, **options: Any
 ) -> tuple[TrainingClass, ...]:
     """Opens what each class is made of, by the rules at the top of this module.
-
-    Args:
-        tasks: the classes.
-        stand_ins: whether a class may be synthesised where its dataset is missing.
-        **options: see `try_open_classes`.
 
     Raises:
         SourceError: if a source cannot be opened, or a dataset is missing and `stand_ins` is False.

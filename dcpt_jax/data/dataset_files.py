@@ -40,12 +40,7 @@ _KINDS = {"low_light": "low", "haze": "haze", "rain": "rain", "snow": "snow"}
 
 
 def locate(name: str, root: Path | str) -> Path:
-    """The folder of a dataset below the folder of all datasets.
-
-    Raises:
-        DatasetError: if it is not there.
-        ValueError: for an unknown name.
-    """
+    """The folder of a dataset below the folder of all datasets."""
     dataset = get(name)
     for candidate in (dataset.name, dataset.title, *dataset.folders):
         for path, _ in _matching(Path(root), candidate):
@@ -58,12 +53,6 @@ def locate(name: str, root: Path | str) -> Path:
 
 def find(name: str, folder: Path | str, split: str, *, task: str = "") -> Found:
     """The files of one split of a dataset.
-
-    Args:
-        name: of the dataset.
-        folder: the dataset's own folder.
-        split: "train" or "held_out".
-        task: name of the class whose photos are wanted, for datasets that hold several.
 
     Raises:
         DatasetError: if nothing of it is there; says which folders are expected and what is there.

@@ -70,11 +70,7 @@ class Dataset:
     degradation: str = ""
 
     def split(self, split: str) -> tuple[Alternatives, ...]:
-        """The parts of "train" or "held_out".
-
-        Raises:
-            ValueError: for another split.
-        """
+        """The parts of "train" or "held_out"."""
         if split not in SPLITS:
             raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
         return self.train if split == "train" else self.held_out
@@ -378,11 +374,7 @@ DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in _ALL}
 
 
 def get(name: str) -> Dataset:
-    """The dataset of a name.
-
-    Raises:
-        ValueError: for an unknown name; the message lists the known ones.
-    """
+    """The dataset of a name; ValueError with the known names for another."""
     if name not in DATASETS:
         raise ValueError(f"unknown dataset {name!r}; known: {', '.join(DATASETS)}")
     return DATASETS[name]

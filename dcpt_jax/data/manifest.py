@@ -82,12 +82,7 @@ def shard_name(number: int) -> str:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a folder.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        ImageError: if it cannot be used; the message names every wrong value.
-    """
+    """The manifest of a folder."""
     path = folder / MANIFEST
     try:
         if path.exists() and not path.is_file():

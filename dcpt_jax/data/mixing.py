@@ -51,11 +51,7 @@ class Order:
     """
 
     def __init__(self, streams: Sequence[Stream], seed: int):
-        """An order for these classes; those of the same name and seed go the same way.
-
-        Raises:
-            ValueError: if a class has no items, or `repeats` below 1.
-        """
+        """An order for these classes; those of the same name and seed go the same way."""
         for stream in streams:
             if stream.num_items < 1 or stream.repeats < 1:
                 raise ValueError(

@@ -395,11 +395,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Runs the packing, or the verification, described by `options`.
-
-    Raises:
-        UsageError: if nothing can be packed, or the folder cannot be written.
-    """
+    """Runs the packing, or the verification, described by `options`."""
     options.sources = [expand_home(source) for source in options.sources]
     try:
         return _verify(options) if options.verify else _pack(options)

@@ -58,11 +58,7 @@ def encode(record: Record) -> bytes:
 
 
 def decode(data: bytes) -> Record:
-    """A record from its bytes, without copying the pixels; they are read-only.
-
-    Raises:
-        ImageError: if this is no record of this format.
-    """
+    """A record from its bytes, without copying the pixels; they are read-only."""
     if len(data) < _HEADER.size or data[: len(_MAGIC)] != _MAGIC:
         raise images.ImageError("it is no sub-image written by dcpt_jax.data.pack")
     _, version, count, *bits, h, w, top, left, length = _HEADER.unpack_from(data)
@@ -83,11 +79,7 @@ def decode(data: bytes) -> Record:
 
 
 def open_array_record(path: Path) -> Any:
-    """A reader of single records; it may be used by several threads.
-
-    Raises:
-        ImageError: if this is no complete ArrayRecord file.
-    """
+    """A reader of single records; it may be used by several threads."""
     with extras.needed("train", "reading packed data"):
         from array_record.python import array_record_module
 
@@ -218,11 +210,7 @@ class PackedSource(Source):
         return f"{record.name} at row {record.top}, column {record.left} ({text})"
 
     def record(self, index: int) -> Record:
-        """The sub-image with this index and where it came from.
-
-        Raises:
-            ImageError: if it cannot be read.
-        """
+        """The sub-image with this index and where it came from."""
         file, number = self._place(index)
         try:
             (data,) = self._reader(file).read([number])
@@ -274,18 +262,10 @@ class PackedSource(Source):
 def verify(
     folder: Path | str, *, progress: Callable[[int], None] = lambda count: None
 ) -> list[str]:
-    """Reads all files of a folder again.
-
-    Args:
-        folder: with a manifest.
-        progress: is called with numbers of records that were read.
+    """Reads all files of a packed folder again; returns a line for each problem.
 
     Returns:
         What is wrong, a line each; nothing if all is as it was written.
-
-    Raises:
-        FileNotFoundError: if there is no manifest.
-        ImageError: if it cannot be read.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)

@@ -208,10 +208,6 @@ def pair_list(file: Path | str, *, clean_first: bool = False) -> Pairing:
     The two are separated by a tab, or by spaces where neither name holds one. They are relative to
     the list's folder. Empty lines and lines starting with "#" are ignored.
 
-    Args:
-        file: the text file.
-        clean_first: whether the lines name the clean file first.
-
     Raises:
         FileNotFoundError: if there is no such file.
         SourceError: for a line that does not name two files, or if no line does.
@@ -334,14 +330,10 @@ class PairReport:
 def check_pair(
     degraded: Path, clean: Path, *, border: int = 0, max_pixels: int = images.MAX_PIXELS
 ) -> tuple[int, int]:
-    """Checks both files of a pair by their headers.
+    """Checks both files of a pair by their headers; ImageError or SizeError if they do not fit.
 
     Returns:
         Height and width of the degraded photo.
-
-    Raises:
-        SizeError: if the sizes do not fit.
-        ImageError: if a file cannot be an image that is read, or both are the same.
     """
     _require_two_files(degraded, clean)
     headers = [images.check_image(path, max_pixels=max_pixels) for path in (degraded, clean)]

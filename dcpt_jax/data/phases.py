@@ -17,10 +17,8 @@ class Phase(NamedTuple):
 def parse(text: str, *, crop_size: int, batch_size: int) -> tuple[Phase, ...]:
     """All phases of a run: the one from step 0, and those of a text such as "92000:160x40".
 
-    Args:
-        text: STEP:CROPxBATCH for each later phase, joined by commas; "" = none.
-        crop_size: until the first of them.
-        batch_size: likewise.
+    The text has STEP:CROPxBATCH for each later phase, joined by commas. `crop_size` and
+    `batch_size` are those of the first.
 
     Raises:
         ValueError: if the text is malformed, or its steps do not rise.

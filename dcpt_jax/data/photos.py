@@ -44,9 +44,6 @@ _DISTRIBUTIONS = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
 def bundled_photos(split: str) -> list[Path]:
     """Paths of the photos inside installed packages, without importing those packages.
 
-    Args:
-        split: "train", or "held_out" for the photos that are never trained on.
-
     Raises:
         ImportError: if a package is not installed.
         FileNotFoundError: if the installed version does not hold a photo.
@@ -76,11 +73,7 @@ def bundled_photos(split: str) -> list[Path]:
 
 
 def folder_photos(root: Path | str) -> FileList:
-    """Paths of the images below a folder; see `image_folders.list_images`.
-
-    Raises:
-        FileNotFoundError: if there is no such folder or no image in it.
-    """
+    """Paths of the images below a folder; see `image_folders.list_images`."""
     try:
         paths = image_folders.list_images(root)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -122,11 +115,6 @@ def inspect_photos(
     paths: Sequence[Path | str], on_bad_file: str = "skip", *, max_pixels: int = images.MAX_PIXELS
 ) -> PhotoReport:
     """Checks files without decoding them and logs a warning for each that cannot be used.
-
-    Args:
-        paths: the files; more than `CHECK_LIMIT` are not checked.
-        on_bad_file: "skip" leaves bad files out, "refuse" stops at the first.
-        max_pixels: larger images count as bad.
 
     Raises:
         ImageError: for the first bad file where `on_bad_file` is "refuse", or if all are bad.
@@ -181,15 +169,10 @@ class PhotoSource(Source):
         max_pixels: int = images.MAX_PIXELS,
         colour: str = "srgb",
     ):
-        """Checks the files; see `inspect_photos` for arguments and errors.
+        """Checks the files; see `inspect_photos` for errors.
 
-        Args:
-            paths: image files.
-            on_bad_file: what to do with files that cannot be read.
-            cache_megabytes: limit of the decoded photos kept in memory, in each process; 0 = none.
-                Or a cache that several sources share.
-            max_pixels: larger images count as bad.
-            colour: "srgb" or "as_is", see `images.read_pixels`.
+        `cache_megabytes` limits the decoded photos kept in memory, in each process; or it is a
+        cache that several sources share. `colour` is described in `images.read_pixels`.
         """
         super().__init__(
             on_bad_file=on_bad_file, cache=cache_megabytes, max_pixels=max_pixels, colour=colour

@@ -54,13 +54,7 @@ class BatchIterator:
     """
 
     def __init__(self, iterate: Callable[[int], Iterator[Batch]], *, start: int = 0):
-        """Starts nothing yet.
-
-        Args:
-            iterate: makes an iterator that begins with the batch of a number; called again if a
-                worker process dies.
-            start: number of the first batch.
-        """
+        """`iterate` returns an iterator that starts at a batch; called again if a worker dies."""
         self.position = start
         self._iterate = iterate
         self._iterator: Iterator[Batch] | None = None

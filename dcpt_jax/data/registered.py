@@ -22,17 +22,7 @@ class RegisteredSource(Source):
     """
 
     def __init__(self, kind: str, place: str, *, cache_megabytes: Any = 512, **options: Any):
-        """Opens a source, and looks at its first item.
-
-        Args:
-            kind: registered kind.
-            place: what follows it in the source's text.
-            cache_megabytes: see `PhotoSource`.
-            **options: see `Source`.
-
-        Raises:
-            SourceError: if it is empty.
-        """
+        """Opens a source of a registered kind, and looks at its first item."""
         super().__init__(cache=cache_megabytes, **options)
         self._text = f"{kind}:{place}"
         self._items: Sequence[Any] = REGISTERED[kind](place)

@@ -66,14 +66,7 @@ class SourceFactory:
     """Makes the sources of one run: one cache for all, and one source per folder of photos."""
 
     def __init__(self, split: str, *, root: str = "", datasets: str = "", **options: Any):
-        """Opens nothing yet.
-
-        Args:
-            split: "train" or "held_out".
-            root: folder of clean photos; "" = bundled ones.
-            datasets: folder of public datasets; "" = none.
-            **options: of all sources, see `PhotoSource`.
-        """
+        """Opens nothing yet. `root` and `datasets`: see `config.data`; others: `PhotoSource`."""
         self.split = split
         self._root = root
         self._datasets = datasets

@@ -44,11 +44,7 @@ class Cache:
     """
 
     def __init__(self, megabytes: float):
-        """An empty cache.
-
-        Raises:
-            ValueError: if `megabytes` is negative; 0 keeps nothing.
-        """
+        """An empty cache."""
         if megabytes < 0:
             raise ValueError(f"cache_megabytes must be 0 or larger, not {megabytes}")
         self._limit = int(megabytes * 1e6)
@@ -120,14 +116,7 @@ class Source(Sequence):
         max_pixels: int = images.MAX_PIXELS,
         colour: str = "srgb",
     ):
-        """Settings that all sources have.
-
-        Args:
-            on_bad_file: what to do with files that cannot be read.
-            cache: a cache shared with other sources, or the limit of an own one in megabytes.
-            max_pixels: larger images count as bad.
-            colour: "srgb" or "as_is", see `images.read_pixels`.
-        """
+        """Settings of all sources. `cache`: one shared with other sources, or a limit in MB."""
         check_bad_file_rule(on_bad_file)
         self.on_bad_file = on_bad_file
         self.unreadable: dict[int, str] = {}
@@ -162,11 +151,7 @@ class Source(Sequence):
         raise images.ImageError(f"none of {len(self)} {self.noun}s can be read")
 
     def read(self, index: int) -> Any:
-        """The item with this index, and no other in its place.
-
-        Raises:
-            ImageError: if it cannot be read.
-        """
+        """The item with this index, and no other in its place; ImageError if it cannot be read."""
         if index in self.unreadable:
             raise images.ImageError(self.unreadable[index])
         key = (self._number, index)
@@ -223,18 +208,10 @@ def _bytes_of(item: Any) -> int:
 
 
 class Concatenated(Sequence):
-    """Several sources of the same kind one after the other, as one.
-
-    Attributes:
-        parts: the sources.
-    """
+    """Several sources of the same kind one after the other, as one."""
 
     def __init__(self, parts: Sequence[Any]):
-        """Joins sources.
-
-        Raises:
-            ValueError: if there are none.
-        """
+        """Joins sources."""
         if not parts:
             raise ValueError("nothing to join")
         self.parts = tuple(parts)

@@ -77,11 +77,7 @@ def register(kind: str, open_items: Callable[[str], Sequence[Any]]) -> None:
 
 
 def parse(text: str) -> list[Spec]:
-    """Splits the text of a source into its parts; see the top of this module.
-
-    Raises:
-        SourceError: for a text of another form.
-    """
+    """Splits the text of a source into its parts; see the top of this module."""
     found = []
     for part in filter(None, (part.strip() for part in text.split(";"))):
         kind, colon, place = part.partition(":")
@@ -99,11 +95,7 @@ def parse(text: str) -> list[Spec]:
 
 
 def parse_pairs(place: str) -> tuple[str, str, str]:
-    """(degraded folder, clean folder, rule) of a text such as "A,B,reside".
-
-    Raises:
-        SourceError: for another number of parts, or an unknown rule.
-    """
+    """(degraded folder, clean folder, rule) of a text such as "A,B,reside"."""
     parts = [part.strip() for part in place.split(",")]
     if len(parts) not in (2, 3) or not all(parts):
         raise SourceError(
@@ -122,11 +114,7 @@ def parse_list(place: str) -> tuple[str, bool]:
 
 
 def parse_rule(rule: str) -> Rule:
-    """The function that gives the clean name of a degraded one.
-
-    Raises:
-        SourceError: for an unknown rule.
-    """
+    """The function that gives the clean name of a degraded one."""
     kind, colon, change = rule.partition(":")
     if rule in ("same", "order"):
         return lambda name, exists: name

@@ -128,11 +128,7 @@ class TfdsSource(Source):
 
 
 def import_tfds() -> Any:
-    """The library; without TensorFlow's log lines where that is installed.
-
-    Raises:
-        ImportError: if it is not installed.
-    """
+    """The library; without TensorFlow's log lines where that is installed."""
     with extras.needed(
         "tfds", "a TFDS dataset", instead="name folders with pairs:DEGRADED_DIR,CLEAN_DIR"
     ):

@@ -76,13 +76,7 @@ def build(
 
 
 def pairings_of(name: str, folder: Path | str, *, task: str = "") -> dict[str, Pairing]:
-    """The pairs of a public dataset by the names of their TFDS splits.
-
-    Raises:
-        BuildError: if it holds clean photos only.
-        DatasetError: if nothing of it is there.
-        ValueError: for an unknown name.
-    """
+    """The pairs of a public dataset by the names of their TFDS splits."""
     found, errors = {}, []
     for split, tfds_split in _SPLITS.items():
         if not datasets.get(name).split(split):
@@ -127,11 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Builds the set described by `options`.
-
-    Raises:
-        UsageError: if nothing can be built.
-    """
+    """Builds the set described by `options`."""
     own = {s: getattr(options, s) for s in _SPLITS.values() if getattr(options, s)}
     if bool(options.manual) == bool(own):
         raise UsageError("give either --manual, or --train and / or --test")

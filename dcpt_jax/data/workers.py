@@ -67,11 +67,6 @@ def fit_shared_memory(num_workers: int, ahead: int, batch_bytes: int) -> tuple[i
     A container has 64 MB of it unless it is told otherwise. A process that writes more than there
     is dies of SIGBUS, in the middle of a run.
 
-    Args:
-        num_workers: worker processes that are wanted.
-        ahead: finished batches that each may keep.
-        batch_bytes: size of a batch.
-
     Returns:
         (workers, batches ahead) that fit. 0 workers stands for threads of this process, which need
         no shared memory.

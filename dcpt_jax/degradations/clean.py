@@ -6,16 +6,7 @@ from dcpt_jax.degradations.base import Degradation
 
 
 def leave(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Returns a copy of the image.
-
-    Args:
-        image: float32 [h, w, 3], RGB, [0, 1].
-        strength: not used.
-        rng: not used.
-
-    Returns:
-        float32 [h, w, 3], equal to `image`.
-    """
+    """Returns a copy of the image."""
     return image.copy()
 
 

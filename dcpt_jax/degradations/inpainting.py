@@ -59,14 +59,9 @@ _KINDS = ("lines", "lines", "boxes", "strokes")  # lines as often as both others
 def draw_holes(
     height: int, width: int, share: float, kind: str, rng: np.random.Generator
 ) -> np.ndarray:
-    """Draws where an image is lost.
+    """Draws where an image is lost: "lines", "boxes" or "strokes" over a share of its pixels.
 
-    Args:
-        height: rows of the result.
-        width: columns of the result.
-        share: of the pixels, 0 to below 1; reached, and exceeded by at most the last shape.
-        kind: "lines", "boxes" or "strokes".
-        rng: source of number, position and size of the shapes.
+    The share, below 1, is exceeded by at most the last shape.
 
     Returns:
         uint8 [h, w], 255 where lost and 0 elsewhere.

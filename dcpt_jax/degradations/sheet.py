@@ -153,11 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Draws the sheet, or prints the table, described by `options`.
-
-    Raises:
-        UsageError: if it cannot be drawn.
-    """
+    """Draws the sheet, or prints the table, described by `options`."""
     if options.table:
         print(table())
         if options.output is None:

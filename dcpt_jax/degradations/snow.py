@@ -24,12 +24,6 @@ def snow_flakes(height: int, width: int, density: float, rng: np.random.Generato
     exposure every flake moves by a part of its own size, so that blobs become short strokes but,
     unlike rain, never lines.
 
-    Args:
-        height: rows of the result.
-        width: columns of the result.
-        density: expected number of flakes per 1,000 pixels.
-        rng: source of wind, number, position, shape and size of the flakes.
-
     Returns:
         float32 [h, w] opacity in [0, 1].
     """

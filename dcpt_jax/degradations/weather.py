@@ -88,12 +88,6 @@ _SUBPIXEL_BITS = 4
 def rain_streaks(height: int, width: int, density: float, rng: np.random.Generator) -> np.ndarray:
     """Draws rain streaks: one wind direction, three distances, soft edges, fading ends.
 
-    Args:
-        height: rows of the result.
-        width: columns of the result.
-        density: expected number of streaks per 1,000 pixels.
-        rng: source of wind, number, position, length, direction and brightness of the streaks.
-
     Returns:
         float32 [h, w] opacity in [0, 1].
     """

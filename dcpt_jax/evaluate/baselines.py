@@ -163,11 +163,7 @@ METHODS = (
 
 
 def available() -> tuple[Method, ...]:
-    """All methods.
-
-    Raises:
-        ImportError: if a library that one of them needs is not installed; names the extra.
-    """
+    """All methods."""
     with extras.needed("train", "config.baselines", instead="set --config.baselines=False"):
         import pywt  # noqa: F401
         import skimage  # noqa: F401

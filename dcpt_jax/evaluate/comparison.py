@@ -82,9 +82,6 @@ class Comparison:
 def read_run(path: Path | str) -> EvaluatedRun:
     """Reads what an evaluation wrote.
 
-    Args:
-        path: its work directory, or an `evaluation.json` of any name.
-
     Raises:
         ComparisonError: if there is no such file, or it lacks something.
     """
@@ -107,11 +104,7 @@ def read_run(path: Path | str) -> EvaluatedRun:
 
 
 def parse_run(content: Mapping[str, Any], name: str) -> EvaluatedRun:
-    """The run of the content of an `evaluation.json`.
-
-    Raises:
-        KeyError: for what is missing.
-    """
+    """The run in the content of an `evaluation.json`; KeyError for what is missing."""
 
     def measured(values: Mapping[str, Any], one: str = "") -> Measured:
         return Measured(

@@ -12,14 +12,7 @@ _LARGEST_FONT, _SMALLEST_FONT = 14, 10  # of captions
 
 
 def grid(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
-    """Puts images of one size into rows and columns.
-
-    Args:
-        rows: equally long rows of float [h, w, 3] images; values are clipped to [0, 1].
-
-    Returns:
-        float32 [rows * (h + gap) - gap, columns * (w + gap) - gap, 3] in [0, 1].
-    """
+    """Puts rows of equally large float images [h, w, 3] together, clipped to [0, 1]."""
     height, width = rows[0][0].shape[:2]
     columns = len(rows[0])
     sheet = np.full(

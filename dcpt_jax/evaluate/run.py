@@ -127,10 +127,6 @@ def find_judge(
 
     It is the one asked for, that of the weights, or else the nearest among what they grew from: of
     each run first the classifier that it took over, then the network that it started from.
-
-    Raises:
-        ConfigError: if the weights in `config.classifier_from` hold no classifier.
-        FileNotFoundError: if there are none.
     """
     place = config.classifier_from or config.init_from
     if config.classifier_from:
@@ -266,13 +262,7 @@ class PictureSheet:
     """
 
     def __init__(self, names: Sequence[str], counts: Sequence[int], side: int):
-        """Decides which samples to show: not of the same crop in every row.
-
-        Args:
-            names: of the classes.
-            counts: how many samples each class has, at most.
-            side: of the samples, in pixels; 0 = they have any size.
-        """
+        """Decides which samples to show: not of the same crop in every row."""
         self._names = names
         self._side = side or SHOWN_SIDE
         self._chosen = {

@@ -19,11 +19,6 @@ def save_each(
     The files are `FOLDER/CLASS/{degraded,restored,clean}/NAME.png`, 8-bit RGB, with the same names
     in all three folders: what a metric that rounds to 8 bits compares. Characters that file names
     cannot hold everywhere are written as "_", and equal names are numbered.
-
-    Args:
-        restored: samples with their restored images, float [h, w, 3].
-        names: of the classes.
-        folder: where the files go.
     """
     taken: set[tuple[int, str]] = set()
     for sample, image in restored:

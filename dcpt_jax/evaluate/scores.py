@@ -16,14 +16,7 @@ def of_image(
     names: Sequence[str] = IMAGE_METRICS,
     convention: metrics.Convention = DEFAULT,
 ) -> list[float]:
-    """Scores of a restored image.
-
-    Args:
-        image: float [h, w, 3] in [0, 1].
-        clean: what it should be.
-        names: of the metrics, "psnr" (dB, at most `metrics.PSNR_LIMIT`) or "ssim".
-        convention: of both.
-    """
+    """PSNR (dB, at most `metrics.PSNR_LIMIT`) and SSIM of a restored image [h, w, 3] in [0, 1]."""
     options = {"channel": convention.channel, "rounding": convention.rounding}
     found = []
     for name in names:

@@ -78,17 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Inspects what the options say.
-
-    Args:
-        options: what `parser` returns.
-
-    Returns:
-        The exit status, see --help.
-
-    Raises:
-        UsageError: if nothing can be done at all.
-    """
+    """Inspects the photos that the options name; returns the exit status, see --help."""
     photos, failures, left_out = find_photos(options.inputs)
     if not photos:
         for path, reason in failures:
@@ -110,12 +100,7 @@ def run(options: argparse.Namespace) -> int:
 def find_photos(
     inputs: Sequence[Path],
 ) -> tuple[list[Path], list[tuple[Path, str]], Counter[str]]:
-    """The photos that files and folders name.
-
-    Returns:
-        The photos, each once, (input, reason) of what names none, and what was left out, see
-        `FileList.left_out`.
-    """
+    """The photos that files and folders name, (input, reason) of failures, and files left out."""
     photos, failures, left_out = {}, [], Counter()
     for path in inputs:
         try:

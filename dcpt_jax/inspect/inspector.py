@@ -63,15 +63,9 @@ class Inspector:
         description: weights_folders.WeightsDescription,
         place: Path | str | None = None,
     ):
-        """Moves the weights to the device.
+        """Moves the weights, as `weights.load_weights` returns them, to the device.
 
-        Args:
-            params: {"network": ..., "classifier": ...}, as `weights.load_weights` returns them.
-            description: what that returns beside them.
-            place: where the weights are, for messages; None: in this package.
-
-        Raises:
-            ValueError: if there is no classifier.
+        `place` names them in the ValueError that is raised if they hold no classifier.
         """
         classifier = description.required_classifier(place)
         self.labels = classifier.labels
@@ -82,15 +76,7 @@ class Inspector:
 
     @classmethod
     def load(cls, weights: Path | str | None = None) -> "Inspector":
-        """Inspector with the classifier of a weights folder or work directory.
-
-        Args:
-            weights: see `inspect`.
-
-        Raises:
-            FileNotFoundError: if there are no such weights.
-            ValueError: if they are damaged or hold no classifier.
-        """
+        """Inspector with the classifier of a weights folder or work directory."""
         return cls(*weights_folders.load_weights(weights), weights)
 
     def __call__(self, image: Any) -> dict[str, float]:
@@ -105,10 +91,6 @@ class Inspector:
 
 def spread_crops(image: np.ndarray, side: int) -> Iterator[np.ndarray]:
     """Crops that cover an image, or are spread evenly over one that is too large for that.
-
-    Args:
-        image: [h, w, 3].
-        side: of the crops, in pixels.
 
     Yields:
         float32 [side, side, 3], `GRID` x `GRID` of them at most; padded by reflection where the

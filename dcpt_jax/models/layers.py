@@ -90,12 +90,7 @@ def add_wide(x: jax.Array, bias: jax.Array) -> jax.Array:
 
 
 def scale_channels(x: jax.Array, factor: jax.Array) -> jax.Array:
-    """`x * factor`, computed in float32 at least and returned in the dtype of x; see `add_wide`.
-
-    Args:
-        x: [..., c].
-        factor: [c], or any shape that broadcasts to x.
-    """
+    """`x * factor`, computed in float32 at least and returned in the dtype of x; see `add_wide`."""
 
     def compute(x, factor):
         wide = parameter_dtype(x.dtype)

@@ -75,17 +75,7 @@ def check_masking(masking: Any) -> None:
 
 
 def check_visible(visible: Any, images: jax.Array, multiple: int) -> None:
-    """Checks a mask against the images that it is for.
-
-    Args:
-        visible: the mask.
-        images: [b, h, w, 3].
-        multiple: `size_multiple` of the network.
-
-    Raises:
-        ValueError: if the mask is not floating-point [b, h, w, 1], or h and w are no multiples, so
-            that the network would have to pad.
-    """
+    """Raises ValueError unless a mask is float [b, h, w, 1], with sizes that need no padding."""
     shape = (*images.shape[:3], 1)
     if jnp.shape(visible) != shape or not jnp.issubdtype(jnp.result_type(visible), jnp.floating):
         raise ValueError(
@@ -100,17 +90,7 @@ def check_visible(visible: Any, images: jax.Array, multiple: int) -> None:
 
 
 def check_patch(patch: int, height: int, width: int, multiple: int) -> None:
-    """Checks the cells of a mask.
-
-    Args:
-        patch: height and width of a cell in pixels.
-        height: of the images.
-        width: of the images.
-        multiple: `size_multiple` of the network.
-
-    Raises:
-        ValueError: if the cells do not fit the network or the images.
-    """
+    """Raises ValueError unless cells of `patch` pixels fit the network and the images."""
     if patch < 1 or patch % multiple:
         raise ValueError(
             f"patches of {patch} pixels; for this network they have to be a multiple of {multiple}"

@@ -74,12 +74,7 @@ class Stage(nn.Module):
 
 
 def block_function(block: nn.Module, remat: bool = False) -> Callable[..., jax.Array]:
-    """A function of (params, (x, visible)) that runs a block as its platform does it best.
-
-    Args:
-        block: a module without parent.
-        remat: whether to keep only the inputs for the backward pass.
-    """
+    """A function of (params, (x, visible)) that runs a block as its platform does it best."""
 
     def apply(params: Any, inputs: Any) -> jax.Array:
         return block.apply({"params": params}, *inputs)

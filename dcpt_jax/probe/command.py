@@ -119,17 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Runs the probing described by `options`.
-
-    Args:
-        options: what `parser` returns.
-
-    Returns:
-        The exit status, see --help.
-
-    Raises:
-        UsageError: if it cannot be done.
-    """
+    """Probes the networks that the options name; returns the exit status, see --help."""
     from dcpt_jax.probe import picture
     from dcpt_jax.probe.report import Report
 

@@ -84,18 +84,8 @@ def crop_places(
 ) -> list[tuple[int, int]]:
     """Different places of crops in a photo, spread over it, in random order.
 
-    Args:
-        height: of the photo, in pixels.
-        width: of the photo, in pixels.
-        crop: side of the crops.
-        count: how many; one lies in the centre.
-        rng: chooses their order, and the places that are left out of a regular grid.
-
     Returns:
         (top, left) of each.
-
-    Raises:
-        ValueError: if there are not so many different places.
     """
     tall, wide = (max(side - crop, 0) + 1 for side in (height, width))
     if count > tall * wide:

@@ -77,11 +77,7 @@ def tsne_of(
 
 
 def principal_components(products: np.ndarray, count: int) -> np.ndarray:
-    """Coordinates of samples along their leading principal components.
-
-    Args:
-        products: [n, n] inner products of the samples, which need not be centred.
-        count: number of components; n - 1 at most are given.
+    """Coordinates of samples along their leading principal components, from their inner products.
 
     Returns:
         float64 [n, count], by falling variance; zeros where all samples are equal.

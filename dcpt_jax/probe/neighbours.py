@@ -144,13 +144,6 @@ def predict(
 ) -> np.ndarray:
     """Labels that the nearest fitted samples vote for.
 
-    Args:
-        products: [n, n] inner products of all samples.
-        labels: [n].
-        fitted: indices of the samples that vote, in the order in which they were fitted.
-        queries: indices of the samples to label.
-        neighbours: number of votes.
-
     Returns:
         [queries] labels.
     """

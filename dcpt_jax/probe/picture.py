@@ -23,15 +23,7 @@ def check_matplotlib() -> None:
 
 
 def draw(report: Report, path: Path) -> None:
-    """Draws the t-SNE of each level of each network into a PNG or PDF file.
-
-    Args:
-        report: the results.
-        path: the file; its suffix chooses the format.
-
-    Raises:
-        ImportError: if Matplotlib is not installed.
-    """
+    """Draws the t-SNE of each level of each network into a PNG or PDF file."""
     check_matplotlib()
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D

@@ -184,17 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Runs the restoration described by `options`.
-
-    Args:
-        options: what `parser` returns.
-
-    Returns:
-        The exit status, see --help.
-
-    Raises:
-        UsageError: if nothing can be done at all.
-    """
+    """Restores the photos that the options name; returns the exit status, see --help."""
     began = time.monotonic()
     if options.weights is not None and not options.weights.exists():
         raise UsageError(
@@ -289,11 +279,7 @@ def _restore_file(
     classify: Callable[[np.ndarray], str],
     options: argparse.Namespace,
 ) -> tuple[tuple[int, int], str, list[str]]:
-    """Reads, restores and writes one photo.
-
-    Returns:
-        Its height and width, what the classifier sees in it, and what was converted or dropped.
-    """
+    """Reads, restores and writes one photo; returns its size, the verdict and remarks."""
     pixels, carried = photo_files.read_photo(job.source, max_pixels=options.max_pixels)
     remarks = list(carried.remarks)
     if carried.alpha is not None and options.alpha != "keep":
@@ -316,12 +302,7 @@ def _restore_file(
 def _predictor(
     options: argparse.Namespace, display: Display
 ) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], str]]:
-    """Loads the weights and says what is used; UsageError if they cannot be.
-
-    Returns:
-        A function from degraded to restored images, and one from degraded images to the verdict of
-        the weights' classifier, or to "" if they hold none.
-    """
+    """Loads the weights; returns functions that restore and classify (or return "") an image."""
     import jax
 
     from dcpt_jax.inspect.inspector import Inspector
@@ -358,17 +339,9 @@ def _predictor(
 def load_network(path: Path | None, tlc: str | None) -> tuple[Any, dict[str, Any], Any, list[str]]:
     """Network with the local converter as asked for.
 
-    Args:
-        path: weights folder, work directory, or file of the PyTorch original; None: the bundled
-            network.
-        tlc: "auto" or a size, see --help; None: the network as the weights describe it.
-
     Returns:
         (model, parameters of it and perhaps of a classifier, their `WeightsDescription`, what
         the user should know about them).
-
-    Raises:
-        UsageError: if there are no usable weights, or `tlc` is not possible with them.
     """
     from dcpt_jax import weights
     from dcpt_jax.convert.reading import read_weights

@@ -12,10 +12,6 @@ def self_ensemble(predict: Callable[[np.ndarray], np.ndarray], image: np.ndarray
     each as it is and transposed (Timofte et al., Seven Ways to Improve Example-Based Single Image
     Super Resolution, 2016, section 3.4). An image that is not square is given in two shapes.
 
-    Args:
-        predict: function of one [h, w, c] image that keeps the size.
-        image: [h, w, c].
-
     Returns:
         [h, w, c] in the dtype of the outputs, not clipped.
     """

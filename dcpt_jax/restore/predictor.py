@@ -91,18 +91,10 @@ class Predictor:
         report: Callable[[str], None] = logging.warning,
         tile_done: Callable[[int, int], None] | None = None,
     ):
-        """Moves the weights to the device.
+        """Moves the weights to the device; `restore` describes the first arguments.
 
-        Args:
-            model: see `restore`.
-            params: see `restore`.
-            tile: see `restore`.
-            ensemble: see `restore`.
-            report: called with a message when tiles are made smaller.
-            tile_done: called after each tile of an image with the number done and of all.
-
-        Raises:
-            ValueError: if `tile` is no positive integer, or `params` has another level above it.
+        `report` is called with a message when tiles are made smaller, `tile_done` after each tile
+        with the number done and the number of all.
         """
         if tile is not None and (
             not isinstance(tile, numbers.Integral) or isinstance(tile, bool) or tile < 1
@@ -127,17 +119,9 @@ class Predictor:
         return np.clip(restored, 0, 1, out=restored).astype(np.float32, copy=False)
 
     def raw(self, image: Any) -> np.ndarray:
-        """The network's output for an image, not clipped.
+        """The network's output for an image, [h, w, 3] float32 or, from a float64 network, float64.
 
-        Args:
-            image: see `restore`.
-
-        Returns:
-            [h, w, 3] float32, or float64 from a float64 network.
-
-        Raises:
-            ValueError: see `restore`.
-            MemoryError: see `restore`.
+        Takes and raises what `restore` does; the output is not clipped.
         """
         image = checked_image(image)
         height, width = image.shape[:2]

@@ -83,11 +83,6 @@ def output_folder(inputs: Sequence[Path], output: Path, form: str) -> Path:
 def plan(inputs: Sequence[Path], output: Path, form: str) -> Plan:
     """Finds the photos and decides where each result goes; nothing is read but folders.
 
-    Args:
-        inputs: files and folders.
-        output: folder for the results, which exists; or the file for a single photo.
-        form: one of `FORMATS`.
-
     Returns:
         The jobs: no two have the same target, not even where case is ignored, and no target is an
         input.

@@ -94,14 +94,9 @@ def run_tiled(
     *,
     tile_done: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """Runs a function on each tile and adds up the weighted outputs.
+    """Runs a function on each tile of [h, w, c] and adds up the weighted outputs, in their dtype.
 
-    Args:
-        predict: function of one [h', w', c] tile that keeps the size.
-        image: [h, w, c].
-        rows: spans of the rows, 0 to h.
-        columns: spans of the columns, 0 to w.
-        tile_done: called after each tile with the number done and the number of all.
+    `tile_done` is called after each tile with the number done and the number of all.
 
     Returns:
         [h, w, c] in the dtype of the outputs.

@@ -21,12 +21,7 @@ from dcpt_jax.train.state import TrainState
 def checkpoint_description(
     config: ml_collections.ConfigDict, workdir: Path
 ) -> weights.WeightsDescription | None:
-    """The description in the checkpoint that a run will go on from; None if it starts anew.
-
-    Args:
-        config: of the run.
-        workdir: of the run, whose own checkpoints come before those of `config.resume_from`.
-    """
+    """The description in the checkpoint that a run will go on from; None if it starts anew."""
     for place in filter(None, (workdir, config.resume_from)):
         if description := weights.newest_description(place):
             return description
@@ -39,10 +34,6 @@ def with_inherited_init_from(
     """The config with the `init_from` of the run that `config.resume_from` goes on from.
 
     The run's own checkpoints say it, too, so that the other directory is needed only once.
-
-    Args:
-        config: of the run; it is not changed.
-        workdir: of the run.
     """
     if not config.resume_from or config.init_from:
         return config
@@ -57,12 +48,6 @@ def resume(
     run: Run, checkpoints: Checkpoints, *, resume_from: str = "", allow_config_change: bool = False
 ) -> tuple[TrainState, int]:
     """The state to go on from, and how many batches were taken; prints what was started.
-
-    Args:
-        run: what is trained.
-        checkpoints: of its work directory, which come first.
-        resume_from: work directory or checkpoint of another run; "" = none.
-        allow_config_change: whether to continue a run of another config.
 
     Raises:
         ConfigError: if the directory belongs to a run of another config.

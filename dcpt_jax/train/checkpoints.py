@@ -139,13 +139,6 @@ class Checkpoints:
     ) -> None:
         """Starts writing a checkpoint of the state's step; returns once the state is copied.
 
-        Args:
-            state: of the run; may be donated to the next step afterwards.
-            batches: taken from the data so far.
-            config: of the run, as JSON values.
-            model: description of the network, see `weights.describe`.
-            metrics: of a validation of this state.
-
         Raises:
             FloatingPointError: if the state is not finite; nothing is written then.
             OSError: if this checkpoint, or the one before, cannot be written.
@@ -170,11 +163,7 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
     def wait(self) -> None:
-        """Waits until everything is on disk.
-
-        Raises:
-            OSError: if something could not be written.
-        """
+        """Waits until everything is on disk."""
         with self._explained():
             self._manager.wait_until_finished()
 
@@ -196,13 +185,6 @@ class Checkpoints:
 
     def read_newest(self, target: TrainState) -> SavedState | None:
         """The newest checkpoint that can be read; damaged ones are moved aside with a warning.
-
-        Args:
-            target: state with the shapes, dtypes and shardings to restore into (arrays or
-                `jax.ShapeDtypeStruct`).
-
-        Returns:
-            What it held, or None if there is no checkpoint.
 
         Raises:
             ConfigError: if a checkpoint is of another network or optimiser; it stays where it is.

@@ -31,12 +31,7 @@ Curve = Sequence[tuple[int, float]]  # (step, value)
 
 
 def draw(lines: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Draws the panels that there are values for; writes nothing if there is none.
-
-    Args:
-        lines: of `metrics.jsonl`, in order; "step" and values by their keys.
-        path: PNG file.
-    """
+    """Draws those panels into a PNG file for which lines of `metrics.jsonl` have values, if any."""
     panels = []
     for title, keys, logarithmic in _PANELS:
         curves = {

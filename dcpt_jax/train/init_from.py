@@ -122,13 +122,6 @@ def adopt_architecture(config: ml_collections.ConfigDict, description: WeightsDe
 def guide_options(labels: Labels, tasks: tuple[task_sets.Task, ...]) -> dict[str, Any]:
     """How a transfer's step gets the labels that its guide has for the tasks of the run.
 
-    Args:
-        labels: of the classifier that guides.
-        tasks: of the run.
-
-    Returns:
-        `labels` or `label_rows` of `steps.make_transfer_step`.
-
     Raises:
         ConfigError: if the classifier does not know a task.
     """
@@ -144,15 +137,9 @@ def guide_options(labels: Labels, tasks: tuple[task_sets.Task, ...]) -> dict[str
 
 
 def take_over_classifier(fresh: Any, found: Any, columns: tuple[tuple[int, int], ...]) -> Any:
-    """A classifier with the parameters of another: all but the columns of other classes.
+    """Parameters of a new classifier, with those of another in all columns that both have.
 
-    Args:
-        fresh: newly initialised parameters, of this run's classes.
-        found: parameters taken over, alike but for the classes.
-        columns: see `Labels.shared_with`.
-
-    Returns:
-        Parameters of the shapes of `fresh`.
+    `columns` is from `Labels.shared_with`.
     """
     kept = {name: value for name, value in found.items() if name != HEAD}
     there, here = ([pair[side] for pair in columns] for side in (0, 1))
@@ -177,13 +164,7 @@ def places(initial: Initial) -> str:
 
 
 def report(initial: Initial, mode: Mode, labels: Labels) -> list[str]:
-    """Lines that say what was taken over, resized or left; none from scratch.
-
-    Args:
-        initial: what the run starts from.
-        mode: of the run.
-        labels: of its classifier.
-    """
+    """Lines that say what was taken over, resized or left; none from scratch."""
     lines, description = [], initial.description
     if description is not None:
         averaged = "network" in description.averaged

@@ -182,15 +182,7 @@ class Watch:
         stream: pipeline.BatchIterator,
         stop: StopRequest,
     ):
-        """Opens the event files and the data that the run is validated on.
-
-        Args:
-            run: what is trained.
-            workdir: of the event files.
-            checkpoints: of the run.
-            stream: of batches, whose place is saved.
-            stop: once it is there, nothing is done that takes time but saving.
-        """
+        """Opens the event files and the data that the run is validated on."""
         self._run, self._checkpoints, self._stream = run, checkpoints, stream
         self._stop = stop
         self._workdir = workdir
@@ -243,12 +235,7 @@ class Watch:
             self._writer.write_texts(step, {"config": text})  # indented: code in Markdown
 
     def after(self, step: int, state: TrainState, metrics: Metrics) -> None:
-        """Notes a step, and does what is due at it.
-
-        Raises:
-            FloatingPointError: if the loss of a step is not finite.
-            OSError: if a checkpoint cannot be written.
-        """
+        """Notes a step, and does what is due at it."""
         self.log.add(metrics)
         self._progress.step()
         every = self._run.intervals

@@ -19,9 +19,6 @@ def cosine_schedule(
         decay_steps: length of the decay, > 0.
         minimum: rate at its end.
         warmup_steps: 0 = no warm-up.
-
-    Returns:
-        Function from step to rate.
     """
 
     def schedule(count: jax.Array) -> jax.Array:
@@ -34,15 +31,7 @@ def cosine_schedule(
 
 
 def constant_schedule(base: float, *, warmup_steps: int = 0) -> optax.Schedule:
-    """The same rate in every step, but for the warm-up, which is that of `cosine_schedule`.
-
-    Args:
-        base: rate, > 0.
-        warmup_steps: 0 = no warm-up.
-
-    Returns:
-        Function from step to rate.
-    """
+    """The same rate in every step, but for the warm-up, which is that of `cosine_schedule`."""
     return lambda count: _warmed_up(jnp.asarray(base), base, count, warmup_steps)
 
 
@@ -83,9 +72,6 @@ def adamw(
         b2: decay of the second moment.
         weight_decay: decoupled, multiplied by the rate; applied to every parameter.
         clip_norm: bound on the global gradient norm before anything else; 0 = none.
-
-    Returns:
-        The optax transformation.
     """
     parts = [clip_by_global_norm(clip_norm)] if clip_norm else []
     parts += [

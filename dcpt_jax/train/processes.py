@@ -21,11 +21,7 @@ def join(
     num_processes: int | None = None,
     process_id: int | None = None,
 ) -> None:
-    """Makes this process one of several if the flags of these names say that it is.
-
-    Raises:
-        ValueError: if they do not belong together; see `initialise`.
-    """
+    """Makes this process one of several if the flags of these names say that it is."""
     given = (coordinator, num_processes, process_id)
     if not distributed and given == (None, None, None):
         return
@@ -87,13 +83,9 @@ def exchange(text: str) -> list[str]:
 
 
 def on_main(function: Callable[[], Any]) -> Any:
-    """Calls a function in the main process alone and returns its result in all.
+    """Calls a function in the main process alone and returns its result, JSON values, in all.
 
-    Args:
-        function: its result has to be made of JSON values.
-
-    Raises:
-        Exception: what the function raises; in the other processes a RuntimeError that says so.
+    Where it raises, the other processes raise a RuntimeError that says so.
     """
     if jax.process_count() == 1:
         return function()
@@ -114,9 +106,7 @@ def on_main(function: Callable[[], Any]) -> Any:
 def gather(tree: Any) -> Any:
     """Whole host arrays of arrays on any devices, in every process; all have to call it.
 
-    Args:
-        tree: pytree of arrays, also of such as no single process holds. They are fetched one by
-            one, so that a device needs room for one besides its share.
+    They are fetched one by one, so that a device needs room for one besides its share.
     """
     return jax.tree.map(_gather, tree)
 

@@ -17,14 +17,7 @@ class Progress:
     """Progress of one run: loss, accuracy, steps per second and time left."""
 
     def __init__(self, name: str, *, start: int, total: int, phases: Sequence[Phase]):
-        """Starts the clock.
-
-        Args:
-            name: mode, shown at the left.
-            start: steps that were done before.
-            total: steps at the end.
-            phases: of the run; the time left takes the size of their batches into account.
-        """
+        """Starts the clock."""
         self._name, self._total, self._phases = name, total, phases
         self._step, self._time = start, time.monotonic()
         self._bar = None

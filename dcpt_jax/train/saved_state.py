@@ -33,11 +33,6 @@ class SavedState:
 def newest_state(path: Path | str, target: TrainState) -> SavedState:
     """The state of another run, to go on from: that of its newest intact checkpoint.
 
-    Args:
-        path: work directory W, or one of its checkpoints, W/checkpoints/5000. Nothing in it is
-            changed or locked; damaged checkpoints are skipped with a warning.
-        target: see `first_intact`.
-
     Raises:
         ConfigError: if the checkpoint is of another network or optimiser.
         FileNotFoundError: if there is no checkpoint.
@@ -59,11 +54,7 @@ def newest_state(path: Path | str, target: TrainState) -> SavedState:
 
 
 def saved_config(path: Path | str) -> dict[str, Any] | None:
-    """The config of the newest checkpoint whose config can be read, or None.
-
-    Args:
-        path: work directory, or one of its checkpoints.
-    """
+    """The config of the newest checkpoint whose config can be read, or None."""
     return processes.on_main(
         lambda: weights.newest_readable(path, lambda folder: weights.read_item(folder, "config"))
     )
@@ -90,13 +81,6 @@ def first_intact(
 ) -> SavedState | None:
     """The first of some checkpoints that all processes can read, or None.
 
-    Args:
-        folders: of the checkpoints, the same in all processes.
-        target: state with the shapes, dtypes and shardings to restore into (arrays or
-            `jax.ShapeDtypeStruct`).
-        advice: what to do with a checkpoint of another network, for the message.
-        on_damage: called with each folder that cannot be read, and why.
-
     Raises:
         ConfigError: if a checkpoint is of another network or optimiser.
     """
@@ -110,11 +94,7 @@ def first_intact(
 
 
 def check_structure(folder: Path, target: TrainState, *, advice: str) -> None:
-    """Tells a state of another network or optimiser from a damaged one.
-
-    Raises:
-        ConfigError: if the checkpoint's arrays have other names or shapes than the target's.
-    """
+    """Tells a state of another network or optimiser from a damaged one."""
     try:
         found = _shapes(weights.read_metadata(folder))
     except Exception:
@@ -135,10 +115,6 @@ def check_structure(folder: Path, target: TrainState, *, advice: str) -> None:
 
 def read(folder: Path, target: TrainState) -> tuple[SavedState | None, str]:
     """Reads one checkpoint.
-
-    Args:
-        folder: of the checkpoint.
-        target: see `first_intact`.
 
     Returns:
         What it held and "", or None and what is wrong with it: in all processes the same.

@@ -103,13 +103,6 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
     Arrays of `SPLIT_FROM` elements or more are split over the axis "fsdp" along their longest axis
     that its size divides (of equal ones the last, the output channels of a kernel); the others are
     whole on every device.
-
-    Args:
-        state: a `TrainState` or any tree of arrays, or of their shapes.
-        mesh: see `make_mesh`.
-
-    Returns:
-        The tree, with a NamedSharding for each array.
     """
     parts = mesh.shape["fsdp"]
 

@@ -46,14 +46,7 @@ def create_state(
     rng: jax.Array,
     averaged: Iterable[str] = (),
 ) -> TrainState:
-    """Returns the state at step 0.
-
-    Args:
-        params: parameters of every part; parts without an optimiser never change.
-        optimizers: of the parts that learn.
-        rng: see `TrainState`.
-        averaged: parts that get a moving average; it starts as a copy of them.
-    """
+    """Returns the state at step 0."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
