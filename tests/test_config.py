@@ -11,9 +11,8 @@ from dcpt_jax import create_model
 from dcpt_jax.config import ConfigError
 from dcpt_jax.config.presets import published_samples
 from dcpt_jax.data.tasks import TASK_SETS
-from dcpt_jax.train import modules
 from dcpt_jax.train import run as training
-from dcpt_jax.train.init_from import Initial
+from tests import parts
 
 ARGS = [
     *("", "nafnet,5d", "5d,nafnet", "restormer,5d", "promptir", "swinir", "5d", "rain"),
@@ -40,14 +39,14 @@ def test_every_preset_is_valid_and_builds(mode, arg):
     sets = [name for name in ("5d", *CLASSES) if name in arg]
     default = "rain" if mode == "transfer" else "5d"
     assert num_classes == CLASSES.get((sets or [default])[0], 5)
-    network, classifier = modules.build_modules(config, num_classes=num_classes)
+    network, classifier = parts.network_and_classifier(config, num_classes=num_classes)
     backbones = [name for name in configs.BACKBONES if name in arg]
     default = "restormer" if mode == "transfer" and arg else "nafnet"
     assert network.architecture == (backbones or [default])[0]
     assert config.recipe == (network.architecture if arg else "")
     assert (classifier is not None) == (mode in CLASSIFYING)
-    head = modules.build_reconstruction(config, network)
-    assert (head is not None) == (mode == "mask_pretrain")
+    if mode == "mask_pretrain":
+        assert parts.reconstruction_head(config, network).feature_dims == network.feature_dims
     if classifier is not None:
         assert classifier.feature_dims == network.feature_dims
         assert classifier.num_classes == num_classes
@@ -57,7 +56,7 @@ def test_every_preset_is_valid_and_builds(mode, arg):
 def test_the_presets_are_the_papers_networks():
     """What a preset states in full is what the network's own defaults are."""
     for name in configs.BACKBONES:
-        network, _ = modules.build_modules(configs.load("restore", name), num_classes=5)
+        network, _ = parts.network_and_classifier(configs.load("restore", name), num_classes=5)
         assert network == create_model(name)
 
 
@@ -228,7 +227,7 @@ def test_the_recipe_of_the_transfer():
     assert (config.batch_size, config.num_steps, config.ema_decay) == (32, 100_000, 0.999)
     assert (config.guidance, config.focal_gamma, config.tasks) == (1.0, 0.0, "noise")
     assert (config.optimizer.clip_norm, config.optimizer.weight_decay) == (0.01, 1e-4)
-    rate = training.make_optimizers(config)[0]["network"]
+    rate = parts.schedules_and_optimizers(config)[0]["network"]
     assert [float(rate(step)) for step in (0, 50_000, 100_000)] == [np.float32(3e-4)] * 3
 
 
@@ -238,7 +237,7 @@ def test_the_rate_of_a_transfer_can_be_changed(learning_rate):
     config.init_from = "somewhere"
     config.optimizer.learning_rate = learning_rate
     configs.validate(config)
-    rate = training.make_optimizers(config)[0]["network"]
+    rate = parts.schedules_and_optimizers(config)[0]["network"]
     assert [float(rate(step)) for step in (0, 1, 999)] == [np.float32(learning_rate)] * 3
 
 
@@ -326,7 +325,7 @@ def test_the_papers_recipes():
     assert (config.optimizer.weight_decay, config.classifier_optimizer.weight_decay) == (0, 1e-4)
     assert config.optimizer.decay_steps == 1_000_000 and config.optimizer.min_learning_rate == 1e-6
     assert config.optimizer.clip_norm == 0 and config.focal_gamma == 2 and config.ema_decay == 0
-    network, _ = modules.build_modules(config, num_classes=5)
+    network, _ = parts.network_and_classifier(config, num_classes=5)
     shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
     assert sum(x.size for x in jax.tree.leaves(shapes)) == 67_888_835
     config = configs.load("restore", "nafnet,5d")
@@ -393,8 +392,8 @@ def test_the_terms_of_the_loss_have_weights_that_reach_the_step(mode, monkeypatc
     passed = {}
     for name in ("make_pretrain_step", "make_mask_pretrain_step"):
         monkeypatch.setattr(training.steps, name, lambda *_, **options: passed.update(options))
-    network, classifier = modules.build_modules(config, num_classes=5)
-    training.make_step(config, configs.tasks_of(config), network, classifier, None, {}, Initial())
+    network, classifier = parts.network_and_classifier(config, num_classes=5)
+    parts.step(config, network, classifier, None, {})
     assert (passed["pixel_weight"], passed["class_weight"]) == (0.25, 0.0)
 
 
@@ -411,7 +410,7 @@ def test_the_weight_of_the_fft_term_reaches_the_step(mode, monkeypatch):
     passed = {}
     for name in ("make_restore_step", "make_transfer_step"):
         monkeypatch.setattr(training.steps, name, lambda *_, **options: passed.update(options))
-    training.make_step(config, configs.tasks_of(config), None, None, None, {}, Initial())
+    parts.step(config, None, None, None, {})
     assert passed["fft_weight"] == 0.1
 
 
@@ -445,7 +444,7 @@ def test_a_keyword_that_the_backbone_does_not_know():
     config = configs.load("pretrain")
     config.model.depth = 3
     with pytest.raises(ConfigError, match=r"config.model.*depth.*width"):
-        modules.build_modules(config, num_classes=5)
+        parts.network_and_classifier(config, num_classes=5)
 
 
 def test_differences_name_what_makes_another_run():

@@ -10,11 +10,10 @@ from dcpt_jax import config as configs
 from dcpt_jax import create_classifier, create_model, weights
 from dcpt_jax.config import ConfigError
 from dcpt_jax.models import parameter_shapes
-from dcpt_jax.train import loop, modules, steps
-from dcpt_jax.train import run as training
-from dcpt_jax.train.init_from import Initial
+from dcpt_jax.train import loop, steps
 from dcpt_jax.train.optimizer import adamw
 from dcpt_jax.train.state import create_state
+from tests import parts
 from tests.conftest import TINY_BACKBONES, tiny_config
 
 
@@ -29,11 +28,11 @@ def test_the_papers_step_builds(mode, name):
     """Shapes only: the full network, the recipe's batch, one whole step."""
     config = configs.load(mode, f"{name},5d")
     tasks = configs.tasks_of(config)
-    network, classifier = modules.build_modules(config, num_classes=len(tasks))
-    _, optimizers = training.make_optimizers(config)
-    step = training.make_step(config, tasks, network, classifier, None, optimizers, Initial())
-    parts = {"network": network, "classifier": classifier}
-    params = {key: parameter_shapes(part) for key, part in parts.items() if part is not None}
+    network, classifier = parts.network_and_classifier(config, num_classes=len(tasks))
+    _, optimizers = parts.schedules_and_optimizers(config)
+    step = parts.step(config, network, classifier, None, optimizers)
+    built = {"network": network, "classifier": classifier}
+    params = {key: parameter_shapes(one) for key, one in built.items() if one is not None}
     averaged = optimizers if config.ema_decay else ()
     state = jax.eval_shape(
         lambda p: create_state(p, optimizers, rng=jax.random.PRNGKey(0), averaged=averaged), params
@@ -118,7 +117,7 @@ def test_the_smallest_crop_is_enough_for_the_classifier(name):
         configs.validate(config)
     config.data.crop_size = 16
     configs.validate(config)
-    network, classifier = modules.build_modules(config, num_classes=5)
+    network, classifier = parts.network_and_classifier(config, num_classes=5)
 
     def logits(image):
         features = network.init_with_output(jax.random.key(0), image, method="features")[0]

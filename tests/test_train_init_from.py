@@ -14,9 +14,10 @@ from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.evaluate import run as evaluation
 from dcpt_jax.labels import Labels
 from dcpt_jax.modes import MODES
-from dcpt_jax.train import init_from, loop, modules
+from dcpt_jax.train import init_from, loop
 from dcpt_jax.train import run as training
 from dcpt_jax.weights import ClassifierDescription
+from tests import parts
 from tests.conftest import tiny_config
 
 FIVE = ("rain", "noise", "haze", "low_light", "motion_blur")
@@ -265,7 +266,7 @@ def test_features_of_other_sizes_are_told_from_other_channels(photo_folder):
     arguments = {"feature_dims": (8,) * 3, "resize_features": False}
     taken = ClassifierDescription(arguments, Labels(FIVE))
     with pytest.raises(ConfigError, match=r"features that halve in size.*swinir has of one size"):
-        modules.build_modules(config, num_classes=5, taken=taken)
+        parts.network_and_classifier(config, num_classes=5, taken=taken)
 
 
 @pytest.mark.parametrize(("mode", "way_out"), [("transfer", "guidance=0"), ("classify", "scratch")])

@@ -12,11 +12,11 @@ from dcpt_jax import config as configs
 from dcpt_jax import create_classifier, create_model, weights
 from dcpt_jax.config import ConfigError
 from dcpt_jax.models import ReconstructionHead, masking, parameter_shapes
-from dcpt_jax.train import loop, modules, steps
+from dcpt_jax.train import loop, steps
 from dcpt_jax.train import run as training
-from dcpt_jax.train.init_from import Initial
 from dcpt_jax.train.optimizer import adamw
 from dcpt_jax.train.state import create_state
+from tests import parts
 from tests.conftest import TINY_BACKBONES, run_on_eight_devices, tiny_config
 from tests.golden import random_params
 
@@ -67,7 +67,7 @@ def simple_parts():
     return built, random_params(shapes)
 
 
-def parts(dtype, remat=False):
+def tiny_parts(dtype, remat=False):
     """A tiny network, its classifier and head, and random parameters of all three."""
     network = create_model("nafnet", **TINY_BACKBONES["nafnet"], dtype=dtype, remat=remat)
     classifier = create_classifier(network.feature_dims, 3, num_blocks=1, dtype=dtype)
@@ -124,9 +124,9 @@ def test_a_batch_in_parts_gives_the_same(plain):
 @pytest.mark.slow
 def test_saving_memory_changes_nothing():
     with jax.enable_x64(True):
-        wanted = two_steps(*parts(jnp.float64))
-        assert_close(two_steps(*parts(jnp.float64), accumulate_steps=3), wanted)
-        assert_close(two_steps(*parts(jnp.float64, remat=True)), wanted)
+        wanted = two_steps(*tiny_parts(jnp.float64))
+        assert_close(two_steps(*tiny_parts(jnp.float64), accumulate_steps=3), wanted)
+        assert_close(two_steps(*tiny_parts(jnp.float64, remat=True)), wanted)
 
 
 def test_losses_by_hand(plain):
@@ -183,7 +183,7 @@ def test_the_terms_of_the_loss_are_weighted(plain):
 
 @pytest.mark.slow
 def test_it_learns_one_fixed_batch():
-    built, _ = parts(jnp.float32)
+    built, _ = tiny_parts(jnp.float32)
     network, classifier, head = built
     rng = jax.random.PRNGKey(1)
     images = jax.random.uniform(rng, (6, 1, 1, 3)) * jnp.ones((1, SIZE, SIZE, 1))
@@ -212,9 +212,9 @@ from dcpt_jax.train import sharding
 from dcpt_jax.train.optimizer import adamw
 from dcpt_jax.train.state import create_state
 from dcpt_jax.train.steps import make_mask_pretrain_step
-from tests.test_train_mask_pretrain import PATCH, SIZE, parts
+from tests.test_train_mask_pretrain import PATCH, SIZE, tiny_parts
 
-built, params = parts(np.float32)
+built, params = tiny_parts(np.float32)
 optimizers = {name: adamw(1e-3) for name in params}
 state = create_state(params, optimizers, rng=jax.random.PRNGKey(0))
 clean = np.random.default_rng(0).random((16, SIZE, SIZE, 3)).astype(np.float32)
@@ -292,9 +292,9 @@ def test_patches_have_to_fit_the_network():
     config = configs.load("mask_pretrain")
     config.mask_patch = 4
     configs.validate(config)
-    network, _ = modules.build_modules(config, num_classes=5)
+    network, _ = parts.network_and_classifier(config, num_classes=5)
     with pytest.raises(ConfigError, match=r"config\.mask_patch: patches of 4 .* a multiple of 8"):
-        modules.build_reconstruction(config, network)
+        parts.reconstruction_head(config, network)
     config.reconstruction_optimizer.schedule = "linear"
     with pytest.raises(ConfigError, match=r"config\.reconstruction_optimizer\.schedule"):
         configs.validate(config)
@@ -325,10 +325,10 @@ def test_the_papers_step_builds(name):
     """Shapes only: the full network, the recipe's batch, one whole step."""
     config = configs.load("mask_pretrain", f"{name},5d")
     tasks = configs.tasks_of(config)
-    network, classifier = modules.build_modules(config, num_classes=len(tasks))
-    head = modules.build_reconstruction(config, network)
-    _, optimizers = training.make_optimizers(config)
-    step = training.make_step(config, tasks, network, classifier, head, optimizers, Initial())
+    network, classifier = parts.network_and_classifier(config, num_classes=len(tasks))
+    head = parts.reconstruction_head(config, network)
+    _, optimizers = parts.schedules_and_optimizers(config)
+    step = parts.step(config, network, classifier, head, optimizers)
     size = config.data.crop_size
     images = jax.ShapeDtypeStruct((config.batch_size, size, size, 3), jnp.float32)
     params = {"network": parameter_shapes(network), "classifier": parameter_shapes(classifier)}

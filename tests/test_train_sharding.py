@@ -8,9 +8,9 @@ from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
 from dcpt_jax import config as configs
-from dcpt_jax.train import modules, sharding
-from dcpt_jax.train import run as training
+from dcpt_jax.train import sharding
 from dcpt_jax.train.state import create_state
+from tests import parts
 
 
 class Device:
@@ -98,8 +98,8 @@ def test_long_axes_of_large_arrays_are_split():
 )
 def test_what_a_device_holds_of_the_published_networks(backbone, devices, most):
     config = configs.load("pretrain", f"{backbone},5d")
-    network, classifier = modules.build_modules(config, num_classes=5, taken=None)
-    _, optimizers = training.make_optimizers(config)
+    network, classifier = parts.network_and_classifier(config, num_classes=5, taken=None)
+    _, optimizers = parts.schedules_and_optimizers(config)
 
     def initialise():
         image, rng = jnp.zeros((1, 64, 64, 3)), jax.random.PRNGKey(0)

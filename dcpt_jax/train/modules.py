@@ -1,98 +1,98 @@
-"""Network and classifier of a run, and whether they fit each other."""
+"""Network, classifier and reconstruction head of a run, and whether they fit each other."""
 
-import flax.linen as nn
+from collections.abc import Mapping
+from typing import Any
+
 import jax.numpy as jnp
-import ml_collections
 
 from dcpt_jax import models, weights
 from dcpt_jax.config import ConfigError
 from dcpt_jax.models import masking
-from dcpt_jax.modes import MODES, Mode
+from dcpt_jax.modes import Mode
 
 
-def build_modules(
-    config: ml_collections.ConfigDict,
-    *,
-    num_classes: int,
-    taken: weights.ClassifierDescription | None = None,
-) -> tuple[nn.Module, nn.Module | None]:
-    """Network of a config and, where the mode has one, classifier.
-
-    Args:
-        config: of the run.
-        num_classes: of the run.
-        taken: the classifier that is taken over, see `init_from.Initial`; the one that guides a
-            transfer is built as it was.
+def build_network(
+    model: Mapping[str, Any], *, dtype: str, remat: bool
+) -> models.RestorationNetwork:
+    """The network that `config.model` describes.
 
     Raises:
-        ConfigError: if the keyword arguments in `config.model` do not fit the backbone, or the
-            network does not fit the classifier.
+        ConfigError: if its keyword arguments do not fit the backbone.
     """
-    arguments = {key: value for key, value in config.model.items() if key != "name"}
-    dtype = jnp.dtype(config.dtype)
+    arguments = {key: value for key, value in model.items() if key != "name"}
     try:
-        network = models.create_model(
-            config.model.name, dtype=dtype, remat=config.remat, **arguments
-        )
+        return models.create_model(model["name"], dtype=jnp.dtype(dtype), remat=remat, **arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"config.model: {error}") from error
-    mode = MODES[config.mode]
+
+
+def build_classifier(
+    network: models.RestorationNetwork,
+    mode: Mode,
+    *,
+    num_classes: int,
+    num_blocks: int,
+    dtype: str,
+    taken: weights.ClassifierDescription | None = None,
+) -> models.DegradationClassifier | None:
+    """The classifier that a mode trains, or the frozen one that guides it; None without.
+
+    Args:
+        network: whose features it takes.
+        mode: of the run.
+        num_classes: of the classifier that is trained.
+        num_blocks: likewise.
+        dtype: compute type.
+        taken: the classifier that is taken over, see `init_from.Initial`; one that guides is built
+            as it was.
+
+    Raises:
+        ConfigError: if the classifier that is taken over does not fit the network.
+    """
     if mode.classifies:
         arguments = {
             "feature_dims": network.feature_dims,
             "num_classes": num_classes,
-            "num_blocks": config.classifier.num_blocks,
+            "num_blocks": num_blocks,
             "resize_features": network.equal_feature_sizes,
         }
     elif taken is not None:
         arguments = taken.arguments
     else:
-        return network, None
-    classifier = models.create_classifier(**arguments, dtype=dtype)
-    _check_fit(mode, network, taken)
-    return network, classifier
+        return None
+    if taken is not None:
+        _check_fit(mode, network, taken.arguments)
+    return models.create_classifier(**arguments, dtype=jnp.dtype(dtype))
 
 
 def build_reconstruction(
-    config: ml_collections.ConfigDict, network: nn.Module
-) -> models.ReconstructionHead | None:
-    """Head that reconstructs images in a masked pre-training; None in other modes.
-
-    Args:
-        config: of the run.
-        network: of the run.
+    network: models.RestorationNetwork, *, patch: int, width: int, crop_size: int, dtype: str
+) -> models.ReconstructionHead:
+    """The head that reconstructs images in a masked pre-training.
 
     Raises:
-        ConfigError: if the patches of the mask do not fit network and crops, or the network takes
+        ConfigError: if the patches of the mask do not fit network and crops, or the network uses
             local averages.
     """
-    if not MODES[config.mode].masks:
-        return None
     if getattr(network, "tlc_size", None) is not None:
         raise ConfigError(
-            f"config.model.tlc_size is {network.tlc_size}; it has to be None here, as partly "
-            "hidden images have no local averages. Where the weights in config.init_from bring it, "
-            f'set "tlc_size" to null in their {weights.DESCRIPTION} and remove its "checksums": '
-            "the parameters are the same"
+            f"config.model.tlc_size is {network.tlc_size}; masked pre-training needs None, because "
+            "partly hidden images have no local averages. If the weights in config.init_from "
+            f'contain it, set "tlc_size" to null in their {weights.DESCRIPTION} and remove its '
+            '"checksums": the parameters are the same'
         )
-    size = config.data.crop_size
     try:
-        masking.check_patch(config.mask_patch, size, size, network.size_multiple)
+        masking.check_patch(patch, crop_size, crop_size, network.size_multiple)
     except ValueError as error:
         raise ConfigError(f"config.mask_patch: {error}") from error
     return models.ReconstructionHead(
-        network.feature_dims,
-        patch=config.mask_patch,
-        width=config.reconstruction.width,
-        dtype=jnp.dtype(config.dtype),
+        network.feature_dims, patch=patch, width=width, dtype=jnp.dtype(dtype)
     )
 
 
-def _check_fit(mode: Mode, network: nn.Module, taken: weights.ClassifierDescription | None) -> None:
-    """Raises ConfigError if a classifier that is taken over is of another network's features."""
-    if taken is None:
-        return
-    dims, resize = taken.arguments["feature_dims"], taken.arguments["resize_features"]
+def _check_fit(mode: Mode, network: models.RestorationNetwork, taken: Mapping[str, Any]) -> None:
+    """Raises ConfigError if a classifier that is taken over is for another network's features."""
+    dims, resize = taken["feature_dims"], taken["resize_features"]
     if (dims, resize) != (network.feature_dims, network.equal_feature_sizes):
         theirs, ours = f"of {dims} channels", f"{network.feature_dims}"
         if dims == network.feature_dims:  # then it is their sizes that differ

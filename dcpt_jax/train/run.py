@@ -254,11 +254,36 @@ def prepare(
     )
     initial = init_from.find_initial(config, begun)
     labels = configs.labels_of(config)
-    network, classifier = modules.build_modules(
-        config, num_classes=len(labels.names), taken=initial.classifier
+    network = modules.build_network(config.model, dtype=config.dtype, remat=config.remat)
+    classifier = modules.build_classifier(
+        network,
+        mode,
+        num_classes=len(labels.names),
+        num_blocks=config.classifier.num_blocks,
+        dtype=config.dtype,
+        taken=initial.classifier,
     )
-    reconstruction = modules.build_reconstruction(config, network)
-    schedules, optimizers = make_optimizers(config)
+    reconstruction = None
+    if mode.masks:
+        reconstruction = modules.build_reconstruction(
+            network,
+            patch=config.mask_patch,
+            width=config.reconstruction.width,
+            crop_size=config.data.crop_size,
+            dtype=config.dtype,
+        )
+    schedules, optimizers = make_optimizers(
+        {part: config[OPTIMIZERS[part]] for part in mode.learns}, config.num_steps
+    )
+    step = make_step(
+        mode,
+        {"network": network, "classifier": classifier, "reconstruction": reconstruction},
+        optimizers,
+        labels=labels,
+        tasks=tasks,
+        guide=initial.classifier and initial.classifier.labels,
+        **{key: config[key] for key in ("ema_decay", "accumulate_steps", *mode.loss_keys)},
+    )
     run = Run(
         mode=mode,
         config=configs.to_json(config),
@@ -291,7 +316,7 @@ def prepare(
         schedules=schedules,
         optimizers=optimizers,
         averaged=tuple(optimizers) if config.ema_decay else (),
-        step=make_step(config, tasks, network, classifier, reconstruction, optimizers, initial),
+        step=step,
         initial=initial,
         state_sharding=sharding.replicated(mesh),
     )
@@ -363,49 +388,41 @@ def _compile_for_devices(run: Run) -> Run:
 
 
 def make_optimizers(
-    config: ml_collections.ConfigDict,
+    settings: Mapping[str, ml_collections.ConfigDict], num_steps: int
 ) -> tuple[dict[str, optax.Schedule], dict[str, optax.GradientTransformation]]:
-    """Learning-rate schedules and optimisers of the parts that learn, by their names."""
-    settings = {name: config[OPTIMIZERS[name]] for name in MODES[config.mode].learns}
-    schedules = {name: _schedule(s, config.num_steps) for name, s in settings.items()}
-    return schedules, {name: _optimizer(s, schedules[name]) for name, s in settings.items()}
+    """Learning-rate schedules and optimisers of the parts that learn, from their settings."""
+    schedules = {name: _schedule(one, num_steps) for name, one in settings.items()}
+    return schedules, {name: _optimizer(one, schedules[name]) for name, one in settings.items()}
 
 
 def make_step(
-    config: ml_collections.ConfigDict,
-    tasks: tuple[task_sets.Task, ...],
-    network: nn.Module,
-    classifier: nn.Module | None,
-    reconstruction: nn.Module | None,
+    mode: Mode,
+    built: Mapping[str, nn.Module | None],
     optimizers: Mapping[str, optax.GradientTransformation],
-    initial: Initial,
+    *,
+    labels: Labels,
+    tasks: tuple[task_sets.Task, ...],
+    guide: Labels | None = None,
+    **options: Any,
 ) -> Step:
-    """The step of the config's mode, not yet jitted.
+    """The step of a mode, not yet jitted.
 
     Args:
-        config: of the run.
-        tasks: its classes.
-        network: see `modules.build_modules`.
-        classifier: see there.
-        reconstruction: see `modules.build_reconstruction`.
+        mode: of the run.
+        built: network, classifier and reconstruction head, by these names.
         optimizers: of the parts that learn.
-        initial: of the classifier that guides a transfer.
+        labels: of the classes of the run.
+        tasks: these classes.
+        guide: labels of the classifier that guides a transfer.
+        **options: of the builder in `steps`.
 
     Raises:
         ConfigError: if that classifier does not know all tasks.
     """
-    mode = MODES[config.mode]
-    options = {key: config[key] for key in ("ema_decay", "accumulate_steps", *mode.loss_keys)}
-    labels = configs.labels_of(config)
     if labels.multi_hot:
         options["label_rows"] = labels.rows(tasks)
-    if mode.is_guided and initial.classifier is not None:
-        options |= init_from.guide_options(initial.classifier.labels, tasks)
-    built = {
-        "network": network,
-        "classifier": classifier,
-        "reconstruction": reconstruction,
-    }
+    if mode.is_guided and guide is not None:
+        options |= init_from.guide_options(guide, tasks)
     make = getattr(steps, mode.step)
     return make(*(built[name] for name in mode.modules), optimizers, **options)
 

@@ -1,40 +1,115 @@
 """What a run writes of its metrics: TensorBoard's event files and `metrics.jsonl`.
 
 `clu.metric_writers` imports TensorFlow for its summary writer: over a gigabyte, seconds at every
-start and on a GPU a share of its memory, only to write event files. This module puts the writer of
-`event_writer` in that place. Import clu's writers from here.
+start and on a GPU a share of its memory, only to write event files. `EventWriter` takes its place.
+Import clu's writers from here.
 """
 
+import contextlib
+import io
 import json
+import os
+import socket
 import sys
+import time
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from dcpt_jax import files
 
-
-def _summary_writer(logdir: Path | str) -> Any:
-    """Takes the place of clu's class; the import waits until clu's own modules are complete."""
-    from dcpt_jax.train.event_writer import EventWriter
-
-    return EventWriter(logdir)
-
-
 _module = types.ModuleType("clu.metric_writers.summary_writer")
-_module.SummaryWriter = _summary_writer
+_module.SummaryWriter = lambda logdir: EventWriter(logdir)
 sys.modules.setdefault(_module.__name__, _module)
 # TensorBoard's own switch against importing TensorFlow where it happens to be installed.
 sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("notf"))
 
 from clu import metric_writers  # noqa: E402
-
-from dcpt_jax.train.event_writer import EventWriter, explained  # noqa: E402
+from tensorboard.compat.proto import event_pb2, summary_pb2  # noqa: E402
+from tensorboard.plugins.image.metadata import create_summary_metadata  # noqa: E402
+from tensorboard.plugins.scalar.summary_v2 import scalar_pb  # noqa: E402
+from tensorboard.plugins.text.summary_v2 import text_pb  # noqa: E402
+from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: E402
+from tensorboard.util import tensor_util  # noqa: E402
 
 METRICS = "metrics.jsonl"
 _QUALITY = ("psnr", "ssim", "accuracy")
 _SCHEDULE = ("learning_rate", "gradient_norm")
+
+
+class EventWriter(metric_writers.MetricWriter):
+    """clu's writer interface on TensorBoard's event files.
+
+    All methods raise OSError if the file cannot be written. TensorBoard's own writer would find out
+    in a thread, which ends with a traceback and may let the run wait for ever.
+    """
+
+    def __init__(self, logdir: Path | str):
+        super().__init__()
+        now, folder = time.time(), Path(logdir)
+        name = f"events.out.tfevents.{int(now):010d}.{socket.gethostname()}.{os.getpid()}"
+        self._path = folder / f"{name}.{time.monotonic_ns()}"
+        with explained(self._path):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("xb")
+        self._records = RecordWriter(self._file)
+        self._write(event_pb2.Event(wall_time=now, file_version="brain.Event:2"))
+        self.flush()
+
+    def _add(self, step: int, summary: Any) -> None:
+        self._write(event_pb2.Event(wall_time=time.time(), step=step, summary=summary))
+
+    def _write(self, event: event_pb2.Event) -> None:
+        with explained(self._path):
+            self._records.write(event.SerializeToString())
+
+    def write_scalars(self, step: int, scalars: Mapping):
+        """One number for each tag."""
+        for tag, value in scalars.items():
+            self._add(step, scalar_pb(tag, float(value)))
+        self.flush()
+
+    def write_images(self, step: int, images: Mapping):
+        """Images [h, w, 3] or [n, h, w, 3] for each tag, see `_png`."""
+        for tag, stack in images.items():
+            stack = np.asarray(stack)
+            stack = stack[None] if stack.ndim == 3 else stack
+            size = [str(stack.shape[2]).encode(), str(stack.shape[1]).encode()]
+            tensor = np.array([*size, *(_png(image) for image in stack)], dtype=object)
+            summary = summary_pb2.Summary()
+            summary.value.add(
+                tag=tag,
+                metadata=create_summary_metadata(
+                    display_name=None, description=None, converted_to_tensor=True
+                ),
+                tensor=tensor_util.make_tensor_proto(tensor),
+            )
+            self._add(step, summary)
+
+    def write_texts(self, step: int, texts: Mapping):
+        """Markdown for each tag."""
+        for tag, text in texts.items():
+            self._add(step, text_pb(tag, text))
+
+    def _unsupported(self, *args: Any, **kwargs: Any) -> None:
+        """Raises NotImplementedError: training writes nothing else."""
+        raise NotImplementedError("this writer takes scalars, images and texts")
+
+    write_summaries = write_videos = write_audios = write_histograms = write_hparams = _unsupported
+
+    def flush(self):
+        """Puts everything written so far into the file."""
+        with explained(self._path):
+            self._file.flush()
+
+    def close(self):
+        """Closes the file; what could not be written has been told."""
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 class MetricsFile(metric_writers.MetricWriter):
@@ -110,3 +185,24 @@ def _with_group(name: str, validation: bool) -> str:
     if name.startswith(_QUALITY):
         return f"quality/{name}"
     return f"{'schedule' if name.startswith(_SCHEDULE) else 'speed'}/{name}"
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Says which file cannot be written, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"the file {path} cannot be written: {error.strerror or error}. Once that is "
+            "corrected, the same command continues from the last checkpoint"
+        ) from error
+
+
+def _png(image: np.ndarray) -> bytes:
+    """One image [h, w, 3], float in [0, 1] (clipped and rounded) or uint8, as a PNG file."""
+    if image.dtype != np.uint8:
+        image = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "png")
+    return buffer.getvalue()
