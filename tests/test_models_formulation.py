@@ -8,12 +8,23 @@ import numpy as np
 import pytest
 
 from dcpt_jax.models import create_model, parameter_shapes
-from dcpt_jax.models.formulation import ACCELERATOR, CPU, by_platform, formulated, on_cpu
+from dcpt_jax.models.formulation import (
+    ACCELERATOR,
+    CPU,
+    by_platform,
+    formulated,
+    on_cpu,
+    traced_for,
+)
 from dcpt_jax.models.layers import depthwise_conv
-from tests.golden import TINY, random_params
+from tests.conftest import TINY_BACKBONES
+from tests.golden import random_params
 
 IMAGE = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
-NETWORKS = ["nafnet", *(pytest.param(n, marks=pytest.mark.slow) for n in TINY if n != "nafnet")]
+NETWORKS = [
+    "nafnet",
+    *(pytest.param(n, marks=pytest.mark.slow) for n in TINY_BACKBONES if n != "nafnet"),
+]
 
 
 def exported_text(function, *inputs, platform):
@@ -27,15 +38,32 @@ def step_of(model):
     return jax.value_and_grad(loss)
 
 
-@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
-def test_exported_training_steps_have_the_formulation_of_their_platform(platform):
-    model = create_model("nafnet", **TINY["nafnet"])
-    text = exported_text(step_of(model), parameter_shapes(model), IMAGE, platform=platform)
-    grouped = f"feature_group_count = {2 * model.width} : i64" in text
-    row_loops = "stablehlo.while" in text  # of the depthwise kernel's gradient on CPUs
-    recomputed = "optimization_barrier" in text
-    assert (grouped, row_loops) == ((False, True) if platform == "cpu" else (True, False))
-    assert recomputed
+def test_exported_training_steps_have_the_formulation_of_their_platform():
+    model = create_model("nafnet", **TINY_BACKBONES["nafnet"])
+    step, params = jax.jit(step_of(model)), parameter_shapes(model)
+    for platform in ("cpu", "cuda", "tpu"):
+        text = jax.export.export(step, platforms=[platform])(params, IMAGE).mlir_module()
+        grouped = f"feature_group_count = {2 * model.width} : i64" in text
+        row_loops = "stablehlo.while" in text  # of the depthwise kernel's gradient on CPUs
+        recomputed = "optimization_barrier" in text
+        assert (grouped, row_loops) == ((False, True) if platform == "cpu" else (True, False))
+        assert recomputed
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_a_declared_platform_is_the_only_one_traced(platform):
+    traced = []
+
+    def shifted(x):
+        traced.append(on_cpu())
+        return x + (1 if on_cpu() else 2)
+
+    step = jax.jit(traced_for(platform)(lambda x: by_platform(shifted, x)))
+    assert step(0) == (1 if platform == "cpu" else 2)
+    assert traced == [platform == "cpu"]
+    undeclared = jax.jit(lambda x: by_platform(shifted, x))
+    assert undeclared(0) == 1
+    assert sorted(traced[1:]) == [False, True]
 
 
 def test_an_export_for_two_platforms_has_both():
@@ -76,7 +104,7 @@ def test_a_forced_formulation_holds_on_every_platform():
 def test_forward_mode_off_the_cpu(name):
     """On a CPU by the forced formulation, and as it is exported for a GPU."""
     with jax.enable_x64(True):
-        model = create_model(name, **TINY[name], dtype=jnp.float64)
+        model = create_model(name, **TINY_BACKBONES[name], dtype=jnp.float64)
         params = random_params(parameter_shapes(model), 0.3)
         params = jax.tree.map(np.float64, params)
         rng = np.random.default_rng(0)
@@ -111,7 +139,7 @@ def test_forward_mode_on_a_cpu_is_refused_unless_forced():
 
 
 def test_the_table_of_accelerators_can_be_changed():
-    model = create_model("nafnet", **TINY["nafnet"])
+    model = create_model("nafnet", **TINY_BACKBONES["nafnet"])
     params = parameter_shapes(model)
 
     def convolutions(**changes):

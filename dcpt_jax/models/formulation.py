@@ -51,6 +51,10 @@ _current: contextvars.ContextVar[tuple[Formulation, dict] | None] = contextvars.
 )
 
 
+# The formulation of the platform that everything is lowered for; None where that is not known.
+_known: contextvars.ContextVar[Formulation | None] = contextvars.ContextVar("known", default=None)
+
+
 def current() -> Formulation | None:
     """The formulation being traced; None outside `by_platform` and `formulated`."""
     state = _current.get()
@@ -88,15 +92,31 @@ def formulated(formulation: Formulation) -> Iterator[None]:
         _current.reset(before)
 
 
+@contextlib.contextmanager
+def traced_for(platform: str) -> Iterator[None]:
+    """Declares the platform that everything traced inside is lowered for ("cpu", "gpu" or "tpu").
+
+    `by_platform` then traces one formulation instead of two, which halves the time that tracing a
+    training step takes. As a decorator it applies to each call of a function. A function that was
+    jitted and traced before keeps its first trace, as with `formulated`.
+    """
+    before = _known.set(CPU if platform == "cpu" else ACCELERATOR)
+    try:
+        yield
+    finally:
+        _known.reset(before)
+
+
 def by_platform(function: Callable[..., Any], *args: Any) -> Any:
     """Returns `function(*args)`, formulated for the platform that the program is lowered for.
 
-    The function is traced twice, once for `CPU` and once for `ACCELERATOR`. Lowering keeps one
-    trace, so compile time and program are those of that formulation alone. The two may keep
-    different values for the backward pass: JAX passes zeros in place of the values that only the
-    other one needs, and XLA removes them. Formulations for CPUs have backward passes of their own
-    (`jax.custom_vjp`), which rule out forward mode; JAX raises that error at lowering, so forward
-    mode works everywhere else. A `jax.custom_vjp` around both would rule it out everywhere.
+    Inside `traced_for` the function is traced once. Elsewhere it is traced twice, once for `CPU`
+    and once for `ACCELERATOR`; lowering keeps one trace, so compile time and program are those of
+    that formulation alone. The two may keep different values for the backward pass: JAX passes
+    zeros in place of the values that only the other one needs, and XLA removes them. Formulations
+    for CPUs have backward passes of their own (`jax.custom_vjp`), which rule out forward mode; JAX
+    raises that error at lowering, so forward mode works everywhere else. A `jax.custom_vjp` around
+    both would rule it out everywhere.
 
     Inside another `by_platform` or `formulated` the choice is made already, and the function is
     simply called. Outside `jax.jit` the default device decides.
@@ -111,6 +131,9 @@ def by_platform(function: Callable[..., Any], *args: Any) -> Any:
 
         return call
 
+    known = _known.get()
+    if known is not None:
+        return traced(known)(*args)
     return lax.platform_dependent(*args, cpu=traced(CPU), default=traced(ACCELERATOR))
 
 

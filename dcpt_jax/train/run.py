@@ -23,6 +23,7 @@ from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.data.classes import TrainingClass
 from dcpt_jax.data.phases import Phase, phase_at
 from dcpt_jax.labels import Labels
+from dcpt_jax.models.formulation import traced_for
 from dcpt_jax.modes import MODES, Mode
 from dcpt_jax.precision import matmul_precision
 from dcpt_jax.train import init_from, modules, sharding, steps
@@ -99,6 +100,11 @@ class Run:
     def classes(self) -> tuple[str, ...]:
         """Names of the run's classes; a class's position is its label."""
         return tuple(task.name for task in self.tasks)
+
+    @property
+    def platform(self) -> str:
+        """Of the run's devices: "cpu", "gpu" or "tpu"."""
+        return self.mesh.devices.flat[0].platform
 
     @property
     def batch_size(self) -> int:
@@ -193,7 +199,8 @@ class Run:
                 params["network"][last] = jax.tree.map(jnp.zeros_like, params["network"][last])
         if self.classifier is not None:
             variables = {"params": params["network"]}
-            features = self.network.apply(variables, image, method="features")
+            with traced_for(self.platform):
+                features = self.network.apply(variables, image, method="features")
             params["classifier"] = self.classifier.init(classifier_rng, features)["params"]
             if self.mode.is_guided:
                 params["classifier"] = found.get("classifier", params["classifier"])
@@ -379,7 +386,7 @@ def _compile_for_devices(run: Run) -> Run:
         state = sharding.state_shardings(run.state_shapes(), run.mesh)
         step = sharding.with_whole_params(step, run.mesh)
     step = jax.jit(
-        matmul_precision(run.matmul_precision)(step),
+        traced_for(run.platform)(matmul_precision(run.matmul_precision)(step)),
         in_shardings=(state, sharding.split(run.mesh)),
         out_shardings=(state, everywhere),
         donate_argnums=0,

@@ -13,6 +13,7 @@ from dcpt_jax.data import held_out
 from dcpt_jax.evaluate import gallery, scores
 from dcpt_jax.images import ImageError
 from dcpt_jax.models import masking
+from dcpt_jax.models.formulation import traced_for
 from dcpt_jax.precision import matmul_precision
 from dcpt_jax.train import processes, sharding
 from dcpt_jax.train.run import Run
@@ -58,7 +59,7 @@ class Validation:
         # One program for measures and pictures where the measures need the images, too.
         self._needs_images = bool(set(scores.IMAGE_METRICS) & set(self._metrics))
         self._forward = jax.jit(
-            matmul_precision(run.matmul_precision)(self._apply),
+            traced_for(run.platform)(matmul_precision(run.matmul_precision)(self._apply)),
             static_argnames="images",
             out_shardings=sharding.split(run.mesh),
         )
