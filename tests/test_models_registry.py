@@ -4,7 +4,7 @@ import json
 import jax.numpy as jnp
 import pytest
 
-from dcpt_jax.models import BACKBONES, create_model
+from dcpt_jax.models import BACKBONES, create_model, parameter_shapes
 from tests.golden import TINY
 
 
@@ -17,6 +17,13 @@ def test_name_and_arguments_rebuild_the_network(name):
     assert create_model(name, **TINY[name], dtype=jnp.bfloat16) != model
     fields = {field.name for field in dataclasses.fields(model)}
     assert fields - {"dtype", "remat", "parent", "name"} == set(model.arguments())
+
+
+def test_the_shapes_of_the_parameters_are_the_callers_own():
+    model = create_model("nafnet", **TINY["nafnet"])
+    shapes = parameter_shapes(model)
+    expected = shapes.pop("intro")
+    assert parameter_shapes(model)["intro"] == expected
 
 
 def test_arguments_state_everything_but_the_compute_type():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -119,6 +120,12 @@ def parameter_shapes(model: nn.Module) -> dict[str, Any]:
     Returns:
         The nested dict that `init` puts under "params", of jax.ShapeDtypeStruct.
     """
+    shapes = _parameter_shapes(model, jax.config.jax_enable_x64)
+    return jax.tree.map(lambda leaf: leaf, shapes)  # dicts of the caller's own
+
+
+@functools.lru_cache(maxsize=64)  # tracing a large network takes seconds
+def _parameter_shapes(model: nn.Module, _x64: bool) -> dict[str, Any]:
     if isinstance(model, DegradationClassifier):
         finest = 2 ** len(model.feature_dims)
         sizes = [
