@@ -5,6 +5,8 @@ its files, its disk and its data workers. After each harm the same command has t
 bytes of a run that nothing happened to, or to say in one message what to do.
 """
 
+import atexit
+import functools
 import os
 import random
 import re
@@ -13,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -29,7 +32,8 @@ from tests.conftest import TINY_BACKBONES
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS, EVERY = 30, 5
-BATCH, CROP = 7, 16  # no other test has batches of this size, see `left_in_shared_memory`
+# Start of the names of this test run's shared memory; other runs on this machine have their own.
+SHARED_PREFIX = f"/d{os.getpid() % 16**5:05x}"
 
 
 class Training:
@@ -37,7 +41,6 @@ class Training:
 
     def __init__(self, workdir, photos, *flags, limit=None, program=("-m", "dcpt_jax.main")):
         self.workdir, self.output = Path(workdir), ""
-        self.began = time.time()
         command = [sys.executable, *program, "--config=configs/restore.py"]
         command += [f"--workdir={workdir}", f"--config.data.root={photos}"]
         for key, value in TINY_BACKBONES["nafnet"].items():
@@ -47,7 +50,7 @@ class Training:
         self.process = subprocess.Popen(
             [*command, "--config.data.num_workers=1", *flags],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},  # for programs that lie elsewhere
+            env={**os.environ, "PYTHONPATH": f"{_names_folder()}:{ROOT}"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -115,8 +118,8 @@ class Training:
 
 SETTINGS = {
     "num_steps": STEPS,
-    "batch_size": BATCH,
-    "data.crop_size": CROP,
+    "batch_size": 7,
+    "data.crop_size": 16,
     "optimizer.decay_steps": STEPS,  # also of runs that are made to end before
     "ema_decay": 0.9,
     "log.every_steps": 1,
@@ -144,18 +147,21 @@ def children(pid):
     return found
 
 
-def left_in_shared_memory(began):
-    """Names of batches of this size that lie in the shared memory since a time."""
-    sizes = {BATCH * CROP * CROP * 3 * 4, BATCH * 4}
-    found = []
-    for file in Path("/dev/shm").glob("psm_*"):
-        try:
-            stat = file.stat()
-        except FileNotFoundError:
-            continue
-        if stat.st_size in sizes and stat.st_mtime >= began - 1:
-            found.append(file.name)
-    return found
+@functools.cache
+def _names_folder():
+    """A folder whose `sitecustomize` gives the shared memory of a process `SHARED_PREFIX`."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    (Path(folder) / "sitecustomize.py").write_text(
+        "from multiprocessing import shared_memory\n"
+        f"shared_memory._SHM_NAME_PREFIX = {SHARED_PREFIX!r}\n"
+    )
+    return folder
+
+
+def left_in_shared_memory():
+    """Names of the batches of this test run that lie in the shared memory."""
+    return [file.name for file in Path("/dev/shm").glob(f"{SHARED_PREFIX[1:]}*")]
 
 
 def is_running(pid):
@@ -223,29 +229,37 @@ def assert_continues_to_the_same_end(workdir, photos, uninterrupted, *flags):
     return training.output
 
 
-def test_a_run_that_is_stopped_and_killed_ends_like_an_uninterrupted_one(
+def test_a_run_that_is_killed_in_a_save_ends_like_an_uninterrupted_one(
     tmp_path, photo_folder, uninterrupted
 ):
-    """Stopped by SIGTERM, then killed in a save, then to the end."""
+    workdir = tmp_path / "run"
+    with Training(workdir, photo_folder) as training:
+        assert training.until(left_in_shared_memory)  # so it looks in the right place
+        assert training.until((workdir / "checkpoints" / str(EVERY)).exists)
+        assert training.until_saving()
+        worker = training.worker()
+        training.process.kill()
+        assert training.end() == -signal.SIGKILL
+    assert wait_until(lambda: not is_running(worker))
+    assert wait_until(lambda: not left_in_shared_memory())
+    assert weights.load(workdir)[0].width == 4  # the checkpoint stands in for the weights
+    output = assert_continues_to_the_same_end(workdir, photo_folder, uninterrupted)
+    assert "continuing from step " in output
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_by_a_scheduler(tmp_path, photo_folder, uninterrupted):
     workdir = tmp_path / "run"
     with Training(workdir, photo_folder) as training:
         assert training.until_step(EVERY + 1)
-        os.killpg(training.process.pid, signal.SIGTERM)  # as a scheduler does
+        os.killpg(training.process.pid, signal.SIGTERM)
         assert training.end() == 0, training.output
     saved = re.search(rf"SIGTERM: saved step (\d+) of {STEPS}; the same", training.output)
     assert saved, training.output
     assert weights.checkpoint_steps(workdir)[0] == int(saved[1]) < STEPS
     assert not (workdir / "weights").exists()
-    assert weights.load(workdir)[0].width == 4  # the checkpoint stands in for the weights
-    with Training(workdir, photo_folder) as training:
-        assert training.until_saving()
-        worker = training.worker()
-        training.process.kill()
-        assert training.end() == -signal.SIGKILL
-    assert f"continuing from step {saved[1]}:" in training.output
-    assert wait_until(lambda: not is_running(worker))
-    assert wait_until(lambda: not left_in_shared_memory(training.began))
-    assert_continues_to_the_same_end(workdir, photo_folder, uninterrupted)
+    output = assert_continues_to_the_same_end(workdir, photo_folder, uninterrupted)
+    assert f"continuing from step {saved[1]}:" in output
 
 
 @pytest.mark.slow
@@ -277,7 +291,7 @@ def test_a_run_that_is_killed_again_and_again(tmp_path, photo_folder, uninterrup
         assert code == -signal.SIGKILL, training.output  # it had not ended before
         assert "Traceback" not in training.output, training.output
         assert wait_until(lambda pids=workers: not any(map(is_running, pids)))
-        assert wait_until(lambda began=training.began: not left_in_shared_memory(began))
+        assert wait_until(lambda: not left_in_shared_memory())
     assert_continues_to_the_same_end(workdir, photo_folder, uninterrupted)
     left = sorted(entry.name for entry in workdir.iterdir() if ".new-" in entry.name)
     assert not left
@@ -534,7 +548,7 @@ def test_a_data_worker_dies(tmp_path, photo_folder, uninterrupted, number, step)
         assert "the batches stay the same" in training.output
     assert_equal(arrays(workdir), uninterrupted)
     assert wait_until(lambda: not is_running(worker))
-    assert wait_until(lambda: not left_in_shared_memory(training.began))
+    assert wait_until(lambda: not left_in_shared_memory())
 
 
 @pytest.mark.slow
