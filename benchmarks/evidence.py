@@ -437,11 +437,11 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         if folder and not Path(folder).is_dir():
             parser.error(f"--{name}: there is no folder {folder}")
     if options.steps is not None and options.steps < 1:
-        parser.error(f"--steps is {options.steps}; it has to be 1 or larger")
+        parser.error(f"--steps is {options.steps}; it must be 1 or larger")
     if options.pretrain_steps is not None and (
         options.pretrain_steps < 4 or options.pretrain_steps % 4
     ):
-        parser.error(f"--pretrain-steps is {options.pretrain_steps}; it has to be a multiple of 4")
+        parser.error(f"--pretrain-steps is {options.pretrain_steps}; it must be a multiple of 4")
     return options
 
 

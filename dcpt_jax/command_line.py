@@ -108,7 +108,7 @@ def expanded_path(text: str) -> Path:
 def pixel_limit(text: str) -> int:
     """Value of --max-pixels, for argparse."""
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of pixels >= 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels >= 1")
     return int(text)
 
 

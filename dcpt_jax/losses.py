@@ -170,7 +170,7 @@ def focal_loss(
         Restoration Pre-training via Degradation Classification (2025), the classification loss.
     """
     if gamma < 0:
-        raise ValueError(f"focal_loss: gamma is {gamma}, it has to be 0 or larger")
+        raise ValueError(f"focal_loss: gamma is {gamma}, it must be 0 or larger")
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise ValueError(
             f"focal_loss expects logits [b, classes] and labels [b], got logits {logits.shape} "
@@ -212,7 +212,7 @@ def sigmoid_focal_loss(logits: jax.Array, labels: jax.Array, *, gamma: float) ->
         Lin et al., Focal Loss for Dense Object Detection (2017), eq. 4, without its alpha.
     """
     if gamma < 0:
-        raise ValueError(f"sigmoid_focal_loss: gamma is {gamma}, it has to be 0 or larger")
+        raise ValueError(f"sigmoid_focal_loss: gamma is {gamma}, it must be 0 or larger")
     if logits.ndim != 2 or labels.shape != logits.shape:
         raise ValueError(
             f"sigmoid_focal_loss expects logits and labels [b, components], got logits "

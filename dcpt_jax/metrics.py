@@ -137,7 +137,7 @@ def _prepare(
     if rounding not in ("uint8", "none"):
         raise ValueError(f"rounding is {rounding!r}; known: 'uint8', 'none'")
     if crop < 0 or 2 * crop >= min(a.shape[:2]):
-        raise ValueError(f"crop is {crop}; it has to be >= 0 and leave something of {a.shape}")
+        raise ValueError(f"crop is {crop}; it must be >= 0 and leave something of {a.shape}")
     inside = slice(crop, -crop or None)
     a, b = (
         _convert(image[inside, inside], channel == "y" and image.shape[-1] == 3, rounding)

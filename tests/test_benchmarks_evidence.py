@@ -87,7 +87,7 @@ def test_longer_costs_as_much_as_pretraining_and_restoration(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        ("--pretrain-steps 6", "--pretrain-steps is 6; it has to be a multiple of 4"),
+        ("--pretrain-steps 6", "--pretrain-steps is 6; it must be a multiple of 4"),
         ("--steps 0", "--steps is 0"),
         ("--photos gone", "--photos: there is no folder gone"),
         ("--arms dcpt resnet", "invalid choice: 'resnet'"),

@@ -215,7 +215,7 @@ def test_flags_of_classes_are_set():
     for flag, message in (
         ("--config.repeats.fog=1", r"unknown key --config\.repeats\.fog; .*haze, .*and mixtures"),
         ("--config.repeats.5d=1", r"unknown key --config\.repeats\.5d"),
-        ("--config.repeats.haze=2.5", r"config\.repeats\.haze is '2\.5'; it has to be a whole"),
+        ("--config.repeats.haze=2.5", r"config\.repeats\.haze is '2\.5'; it must be a whole"),
     ):
         with pytest.raises(ConfigError, match=message):
             changed(flag)
@@ -343,12 +343,12 @@ def test_an_unknown_preset_lists_the_known_ones(arg):
     [
         ("batch_size", 0, "config.batch_size is 0"),
         ("num_steps", 0, "config.num_steps"),
-        ("seed", 10**23, "config.seed is 1000.*; it has to be from 0 to 4294967295"),
+        ("seed", 10**23, "config.seed is 1000.*; it must be from 0 to 4294967295"),
         ("tasks", "6d", "config.tasks.*5d"),
         ("dtype", "float16", "bfloat16"),
         ("matmul_precision", "tf32", "default, high, highest"),
         ("ema_decay", 1.0, "ema_decay"),
-        ("data.crop_size", 8, "config.data.crop_size is 8; it has to be 16"),
+        ("data.crop_size", 8, "config.data.crop_size is 8; it must be 16"),
         ("data.on_bad_file", "ignore", "skip, refuse"),
         ("data.datasets", "/gone", "config.data.datasets: there is no folder /gone"),
         ("model.name", "resnet", "nafnet"),
@@ -357,12 +357,12 @@ def test_an_unknown_preset_lists_the_known_ones(arg):
         ("optimizer.schedule", "linear", "optimizer.schedule is 'linear'; known: cosine, constant"),
         ("recipe", "resnet", "config.recipe is 'resnet'; known: \"\", nafnet"),
         ("tasks", "noise+rain", "a single class; a classifier needs two or more"),
-        ("optimizer.b2", 1.0, r"optimizer.b2 is 1.0; it has to be in \[0, 1\)"),
+        ("optimizer.b2", 1.0, r"optimizer.b2 is 1.0; it must be in \[0, 1\)"),
         ("focal_gamma", -1.0, "focal_gamma"),
-        ("pixel_weight", -0.5, "config.pixel_weight is -0.5; it has to be 0 or larger"),
-        ("class_weight", math.inf, "config.class_weight is inf; it has to be a finite number"),
-        ("class_weight", math.nan, "config.class_weight is nan; it has to be a finite number"),
-        ("validation.crops_per_photo", 0, "validation.crops_per_photo is 0; it has to be 1"),
+        ("pixel_weight", -0.5, "config.pixel_weight is -0.5; it must be 0 or larger"),
+        ("class_weight", math.inf, "config.class_weight is inf; it must be a finite number"),
+        ("class_weight", math.nan, "config.class_weight is nan; it must be a finite number"),
+        ("validation.crops_per_photo", 0, "validation.crops_per_photo is 0; it must be 1"),
         ("repeats.haze", -1, "config.repeats.haze is -1"),
         ("progressive", "5:32", "config.progressive: '5:32' is not of the form STEP:CROPxBATCH"),
         ("progressive", "5:32x4,", "'' is not of the form STEP:CROPxBATCH"),
@@ -403,7 +403,7 @@ def test_the_weight_of_the_fft_term_reaches_the_step(mode, monkeypatch):
     assert config.fft_weight == 0.0
     config.init_from = "w"
     config.fft_weight = -0.1
-    with pytest.raises(ConfigError, match=r"config\.fft_weight is -0\.1; it has to be 0 or larger"):
+    with pytest.raises(ConfigError, match=r"config\.fft_weight is -0\.1; it must be 0 or larger"):
         configs.validate(config)
     config.fft_weight = 0.1
     configs.validate(config)
@@ -482,5 +482,5 @@ def test_repeats_of_synthetic_classes_and_those_that_are_asked_for():
     with pytest.raises(ConfigError, match=r"no such class; its classes: haze\+low_light, rain"):
         configs.validate(config)
     config.repeats["haze+fog"] = 2
-    with pytest.raises(ConfigError, match=r"config\.repeats\.haze\+fog: .*no class; classes: "):
+    with pytest.raises(ConfigError, match=r"config\.repeats\.haze\+fog: .*not a class; classes: "):
         configs.validate(config)

@@ -257,7 +257,7 @@ def test_an_existing_folder_is_not_overwritten(tmp_path, state, capsys):
     (tmp_path / "w" / "diary.txt").write_text("mine")
     path = write_pth(tmp_path / "net.pth", state)
     assert command.main([str(path), str(tmp_path / "w")]) == 1
-    assert "is no weights folder" in capsys.readouterr().err
+    assert "is not a weights folder" in capsys.readouterr().err
     assert (tmp_path / "w" / "diary.txt").read_text() == "mine"
 
 
@@ -267,7 +267,7 @@ def test_a_model_json_of_another_program_is_kept(tmp_path, state, capsys):
     path = write_pth(tmp_path / "net.pth", state)
     before = sorted(tmp_path.rglob("*"))
     assert command.main([str(path), str(tmp_path / "w")]) == 1
-    assert "is no weights folder" in capsys.readouterr().err
+    assert "is not a weights folder" in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
 
 

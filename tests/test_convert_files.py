@@ -24,7 +24,10 @@ def test_old_files_of_pytorch_are_told_from_safetensors():
 
 
 def test_the_suffix_decides_who_complains(tmp_path):
-    for suffix, message in ((".pth", "no PyTorch checkpoint"), (".safetensors", "no safetensors")):
+    for suffix, message in (
+        (".pth", "not a PyTorch checkpoint"),
+        (".safetensors", "not a safetensors"),
+    ):
         path = tmp_path / f"net{suffix}"
         path.write_text("neither the one nor the other")
         with pytest.raises(ValueError, match=rf"net\{suffix}: .*{message}"):

@@ -240,10 +240,10 @@ NESTED_TUPLES = b")q\x63" + b"".join(
         (build(STORAGE, (1, (3,))), "sets attributes"),
         (build(tensor("0", 12, (1,), (1,)), {"a": 1}), "sets attributes"),
         (build({}, {"items": None}), "sets attributes"),
-        (raw(STORAGE) + b")R", "no function"),
-        (raw(Global("torch", "float32")) + b")R", "no function"),
+        (raw(STORAGE) + b")R", "not a function"),
+        (raw(Global("torch", "float32")) + b")R", "not a function"),
         (b"(" + raw("storage") + raw(BFLOAT16) + NESTED + b"h\x9f" + raw("cpu") + b"K\x01tQ",
-         "no storage"),
+         "not a storage"),
         (b"}" + NESTED_TUPLES + b"NsN", "a key of type tuple"),
         (b"}(" + b"".join(b"\x8a\x09" + (i * (2**61 - 1)).to_bytes(9, "little") + b"N"
                          for i in range(1, 9)) + b"u", "a key of type int"),
@@ -267,7 +267,7 @@ NESTED_TUPLES = b")q\x63" + b"".join(
         (raw(REBUILD) + b"(" + b"N" * 20 + b"tR", "too many arguments"),
         (b"c" + b"numpy." * 50 + b"\nx\n", "a name of more than 200"),
         (b"cargparse\nNamespace\n)\x81}X\x01\x00\x00\x00a" + NESTED_TUPLES + b"sb)R",
-         "no function"),
+         "not a function"),
         (b"ctorch\nFloatStorage\n)\x81", "the instruction NEWOBJ"),
     ],
 )  # fmt: skip

@@ -334,9 +334,9 @@ def test_one_common_prefix_is_stripped_and_said(case, prefix):
         ({}, None, "it is empty"),
         ({"params": {"a": X}, "epoch": 3}, "ema", "no entry 'ema'; entries: params"),
         ({"a": X}, "params", "no entry 'params'; entries: none"),
-        ({"ema": {"a": X}, "net": {"a": X}}, None, "no tensors: ema, net; --params .*: ema, net"),
+        ({"ema": {"a": X}, "net": {"a": X}}, None, "not tensors: ema, net; --params .*: ema, net"),
         ({"optimizer": {"state": {}}, "epoch": 3}, None, "beside the state of an optimizer there"),
-        ({"params": {"a": X, "b": 3}}, None, "no tensors: b$"),
+        ({"params": {"a": X, "b": 3}}, None, "not tensors: b$"),
     ],
 )
 def test_what_is_no_state_dict_is_refused(content, key, message):

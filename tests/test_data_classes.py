@@ -173,10 +173,10 @@ def test_every_kind_of_source(photos, data, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("photos", "is no source of data; known: photos:DIR"),
-        ("fotos:/x", "is no source of data"),
+        ("photos", "is not a source of data; known: photos:DIR"),
+        ("fotos:/x", "is not a source of data"),
         (";", "names no source"),
-        ("pairs:/a", "has to name two folders"),
+        ("pairs:/a", "must name two folders"),
         ("pairs:/a,/b,c", "unknown rule 'c'"),
         ("photos:/gone", "no such folder"),
         ("lol:/gone", "there is no folder"),

@@ -364,10 +364,10 @@ def test_command_packs_one_of_several_classes(tmp_path, capsys):
         (["{photos}", "--output", "{tmp}", "--size", "9", "--stride", "10"], "--stride 10 is"),
         (["{tmp}/nowhere", "--output", "{tmp}"], "nowhere does not exist: give a folder"),
         (["{photos}/0.png", "--output", "{tmp}"], "0.png is a file: give a folder"),
-        (["{photos}", "--output", "{photos}/0.png"], "0.png is no folder: give another one\n"),
+        (["{photos}", "--output", "{photos}/0.png"], "0.png is not a folder; choose another one\n"),
         (["cdd11:{photos}", "--output", "{tmp}"], "--task names one"),
         (["{tmp}", "--output", "{tmp}/out"], "no images"),
-        (["{photos}", "pairs:{photos}", "--output", "{tmp}"], "has to name two folders"),
+        (["{photos}", "pairs:{photos}", "--output", "{tmp}"], "must name two folders"),
         (["--verify", "{tmp}"], "holds no manifest"),
     ],
 )
@@ -399,4 +399,4 @@ def test_whole_numbers_of_options_may_have_an_exponent(capsys):
     for text in ("1.5", "0", "x", "nan", "1e9"):
         with pytest.raises(SystemExit):
             packing.parser().parse_args(["x", "--size", text])
-        assert f"'{text}' is no whole number from 1" in capsys.readouterr().err
+        assert f"'{text}' is not a whole number from 1" in capsys.readouterr().err

@@ -79,7 +79,7 @@ def test_records_come_back(name, kinds):
 def test_other_records_are_refused():
     data = packed.encode(Record("a", 0, 0, (np.zeros((2, 2, 3), np.uint8),)))
     for other in (b"", b"dcpt", b"\x89PNG" + data[4:]):
-        with pytest.raises(images.ImageError, match="no sub-image written by"):
+        with pytest.raises(images.ImageError, match="not a sub-image written by"):
             packed.decode(other)
     with pytest.raises(images.ImageError, match="format is number 9, but 1 is read"):
         packed.decode(data[:4] + b"\x09" + data[5:])
@@ -263,13 +263,13 @@ def test_folders_that_are_not_packed_are_told(tmp_path):
     ("place", "value", "named"),
     [
         ("inputs", None, "inputs is None"),
-        ("inputs", -1, "inputs is -1, but has to be a whole number from 0"),
+        ("inputs", -1, "inputs is -1, but must be a whole number from 0"),
         ("inputs", 10**30, "inputs is 1000"),
         ("inputs", 1.0, r"inputs is 1\.0"),
         ("inputs", True, "inputs is True"),
         ("records", 3, "records is 3"),
-        ("complete", 1, "complete is 1, but has to be true or false"),
-        ("kind", "x", "kind is 'x', but has to be 'photos' or 'pairs'"),
+        ("complete", 1, "complete is 1, but must be true or false"),
+        ("kind", "x", "kind is 'x', but must be 'photos' or 'pairs'"),
         ("kind", ["photos"], r"kind is \['photos'\]"),
         ("format", 3, "format is 3"),
         ("version", 2, "version is 2"),
@@ -352,5 +352,5 @@ def test_sub_images_smaller_than_the_crop_are_told(folder, caplog):
 def test_no_other_file_is_taken_for_array_records(tmp_path):
     for content in (b"", b"no records" * 1000):
         (tmp_path / "a").write_bytes(content)
-        with pytest.raises(images.ImageError, match="no complete ArrayRecord file"):
+        with pytest.raises(images.ImageError, match="not a complete ArrayRecord file"):
             packed.open_array_record(tmp_path / "a")

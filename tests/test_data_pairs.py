@@ -260,7 +260,7 @@ def test_name_that_no_file_can_have_is_one_bad_pair(two):
     ("text", "message"),
     [
         ("a\0.png b.png", "null bytes"),
-        ("a.png b.png\nc.png\n", r"list\.txt, line 2: 'c\.png' has to name two files"),
+        ("a.png b.png\nc.png\n", r"list\.txt, line 2: 'c\.png' must name two files"),
         ("a b.png c.png", "separate them by a tab"),
         ("# nothing\n", "names no pairs"),
     ],

@@ -82,7 +82,7 @@ def test_bad_examples_are_treated_like_bad_files(folder, monkeypatch, caplog):
         [{**good[0], "clean": b"no image"}, good[1], {**good[2], "clean": good[1]["clean"][:50]}],
     )
     assert int(source[0].clean[0, 0, 0]) == int(source[2].clean[0, 0, 0]) == expected
-    assert "clean of example 0 of" in caplog.text and "is no image" in caplog.text
+    assert "clean of example 0 of" in caplog.text and "is not an image" in caplog.text
     assert sorted(source.unreadable) == [0, 2]
 
 
@@ -101,16 +101,16 @@ def test_builder_refuses_what_it_cannot_do(folder, capsys):
         return tfds_build.main([*more, "--data_dir", str(folder / "sets")]), capsys.readouterr().err
 
     status, text = build("lol", "--manual", str(folder / "lol"))
-    assert status == 2 and "is there already; --overwrite" in text
+    assert status == 2 and "already exists; --overwrite" in text
     status, text = build("cbsd68", "--manual", str(folder / "lol/our485/low"))
-    assert status == 2 and "clean photos, no pairs" in text
+    assert status == 2 and "clean photos, not pairs" in text
     low, high = (folder / "lol/our485" / side for side in ("low", "high"))
-    assert "is no name of a TFDS dataset" in build("My-Set", f"--train={low},{high}")[1]
+    assert "is not a name for a TFDS dataset" in build("My-Set", f"--train={low},{high}")[1]
     assert "unknown dataset 'foo'; known: " in build("foo", "--manual", str(folder))[1]
     for side in ("hazy", "gt"):
         images.write_image(folder / f"sots/indoor/{side}/1.png", np.zeros((6, 8, 3)))
     assert "have a border of 10" in build("sots_indoor", "--manual", str(folder / "sots"))[1]
-    assert "has to name two folders" in build("own", f"--train={low}")[1]
+    assert "must name two folders" in build("own", f"--train={low}")[1]
     assert "give either --manual" in build("own")[1]
 
 

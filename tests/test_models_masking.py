@@ -216,9 +216,9 @@ def test_masks_that_do_not_fit():
 
     images = jnp.zeros((1, 16, 16, 3))
     for visible in (jnp.ones((1, 16, 16)), jnp.ones((1, 8, 8, 1)), jnp.ones((1, 16, 16, 1), int)):
-        with pytest.raises(ValueError, match=r"visible has to be a float array \(1, 16, 16, 1\)"):
+        with pytest.raises(ValueError, match=r"visible must be a float array \(1, 16, 16, 1\)"):
             features(images, visible)
-    with pytest.raises(ValueError, match=r"\(12, 16\) have to be multiples of 8"):
+    with pytest.raises(ValueError, match=r"\(12, 16\) must be multiples of 8"):
         features(images[:, :12], jnp.ones((1, 12, 16, 1)))
     for arguments, message in (
         ((0, 16, 16, 8), "patches of 0 pixels; for this network .* a multiple of 8"),

@@ -581,11 +581,20 @@ def test_wrong_paths_end_with_status_2(tmp_path, monkeypatch, capsys, change, me
         (["x.png", "--output", "o", "--weights", "w", "--tile", "0"], "'0' is neither auto nor"),
         (["x.png", "--output", "o", "--weights", "w", "--tile", "1.5"], "'1.5' is neither"),
         (["x.png", "--output", "o", "--weights", "w", "--format", "bmp"], "png"),
-        (["x.png", "--output", "o", "--weights", "w", "--strength", "1.1"], "no number from 0 to"),
-        (["x.png", "--output", "o", "--weights", "w", "--strength", "nan"], "no number from 0 to"),
+        (
+            ["x.png", "--output", "o", "--weights", "w", "--strength", "1.1"],
+            "not a number from 0 to",
+        ),
+        (
+            ["x.png", "--output", "o", "--weights", "w", "--strength", "nan"],
+            "not a number from 0 to",
+        ),
         (["x.png", "--output", "o", "--weights", "w", "--alpha", "black"], "white"),
         (["x.png", "--output", "o", "--weights", "w", "--metadata", "gps"], "none"),
-        (["x.png", "--output", "o", "--weights", "w", "--max-pixels", "0"], "no number of pixels"),
+        (
+            ["x.png", "--output", "o", "--weights", "w", "--max-pixels", "0"],
+            "not a number of pixels",
+        ),
         (["x.png", "--output", "o", "--weights", "w", "--tlc", "on"], "'on' is neither auto nor"),
         (["x.png", "--output", "o", "--weights", "w", "--tlc", "0"], "size in pixels"),
     ],

@@ -113,7 +113,7 @@ def test_the_smallest_crop_is_enough_for_the_classifier(name):
     config = configs.load("pretrain", name)
     config.model.update(TINY_BACKBONES[name])
     config.data.crop_size = 15
-    with pytest.raises(ConfigError, match=r"config\.data\.crop_size is 15; it has to be 16 or"):
+    with pytest.raises(ConfigError, match=r"config\.data\.crop_size is 15; it must be 16 or"):
         configs.validate(config)
     config.data.crop_size = 16
     configs.validate(config)

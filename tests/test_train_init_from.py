@@ -275,7 +275,7 @@ def test_a_classifier_that_sees_the_image(tmp_path, photo_folder, pretrained, mo
     description = with_classifier(description, image_input=True)
     other = weights.save_weights(tmp_path / "other", params, description)
     config = grown_config(mode, photo_folder, pretrained, classifier_from=str(other))
-    with pytest.raises(ConfigError, match=f"sees the image.*another, or .*{way_out}"):
+    with pytest.raises(ConfigError, match=f"takes the image.*another, or .*{way_out}"):
         init_from.find_initial(config, None)
 
 

@@ -76,7 +76,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _known("matmul_precision", config.matmul_precision, ("default", "high", "highest"))
     _at_least("batch_size", config.batch_size, 1)
     if not 0 <= config.seed < 2**32:
-        raise ConfigError(f"config.seed is {config.seed}; it has to be from 0 to {2**32 - 1}")
+        raise ConfigError(f"config.seed is {config.seed}; it must be from 0 to {2**32 - 1}")
     mode = MODES[config.mode]
     if not mode.trains:
         if not config.init_from:
@@ -105,7 +105,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _validate_validation(config)
     _at_least("classifier.num_blocks", config.classifier.num_blocks, 1)
     if not 0 <= config.ema_decay < 1:
-        raise ConfigError(f"config.ema_decay is {config.ema_decay}; it has to be in [0, 1)")
+        raise ConfigError(f"config.ema_decay is {config.ema_decay}; it must be in [0, 1)")
     for name in OPTIMIZERS.values():
         if name in config:
             _validate_optimizer(name, config[name])
@@ -123,7 +123,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _check_later_phases(config)
     if config.get("guidance") and config.classifier_from == SCRATCH:
         raise ConfigError(
-            "config.classifier_from: a classifier that guides has to be trained; name a work "
+            "config.classifier_from: a guiding classifier must be trained; name a work "
             "directory or weights folder that holds one, or set --config.guidance=0"
         )
 
@@ -260,13 +260,13 @@ def _known(key: str, value: str, known: tuple[str, ...]) -> None:
 
 def _at_least(key: str, value: float, low: float) -> None:
     if value < low:
-        raise ConfigError(f"config.{key} is {value}; it has to be {low} or larger")
+        raise ConfigError(f"config.{key} is {value}; it must be {low} or larger")
 
 
 def _finite_weight(key: str, value: float) -> None:
     _at_least(key, value, 0)
     if not math.isfinite(value):
-        raise ConfigError(f"config.{key} is {value}; it has to be a finite number")
+        raise ConfigError(f"config.{key} is {value}; it must be a finite number")
 
 
 def _check_loss_weights(config: ml_collections.ConfigDict) -> None:
@@ -287,12 +287,12 @@ def _check_mask(config: ml_collections.ConfigDict) -> None:
     crop, patch, ratio = config.data.crop_size, config.mask_patch, config.mask_ratio
     if crop % patch:
         raise ConfigError(
-            f"config.mask_patch is {patch}; it has to divide config.data.crop_size, {crop}"
+            f"config.mask_patch is {patch}; it must divide config.data.crop_size, {crop}"
         )
     count = (crop // patch) ** 2
     if not 0 <= ratio < 1 or round(ratio * count) == count:
         raise ConfigError(
-            f"config.mask_ratio is {ratio}; it has to be in [0, 1), and leave one of the {count} "
+            f"config.mask_ratio is {ratio}; it must be in [0, 1), and leave one of the {count} "
             f"patches of {patch} pixels visible that a crop of {crop} has"
         )
 
@@ -326,7 +326,7 @@ def _check_two_classes(config: ml_collections.ConfigDict) -> None:
         kind = "one component" if len(labels.names) == 1 else "the same components"
         raise ConfigError(
             f"config.tasks is {config.tasks!r}, all of {kind}, {', '.join(labels.names)}; "
-            "multi-hot labels have to differ, e.g. --config.tasks=low_light,haze,low_light+haze or "
+            "multi-hot labels must differ, e.g. --config.tasks=low_light,haze,low_light+haze or "
             "--config.tasks=clean,haze, or set --config.label=flat"
         )
 
@@ -337,7 +337,7 @@ def _check_class_sections(config: ml_collections.ConfigDict) -> None:
         for name, value in entries.items():
             if task_sets.class_named(name) != name:
                 raise ConfigError(
-                    f"config.{section}.{name}: {name!r} is no class; classes: "
+                    f"config.{section}.{name}: {name!r} is not a class; classes: "
                     f"{', '.join(task_sets.class_names())}, and mixtures of them such as "
                     "low_light+haze"
                 )
@@ -375,9 +375,7 @@ def _class_sections(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[st
 
 def _validate_optimizer(name: str, config: ml_collections.ConfigDict) -> None:
     if not config.learning_rate > 0:
-        raise ConfigError(
-            f"config.{name}.learning_rate is {config.learning_rate}; it has to be > 0"
-        )
+        raise ConfigError(f"config.{name}.learning_rate is {config.learning_rate}; it must be > 0")
     _known(f"{name}.schedule", config.schedule, ("cosine", "constant"))
     if config.schedule == "cosine" and not 0 <= config.min_learning_rate <= config.learning_rate:
         raise ConfigError(
@@ -386,6 +384,6 @@ def _validate_optimizer(name: str, config: ml_collections.ConfigDict) -> None:
         )
     for key in ("b1", "b2"):
         if not 0 <= config[key] < 1:
-            raise ConfigError(f"config.{name}.{key} is {config[key]}; it has to be in [0, 1)")
+            raise ConfigError(f"config.{name}.{key} is {config[key]}; it must be in [0, 1)")
     for key in ("warmup_steps", "decay_steps", "weight_decay", "clip_norm"):
         _at_least(f"{name}.{key}", config[key], 0)

@@ -67,7 +67,7 @@ def set_class_flags(config: ml_collections.ConfigDict, found: Sequence[ClassFlag
             value = CLASS_SECTIONS[flag.section](flag.value)
         except ValueError:
             raise ConfigError(
-                f"config.{flag.section}.{flag.name} is {flag.value!r}; it has to be a whole number"
+                f"config.{flag.section}.{flag.name} is {flag.value!r}; it must be a whole number"
             ) from None
         with section.unlocked():
             section[name] = value

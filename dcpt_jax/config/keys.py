@@ -86,7 +86,7 @@ def _add_training(config: ml_collections.ConfigDict, mode: Mode) -> None:
     # batch within rounding. They have to divide the batch of each device.
     config.accumulate_steps = 1
     # Devices that share one copy of parameters, optimiser and moving average, each holding a part;
-    # it has to divide their number. 1 = a copy on every device; -1 = one copy on all of them.
+    # it must divide their number. 1 = a copy on every device; -1 = one copy on all of them.
     config.fsdp_devices = 1
     # Compute the inside of each block again in the backward pass instead of keeping it: less
     # memory, the same result within rounding.

@@ -332,7 +332,7 @@ def _check(options: argparse.Namespace, reads_folder: bool, writes_file: bool) -
                 raise ValueError(f"{path} is inside OUT, {output}, which would be replaced")
         if output.exists() and not weights.is_weights_folder(output):
             raise FileExistsError(
-                f"{output} exists and is no weights folder, or holds other files too; choose "
+                f"{output} exists and is not a weights folder, or contains other files; choose "
                 "another"
             )
         return

@@ -68,7 +68,7 @@ def read_pth(path: Path | str) -> Any:
         raise PthError(f"{path}: it asks for more memory than there is") from error
     except Exception as error:  # the standard modules raise many kinds for damaged data
         reason = printable(str(error) or type(error).__name__)
-        raise PthError(f"{path}: damaged, or no PyTorch checkpoint ({reason})") from error
+        raise PthError(f"{path}: damaged, or not a PyTorch checkpoint ({reason})") from error
 
 
 class _File(io.BufferedReader):
@@ -105,14 +105,14 @@ class _Storages:
 
     def __getitem__(self, key: str) -> np.ndarray:
         if type(key) is not str:
-            raise PthError("damaged: the key of a storage is no text")
+            raise PthError("damaged: the key of a storage is not text")
         return self._made[key].array
 
     def __call__(self, identity: Any) -> Storage:
         """The storage of a persistent id: ("storage", type, key, device, number of elements)."""
         # The types come first: a text of nested lists could take for ever.
         if type(identity) is not tuple or not 5 <= len(identity) <= 6:
-            raise PthError("damaged: it refers to something that is no storage")
+            raise PthError("damaged: it refers to something that is not a storage")
         word, kind, key, _, count = identity[:5]
         name = kind.removeprefix("torch.") if type(kind) is Name else ""
         if (
@@ -122,7 +122,7 @@ class _Storages:
             or not (key.isascii() and key.isdigit() and len(key) < 20)
             or not 0 <= count < 2**63
         ):
-            raise PthError("damaged: it refers to something that is no storage")
+            raise PthError("damaged: it refers to something that is not a storage")
         if len(identity) == 6 and identity[5] is not None:
             raise PthError("refused: a storage that is a part of another, which PyTorch gave up")
         dtype = np.dtype(STORAGE_DTYPES[name])
@@ -143,7 +143,7 @@ def _read_zip(file: _File, budget: _Budget) -> Any:
             raise PthError(kind)
         roots = [name for name in entries if name.endswith("data.pkl") and name.count("/") == 1]
         if len(roots) != 1:
-            raise PthError("a zip archive, but no PyTorch checkpoint: it holds no data.pkl")
+            raise PthError("a zip archive, but not a PyTorch checkpoint: it holds no data.pkl")
         root = roots[0].removesuffix("data.pkl")
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
             raise PthError("refused: compressed entries, which PyTorch never writes")
@@ -296,7 +296,7 @@ class _Instructions(dict):
 
     def __missing__(self, code: int) -> Callable[[Any], None]:
         if chr(code) not in pickletools.code2op:
-            raise PthError("damaged, or no PyTorch checkpoint")
+            raise PthError("damaged, or not a PyTorch checkpoint")
         name = pickletools.code2op[chr(code)].name
         raise PthError(f"refused: the instruction {name}, which no state dict needs")
 
@@ -348,7 +348,7 @@ class _Unpickler(pickle._Unpickler):
     def load_reduce(self) -> None:
         arguments, name = self.stack.pop(), self.stack.pop()
         if type(name) is not Name or type(arguments) is not tuple or _WORDS.fullmatch(name):
-            raise PthError("damaged: it calls something that is no function")
+            raise PthError("damaged: it calls something that is not a function")
         self.append(self.call(name, arguments))
 
     def call(self, name: Name, arguments: tuple[Any, ...]) -> Any:

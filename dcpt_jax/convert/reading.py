@@ -138,7 +138,7 @@ def _as_float32(state: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], li
     numbers = {"float16", "bfloat16", "float32", "float64"}
     if stored - numbers:
         wrong = [f"{name} ({v.dtype})" for name, v in state.items() if str(v.dtype) not in numbers]
-        raise ValueError(f"these are no floating-point numbers: {listed(wrong, 5)}")
+        raise ValueError(f"these are not floating-point numbers: {listed(wrong, 5)}")
     # Half and bfloat16 storage only ever saved space: parameters are float32 here.
     others = sorted(stored - {"float32"})
     remarks = [f"stored as {' and '.join(others)}; converted to float32"] if others else []

@@ -72,9 +72,11 @@ def state_dict_of(
         choice = f"; --params takes one of its entries: {known}" if known and not key else ""
         if not known and "optimizer" in content:
             choice = "; beside the state of an optimizer there are no weights"
-        raise ValueError(f"no state dict: these entries are no tensors: {listed(wrong, 5)}{choice}")
+        raise ValueError(
+            f"not a state dict: these entries are not tensors: {listed(wrong, 5)}{choice}"
+        )
     if not state:
-        raise ValueError("no state dict: it is empty")
+        raise ValueError("not a state dict: it is empty")
     state = {str(name): value for name, value in state.items()}
     return _without_wrappers(state if prefix is None else _behind(state, prefix)), key
 

@@ -55,7 +55,7 @@ def read_safetensors(path: Path | str) -> dict[str, np.ndarray]:
     except AttributeError as error:  # its way to say that NumPy has no such type
         raise SafetensorsError(f"{path}: unknown kind of numbers ({error})") from error
     except Exception as error:
-        raise SafetensorsError(f"{path}: damaged, or no safetensors file ({error})") from error
+        raise SafetensorsError(f"{path}: damaged, or not a safetensors file ({error})") from error
     return arrays
 
 
@@ -65,7 +65,7 @@ def _check_header_size(path: Path) -> None:
     size = path.stat().st_size
     announced = struct.unpack("<Q", begin)[0] if len(begin) == 8 else None
     if announced is None or announced > size - 8:
-        raise SafetensorsError(f"{path}: cut off, or no safetensors file")
+        raise SafetensorsError(f"{path}: cut off, or not a safetensors file")
     if announced > _MAX_HEADER:
         raise SafetensorsError(
             f"{path}: refused: its header of {announced:,} bytes is larger than any network needs"

@@ -108,7 +108,7 @@ def _parse_manifest(content: Any) -> Manifest:
         elif not valid(table[key]):
             shown = repr(table[key])
             shown = shown if len(shown) < 80 else f"{shown[:80]}..."
-            problems.append(f"{where}{key} is {shown}, but has to be {expected}")
+            problems.append(f"{where}{key} is {shown}, but must be {expected}")
         else:
             return table[key]
         return None

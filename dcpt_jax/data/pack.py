@@ -143,7 +143,7 @@ def pack(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
-        raise PackError(f"--output {folder} is no folder: give another one") from None
+        raise PackError(f"--output {folder} is not a folder; choose another one") from None
     except OSError as error:
         raise PackError(f"cannot make the folder --output {folder}: {error.strerror}") from error
     try:
@@ -175,7 +175,7 @@ def _begin(folder: Path, new: Manifest, overwrite: bool) -> Manifest:
         old = None
     except images.ImageError as error:
         if not overwrite:
-            raise PackError(f"{error}; or --overwrite starts anew") from error
+            raise PackError(f"{error}; or --overwrite starts again") from error
         old = None
     if old is not None:
         there, asked_for = (
@@ -420,7 +420,7 @@ def _progress(bar: tqdm.tqdm, options: argparse.Namespace) -> Callable[[int], No
 
 def _pack(options: argparse.Namespace) -> int:
     if options.output is None:
-        raise PackError("--output DIR is missing: where shall the files go?")
+        raise PackError("--output DIR, the folder for the files, is missing")
     stride = options.stride or max(1, options.size * 3 // 4)
     if stride > options.size:
         raise PackError(
@@ -493,7 +493,9 @@ def _positive(text: str) -> int:
     except ValueError:
         value = 0.0
     if not 1 <= value <= _LARGEST_OPTION or value != int(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to {_LARGEST_OPTION}")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a whole number from 1 to {_LARGEST_OPTION}"
+        )
     return int(value)
 
 

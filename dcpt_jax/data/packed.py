@@ -60,7 +60,7 @@ def encode(record: Record) -> bytes:
 def decode(data: bytes) -> Record:
     """A record from its bytes, without copying the pixels; they are read-only."""
     if len(data) < _HEADER.size or data[: len(_MAGIC)] != _MAGIC:
-        raise images.ImageError("it is no sub-image written by dcpt_jax.data.pack")
+        raise images.ImageError("not a sub-image written by dcpt_jax.data.pack")
     _, version, count, *bits, h, w, top, left, length = _HEADER.unpack_from(data)
     if version != _VERSION:
         raise images.ImageError(f"its format is number {version}, but {_VERSION} is read here")
@@ -88,7 +88,7 @@ def open_array_record(path: Path) -> Any:
         str(path), "readahead_buffer_size:0,max_parallelism:0"
     )
     if not reader.ok() or not reader.num_records():  # it opens anything without complaint
-        raise images.ImageError(f"{path} is missing, or no complete ArrayRecord file")
+        raise images.ImageError(f"{path} is missing, or not a complete ArrayRecord file")
     return reader
 
 

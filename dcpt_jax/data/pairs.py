@@ -216,11 +216,11 @@ def pair_list(file: Path | str, *, clean_first: bool = False) -> Pairing:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise SourceError(f"{file} is no UTF-8 text: {error}") from error
+        raise SourceError(f"{file} is not UTF-8 text: {error}") from error
     except OSError as error:
         raise FileNotFoundError(f"the list {file} cannot be read: {error.strerror}") from error
     if "\0" in text:
-        raise SourceError(f"{file} is no text: it holds null bytes")
+        raise SourceError(f"{file} is not text: it contains null bytes")
     pairs = []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip() or line.startswith("#"):
@@ -230,7 +230,7 @@ def pair_list(file: Path | str, *, clean_first: bool = False) -> Pairing:
         parts = [part for part in parts if part]
         if len(parts) != 2:
             raise SourceError(
-                f"{file}, line {number}: {line.strip()!r} has to name two files, degraded and "
+                f"{file}, line {number}: {line.strip()!r} must name two files, degraded and "
                 "clean; separate them by a tab where names hold spaces"
             )
         pairs.append(parts[::-1] if clean_first else parts)

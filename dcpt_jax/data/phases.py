@@ -35,7 +35,7 @@ def parse(text: str, *, crop_size: int, batch_size: int) -> tuple[Phase, ...]:
         if following.first_step <= one.first_step:
             raise ValueError(
                 f"step {following.first_step} does not come after step {one.first_step}; steps "
-                "have to rise, and before the first of them data.crop_size and batch_size apply"
+                "must increase; before the first of them, data.crop_size and batch_size apply"
             )
     return tuple(phases)
 

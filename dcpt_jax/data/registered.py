@@ -51,13 +51,13 @@ class RegisteredSource(Source):
         for array in arrays:
             if array.dtype not in (np.uint8, np.uint16) or array.shape[2:] != (3,):
                 raise images.ImageError(
-                    f"{self.describe(index)} is {array.dtype} {array.shape}; it has to be uint8 or "
+                    f"{self.describe(index)} is {array.dtype} {array.shape}; it must be uint8 or "
                     "uint16 [height, width, 3], RGB"
                 )
         if len({array.shape for array in arrays}) > 1:
             raise images.ImageError(
                 f"{self.describe(index)}: its degraded image is {arrays[0].shape}, its clean one "
-                f"{arrays[1].shape}; both have to be of one size"
+                f"{arrays[1].shape}; both must have the same size"
             )
         views = [array.view() for array in arrays]  # reading makes them read-only
         return Pair(*views) if self.is_pairs else views[0]

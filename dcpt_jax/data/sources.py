@@ -186,9 +186,7 @@ def check_bad_file_rule(on_bad_file: str) -> None:
 
 def refused(error: images.ImageError) -> images.ImageError:
     """The error of a run that is to stop at bad files, with the key that changes this."""
-    return images.ImageError(
-        f"{error} (--config.data.on_bad_file=skip leaves such files out and goes on)"
-    )
+    return images.ImageError(f"{error} (--config.data.on_bad_file=skip skips such files)")
 
 
 def warn_of_each(reasons: Sequence[str], noun: str) -> None:

@@ -83,7 +83,7 @@ def parse(text: str) -> list[Spec]:
         kind, colon, place = part.partition(":")
         if not colon or not place or kind not in (*KINDS, *REGISTERED, *DATASETS):
             raise SourceError(
-                f"{part!r} is no source of data; known: {_FORMS}"
+                f"{part!r} is not a source of data; known: {_FORMS}"
                 f"{', '.join([*DATASETS, *REGISTERED])}; several joined by ;"
             )
         if kind == "pairs":
@@ -99,7 +99,7 @@ def parse_pairs(place: str) -> tuple[str, str, str]:
     parts = [part.strip() for part in place.split(",")]
     if len(parts) not in (2, 3) or not all(parts):
         raise SourceError(
-            f"pairs:{place} has to name two folders and optionally a rule: "
+            f"pairs:{place} must name two folders and optionally a rule: "
             f"pairs:DEGRADED_DIR,CLEAN_DIR[,RULE]; rules: {RULES}"
         )
     rule = parts[2] if len(parts) == 3 else "same"

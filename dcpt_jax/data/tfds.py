@@ -152,7 +152,7 @@ def _open(name: str, split: str) -> tuple[Sequence[Any], tuple[str, ...], Path]:
         raise
     except Exception as error:  # TFDS raises many kinds, some of them with pages of text
         raise TfdsError(
-            f"the TFDS dataset {name} cannot be read: {first_line(error)}. It has to be prepared "
+            f"the TFDS dataset {name} cannot be read: {first_line(error)}. It must be prepared "
             "on this machine with file_format='array_record', in the folder TFDS_DATA_DIR or "
             "~/tensorflow_datasets, or be named by its folder"
         ) from error

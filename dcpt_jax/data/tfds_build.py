@@ -50,10 +50,12 @@ def build(
         ImportError: if tensorflow-datasets is not installed.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise BuildError(f"{name!r} is no name of a TFDS dataset: small letters, digits and _")
+        raise BuildError(
+            f"{name!r} is not a name for a TFDS dataset: use lower-case letters, digits and _"
+        )
     folder = Path(data_dir, name, SET_VERSION)
     if folder.exists() and not overwrite:
-        raise BuildError(f"{folder} is there already; --overwrite makes it anew")
+        raise BuildError(f"{folder} already exists; --overwrite replaces it")
     for split, pairing in splits.items():
         if pairing.border:
             raise BuildError(
@@ -87,7 +89,7 @@ def pairings_of(name: str, folder: Path | str, *, task: str = "") -> dict[str, P
             errors.append(error)
             continue
         if one.pairing is None:
-            raise BuildError(f"{name} holds clean photos, no pairs")
+            raise BuildError(f"{name} contains clean photos, not pairs")
         found[tfds_split] = one.pairing
     if not found:
         raise errors[0]
@@ -115,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--data_dir", type=expand_home, required=True, help="folder of TFDS datasets to write to"
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="make a set anew that is there already"
+        "--overwrite", action="store_true", help="replace a dataset that already exists"
     )
     return run_command(parser, run, argv)
 

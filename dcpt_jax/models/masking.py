@@ -79,12 +79,12 @@ def check_visible(visible: Any, images: jax.Array, multiple: int) -> None:
     shape = (*images.shape[:3], 1)
     if jnp.shape(visible) != shape or not jnp.issubdtype(jnp.result_type(visible), jnp.floating):
         raise ValueError(
-            f"visible has to be a float array {shape}, 1 where images {images.shape} are visible "
+            f"visible must be a float array {shape}, 1 where images {images.shape} are visible "
             f"and 0 elsewhere; got {jnp.result_type(visible)} {jnp.shape(visible)}"
         )
     if any(size % multiple for size in shape[1:3]):
         raise ValueError(
-            f"images that are partly hidden are not padded: height and width {shape[1:3]} have to "
+            f"images that are partly hidden are not padded: height and width {shape[1:3]} must "
             f"be multiples of {multiple}"
         )
 
@@ -93,7 +93,7 @@ def check_patch(patch: int, height: int, width: int, multiple: int) -> None:
     """Raises ValueError unless cells of `patch` pixels fit the network and the images."""
     if patch < 1 or patch % multiple:
         raise ValueError(
-            f"patches of {patch} pixels; for this network they have to be a multiple of {multiple}"
+            f"patches of {patch} pixels; for this network they must be a multiple of {multiple}"
         )
     if height % patch or width % patch:
         raise ValueError(f"patches of {patch} pixels do not divide images of {height}x{width}")

@@ -282,5 +282,5 @@ def _probe(network: Network, probed: Any, seed: int) -> Any:
 def _positive(text: str) -> int:
     """Value of --images and --crop."""
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number >= 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number >= 1")
     return int(text)

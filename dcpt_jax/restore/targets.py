@@ -76,7 +76,9 @@ def output_folder(inputs: Sequence[Path], output: Path, form: str) -> Path:
     if _identity(output) is not None and _identity(output) == _identity(inputs[0]):
         raise ValueError(f"--output {output} is the photo itself, which is never overwritten")
     if form in ("png", "jpg") and f".{form}" != output.suffix.lower().replace("jpeg", "jpg"):
-        raise ValueError(f"--output {output} is no {form} file, but --format {form} asks for one")
+        raise ValueError(
+            f"--output {output} is not a {form} file, but --format {form} asks for one"
+        )
     return output.absolute().parent
 
 

@@ -340,6 +340,6 @@ def _check_shared(workdir: Path) -> None:
     processes.on_main(lambda: mark.unlink(missing_ok=True))
     if blind:
         raise OSError(
-            f"{', '.join(blind)}: {workdir} is not the one that process 0 writes to; --workdir has "
-            "to be on a file system that all processes share"
+            f"{', '.join(blind)}: {workdir} is not the one that process 0 writes to; --workdir "
+            "must be on a file system that all processes share"
         )

@@ -242,7 +242,7 @@ def _classifier_of(description: WeightsDescription, mode: Mode) -> ClassifierDes
     classifier = description.classifier
     if classifier.arguments.get("image_input"):
         raise ConfigError(
-            "the classifier of these weights sees the image besides the features; training uses "
+            "the classifier of these weights takes the image as well; training uses "
             "classifiers of features alone. Set --config.classifier_from to another, or "
             + ("--config.guidance=0" if mode.is_guided else f"to {SCRATCH} for a new one")
         )

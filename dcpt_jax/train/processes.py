@@ -52,7 +52,7 @@ def initialise(
     """
     if None not in (num_processes, process_id) and not 0 <= process_id < num_processes:
         raise ValueError(
-            f"--process_id is {process_id}, but has to be in 0 .. {num_processes - 1}, as "
+            f"--process_id is {process_id}, but must be in 0 .. {num_processes - 1}, as "
             f"--num_processes is {num_processes}"
         )
     # Used on CPUs only, and the default of newer versions: without it they cannot compute together.

@@ -43,7 +43,7 @@ def newest_state(path: Path | str, target: TrainState) -> SavedState:
     def skip(folder: Path, reason: str) -> None:
         logging.warning("checkpoint %s is damaged (%s) and is skipped", folder, reason)
 
-    advice = "Use --config.init_from in place of --config.resume_from to start from its network"
+    advice = "Use --config.init_from instead of --config.resume_from to start from its network"
     restored = first_intact(folders, target, advice=advice, on_damage=skip)
     if restored is None:
         raise RuntimeError(

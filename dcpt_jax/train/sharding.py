@@ -59,7 +59,7 @@ def make_mesh(
     share = batch_size // len(devices)
     if share % accumulate_steps:
         raise ValueError(
-            f"config.accumulate_steps is {accumulate_steps}, but has to divide the batch of each "
+            f"config.accumulate_steps is {accumulate_steps}, but must divide the batch of each "
             f"device, {share} ({key} {batch_size} on {len(devices)} devices); use "
             f"--config.accumulate_steps={_divisors(share)}"
         )
@@ -67,7 +67,7 @@ def make_mesh(
         fsdp_devices = len(devices)
     if len(devices) % fsdp_devices:
         raise ValueError(
-            f"config.fsdp_devices is {fsdp_devices}, but has to divide the number of devices, "
+            f"config.fsdp_devices is {fsdp_devices}, but must divide the number of devices, "
             f"{len(devices)}; use --config.fsdp_devices={_divisors(len(devices))}, or -1 for all"
         )
     return Mesh(np.array(devices).reshape(-1, fsdp_devices), AXES)

@@ -116,7 +116,7 @@ def refuse_damaged(checkpoint: Path, item: str) -> None:
         return
     expected = read_json(checkpoint / CHECKSUMS)
     if not isinstance(expected, dict):
-        raise WeightsError(f"{checkpoint / CHECKSUMS} is damaged: it is no object with keys")
+        raise WeightsError(f"{checkpoint / CHECKSUMS} is damaged: it is not a JSON object")
     names = [name for name in expected if name.startswith(f"{item}/")]
     if not names:
         raise WeightsError(f"{checkpoint / CHECKSUMS} is damaged: it does not name {item}")
@@ -139,7 +139,7 @@ def read_item(checkpoint: Path, name: str) -> dict[str, Any]:
     file = checkpoint / name / _FILES.get(name, "metadata")
     content = read_json(file)
     if not isinstance(content, dict):
-        raise WeightsError(f"{file} is damaged: it is no object with keys")
+        raise WeightsError(f"{file} is damaged: it is not a JSON object")
     return content
 
 

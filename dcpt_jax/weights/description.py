@@ -321,7 +321,7 @@ def _values(kind: _Kind) -> _Kind:
 
     def read(key: str, value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
-            raise _Wrong(key, value, "an object with keys")
+            raise _Wrong(key, value, "a JSON object")
         return {name: kind(f"{key}.{name}", one) for name, one in value.items()}
 
     return read
@@ -332,7 +332,7 @@ def _keys(known: Mapping[str, tuple[_Kind, Any]]) -> _Kind:
 
     def read(key: str, value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
-            raise _Wrong(key, value, "an object with keys")
+            raise _Wrong(key, value, "a JSON object")
         within = f"{key}." if key else ""
         for name in value:
             if name not in known:

@@ -75,7 +75,7 @@ def joint(
     terms = ((pixel_weight, loss_pixel), (class_weight, loss_class))
     weighted = [weight * term for weight, term in terms if weight]
     if not weighted:
-        raise ValueError("pixel_weight and class_weight are both 0; one has to be larger")
+        raise ValueError("pixel_weight and class_weight are both 0; one must be larger")
     loss = sum(weighted[1:], start=weighted[0])
     return loss, {
         "loss": loss,

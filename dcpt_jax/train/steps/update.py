@@ -36,7 +36,7 @@ def make_step(
             and metrics; all of them means over the batch.
         optimizers: of the parts that learn.
         ema_decay: of the moving averages in the state.
-        accumulate_steps: n; it has to divide the batch, and the batch of each device.
+        accumulate_steps: n; it must divide the batch, and the batch of each device.
         finish: from the mean metrics of a whole batch to those that the step returns.
         prepare: draws what is random in the step, for the whole batch, so that it does not depend
             on how the batch is split.
