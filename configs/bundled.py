@@ -86,7 +86,7 @@ def _restore():
 def _refine():
     config = _restore()
     config.num_steps = 19_000
-    # By L1 alone, JPEG artefacts and blur were hardly learnt.
+    # By L1 alone, JPEG artefacts and blur were hardly learned.
     config.loss_terms = "psnr:0.01"
     config.synthetic_repeats.jpeg = 2
     config.synthetic_repeats.real = 2

@@ -30,7 +30,7 @@ class DegradationClassifier(nn.Module):
     """Tells from the features of a restoration network how its input was degraded.
 
     The features are taken up one after another, finest first, each weighted by the softmax of a
-    learnt number; after each, the map goes through residual bottlenecks and shrinks by half.
+    learned number; after each, the map goes through residual bottlenecks and shrinks by half.
     It does not see the image, unless `image_input` asks for the reference's `PromptIR_DC`.
     With the features of the paper's NAFNet and five classes it has 49.3 million parameters.
 

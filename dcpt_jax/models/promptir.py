@@ -23,7 +23,7 @@ from dcpt_jax.models.transformer import (
 
 
 class PromptIR(Levels):
-    """PromptIR: Restormer's levels, with learnt prompts mixed in at each level of the decoder.
+    """PromptIR: Restormer's levels, with learned prompts mixed in at each level of the decoder.
 
     Takes and gives what `RestorationNetwork` says; `size_multiple` is 8. The defaults are the
     network of the DCPT paper (35.4 million parameters). Attention is softmax attention and the

@@ -27,7 +27,7 @@ class ReconstructionHead(nn.Module):
     """Paints the clean image from the features of a network that saw parts of the degraded one.
 
     The publication (MaskDCPT, 2025) speaks of a light reconstruction decoder and says no more; this
-    form is ours. A 1x1 convolution brings each feature to `width` channels, a learnt token takes
+    form is ours. A 1x1 convolution brings each feature to `width` channels, a learned token takes
     the place of what is hidden, and the maps are enlarged to the size of the finest feature and
     summed. That sum is pooled by half again and again, until a hidden patch is one pixel, and on
     the way back each level adds its own map and goes through one 3x3 convolution. So hidden patches
