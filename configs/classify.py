@@ -1,14 +1,14 @@
-"""Classifier alone: what the features of a trained network tell about a degradation.
+"""Classifier alone, on the features of a trained network.
 
     python -m dcpt_jax.main --config=configs/classify.py --workdir=W3 --config.init_from=W
 
-The network of `init_from` stays as it is; the classifier learns by focal loss, with a moving
-average. If `init_from` holds a classifier, it is trained on (`--config.classifier_from=scratch`
-starts a new one, a folder takes another). The printed report says which parts were taken over,
-resized to this run's classes, or left. `weights` then holds network and classifier.
+The network of `init_from` is frozen; the classifier learns by focal loss, with a moving average. If
+`init_from` holds a classifier, it is trained further (`--config.classifier_from=scratch` starts a
+new one, a folder names another). The first lines of the run say which parts were loaded, resized to
+its classes, or ignored. `weights` then holds network and classifier.
 
-`--config.label=multi_hot` learns the single degradations in mixtures in place of classes. What was
-learned of a class goes on as the degradation of that name, and the reverse.
+`--config.label=multi_hot` learns the single degradations in mixtures instead of classes. A class
+becomes the degradation of that name, and the reverse.
 
 Demo (no preset): on the bundled photos. Hardware: two CPU cores. Hours and score: not measured.
 

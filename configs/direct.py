@@ -1,10 +1,10 @@
-"""DCPT pre-training that restores ("direct"): tell how an image was damaged, and mend it.
+"""DCPT pre-training that restores ("direct"): classify the damage and restore the image.
 
     python -m dcpt_jax.main --config=configs/direct.py --workdir=W
 
-`configs/pretrain.py`, demo and presets, but for the first pass: the network restores degraded
-images there, in place of reproducing clean ones. Data and hardware are those of that file. Hours:
-not measured. Expected score: none published.
+Demo and presets of `configs/pretrain.py`, except for the first pass: the network restores degraded
+images instead of reproducing clean ones. Data and hardware: see that file. Hours: not measured.
+Expected score: none published.
 """
 
 from dcpt_jax.config import load

@@ -2,7 +2,7 @@
 
     python -m dcpt_jax.main --config=configs/evaluate.py --workdir=W3 --config.init_from=W2
 
-Photos: those bundled ones that training never sees, or `--config.data.root=FOLDER`; with
+Photos: the bundled ones that training never sees, or `--config.data.root=FOLDER`; with
 `--config.data.datasets=FOLDER` the test pairs of public data sets (docs/data.md).
 `--config.data.crop_size=0` takes whole images in place of crops. Writes `evaluation.md`,
 `evaluation.json` and `sheet.png` to the work directory. The classes are those of the weights, or
@@ -14,8 +14,8 @@ means, wavelets, Richardson-Lucy, gamma, CLAHE; `dcpt_jax/evaluate/baselines.py`
 
 PSNR and SSIM are of RGB rounded to 8 bits; `--config.channel=y` and `--config.rounding=none` are
 the other conventions. `--config.save_images=FOLDER` writes the images, for other programs to
-measure. `python -m dcpt_jax.tables W3` puts the result beside published figures, where the two
-compare.
+measure. `python -m dcpt_jax.tables W3` shows the result beside published figures that are
+comparable.
 
 Hardware: anything; on two CPU cores the demo takes minutes. Expected scores: configs/restore.py.
 """

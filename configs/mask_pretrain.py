@@ -1,4 +1,4 @@
-"""MaskDCPT pre-training: tell how an image was damaged, and paint it clean, from half of it.
+"""MaskDCPT pre-training: classify the damage and reconstruct the clean image from half of it.
 
     python -m dcpt_jax.main --config=configs/mask_pretrain.py --workdir=W
     python -m dcpt_jax.main --config=configs/mask_pretrain.py:nafnet,5d --workdir=W \
@@ -8,7 +8,7 @@ Random patches of the degraded image are hidden from the network. From its featu
 tells the degradation and a light head reconstructs the whole clean image. The part of the network
 behind the features does not run: it stays as initialised, and learns in the fine-tuning
 (configs/restore.py with `--config.init_from=W`). `weights` then holds network and classifier; the
-head is left behind. docs/mask_pretraining.md says what is published of this and what is our choice.
+head is not saved. docs/mask_pretraining.md says what is published of this and what is our choice.
 
 Demo (no preset): a small NAFNet on the bundled photos. Hardware: two CPU cores. Hours and score:
 docs/mask_pretraining.md.

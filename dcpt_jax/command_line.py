@@ -1,4 +1,4 @@
-"""What all commands share: how they end, paths, and how progress is shown."""
+"""What all commands share: exit statuses, paths, and progress."""
 
 import argparse
 import contextlib
@@ -46,7 +46,7 @@ def run_command(
 
 
 def guarded(work: Callable[[Interruption], int]) -> int:
-    """Runs a command so that whatever ends it early is told in one sentence.
+    """Runs a command; an error or interruption ends it with one line on the error stream.
 
     Args:
         work: returns the exit status; calls `check` of what it is given between two pieces of work.
@@ -82,7 +82,7 @@ def guarded(work: Callable[[Interruption], int]) -> int:
 
 
 def say(text: str) -> None:
-    """Prints a line; the work goes on where whoever reads the output has ended, as `head` does."""
+    """Prints a line; continues if the reader of the output has ended, as `head` does."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -90,12 +90,12 @@ def say(text: str) -> None:
 
 
 def is_of_output(error: BaseException) -> bool:
-    """Whether an error is one of standard output: the system's, without a file's name."""
+    """Whether an error comes from standard output: an OSError without a file name."""
     return isinstance(error, OSError) and bool(error.errno) and error.filename is None
 
 
 def _discard_output() -> None:
-    """Sends what is still to be written at exit nowhere."""
+    """Discards what would still be written at exit."""
     with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
 

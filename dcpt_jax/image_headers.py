@@ -214,7 +214,8 @@ def _pillow_header(path: Path, file: BinaryIO, start: bytes) -> ImageHeader:
     else:
         raise image_error(
             path,
-            "is not an image of a known kind (PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF, HEIC, JPEG XL)",
+            "is not an image of a known kind "
+            "(PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF, HEIC, JPEG XL)",
         )
     try:
         image = pillow_image(path, kind, file)

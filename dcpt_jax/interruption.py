@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: noted by a handler, looked at between two pieces of work."""
+"""Ctrl-C and SIGTERM: noted by a handler, checked between two pieces of work."""
 
 import contextlib
 import os

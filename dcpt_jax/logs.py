@@ -1,4 +1,4 @@
-"""What a run says: to the terminal, and all of it to the log file in its folder."""
+"""Output of a run: on the terminal, and in the log file in its folder."""
 
 import contextlib
 import logging
@@ -26,12 +26,12 @@ def say(text: str) -> None:
 def written_to(folder: Path) -> Iterator[None]:
     """Appends to `log.txt` in a folder, while this is entered: what `say` prints, and warnings.
 
-    An error that ends it is noted, too. If the file cannot be written, it is silently left out.
+    An error that ends it is logged as well. If the file cannot be written, it is left out silently.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(folder / FILE, encoding="utf-8", errors="backslashreplace")
-    except OSError:  # what writes the checkpoints will tell
+    except OSError:  # writing checkpoints will report it
         yield
         return
     handler.handleError = lambda record: None

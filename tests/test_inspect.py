@@ -255,7 +255,7 @@ def test_a_bad_file_is_named_and_the_others_go_on(tmp_path, flat, capsys):
         (("photo.png", "--weights", "empty"), "no weights in"),
         (("photo.png", "--weights", "no_classifier"), "hold no classifier; take those of"),
         (("photo.png",), "no bundled network"),
-        (("empty",), "there is no image to inspect"),
+        (("empty",), "contain no image to inspect"),
     ],
 )
 def test_wrong_use_ends_with_status_2(tmp_path, parts, monkeypatch, capsys, arguments, message):

@@ -317,7 +317,7 @@ def test_results_that_are_removed_meanwhile_are_failures(tmp_path, monkeypatch, 
     inputs = [str(put(tmp_path / name)) for name in ("a.png", "b.png")]
     assert main([*inputs, "--output", str(out)]) == 1
     shown = capsys.readouterr()
-    assert f"failed: {out / 'a.png'}: was removed again" in shown.err
+    assert f"failed: {out / 'a.png'}: was removed while" in shown.err
     assert "1 restored, 0 skipped, 1 failed" in shown.out
 
 
@@ -557,8 +557,8 @@ def test_max_pixels_is_an_option(tmp_path, identity, capsys):
         ({"--weights": "empty"}, "--weights empty cannot be used: no weights in"),
         ({"--weights": "damaged"}, "--weights damaged cannot be used: .*does not describe weights"),
         ({"--output": "photo.png"}, "--output photo.png is the photo itself"),
-        ({"input": "empty"}, "failed: empty: no images in this folder .*\n.*there is no image"),
-        ({"input": "nothing"}, "failed: nothing: no such file or folder\n.*there is no image"),
+        ({"input": "empty"}, "failed: empty: no images in this folder .*\n.*contain no image"),
+        ({"input": "nothing"}, "failed: nothing: no such file or folder\n.*contain no image"),
     ],
 )
 def test_wrong_paths_end_with_status_2(tmp_path, monkeypatch, capsys, change, message):

@@ -26,8 +26,8 @@ def base(mode: str) -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.mode = mode
     config.seed = 0
-    # Modules to import first, joined by commas: they register degradations, networks, terms of
-    # the loss and data sources of your own (docs/extending.md).
+    # Your own modules to import first, joined by commas: they register degradations, networks,
+    # terms of the loss and data sources (docs/extending.md).
     config.plugins = ""
     # Folder to start from: a work directory of an earlier run or a weights folder. "" = scratch.
     config.init_from = ""
@@ -42,12 +42,12 @@ def base(mode: str) -> ml_collections.ConfigDict:
 
     config.data = ml_collections.ConfigDict()
     config.data.root = ""  # folder of clean photos, searched recursively; "" = bundled photos
-    # Folder that holds public data sets in the trees of docs/data.md; "" = none.
+    # Folder with public datasets, laid out as in docs/data.md; "" = none.
     config.data.datasets = ""
-    # A class whose data set is not there: True = its synthetic degradation of the clean photos
-    # stands in; False = stop, naming what is missing.
+    # If a class's dataset is missing: True = synthesise the class from the clean photos; False =
+    # stop, naming what is missing.
     config.data.stand_ins = True
-    # What a class is made of; "" = decided by the keys above. Several are joined by ";":
+    # Data of a class; "" = decided by the keys above. Several are joined by ";":
     # photos:DIR  pairs:DEGRADED_DIR,CLEAN_DIR[,RULE]  list:FILE  tfds:NAME[/CONFIG][:SPLIT]
     # packed:DIR  DATASET:DIR, e.g. --config.data.sources.rain=rain100l:/data/Rain100L
     config.data.sources = _by_class("")
@@ -55,7 +55,7 @@ def base(mode: str) -> ml_collections.ConfigDict:
     config.data.num_workers = 1  # processes beside the training process; 0 = threads only
     config.data.on_bad_file = "skip"  # skip: name, count, go on; refuse: stop at the first
     config.data.max_pixels = 100_000_000  # width times height; larger images count as bad
-    # Pixels with a profile of another space: srgb = converted to sRGB; as_is = left as stored.
+    # Pixels with another colour profile than sRGB: srgb = convert to sRGB; as_is = leave them.
     config.data.colour = "srgb"
     config.data.cache_megabytes = 512  # decoded photos kept in memory, per process
 
@@ -68,35 +68,35 @@ def base(mode: str) -> ml_collections.ConfigDict:
 
 def _add_training(config: ml_collections.ConfigDict, mode: Mode) -> None:
     """The keys of every training run, then those that only some modes have."""
-    # Backbone whose published values these are; init_from has to hold such a network. "" = none.
+    # Backbone whose published values these are; init_from must hold such a network. "" = none.
     config.recipe = ""
-    # Work directory, or one of its checkpoints (W/checkpoints/5000), whose run goes on in this one:
-    # step, optimiser and place in the data too. Once this directory has a checkpoint, that counts.
+    # Work directory, or one of its checkpoints (W/checkpoints/5000), whose run is continued here,
+    # with step, optimiser and position in the data. Ignored once this directory has a checkpoint.
     config.resume_from = ""
     # How often each photo or pair of a class is used in a pass over all classes; 0 = by the rules
     # of docs/data.md. Mixtures can be named too: --config.repeats.low_light+haze=3.
     config.repeats = _by_class(0)
-    # The same, of classes that are all synthesised from the same photos; once where none is given.
+    # The same if all classes are synthesised from the same photos; 1 for classes not given.
     config.synthetic_repeats = ml_collections.ConfigDict()
     config.num_steps = 300
     # Progressive training: STEP:CROPxBATCH for each later phase, joined by commas, such as
-    # 92000:160x40,156000:192x32. Until then data.crop_size and batch_size apply. "" = throughout.
+    # 92000:160x40,156000:192x32. Until then data.crop_size and batch_size apply. "" = one phase.
     config.progressive = ""
-    # Parts that a batch is worked through in, to save memory; the result is that of the whole
-    # batch within rounding. They have to divide the batch of each device.
+    # Parts into which a batch is split to save memory; the result is that of the whole batch
+    # within rounding. They must divide the batch of each device.
     config.accumulate_steps = 1
     # Devices that share one copy of parameters, optimiser and moving average, each holding a part;
     # it must divide their number. 1 = a copy on every device; -1 = one copy on all of them.
     config.fsdp_devices = 1
-    # Compute the inside of each block again in the backward pass instead of keeping it: less
-    # memory, the same result within rounding.
+    # Recompute the inside of each block in the backward pass instead of keeping it: less memory,
+    # the same result within rounding.
     config.remat = False
     config.ema_decay = 0.0  # of the moving average of what is trained; 0 = none
 
     config.model = ml_collections.ConfigDict({"name": "nafnet", **DEMO_BACKBONE})
     config.classifier = ml_collections.ConfigDict({"num_blocks": 1})
     if not mode.needs_network:
-        # Start the output layer at zero, so that an untrained network puts out its input unchanged.
+        # Initialise the output layer with zeros, so that an untrained network returns its input.
         config.identity_start = True
     for key in mode.loss_keys:
         config[key] = LOSS[key]
@@ -105,7 +105,7 @@ def _add_training(config: ml_collections.ConfigDict, mode: Mode) -> None:
         # class of its own (softmax); "multi_hot", which single degradations there are, whatever
         # the mixture (a sigmoid for each).
         config.label = "flat"
-        # Folder whose classifier is trained on. "" = that of init_from if it holds one; "scratch".
+        # Folder whose classifier is trained further. "" = that of init_from, if any; or "scratch".
         config.classifier_from = ""
     if mode.is_guided:
         config.classifier_from = ""  # folder of the classifier that guides; "" = init_from
@@ -114,19 +114,19 @@ def _add_training(config: ml_collections.ConfigDict, mode: Mode) -> None:
     for part in mode.learns:
         config[OPTIMIZERS[part]] = _optimizer()
 
-    # While training, measure the weights (their moving average where there is one) on crops of
-    # photos that are not trained on: PSNR and SSIM, or how many are classified right.
+    # During training, measure the weights (their moving average if there is one) on crops of
+    # photos that are not trained on: PSNR and SSIM, or classification accuracy.
     config.validation = ml_collections.ConfigDict()
     config.validation.every_steps = 100  # 0 = never; a checkpoint is written each time
-    config.validation.photos_per_class = 32  # evenly spread over those that there are; 0 = all
+    config.validation.photos_per_class = 32  # evenly spread over all; 0 = all
     config.validation.crops_per_photo = 1  # of the size of data.crop_size, from a regular grid
-    # Whose best value tells the best checkpoint: psnr, ssim or accuracy. "" = psnr where the stage
+    # Metric that selects the best checkpoint: psnr, ssim or accuracy. "" = psnr if the stage
     # restores, else accuracy.
     config.validation.metric = ""
-    # Folder of clean photos to degrade; "" = bundled ones that are never trained on. Public data
-    # sets have test data of their own.
+    # Folder of clean photos to degrade; "" = bundled ones that are never trained on. Public
+    # datasets have test data of their own.
     config.validation.root = ""
-    # What to measure a class on, in the form of data.sources; "" = decided by the above.
+    # Validation data of a class, in the form of data.sources; "" = decided by the keys above.
     config.validation.sources = _by_class("")
 
     config.log = ml_collections.ConfigDict()
@@ -136,7 +136,7 @@ def _add_training(config: ml_collections.ConfigDict, mode: Mode) -> None:
     config.checkpoint = ml_collections.ConfigDict()
     config.checkpoint.every_steps = 200
     config.checkpoint.keep = 2  # the newest ones
-    config.checkpoint.keep_best = 1  # and besides, the best by validation.metric
+    config.checkpoint.keep_best = 1  # in addition, the best by validation.metric
     config.checkpoint.allow_config_change = False  # continue a work directory of another config
 
 
@@ -146,7 +146,7 @@ LOSS: dict[str, Any] = {
     "pixel_weight": 1.0,
     "class_weight": 1.0,
     "focal_gamma": 2.0,  # exponent of the focal loss; 0 = cross-entropy
-    # What the network is shown for its own loss: clean images, or degraded ones ("direct").
+    # Input of the network for the pixel loss: clean images, or degraded ones ("direct").
     "first_pass": "clean",
     "mask_ratio": 0.5,  # share of the patches that are hidden from the network
     # Height and width of the patches, in pixels: a multiple of what the network pads sizes to.
@@ -172,7 +172,7 @@ def _optimizer() -> ml_collections.ConfigDict:
     """AdamW."""
     config = ml_collections.ConfigDict()
     config.learning_rate = 3e-4
-    # "cosine", or "constant": the rate alone, without regard to its minimum and decay.
+    # "cosine", or "constant", which ignores min_learning_rate and decay_steps.
     config.schedule = "cosine"
     config.min_learning_rate = 1e-6
     config.warmup_steps = 0
@@ -187,11 +187,11 @@ def _optimizer() -> ml_collections.ConfigDict:
 def _add_evaluation(config: ml_collections.ConfigDict) -> None:
     """The keys of an evaluation. `data.crop_size = 0` stands for whole images, one at a time."""
     config.data.crops_per_photo = 6
-    # Of PSNR and SSIM: "uint8" as published for 5d and 10d, "none" as published for mixtures.
+    # For PSNR and SSIM: "uint8" as published for 5d and 10d, "none" as published for mixtures.
     config.rounding = "uint8"
-    # Of PSNR and SSIM: "rgb" as published here, or "y", the luma, as many tables of rain have it.
+    # For PSNR and SSIM: "rgb" as in DCPT, or "y", the luma, as in many tables for rain.
     config.channel = "rgb"
-    # Folder whose classifier is measured. "" = that of init_from, or of what init_from grew from.
+    # Folder whose classifier is measured. "" = that of init_from or of its ancestors.
     config.classifier_from = ""
     # Measure classical methods (non-local means, CLAHE, ...) on the same samples, too. Takes
     # about 0.3 s of CPU time for a crop of 192x192 pixels.
@@ -199,7 +199,7 @@ def _add_evaluation(config: ml_collections.ConfigDict) -> None:
     # New or empty folder for the degraded, restored and clean images of all samples, PNG files by
     # class, on which other programs can compute their metrics. "" = none.
     config.save_images = ""
-    # NAFNet's test-time local converter at the size of the training crops. It may help or harm, and
+    # NAFNet's test-time local converter at the size of the training crops. It may help or harm;
     # the published 5d and 10d results do not use it.
     config.local_pooling = False
 

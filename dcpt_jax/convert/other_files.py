@@ -1,4 +1,4 @@
-"""Says what a file is that holds no weights, and where the weights would be."""
+"""Recognises files without weights, and says where the weights would be."""
 
 import stat
 from collections.abc import Iterable

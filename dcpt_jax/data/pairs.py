@@ -303,7 +303,7 @@ class SizeError(images.ImageError):
 
 @dataclasses.dataclass(frozen=True)
 class PairReport:
-    """What became of the files of a source of pairs at the start."""
+    """Result of checking the files of a source of pairs at the start."""
 
     found: int  # number of degraded files, and of files and folders that could not be looked at
     used: int  # number of pairs that remain
@@ -350,7 +350,7 @@ class PairSource(Source):
     """Pairs by index: `Pair(degraded, clean)` of equal size, read-only.
 
     Attributes:
-        report: what became of the files at the start.
+        report: result of the check at the start.
         degraded: the degraded files in use.
         clean: the clean file of each.
         on_bad_file: "skip" or "refuse".

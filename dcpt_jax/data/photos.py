@@ -92,7 +92,7 @@ def folder_photos(root: Path | str) -> FileList:
 
 @dataclasses.dataclass(frozen=True)
 class PhotoReport:
-    """What became of the files of a source at the start."""
+    """Result of checking the files of a source at the start."""
 
     found: int  # number of files given, and of files and folders that could not be looked at
     used: Sequence[Path]  # the files that remain
@@ -154,7 +154,7 @@ class PhotoSource(Source):
     """Clean photos by index: uint8 or uint16 [h, w, 3], RGB, read-only.
 
     Attributes:
-        report: what became of the files at the start.
+        report: result of the check at the start.
         paths: the files in use.
         on_bad_file: "skip" or "refuse".
         unreadable: index -> reason, of files that failed in decoding, in this process so far.

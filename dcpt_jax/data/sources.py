@@ -233,7 +233,7 @@ class Concatenated(Sequence):
 
     @property
     def report(self) -> "JoinedReport":
-        """What became of the files at the start."""
+        """Result of the check at the start."""
         return JoinedReport(tuple(part.report for part in self.parts))
 
     def __len__(self) -> int:

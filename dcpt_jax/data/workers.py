@@ -1,4 +1,4 @@
-"""What happens inside the processes that make samples, and around their start."""
+"""Worker processes that make samples: setup, shared memory, and why one died."""
 
 import contextlib
 import ctypes

@@ -43,12 +43,12 @@ class Judge:
     labels: Labels  # what its logits stand for
 
     def predict(self, degraded: np.ndarray) -> np.ndarray:
-        """What it says to images [b, h, w, 3]: 0/1 [b, outputs], one 1 for a judge of classes."""
+        """Answers for images [b, h, w, 3]: 0/1 [b, outputs], a single 1 for a judge of classes."""
         logits = _classify(self.network, self.classifier, self.params, degraded)
         return self.labels.answers(logits)
 
     def truth(self, tasks: Sequence[task_sets.Task]) -> np.ndarray | None:
-        """What it should say to each task, see `Labels.rows`; None if it does not know them all."""
+        """The right answer to each task, see `Labels.rows`; None if it does not know them all."""
         if unknown := self.labels.unknown(tasks):
             logging.warning(
                 "classification is not measured: the classifier knows %s, but not %s",
@@ -123,10 +123,10 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> Evaluati
 def find_judge(
     config: ml_collections.ConfigDict, params: weights.Params, description: WeightsDescription
 ) -> Judge | None:
-    """The classifier to measure; says which it is.
+    """The classifier to measure; prints which one it is.
 
-    It is the one asked for, that of the weights, or else the nearest among what they grew from: of
-    each run first the classifier that it took over, then the network that it started from.
+    It is the one asked for, that of the weights, or the nearest among their ancestors: for each
+    run first the classifier that it took over, then the network that it started from.
     """
     place = config.classifier_from or config.init_from
     if config.classifier_from:
@@ -153,7 +153,7 @@ def find_judge(
 def _nearest_classifier(
     place: str, description: WeightsDescription
 ) -> tuple[Path, weights.Params, WeightsDescription] | None:
-    """Folder, parameters and description of what holds a classifier that weights grew from."""
+    """Folder, parameters and description of the nearest ancestor that has a classifier."""
     waiting, seen = [(Path(place).absolute(), description)], set()
     while waiting:
         folder, description = waiting.pop(0)

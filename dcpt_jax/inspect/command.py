@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
     if not photos:
         for path, reason in failures:
             print(f"failed: {path}: {reason}", file=sys.stderr)
-        raise UsageError("there is no image to inspect among the inputs")
+        raise UsageError("the inputs contain no image to inspect")
     inspector = _inspector(options.weights)
     display = Display(len(photos))
     for text in image_folders.left_out_texts(left_out):

@@ -1,4 +1,4 @@
-"""What a degradation classifier says to a photo of any size.
+"""A degradation classifier applied to photos of any size.
 
 The classifier learned from crops of one size, and the averages inside the networks are those of
 such crops. So a photo is judged by crops of that size, not resized: at most 4 x 4 of them, spread

@@ -34,30 +34,30 @@ what is written
   x_png.png), folder (x_holiday.png) or a number. A finished file is never replaced without
   --overwrite, and a file appears whole or not at all. DIR is not searched for photos when it lies
   inside an INPUT.
-  --format auto keeps the format of photos named .png, .tif, .webp or .bmp, whose results lose
-  nothing by it (WebP is written lossless), and writes PNG for JPEGs and all others. --format same
+  --format auto keeps the format of photos named .png, .tif, .webp or .bmp, which are
+  lossless (WebP is written lossless), and writes PNG for JPEGs and all others. --format same
   keeps JPEG too, written with quality 95, and writes PNG only for kinds that cannot be written.
   16 bits and alpha are kept where the format can (PNG, TIFF; alpha in WebP too); grey becomes RGB
   and the first picture of an animation is taken. AVIF is read, HEIC with pillow-heif and JPEG XL
-  with pillow-jxl-plugin installed; how many files of other formats (dng, exr, jp2, ...) lie in a
-  folder is said at the start.
+  with pillow-jxl-plugin installed; files of other formats (dng, exr, jp2, ...) in a folder are
+  counted at the start.
 
 colours and metadata
   Photos with an RGB colour profile (Display P3, Adobe RGB, ...) are restored in their own space,
   and the result has the same profile, so that viewers show the same colours. Linear RGB, grey,
   CMYK and Lab are converted to sRGB, and the result says sRGB. EXIF, XMP and IPTC are kept, with
-  the orientation reset to upright and without thumbnails. They may hold the place where a photo
-  was taken (GPS): --metadata none leaves them out, place included. What was converted or dropped
-  stands on the line of the photo.
+  the orientation reset to upright and without thumbnails. They may contain the place where a
+  photo was taken (GPS): --metadata none drops them all. The line of each photo says what was
+  converted or dropped.
 
 large photos
   By default a photo runs whole as long as the network is estimated to need less than 2 GiB of
   working memory for it (about 1 megapixel for the paper's NAFNet, 0.25 for its Restormer and
   PromptIR, 0.14 for its SwinIR), and in the largest tiles that do otherwise. Neighbouring tiles
-  overlap and are blended. All networks look at the whole photo in some way, so tiles do not give
-  quite the same. If memory runs out, tiles of half the side are used. Every new size of a whole
-  photo is compiled once, which takes seconds to half a minute; tiles have one size, so --tile 512
-  is faster for folders of many different sizes.
+  overlap and are blended. All networks look at the whole photo in some way, so tiles give a
+  slightly different result. If memory runs out, tiles of half the side are used. Every new size of
+  a whole photo is compiled once, which takes seconds to half a minute; tiles have one size, so
+  --tile 512 is faster for folders of many different sizes.
 
 local converter (--tlc)
   NAFNet averages over the whole image, and averages over a large photo differ from those over the
@@ -68,8 +68,8 @@ local converter (--tlc)
   than the window. Tiles agree with the whole photo better with it than without.
 
 what the photos look like
-  If the weights hold a classifier, each photo's line ends with the degradation that it sees, as
-  `python -m dcpt_jax.inspect` tells it. That changes nothing in the result.
+  If the weights hold a classifier, each photo's line ends with its verdict, see
+  `python -m dcpt_jax.inspect`. The result does not depend on it.
 
 exit status
   0: all photos are restored or were finished before; 1: some failed, each is named with the
@@ -158,7 +158,7 @@ def _add_result_options(parser: argparse.ArgumentParser) -> None:
         "--metadata",
         choices=METADATA,
         default="keep",
-        help="keep EXIF, XMP and IPTC, or write none of them: no place (GPS), camera or date "
+        help="keep EXIF, XMP and IPTC, or drop them with place (GPS), camera and date "
         "(default: %(default)s)",
     )
     add(
@@ -173,7 +173,7 @@ def _add_result_options(parser: argparse.ArgumentParser) -> None:
         type=pixel_limit,
         default=images.MAX_PIXELS,
         metavar="N",
-        help="refuse photos of more pixels, a guard against files that only claim to be large "
+        help="refuse photos of more pixels, a guard against decompression bombs "
         "(default: %(default)s)",
     )
 
@@ -202,7 +202,7 @@ def run(options: argparse.Namespace) -> int:
     if not todo.jobs:
         for path, reason in todo.failures:
             print(f"failed: {path}: {reason}", file=sys.stderr)
-        raise UsageError("there is no image to restore among the inputs")
+        raise UsageError("the inputs contain no image to restore")
     display = Display(len(todo.jobs))
     if todo.earlier_results:
         shown = ", ".join(str(path) for path in todo.earlier_results[:3])
@@ -225,7 +225,7 @@ def run(options: argparse.Namespace) -> int:
     finally:
         display.close()
     for target in (target for target in written if not target.exists()):
-        display.failure(f"{target}: was removed again while the command ran")
+        display.failure(f"{target}: was removed while the command ran")
         counts.update(restored=-1, failed=1)
     numbers = ", ".join(f"{count} {what}" for what, count in counts.items())
     print(
@@ -365,7 +365,7 @@ def load_network(path: Path | None, tlc: str | None) -> tuple[Any, dict[str, Any
         remarks.append(f"local converter for training crops of {size} pixels")
     mode = MODES.get(description.mode)
     if mode is not None and mode.pretrains:
-        remarks.append("these weights come from the pre-training and have not learned to restore")
+        remarks.append("these weights come from pre-training and have not learned to restore")
     return model, params, description, remarks
 
 

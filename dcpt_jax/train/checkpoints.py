@@ -169,7 +169,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """Tells what went wrong while writing, of which the libraries have many kinds."""
+        """Turns the many kinds of errors of a failed write into one OSError."""
         try:
             yield
         except Exception as error:
@@ -208,8 +208,8 @@ class Checkpoints:
         if processes.on_main(lambda: damaged.is_dir() and any(damaged.iterdir())):
             raise RuntimeError(
                 f"no checkpoint in {self._folder} can be read; damaged ones lie in {damaged}. "
-                "Start again with another --workdir, if you like with --config.init_from set to "
-                f"weights that you still have; or remove {damaged} to start over here"
+                "Start again with another --workdir, optionally with --config.init_from set "
+                f"to weights that you still have; or remove {damaged} to start over here"
             )
         return None
 
@@ -228,7 +228,7 @@ class Checkpoints:
         self._manager = self._open()
 
     def close(self) -> None:
-        """Waits until everything is on disk and lets go of the directory.
+        """Waits until everything is on disk and releases the directory.
 
         Raises:
             OSError: if something could not be written, unless that was raised before.
@@ -237,7 +237,7 @@ class Checkpoints:
             if not self._failed:
                 self.wait()
         finally:
-            with contextlib.suppress(Exception):  # what failed has been raised
+            with contextlib.suppress(Exception):  # failures have been raised
                 self._manager.close()
             if self._lock is not None:
                 self._lock.close()
@@ -275,9 +275,9 @@ def _all_finite_on_device(array: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass
 class _Kept:
-    """Which checkpoints Orbax keeps: the newest ones, and besides, the best.
+    """Orbax's policy: keep the newest checkpoints and, in addition, the best.
 
-    Its own `BestN` counts checkpoints that nothing was measured of as well.
+    Orbax's own `BestN` also counts checkpoints without metrics.
     """
 
     newest: int
@@ -310,7 +310,7 @@ def _read_metrics(folder: Path) -> dict[str, float]:
 
 
 def _lock(workdir: Path) -> Any:
-    """Takes the directory for this run; the system lets go of it however the process ends."""
+    """Locks the directory for this run; the system releases it however the process ends."""
     file = (workdir / ".lock").open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

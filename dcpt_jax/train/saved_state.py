@@ -94,11 +94,11 @@ def first_intact(
 
 
 def check_structure(folder: Path, target: TrainState, *, advice: str) -> None:
-    """Tells a state of another network or optimiser from a damaged one."""
+    """Raises ConfigError for a state of another network or optimiser, which is not damage."""
     try:
         found = _shapes(weights.read_metadata(folder))
     except Exception:
-        return  # unreadable: restoring it will say so
+        return  # unreadable: reading it will say so
     expected = _shapes(as_dict(target))
     if not found or found == expected:
         return

@@ -12,8 +12,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dcpt_jax.train.state import Metrics, Step, TrainState
 
 AXES = ("data", "fsdp")
-# Smaller arrays stay whole: together they are a few hundredths of a state, but most of its arrays,
-# and each that is split has to be put together anew in every step.
+# Smaller arrays are replicated: together they are a few hundredths of a state, but most of its
+# arrays, and each array that is split must be gathered in every step.
 SPLIT_FROM = 2**14  # elements
 
 
@@ -126,10 +126,10 @@ def place(tree: Any, mesh: Mesh) -> Any:
 
 
 def with_whole_params(step: Step, mesh: Mesh) -> Step:
-    """A step that puts the parameters together on every device while it computes.
+    """A step that gathers the parameters on every device before it computes.
 
-    The devices then share out the batch alone. What remains of the step, a state that is split, is
-    for the compiler: it updates each part where it is kept.
+    Only the batch is then divided among the devices. The compiler updates each part of the split
+    state where it is kept.
     """
 
     def whole(state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:

@@ -1,4 +1,4 @@
-"""Metrics of the steps, and how fast they are done."""
+"""Metrics and speed of the steps."""
 
 import time
 from collections.abc import Iterator

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 
 # Dense peaks of one device in 10^12 operations a second, from the makers' data sheets: those of
-# bfloat16, and those that float32 matrix products get by default (TF32 on GPUs, bfloat16 on TPUs).
-# The kind is what `jax.Device.device_kind` says; the longest name counts that its first words are.
+# bfloat16, and those of float32 matrix products by default (TF32 on GPUs, bfloat16 on TPUs).
+# Keys are the first words of `jax.Device.device_kind`; the longest match counts.
 PEAKS: dict[str, tuple[float, float]] = {
     "NVIDIA A100": (312.0, 156.0),
     "NVIDIA L4": (121.0, 60.0),
@@ -30,7 +30,7 @@ PEAKS: dict[str, tuple[float, float]] = {
     "TPU v5": (459.0, 459.0),
     "TPU v6 lite": (918.0, 918.0),
 }
-# Words behind such a name that tell a part or another make of the device: their peaks differ.
+# Words after such a name that mark a variant with another peak.
 _OTHERS = {"MIG", "Laptop", "Ti", "D"}
 
 
