@@ -420,7 +420,7 @@ def _progress(bar: tqdm.tqdm, options: argparse.Namespace) -> Callable[[int], No
 
 def _pack(options: argparse.Namespace) -> int:
     if options.output is None:
-        raise PackError("--output DIR, the folder for the files, is missing")
+        raise PackError("--output DIR is missing: name the folder for the files")
     stride = options.stride or max(1, options.size * 3 // 4)
     if stride > options.size:
         raise PackError(
