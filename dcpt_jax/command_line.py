@@ -105,10 +105,10 @@ def expanded_path(text: str) -> Path:
     return Path(expand_home(text))
 
 
-def pixel_limit(text: str) -> int:
-    """Value of --max-pixels, for argparse."""
+def positive_int(text: str) -> int:
+    """A whole number from 1 on, for argparse."""
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels >= 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= 1")
     return int(text)
 
 

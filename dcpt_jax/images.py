@@ -115,11 +115,11 @@ def read_pixels(
         ImageError: if the file is missing, no image, damaged, or larger than `max_pixels`.
         ValueError: for another `colour`.
     """
-    _, data = read_file(path, max_pixels=max_pixels)
+    _, data = read_undecoded(path, max_pixels=max_pixels)
     return decode_pixels(data, path, max_pixels=max_pixels, colour=colour)
 
 
-def read_file(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> tuple[ImageHeader, bytes]:
+def read_undecoded(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> tuple[ImageHeader, bytes]:
     """Header and content of an image file, not decoded; ImageError as `read_pixels`."""
     path = Path(path)
     with opened(path) as file:

@@ -50,7 +50,7 @@ def read_photo(
         uint8 or uint16 pixels [h, w, 3] in the space of `profile`, and the rest.
     """
     path = Path(path)
-    header, data = images.read_file(path, max_pixels=max_pixels)
+    header, data = images.read_undecoded(path, max_pixels=max_pixels)
     pixels = images.decode_pixels(data, path, max_pixels=max_pixels, colour="as_is")
     image = described(path, header.kind, data)
     if image is None:

@@ -37,7 +37,7 @@ def schedules_and_optimizers(config):
 
 def step(config, network, classifier, reconstruction, optimizers):
     mode = MODES[config.mode]
-    return training.make_step(
+    return training.build_step(
         mode,
         {"network": network, "classifier": classifier, "reconstruction": reconstruction},
         optimizers,

@@ -9,7 +9,7 @@ from dcpt_jax import images, weights
 from dcpt_jax import metrics as dcpt_metrics
 from dcpt_jax.data import held_out, tasks
 from dcpt_jax.evaluate import baselines, gallery, published, run, saving
-from dcpt_jax.evaluate.tables import ClassScores, Evaluation
+from dcpt_jax.evaluate.evaluation import ClassScores, Evaluation
 from dcpt_jax.labels import Labels
 from tests.conftest import tiny_config
 

@@ -593,7 +593,7 @@ def test_wrong_paths_end_with_status_2(tmp_path, monkeypatch, capsys, change, me
         (["x.png", "--output", "o", "--weights", "w", "--metadata", "gps"], "none"),
         (
             ["x.png", "--output", "o", "--weights", "w", "--max-pixels", "0"],
-            "not a number of pixels",
+            "not a whole number >= 1",
         ),
         (["x.png", "--output", "o", "--weights", "w", "--tlc", "on"], "'on' is neither auto nor"),
         (["x.png", "--output", "o", "--weights", "w", "--tlc", "0"], "size in pixels"),

@@ -8,7 +8,7 @@ import pytest
 
 from dcpt_jax import tables
 from dcpt_jax.evaluate import comparison, results_page
-from dcpt_jax.evaluate.tables import ClassScores, Evaluation
+from dcpt_jax.evaluate.evaluation import ClassScores, Evaluation
 from dcpt_jax.metrics import Convention
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -20,7 +20,7 @@ from dcpt_jax.data import classes as data_classes
 from dcpt_jax.data import held_out
 from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.evaluate import baselines, comparison, formats, gallery, saving, scores
-from dcpt_jax.evaluate.tables import BaselineScores, ClassScores, Evaluation, aligned
+from dcpt_jax.evaluate.evaluation import BaselineScores, ClassScores, Evaluation, aligned
 from dcpt_jax.interruption import Interruption
 from dcpt_jax.labels import Labels
 from dcpt_jax.precision import matmul_precision

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dcpt_jax import image_folders, images
-from dcpt_jax.command_line import Display, UsageError, expanded_path, pixel_limit, run_command
+from dcpt_jax.command_line import Display, UsageError, expanded_path, positive_int, run_command
 
 _SHOWN = 0.005  # probabilities below this are left out of the table
 
@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--max-pixels",
-        type=pixel_limit,
+        type=positive_int,
         default=images.MAX_PIXELS,
         metavar="N",
         help="refuse photos of more pixels (default: %(default)s)",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dcpt_jax import files, image_folders, images
-from dcpt_jax.command_line import UsageError, expanded_path, run_command
+from dcpt_jax.command_line import UsageError, expanded_path, positive_int, run_command
 
 _DETAILS = """
 what is computed
@@ -92,14 +92,14 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--images",
-        type=_positive,
+        type=positive_int,
         default=100,
         metavar="N",
         help="images of each class (default: %(default)s)",
     )
     add(
         "--crop",
-        type=_positive,
+        type=positive_int,
         default=128,
         metavar="N",
         help="side of the crops in pixels (default: %(default)s)",
@@ -277,10 +277,3 @@ def _probe(network: Network, probed: Any, seed: int) -> Any:
             raise UsageError(f"{network.name}: {error}") from error
     print(f"probed {network.name} in {time.monotonic() - began:.0f} s", flush=True)
     return NetworkResult(network.name, network.about, tuple(results))
-
-
-def _positive(text: str) -> int:
-    """Value of --images and --crop."""
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number >= 1")
-    return int(text)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from dcpt_jax import image_folders, images, photo_files
-from dcpt_jax.command_line import Display, UsageError, expanded_path, pixel_limit, run_command
+from dcpt_jax.command_line import Display, UsageError, expanded_path, positive_int, run_command
 from dcpt_jax.metadata import Metadata
 from dcpt_jax.modes import MODES
 from dcpt_jax.restore.targets import FORMATS, Job, output_folder, plan
@@ -170,7 +170,7 @@ def _add_result_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--max-pixels",
-        type=pixel_limit,
+        type=positive_int,
         default=images.MAX_PIXELS,
         metavar="N",
         help="refuse photos of more pixels, a guard against decompression bombs "

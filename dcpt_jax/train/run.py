@@ -282,7 +282,7 @@ def prepare(
     schedules, optimizers = make_optimizers(
         {part: config[OPTIMIZERS[part]] for part in mode.learns}, config.num_steps
     )
-    step = make_step(
+    step = build_step(
         mode,
         {"network": network, "classifier": classifier, "reconstruction": reconstruction},
         optimizers,
@@ -402,7 +402,7 @@ def make_optimizers(
     return schedules, {name: _optimizer(one, schedules[name]) for name, one in settings.items()}
 
 
-def make_step(
+def build_step(
     mode: Mode,
     built: Mapping[str, nn.Module | None],
     optimizers: Mapping[str, optax.GradientTransformation],

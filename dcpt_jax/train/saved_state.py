@@ -96,7 +96,7 @@ def first_intact(
 def check_structure(folder: Path, target: TrainState, *, advice: str) -> None:
     """Raises ConfigError for a state of another network or optimiser, which is not damage."""
     try:
-        found = _shapes(weights.read_metadata(folder))
+        found = _shapes(weights.array_metadata(folder))
     except Exception:
         return  # unreadable: reading it will say so
     expected = _shapes(as_dict(target))

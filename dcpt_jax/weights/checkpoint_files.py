@@ -143,7 +143,7 @@ def read_item(checkpoint: Path, name: str) -> dict[str, Any]:
     return content
 
 
-def read_metadata(checkpoint: Path) -> Any:
+def array_metadata(checkpoint: Path) -> Any:
     """Names, shapes and dtypes of the arrays in a checkpoint, in a tree like its state.
 
     Raises:
@@ -169,7 +169,7 @@ def load_checkpoint(folder: Path) -> tuple[Params, WeightsDescription]:
 def _load_checkpoint(folder: Path) -> tuple[Params, WeightsDescription]:
     description = _describes(folder)
     refuse_damaged(folder, "state")
-    tree = read_metadata(folder)
+    tree = array_metadata(folder)
     item = {
         name: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree[name])
         for name in ("params", "ema")
