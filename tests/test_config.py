@@ -261,7 +261,7 @@ def test_a_constant_rate_does_not_depend_on_the_number_of_steps():
         (
             "transfer",
             {"init_from": "W", "classifier_from": "scratch"},
-            r"config\.classifier_from: .*has to be trained.*--config\.guidance=0",
+            r"config\.classifier_from: .*must be trained.*--config\.guidance=0",
         ),
         ("transfer", {"init_from": "W", "guidance": -1.0}, "config.guidance is -1.0"),
         ("pretrain", {"first_pass": "both"}, "first_pass is 'both'; known: clean, degraded"),

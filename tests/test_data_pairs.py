@@ -275,7 +275,7 @@ def test_list_file_that_cannot_be_read(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone\.txt cannot be read"):
         pair_list(tmp_path / "gone.txt")
     (tmp_path / "l").write_bytes(b"\xff\xfe\x00a")
-    with pytest.raises(SourceError, match="no UTF-8 text"):
+    with pytest.raises(SourceError, match="not UTF-8 text"):
         pair_list(tmp_path / "l")
 
 

@@ -125,7 +125,10 @@ def test_own_pairs_and_overwriting(folder, tmp_path, capsys):
         (tmp_path / side).mkdir()
         (tmp_path / side / "bad.png").touch()
     bad = f"--test={tmp_path}/low,{tmp_path}/high"
-    for name, message in (("own", "TFDS cannot write own: "), ("../sets/own", "is no name of a")):
+    for name, message in (
+        ("own", "TFDS cannot write own: "),
+        ("../sets/own", "is not a name for a"),
+    ):
         assert tfds_build.main([name, bad, *command[2:], "--overwrite"]) == 2
         assert message in capsys.readouterr().err
         assert len(TfdsSource(f"{tmp_path}/sets/own:test")) == 3

@@ -303,9 +303,7 @@ def test_what_cannot_be_continued_names_the_key(tmp_path):
     write(tmp_path, 1)
     other = make_state(0)
     other = other.replace(params={"network": {"layer": {"kernel": jnp.zeros((3, 3))}}})
-    with pytest.raises(
-        ConfigError, match=r"another network.*init_from in place of --config.resume"
-    ):
+    with pytest.raises(ConfigError, match=r"another network.*init_from instead of --config.resume"):
         saved_state.newest_state(tmp_path, other)
     truncate(tmp_path / "checkpoints" / "1")
     for path in (tmp_path, tmp_path / "checkpoints" / "1"):

@@ -595,7 +595,7 @@ def test_a_nan_in_a_batch(tmp_path, photo_folder, uninterrupted, report_every):
     flags = {"program": (tmp_path / "poisoned.py",)}
     report = f"--config.log.every_steps={report_every}"
     with Training(workdir, photo_folder, report, **flags) as training:
-        training.ends_with_a_message("step 12: .* = nan", "look for values in the data")
+        training.ends_with_a_message("step 12: .* = nan", "look for values that are not finite")
     assert weights.checkpoint_steps(workdir) == [10, 5]
     output = assert_continues_to_the_same_end(workdir, photo_folder, uninterrupted)
     assert "continuing from step 10" in output

@@ -206,7 +206,7 @@ def test_processes_without_a_common_file_system_are_told(tmp_path, photo_folder)
     results = train(photo_folder, tmp_path / "NUMBER", count=2)
     for code, _, errors in results:
         assert code and "process 1 on " in errors
-        assert "to be on a file system that all processes share" in errors
+        assert "be on a file system that all processes share" in errors
 
 
 @pytest.mark.slow
