@@ -92,7 +92,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     from dcpt_jax.evaluate import run as evaluation
 
     if any(flags.FLAGS[name].value is not None for name in _SEVERAL[1:]):
-        raise ValueError("evaluation is the work of one process: leave the flags of several out")
+        raise ValueError("evaluation runs in a single process: leave out the flags for several")
     print(f"workdir: {workdir}", flush=True)
     evaluation.evaluate(config, workdir)
 

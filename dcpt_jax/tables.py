@@ -8,9 +8,9 @@ from dcpt_jax.command_line import UsageError, expanded_path, run_command
 from dcpt_jax.evaluate import comparison, formats, results_page
 
 _DETAILS = """
-what stands beside what
-  Only figures that compare. Conventions (RGB or luma, 8 bits or floats, whole images or crops) are
-  not mixed. Several runs have to be of the same classes and data. Published figures appear only for
+which figures are compared
+  Conventions (RGB or luma, 8 bits or floats, whole images or crops) are not mixed. Several runs
+  must have the same classes and data. Published figures appear only for
   classes that were measured on the published test set, all of it and whole images: evaluate with
   --config.data.datasets=FOLDER --config.data.crop_size=0.
 

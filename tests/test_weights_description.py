@@ -123,7 +123,11 @@ def test_missing_keys_are_named(key):
         (("components",), ["rain"], "num_classes is 2; allowed: 1, the number of components"),
         (("steps",), -1, "steps is -1; allowed: a whole number from 0"),
         (("metrics", "loss"), "low", 'metrics.loss is "low"; allowed: a number'),
-        (("source", "classifier_from"), "b", 'source.classifier_from is "b"; allowed: a JSON object'),
+        (
+            ("source", "classifier_from"),
+            "b",
+            'source.classifier_from is "b"; allowed: a JSON object',
+        ),
     ],
 )
 def test_what_the_errors_say(place, value, message):

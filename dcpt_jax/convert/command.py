@@ -312,8 +312,8 @@ def _check(options: argparse.Namespace, reads_folder: bool, writes_file: bool) -
     if classifier is not None and reads_folder != writes_file:
         raise ValueError(
             "--classifier: a classifier is read from a file into a folder OUT, or written from a "
-            "folder IN beside a file OUT; between two files convert it by itself, between two "
-            "folders it comes along"
+            "folder IN beside a file OUT; between two files convert it separately, between two "
+            "folders it is included"
         )
     if options.dtype is not None and writes_file:
         raise ValueError("--dtype is for a folder OUT; files hold float32")

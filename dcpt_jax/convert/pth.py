@@ -124,7 +124,9 @@ class _Storages:
         ):
             raise PthError("damaged: it refers to something that is not a storage")
         if len(identity) == 6 and identity[5] is not None:
-            raise PthError("refused: a storage that is a part of another, which PyTorch gave up")
+            raise PthError(
+                "refused: a storage that is a view of another, which PyTorch no longer writes"
+            )
         dtype = np.dtype(STORAGE_DTYPES[name])
         if key not in self._made:
             self._budget.take(count * dtype.itemsize)
@@ -191,7 +193,9 @@ def _read_legacy(file: BinaryIO, budget: _Budget) -> Any:
         (count,) = struct.unpack("<q", file.read(8))
         data = file.read(storage.nbytes)
         if count != storage.size or len(data) != storage.nbytes:
-            raise PthError("damaged: cut off, or a storage of another size than announced")
+            raise PthError(
+                "damaged: cut off, or a storage whose size differs from the announced one"
+            )
         storage[:] = np.frombuffer(data, storage.dtype)
     file.seek(begin)
     return unpickle(file, storages, budget.take)
@@ -461,7 +465,7 @@ def _scalar(_: _Unpickler, kind: Any, data: Any = b"") -> Any:
     if kind not in ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1"):
         return Inert()
     if len(data) != int(kind[1]):
-        raise PthError("damaged: a number of another length than its kind")
+        raise PthError("damaged: a number whose length does not match its kind")
     return np.frombuffer(data, "<" + kind)[0].item()
 
 

@@ -196,13 +196,15 @@ def _check_size(arguments: Mapping[str, Any], state: StateDict) -> None:
     blocks = block_count(arguments)
     # Every block has nine tensors or more; some may be lost.
     if blocks > 16 + len(state) // 3:
-        raise ValueError(f"the names are of {blocks} blocks, but there are {len(state)} tensors")
+        raise ValueError(
+            f"the names imply {blocks} blocks, but there are only {len(state)} tensors"
+        )
 
 
 def _check_levels(levels: int) -> int:
     if levels > _MOST_LEVELS:
         raise ValueError(
-            f"the names are of {levels} levels; networks here have {_MOST_LEVELS} at most"
+            f"the names imply {levels} levels; networks here have at most {_MOST_LEVELS}"
         )
     return levels
 
@@ -234,8 +236,8 @@ def _unwrapped(state: StateDict) -> tuple[StateDict, str]:
         return state, ""
     if len(prefixes) > 1 or not all(name.startswith(prefixes[0]) for name in state):
         raise ValueError(
-            f"the names of a network stand behind {listed(prefixes, 5)}, beside others; choose "
-            f"with --prefix {printable(prefixes[0])}"
+            f"several prefixes or other names: the names of a network follow {listed(prefixes, 5)}; "
+            f"choose one with --prefix {printable(prefixes[0])}"
         )
     return {name.removeprefix(prefixes[0]): value for name, value in state.items()}, prefixes[0]
 

@@ -50,7 +50,9 @@ def size_of(state: StateDict, what: str, *places: tuple[str, int]) -> int:
     for name, axis in places:
         if name in state and state[name].ndim > axis:
             return int(state[name].shape[axis])
-    raise ValueError(f"{what} cannot be told: missing {', '.join(name for name, _ in places)}")
+    raise ValueError(
+        f"{what} cannot be determined: missing {', '.join(name for name, _ in places)}"
+    )
 
 
 def expansion_factor(pairs: Iterable[tuple[int, int]], default: float) -> float:

@@ -216,7 +216,7 @@ class PackedSource(Source):
             (data,) = self._reader(file).read([number])
             record = decode(data)
             if len(record.images) != 1 + self.is_pairs:
-                raise images.ImageError("it is of another kind than the manifest says")
+                raise images.ImageError("its kind differs from that in the manifest")
             return record
         except Exception as error:  # the library raises RuntimeError, IndexError and others
             first = (str(error) or type(error).__name__).partition("; ")[0]

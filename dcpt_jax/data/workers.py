@@ -107,7 +107,7 @@ def cause_of_death(exit_code: int | None) -> str:
     if exit_code >= 0:
         cause = f"exit code {exit_code}"
         if exit_code == 1:
-            cause += '; at the start: the program lacks `if __name__ == "__main__":`'
+            cause += '; if at the start, the program may lack `if __name__ == "__main__":`'
         return cause
     try:
         name = signal.Signals(-exit_code).name

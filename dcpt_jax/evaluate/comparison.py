@@ -216,8 +216,8 @@ def _default_methods(
             columns += [(method, table) for method in wanted]
         elif wanted and any(_compares(runs, table, name) for name in table.classes):
             notes.append(
-                f"Published figures of {', '.join(wanted)} are not shown: they are of another "
-                f"convention, {table.convention}."
+                f"Published figures of {', '.join(wanted)} are not shown: their convention "
+                f"differs ({table.convention})."
             )
     return columns, notes
 
@@ -283,10 +283,7 @@ def _without_published(runs: Sequence[EvaluatedRun], tables: Sequence[published.
     if not others:
         return ""
     which = "any class" if len(others) == len(names) else ", ".join(others)
-    return (
-        f"No published figures stand beside {which}: not measured on the test images that those "
-        "are of."
-    )
+    return f"There are no published figures for {which}: they were measured on other test images."
 
 
 def _source_note(method: str, table: published.Table) -> str:

@@ -103,8 +103,8 @@ def _refuse_drift(run: Run, saved: Mapping[str, Any], place: str, advice: str) -
     """Raises ConfigError, with what differs, if another config made a checkpoint."""
     if drift := configs.differences(saved, run.config):
         raise ConfigError(
-            f"{place} a run of another config:\n  "
+            f"{place} a run with another config:\n  "
             + "\n  ".join(drift)
-            + f"\n{advice}, or continue it all the same with "
+            + f"\n{advice}, or continue it anyway with "
             "--config.checkpoint.allow_config_change=True"
         )

@@ -98,7 +98,7 @@ def find_initial(config: ml_collections.ConfigDict, begun: WeightsDescription | 
     if labels is not None and not labels.multi_hot and len(labels.names) < 2:
         raise ConfigError(
             f"the classifier in {config.classifier_from or config.init_from} knows only "
-            f"{labels.names[0]}, so that it cannot guide: it would always be right. "
+            f"{labels.names[0]}, so it cannot guide: it would always be right. "
             "Choose another --config.classifier_from, or set --config.guidance=0"
         )
     return Initial(
@@ -232,9 +232,9 @@ def _check_recipe(config: ml_collections.ConfigDict, architecture: str) -> None:
     tasks = config.tasks if isinstance(config.tasks, str) and "," not in config.tasks else ""
     preset = ",".join(filter(None, (architecture, tasks)))
     raise ConfigError(
-        f"the network in {config.init_from} is of {architecture}, but this config has the figures "
+        f"the network in {config.init_from} is a {architecture}, but this config has the values "
         f"published for {config.recipe}: use --config=configs/{config.mode}.py:{preset}, or "
-        "--config.recipe= to keep these figures"
+        "--config.recipe= to keep these values"
     )
 
 

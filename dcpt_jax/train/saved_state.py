@@ -106,7 +106,7 @@ def check_structure(folder: Path, target: TrainState, *, advice: str) -> None:
         name for name in {*found, *expected} if found.get(name) != expected.get(name)
     )
     raise ConfigError(
-        f"checkpoint {folder.name} in {folder.parent} is of another network or optimiser: "
+        f"checkpoint {folder.name} in {folder.parent} has another network or optimiser: "
         f"{len(differing)} arrays differ, first {differing[0]}: "
         f"{found.get(differing[0], 'missing')} there, "
         f"{expected.get(differing[0], 'none')} by this config. {advice}"

@@ -106,8 +106,8 @@ class WeightsDescription:
         """
         if self.classifier is None:
             raise WeightsError(
-                f"{place or 'the bundled network'}: these weights hold no classifier; take those "
-                "of the pre-training that they grew from, or train a classifier for them with "
+                f"{place or 'the bundled network'}: these weights hold no classifier; use those "
+                "of the pre-training that they started from, or train a classifier for them with "
                 "configs/classify.py and --config.init_from"
             )
         return self.classifier
