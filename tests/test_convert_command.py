@@ -466,7 +466,7 @@ def test_an_existing_file_is_not_overwritten(tmp_path, state, capsys):
         ("w out.pth --classifier out.pth", "the same file as OUT"),
         ("w out.pth --classifier folder.pth/../out.pth", "the same file as OUT"),
         ("w out.pth --classifier c.bin", "c.bin must end in one of .pth"),
-        ("w out --classifier c.pth", "between two folders it comes along"),
+        ("w out --classifier c.pth", "between two folders it is included"),
         ("net.pth out.safetensors --classifier c.pth", "between two files"),
         ("net.pth out --body", "--body and --no-body are for a file OUT"),
         ("net.pth out.pth --body", "body=True is for a Restormer"),

@@ -323,7 +323,7 @@ def test_one_common_prefix_is_stripped_and_said(case, prefix):
     assert counted.state.keys() == plain.state.keys()
     assert "left out, as they are counters: global_step" in counted.remarks
     for others in ({"loss.vgg.0.weight": X}, {"netD" + name: X for name in wrapped}):
-        with pytest.raises(ValueError, match=f"choose with --prefix .*{prefix}"):
+        with pytest.raises(ValueError, match=f"choose one with --prefix .*{prefix}"):
             recognise({**wrapped, **others})
 
 

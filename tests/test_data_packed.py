@@ -335,7 +335,7 @@ def test_pairs_are_never_taken_for_photos(folder):
     before = path.read_text()
     path.write_text(before.replace('"kind": "photos"', '"kind": "pairs"'))
     try:
-        with pytest.raises(images.ImageError, match="of another kind than the manifest says"):
+        with pytest.raises(images.ImageError, match="its kind differs from that in the manifest"):
             PackedSource(folder).read(0)
     finally:
         path.write_text(before)

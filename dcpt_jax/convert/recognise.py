@@ -236,8 +236,8 @@ def _unwrapped(state: StateDict) -> tuple[StateDict, str]:
         return state, ""
     if len(prefixes) > 1 or not all(name.startswith(prefixes[0]) for name in state):
         raise ValueError(
-            f"several prefixes or other names: the names of a network follow {listed(prefixes, 5)}; "
-            f"choose one with --prefix {printable(prefixes[0])}"
+            f"the names of a network follow {listed(prefixes, 5)}, besides other names; choose one "
+            f"with --prefix {printable(prefixes[0])}"
         )
     return {name.removeprefix(prefixes[0]): value for name, value in state.items()}, prefixes[0]
 

@@ -216,8 +216,8 @@ def _default_methods(
             columns += [(method, table) for method in wanted]
         elif wanted and any(_compares(runs, table, name) for name in table.classes):
             notes.append(
-                f"Published figures of {', '.join(wanted)} are not shown: their convention "
-                f"differs ({table.convention})."
+                f"Published figures of {', '.join(wanted)} are not shown: they are of another "
+                f"convention, {table.convention}."
             )
     return columns, notes
 
