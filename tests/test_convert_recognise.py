@@ -272,7 +272,7 @@ def test_numbered_parts():
     with pytest.raises(ValueError, match=r"blocks\.999999999\.' is too high: there are 3"):
         count_numbered({**state, "blocks.999999999.a": state["x"]}, r"blocks\.(\d+)\.")
     assert size_of({"a": np.zeros(3), "b": np.zeros((4, 5))}, "size", ("a", 1), ("b", 1)) == 5
-    with pytest.raises(ValueError, match="size cannot be told: missing c, d"):
+    with pytest.raises(ValueError, match="size cannot be determined: missing c, d"):
         size_of(state, "size", ("c", 0), ("d", 0))
 
 

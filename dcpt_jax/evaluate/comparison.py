@@ -283,7 +283,10 @@ def _without_published(runs: Sequence[EvaluatedRun], tables: Sequence[published.
     if not others:
         return ""
     which = "any class" if len(others) == len(names) else ", ".join(others)
-    return f"There are no published figures for {which}: they were measured on other test images."
+    return (
+        f"No published figures stand beside {which}: not measured on the test images that those "
+        "are of."
+    )
 
 
 def _source_note(method: str, table: published.Table) -> str:
