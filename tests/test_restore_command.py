@@ -298,7 +298,7 @@ def test_a_single_photo_can_go_to_a_file(tmp_path, identity, capsys):
     assert "skipped (exists; see --overwrite)" in capsys.readouterr().out
     for arguments, message in (
         ([one, "--output", one], "is the photo itself"),
-        ([one, "--output", str(tmp_path / "a.jpg"), "--format", "png"], "is no png file"),
+        ([one, "--output", str(tmp_path / "a.jpg"), "--format", "png"], "is not a png file"),
         ([one, one, "--output", str(tmp_path / "a.png")], "names a file, but the inputs are"),
         ([str(tmp_path), "--output", str(tmp_path / "a.png")], "names a file, but the inputs are"),
     ):
