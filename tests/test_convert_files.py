@@ -29,7 +29,7 @@ def test_the_suffix_decides_who_complains(tmp_path):
         (".safetensors", "not a safetensors"),
     ):
         path = tmp_path / f"net{suffix}"
-        path.write_text("neither the one nor the other")
+        path.write_bytes(b"\xfe\xed\x00 neither the one nor the other")
         with pytest.raises(ValueError, match=rf"net\{suffix}: .*{message}"):
             files.read_checkpoint(path)
     with pytest.raises(FileNotFoundError):
