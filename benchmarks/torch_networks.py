@@ -2,7 +2,7 @@
 
 Written the way a user of PyTorch would, without tuning. The parameters have the names of the
 reference, those of the original publication for Restormer (no `body` below the levels), so that
-`dcpt_jax.convert.to_torch(params, model, body=False)` loads.
+`dcpt_jax.to_torch(params, model, layout="original", force=True)` loads.
 
 Zamir et al., Restormer (CVPR 2022); Potlapalli et al., PromptIR (NeurIPS 2023).
 """

@@ -59,10 +59,8 @@ def test_pytorch_networks_compute_what_ours_do(name, changes):
         network = torch_runs.network(name, model.arguments(), size=24)
     except ImportError as error:
         pytest.skip(f"without spandrel: {error}")
-    body = False if name == "restormer" else None
-    state = to_torch(params, model, body=body)
-    if name == "nafnet":  # spandrel's keeps the stages of the decoder in a list
-        state = {key.replace("decoder", "decoders.", 1): value for key, value in state.items()}
+    layout = "original" if name in ("nafnet", "restormer") else "dcpt"
+    state = to_torch(params, model, layout=layout, force=True)
     network.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()})
     image = np.random.default_rng(0).random((2, 16, 24, 3), np.float32)
     with torch.no_grad():

@@ -155,7 +155,7 @@ def test_every_architecture_goes_through_the_weights_folder(tmp_path, capsys, ar
 def test_options_say_what_names_do_not_tell(tmp_path, capsys):
     network = dcpt_jax.create_model("restormer", **LEVELS)
     with_body = reference_state(network)
-    names = zip(reference_shapes(network, body=False), with_body, strict=True)
+    names = zip(reference_shapes(network, layout="original", force=True), with_body, strict=True)
     plain = {name: with_body[other] for name, other in names}
     files.write_checkpoints({tmp_path / "origin.pth": plain})
     arguments = [str(tmp_path / "origin.pth"), str(tmp_path / "w")]
@@ -166,13 +166,23 @@ def test_options_say_what_names_do_not_tell(tmp_path, capsys):
     assert command.main(arguments) == 0
     assert "attention is softmax" in capsys.readouterr().out
     assert dcpt_jax.load(tmp_path / "w")[0].attention == "softmax"
-    # The names go by the attention unless the user says otherwise.
-    for name, more, expected in (
-        ("softmax", [], plain), ("body", ["--body"], with_body),
-    ):  # fmt: skip
-        path = tmp_path / f"{name}.pth"
-        assert command.main([str(tmp_path / "w"), str(path), *more]) == 0
-        assert_same(read_pth(path)["params"], expected)
+    assert command.main([str(tmp_path / "w"), str(tmp_path / "softmax.pth")]) == 0
+    assert_same(read_pth(tmp_path / "softmax.pth")["params"], plain)
+
+
+def test_the_original_layout_of_a_relu_restormer_needs_force(tmp_path, capsys):
+    network = dcpt_jax.create_model("restormer", **LEVELS)
+    with_body = reference_state(network)
+    files.write_checkpoints({tmp_path / "net.pth": with_body})
+    arguments = [str(tmp_path / "net.pth"), str(tmp_path / "out.pth"), "--layout", "original"]
+    assert command.main(arguments) == 1
+    assert "the attention is relu here and softmax there; --force" in capsys.readouterr().err
+    assert not (tmp_path / "out.pth").exists()
+    assert command.main([*arguments, "--force"]) == 0
+    names = zip(
+        reference_shapes(network, layout="original", force=True), with_body.values(), strict=True
+    )
+    assert_same(read_state(tmp_path / "out.pth"), dict(names))
 
 
 def test_options_for_swinir(tmp_path, capsys):
@@ -356,9 +366,9 @@ def test_the_names_of_maskdcpt_go_there_and_back(tmp_path, capsys):
     assert_same(read_state(tmp_path / "3.safetensors"), state)
 
 
-def test_blocks_are_kept_or_chosen(tmp_path, capsys):
+def test_the_layout_is_kept_or_chosen(tmp_path, capsys):
     network = dcpt_jax.create_model("restormer", **LEVELS, attention="softmax", norm="with_bias")
-    shapes = reference_shapes(network, blocks=True)
+    shapes = reference_shapes(network, layout="maskdcpt")
     plain = reference_state(network)
     wrapped = dict(zip(shapes, plain.values(), strict=True))
     assert "encoder_level1.blocks.0.norm1.weight" in wrapped and "down1_2.conv.weight" in wrapped
@@ -366,15 +376,10 @@ def test_blocks_are_kept_or_chosen(tmp_path, capsys):
     assert command.main([str(tmp_path / "0.pth"), str(tmp_path / "w")]) == 0
     assert "assumed" not in capsys.readouterr().out
     assert dcpt_jax.load(tmp_path / "w")[0] == network
-    for more, expected in (([], wrapped), (["--no-blocks"], plain)):
+    for more, expected in (([], wrapped), (["--layout", "original"], plain)):
         path = tmp_path / f"{len(more)}.safetensors"
         assert command.main([str(tmp_path / "w"), str(path), *more]) == 0
         assert_same(read_state(path), expected)
-    arguments = [str(tmp_path / "w"), str(tmp_path / "x.pth")]
-    assert command.main([*arguments, "--body", "--blocks"]) == 1
-    assert "choose one" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="which there are not for a SwinIR"):
-        reference_shapes(dcpt_jax.create_model("swinir", **SMALL["swinir"]), blocks=True)
 
 
 def test_prefixes(tmp_path, network, state, capsys):
@@ -468,8 +473,8 @@ def test_an_existing_file_is_not_overwritten(tmp_path, state, capsys):
         ("w out.pth --classifier c.bin", "c.bin must end in one of .pth"),
         ("w out --classifier c.pth", "between two folders it is included"),
         ("net.pth out.safetensors --classifier c.pth", "between two files"),
-        ("net.pth out --body", "--body and --no-body are for a file OUT"),
-        ("net.pth out.pth --body", "body=True is for a Restormer"),
+        ("net.pth out --layout original", "--layout and --force are for a file OUT"),
+        ("net.pth out.pth --layout maskdcpt", "an epsilon of 1e-06 here and 1e-05 there"),
         ("net.pth out --classes a", "--classes names 1 classes, the classifier has 0"),
         ("net.pth out --attention relu", "--attention is for a Restormer, but this is a nafnet"),
         ("net.pth out --params ema", "no entry 'ema'; entries: params"),

@@ -137,10 +137,10 @@ def test_both_layouts_of_restormer_s_names():
     }  # fmt: skip
     assert "encoder_level2.1.attn.temperature" in without and "down1_2.body.0.weight" in without
     assert len(without) == len(with_body) and not without.keys() >= with_body.keys()
+    assert to_torch(params, softmax, layout="original").keys() == without.keys()
+    assert to_torch(params, relu, layout="original", force=True).keys() == without.keys()
     for model in (relu, softmax):
-        for body, expected in ((True, with_body), (False, without)):
-            given = to_torch(params, model, body=body)
-            assert given.keys() == expected.keys()
+        for given in (with_body, without):
             jax.tree.map(np.testing.assert_array_equal, from_torch(given, model), params)
 
 
@@ -154,19 +154,68 @@ def test_a_mixture_of_both_layouts_is_refused():
     assert "unexpected (1): latent.0.attn.qkv.weight" in str(error.value)
 
 
-def test_body_is_for_restormer_only():
-    model = small_network()
-    with pytest.raises(ValueError, match="body=True is for a Restormer; this is a NAFNet"):
-        to_torch({}, model, body=True)
+def test_unknown_layouts_are_refused():
+    for model, layout in (
+        (create_model("swinir", **SWINIR), "original"),
+        (small_classifier(), "maskdcpt"),
+    ):
+        with pytest.raises(ValueError, match=f"no layout '{layout}' for a .*; known: dcpt$"):
+            to_torch({}, model, layout=layout, force=True)
+    with pytest.raises(ValueError, match=r"no layout 'basicsr' .*known: dcpt, original, maskdcpt"):
+        to_torch({}, small_network(), layout="basicsr")
 
 
-def test_the_names_of_nafnet_s_authors_are_taken():
+MASKED = {"width": 4, "encoder_blocks": (1,), "decoder_blocks": (1,), "norm_epsilon": 1e-5}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "layouts", "message"),
+    [
+        ("restormer", LEVELS, ("original", "maskdcpt"), "the attention is relu here and softmax"),
+        ("nafnet", MASKED, ("original", "dcpt"), "an epsilon of 1e-05 here and 1e-06 there"),
+        ("nafnet", {**MASKED, "norm_epsilon": 1e-6}, ("maskdcpt",), "1e-06 here and 1e-05 there"),
+    ],
+    ids=["relu", "maskdcpt's epsilon", "dcpt's epsilon"],
+)
+def test_a_layout_of_another_network_needs_force(name, arguments, layouts, message):
+    model = create_model(name, **arguments)
+    params = from_torch(random_state(model), model)
+    for layout in layouts:
+        with pytest.raises(ValueError, match=rf"{message}.*--force"):
+            to_torch(params, model, layout=layout)
+        written = to_torch(params, model, layout=layout, force=True)
+        jax.tree.map(np.testing.assert_array_equal, from_torch(written, model), params)
+
+
+def test_the_names_of_nafnet_s_authors_go_there_and_back():
     model = small_network()
     state = random_state(model)
     renamed = {name.replace("decoder", "decoders."): value for name, value in state.items()}
     assert "decoders.1.0.conv1.weight" in renamed
     expected = from_torch(state, model)
     jax.tree.map(np.testing.assert_array_equal, from_torch(renamed, model), expected)
+    written = to_torch(expected, model, layout="original")
+    assert written.keys() == renamed.keys()
+    for name, value in renamed.items():
+        np.testing.assert_array_equal(written[name], value)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_original_promptir_has_convolutions_that_never_run(bias):
+    model = create_model(
+        "promptir", **LEVELS, prompt_dims=(2, 4, 8), prompt_sizes=(3, 2, 1), bias=bias
+    )
+    state = random_state(model, np.float16)
+    params = from_torch(state, model)
+    written = to_torch(params, model, layout="original")
+    unused = written.keys() - state.keys()
+    assert len(unused) == (12 if bias else 6)
+    assert written["chnl_reduce3.weight"].shape == (256, 320, 1, 1)
+    assert written["reduce_noise_channel_2.weight"].shape == (8, 8 + 128, 1, 1)
+    assert all(not written[name].any() and written[name].dtype == np.float16 for name in unused)
+    shapes = {name: value.shape for name, value in written.items()}
+    assert reference_shapes(model, layout="original") == shapes
+    jax.tree.map(np.testing.assert_array_equal, from_torch(written, model), params)
 
 
 def test_layouts_by_hand():

@@ -70,7 +70,7 @@ def test_other_sizes_and_gradients_match_the_reference(case):
 
 
 def layout(found):
-    return {"blocks": True} if found.architecture != "swinir" else {}
+    return {"layout": "maskdcpt"} if found.architecture != "swinir" else {}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -84,9 +84,8 @@ def test_names_go_there_and_back(case):
     for name, value in weights.items():
         np.testing.assert_array_equal(back[name], value, err_msg=name)
     if found.architecture != "swinir":
-        assert not any(
-            ".blocks." in name for name in to_torch(from_torch(weights, model), model, blocks=False)
-        )
+        plain = to_torch(from_torch(weights, model), model, layout="dcpt", force=True)
+        assert not any(".blocks." in name for name in plain)
 
 
 @pytest.mark.slow
@@ -94,7 +93,7 @@ def test_names_go_there_and_back(case):
 def test_recorded_files_give_the_recorded_output(case):
     config, recorded = read_case(f"mask_models/{case}")
     read = read_file(recording(f"mask_models/{case}/weights.pth"))
-    assert read.source == {"file": "weights.pth", "entry": "params_ema", "blocks": True}
+    assert read.source == {"file": "weights.pth", "entry": "params_ema", "layout": "maskdcpt"}
     restored = run(read.module, {"params": read.params}, recorded["x"])
     scale = max(1, recorded["y_ema"].std() / recorded["y"].std())
     allowed = 10 * scale * config["f32_vs_f64_max_abs"]["y"]

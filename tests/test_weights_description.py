@@ -32,7 +32,7 @@ FULL = weights.describe(
         "classifier_from": {"path": "b", **RUN},
         "file": "f.pth",
         "entry": "params",
-        "blocks": True,
+        "layout": "maskdcpt",
     },
     metrics={"loss": 0.5, "gradient_norm": float("inf")},
     best={"step": 4, "metrics": {"psnr": 20.0}},

@@ -96,8 +96,8 @@ def steps(case: str, dtype: Any) -> dict[str, float]:
                 ratios.append(abs(float(ours) - exact) / allowed)
                 relatives.append(abs(float(ours) - exact) / abs(exact))
     off = total = 0
-    for prefix, tree, module in test_train_steps._trees(state, modules):
-        for key, value in test_train_steps.to_torch(tree, module, body=False).items():
+    for prefix, arrays in test_train_steps._trees(state, modules):
+        for key, value in arrays.items():
             if (key := f"{prefix}/{key}") in final:
                 off += int((np.abs(value - final[key]) > 3e-6).sum())
                 total += value.size

@@ -16,7 +16,7 @@ from dcpt_jax import weights
 from dcpt_jax.command_line import expanded_path, is_of_output, run_command, say
 from dcpt_jax.convert import files
 from dcpt_jax.convert.messages import printable
-from dcpt_jax.convert.naming import to_torch
+from dcpt_jax.convert.naming import LAYOUTS, to_torch
 from dcpt_jax.convert.other_files import weights_files_in
 from dcpt_jax.convert.reading import ReadFile, read_file, summary
 from dcpt_jax.devices import start_devices
@@ -34,15 +34,17 @@ what is read
   precisions are converted. Or a weights folder or work directory of this package.
 
 what is written
-  If OUT ends in .pth or .safetensors: such a file, with the names of the PyTorch original, which
-  loads it with strict=True. Otherwise a weights folder, which dcpt_jax.load and Orbax read. Names
-  that are missing, unexpected or of another shape are listed, and then nothing is written.
-  A NAFNet's names are DCPT's (decoder0.), also where those read were its authors' (decoders.0.).
+  If OUT ends in .pth or .safetensors: such a file, with the names of DCPT's PyTorch code, which
+  loads it with strict=True, or with --layout of another repository. Otherwise a weights folder,
+  which dcpt_jax.load and Orbax read. Names that are missing, unexpected or of another shape are
+  listed, and then nothing is written. --layout original is what spandrel (NAFNet, Restormer) and
+  deepinv (PromptIR, Restormer) read, see docs/models.md.
 
 examples
   python -m dcpt_jax.convert dcpt_nafnet_5d.pth weights/
   python -m dcpt_jax.convert net_g.pth weights/ --classifier net_dc.pth --classes rain,noise,haze
   python -m dcpt_jax.convert workdir/ net_g.pth --classifier net_dc.pth
+  python -m dcpt_jax.convert workdir/ nafnet.safetensors --layout original
   python -m dcpt_jax.convert workdir/ small/ --dtype float16
 
 exit status
@@ -136,17 +138,17 @@ def _add_writing(result: argparse.ArgumentParser) -> None:
     writing = result.add_argument_group("writing")
     add = writing.add_argument
     add(
-        "--body",
-        action=argparse.BooleanOptionalAction,
-        help="whether the names of a written Restormer have `body`, as in DCPT's, or not, as in "
-        "the original and DCPT's Restormer_origin (default: for relu attention)",
+        "--layout",
+        choices=LAYOUTS,
+        help="whose names a written file has: DCPT's (default), those of the network's original "
+        "repository, or MaskDCPT's (default if those once read were, and for a NAFNet whose norms "
+        "have MaskDCPT's epsilon)",
     )
     add(
-        "--blocks",
-        action=argparse.BooleanOptionalAction,
-        help="whether the names of a written NAFNet, Restormer or PromptIR are MaskDCPT's, as "
-        "encoder_level1.blocks.0 (default: if those once read were, and for a NAFNet whose norms "
-        "have MaskDCPT's epsilon)",
+        "--force",
+        action="store_true",
+        help="write a --layout also if the network of that layout computes something else, as the "
+        "original Restormer (softmax) does for a Restormer with ReLU attention",
     )
     add(
         "--overwrite",
@@ -199,14 +201,13 @@ def convert(options: argparse.Namespace) -> None:
         read = _read_folder(options) if reads_folder else _read_files(options, writes_file)
     if not writes_file:
         if reads_folder:
-            to_torch(read.params["network"], read.network)  # only to find what does not fit
+            to_torch(read.params["network"], read.network, force=True)  # finds what does not fit
         params = _stored_as(options.dtype or "float32", read.params)
         say(f"wrote: {weights.save_weights(options.output, params, read.description)}")
         return
-    layout = {"body": options.body, "blocks": options.blocks}
-    if options.blocks is None and not options.body:  # as they were, where they came from a file
-        layout["blocks"] = read.description.source.get("blocks")
-    states = {options.output: to_torch(read.params["network"], read.network, **layout)}
+    layout = options.layout or read.description.source.get("layout")
+    state = to_torch(read.params["network"], read.network, layout=layout, force=options.force)
+    states = {options.output: state}
     if options.classifier:
         if read.classifier is None or read.description.classifier is None:
             raise ValueError(f"--classifier: the weights in {options.input} hold no classifier")
@@ -317,13 +318,8 @@ def _check(options: argparse.Namespace, reads_folder: bool, writes_file: bool) -
         )
     if options.dtype is not None and writes_file:
         raise ValueError("--dtype is for a folder OUT; files hold float32")
-    for name in ("body", "blocks"):
-        if getattr(options, name) is not None and not writes_file:
-            raise ValueError(
-                f"--{name} and --no-{name} are for a file OUT; a folder has names of its own"
-            )
-    if options.body and options.blocks:
-        raise ValueError("--body and --blocks are two layouts of names; choose one")
+    if (options.layout or options.force) and not writes_file:
+        raise ValueError("--layout and --force are for a file OUT; a folder has names of its own")
     if not writes_file:
         if output.exists() and reads_folder and output.samefile(options.input):
             raise ValueError(f"{output} is both IN and OUT")

@@ -81,27 +81,40 @@ _RULES: dict[str, tuple[Rule, ...]] = {
         *_ENDINGS,
     ),
 }
-# Other layouts of names, in which the same networks occur: what tells them, and the rules that are
-# applied last. DCPT's Restormer wraps the blocks of a level; NAFNet's own authors keep the stages
-# of the decoder in a list; MaskDCPT wraps the blocks of every stage but none of the norms.
+# The layouts of names in which a network is published, DCPT's where none is listed: for each, what
+# tells it from the others, and rules that are applied last. DCPT's Restormer wraps the blocks of a
+# level; NAFNet's own authors keep the stages of the decoder in a list; MaskDCPT wraps the blocks of
+# every stage but none of the norms.
+LAYOUTS = ("dcpt", "original", "maskdcpt")
+Layout = tuple[tuple[str, tuple[Rule, ...]], ...]
 _LEVEL = r"((?:en|de)coder_level\d|latent|refinement)"
 _NAFNET_STAGE = r"(encoders\.\d+|middle_blks|decoders?\.?\d+)"
-_MASKDCPT_LEVELS: tuple[tuple[str, tuple[Rule, ...]], ...] = (
+_MASKDCPT_LEVELS: Layout = (
     (rf"{_LEVEL}\.blocks\.", ((rf"^{_LEVEL}\.", r"\1.blocks."),)),
     (
         r".*\.norm\d\.(?:weight|bias)$|(?:down|up)\d_\d\.conv\.",
         ((r"\.norm(\d)\.body\.", r".norm\1."), (r"^(down|up)(\d_\d)\.body\.0\.", r"\1\2.conv.")),
     ),
 )
-_LAYOUTS: dict[str, tuple[tuple[str, tuple[Rule, ...]], ...]] = {
-    "restormer": ((rf"{_LEVEL}\.body\.", ((rf"^{_LEVEL}\.", r"\1.body."),)), *_MASKDCPT_LEVELS),
-    "promptir": _MASKDCPT_LEVELS,
-    "nafnet": (
-        (r"decoders\.", ((r"^decoder(\d+)\.", r"decoders.\1."),)),
-        (rf"{_NAFNET_STAGE}\.blocks\.", ((rf"^{_NAFNET_STAGE}\.(\d+)\.", r"\1.blocks.\2."),)),
-    ),
+_LAYOUTS: dict[str, dict[str, Layout]] = {
+    "nafnet": {
+        "dcpt": (),
+        "original": ((r"decoders\.", ((r"^decoder(\d+)\.", r"decoders.\1."),)),),
+        "maskdcpt": (
+            (rf"{_NAFNET_STAGE}\.blocks\.", ((rf"^{_NAFNET_STAGE}\.(\d+)\.", r"\1.blocks.\2."),)),
+        ),
+    },
+    "restormer": {
+        "dcpt": ((rf"{_LEVEL}\.body\.", ((rf"^{_LEVEL}\.", r"\1.body."),)),),
+        "original": (),
+        "maskdcpt": _MASKDCPT_LEVELS,
+    },
+    "promptir": {"dcpt": (), "original": (), "maskdcpt": _MASKDCPT_LEVELS},
 }
-_MASKDCPT_EPSILON = 1e-5  # of its NAFNet's norms; all others have 1e-6
+_NAFNET_EPSILON = {"dcpt": 1e-6, "original": 1e-6, "maskdcpt": 1e-5}  # of the norms
+
+# Convolutions that the original PromptIR defines and never runs.
+UNUSED_IN_PROMPTIR = r"(?:chnl_reduce|reduce_noise_channel_)[123]\."
 
 
 def from_torch(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
@@ -109,7 +122,8 @@ def from_torch(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Any
 
     All published layouts of names are taken: Restormer's with `body` below each level (DCPT's
     Restormer) and without (the original publication, DCPT's Restormer_origin), NAFNet's with and
-    without a list of decoders, and MaskDCPT's, with `blocks` below each stage.
+    without a list of decoders, and MaskDCPT's, with `blocks` below each stage. The convolutions
+    that the original PromptIR never runs are ignored.
 
     Args:
         state_dict: name in the reference -> array (NumPy, JAX, or a PyTorch tensor), convolution
@@ -124,8 +138,14 @@ def from_torch(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Any
         ValueError: listing the names that are missing, unexpected or of another shape; or if the
             architecture of `model` has no rules.
     """
-    layout = layout_rules(state_dict, getattr(model, "architecture", ""))
-    rules, shapes = _rules_for(model, layout), _shapes(model)
+    architecture = getattr(model, "architecture", "")
+    if architecture == "promptir":
+        state_dict = {
+            name: value
+            for name, value in state_dict.items()
+            if not re.match(UNUSED_IN_PROMPTIR, name)
+        }
+    rules, shapes = _rules_for(model, _rules_of_names(state_dict, architecture)), _shapes(model)
     paths = {_reference_name(path, rules): path for path in shapes}
     expected = {name: _reference_shape(path, shapes[path]) for name, path in paths.items()}
     arrays = {name: _as_numpy(value) for name, value in state_dict.items()}
@@ -138,55 +158,62 @@ def to_torch(
     params: Mapping[str, Any],
     model: nn.Module,
     *,
-    body: bool | None = None,
-    blocks: bool | None = None,
+    layout: str | None = None,
+    force: bool = False,
 ) -> dict[str, np.ndarray]:
     """Turns parameters of this package into the reference's state dict: from_torch's inverse.
 
     Args:
         params: nested dict of arrays, what `init` puts under "params".
         model: the network or classifier that the parameters belong to.
-        body: names of a Restormer: True for DCPT's (`encoder_level1.body.0...`), False for those
-            of the original publication (`encoder_level1.0...`); None goes by its attention: DCPT's
-            for "relu", the original ones for "softmax".
-        blocks: True for the names of MaskDCPT's NAFNet, Restormer and PromptIR
-            (`encoder_level1.blocks.0...`); None takes them for a NAFNet with MaskDCPT's epsilon.
+        layout: whose names to write. "dcpt": DCPT's, which has softmax Restormers under their
+            original names. "original": those of the repository in which NAFNet, Restormer or
+            PromptIR was first published, which other tools know. "maskdcpt": MaskDCPT's, of the
+            same three. None: "maskdcpt" for a NAFNet with MaskDCPT's epsilon, otherwise "dcpt".
+        force: whether to write a layout whose own network computes something else.
 
     Returns:
         Name in the reference -> NumPy array in the reference's layout, in the dtypes given; none
-        shares memory with the parameters.
+        shares memory with the parameters. The original PromptIR's unused convolutions are zero.
 
     Raises:
-        ValueError: listing the names that are missing, unexpected or of another shape; or if the
-            architecture of `model` has no rules, or no names with `body` or `blocks`.
+        ValueError: listing the names that are missing, unexpected or of another shape; if the
+            architecture of `model` has no rules or no such layout; or, without `force`, if the
+            network of this layout computes something else, such as softmax for ReLU attention.
     """
-    rules, expected = _rules_for(model, _written_layout(model, body, blocks)), _shapes(model)
+    layout = _written_layout(model, layout, force)
+    rules, expected = _rules_for(model, _rules_of(model, layout)), _shapes(model)
     arrays = {path: _as_numpy(value) for path, value in flatten_dict(params, sep="/").items()}
     _compare("the parameters", arrays, expected, model)
-    return {
+    written = {
         _reference_name(path, rules): _to_reference(path, arrays[path])
         for path in sorted(expected, key=_natural_order)
     }
+    dtype = next(iter(arrays.values())).dtype
+    unused = _unused_shapes(model, layout).items()
+    return written | {name: np.zeros(shape, dtype) for name, shape in unused}
 
 
 def reference_shapes(
-    model: nn.Module, *, body: bool | None = None, blocks: bool | None = None
+    model: nn.Module, *, layout: str | None = None, force: bool = False
 ) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a network's state dict in the reference, without any parameters.
 
     Args:
         model: a network or classifier.
-        body: as for `to_torch`.
-        blocks: as for `to_torch`.
+        layout: as for `to_torch`.
+        force: as for `to_torch`.
 
     Returns:
         Name in the reference -> shape there, in the order of `to_torch`.
     """
-    rules, shapes = _rules_for(model, _written_layout(model, body, blocks)), _shapes(model)
-    return {
+    layout = _written_layout(model, layout, force)
+    rules, shapes = _rules_for(model, _rules_of(model, layout)), _shapes(model)
+    written = {
         _reference_name(path, rules): _reference_shape(path, shapes[path])
         for path in sorted(shapes, key=_natural_order)
     }
+    return written | _unused_shapes(model, layout)
 
 
 def has_blocks(names: Iterable[str]) -> bool:
@@ -194,34 +221,80 @@ def has_blocks(names: Iterable[str]) -> bool:
     return any(re.match(rf"(?:{_LEVEL}|{_NAFNET_STAGE})\.blocks\.", name) for name in names)
 
 
-def layout_rules(names: Iterable[str], architecture: str) -> tuple[Rule, ...]:
+def _rules_of_names(names: Iterable[str], architecture: str) -> tuple[Rule, ...]:
     """Rules for the layout in which names are, beside those of the architecture."""
     names = list(names)
     return tuple(
         rule
-        for pattern, rules in _LAYOUTS.get(architecture, ())
+        for layout in _LAYOUTS.get(architecture, {}).values()
+        for pattern, rules in layout
         if any(re.match(pattern, name) for name in names)
         for rule in rules
     )
 
 
-def _written_layout(model: nn.Module, body: bool | None, blocks: bool | None) -> tuple[Rule, ...]:
-    """Rules for the layout of names to write."""
+def _rules_of(model: nn.Module, layout: str) -> tuple[Rule, ...]:
+    """Rules for the layout of names to write, beside those of the architecture."""
     architecture = getattr(model, "architecture", "")
-    if body and architecture != "restormer":
-        raise ValueError(f"body=True is for a Restormer; this is a {type(model).__name__}")
-    if blocks is None:
-        blocks = architecture == "nafnet" and model.norm_epsilon == _MASKDCPT_EPSILON
-    if blocks and (body or architecture not in _LAYOUTS):
-        what = "body=True" if body else f"a {type(model).__name__}"
-        raise ValueError(f"blocks=True is for MaskDCPT's names, which there are not for {what}")
-    if blocks and architecture == "nafnet":
-        return _LAYOUTS["nafnet"][1][1]
-    if blocks:
-        return tuple(rule for _, rules in _MASKDCPT_LEVELS for rule in rules)
-    if architecture == "restormer" and (model.attention == "relu" if body is None else body):
-        return _LAYOUTS["restormer"][0][1]
-    return ()
+    if architecture == "restormer" and layout == "dcpt" and model.attention == "softmax":
+        layout = "original"  # those under DCPT's names have ReLU attention
+    return tuple(
+        rule for _, rules in _LAYOUTS.get(architecture, {}).get(layout, ()) for rule in rules
+    )
+
+
+def _written_layout(model: nn.Module, layout: str | None, force: bool) -> str:
+    """The layout to write; ValueError if there is none for the model or it needs `force`."""
+    architecture = getattr(model, "architecture", "")
+    if layout is None:
+        masked = architecture == "nafnet" and model.norm_epsilon == _NAFNET_EPSILON["maskdcpt"]
+        layout = "maskdcpt" if masked else "dcpt"
+    known = _LAYOUTS.get(architecture, {"dcpt": ()})
+    if layout not in known:
+        raise ValueError(
+            f"there is no layout {layout!r} for a {type(model).__name__}; known: {', '.join(known)}"
+        )
+    difference = _difference(model, layout)
+    if difference and not force:
+        raise ValueError(
+            f"refused to write the layout {layout!r}: what loads it would compute something else "
+            f"and not notice, as {difference}; --force (force=True) writes it anyway"
+        )
+    return layout
+
+
+def _difference(model: nn.Module, layout: str) -> str:
+    """How a network differs from that of a layout in what no name or shape tells, "" if not."""
+    architecture = getattr(model, "architecture", "")
+    if architecture == "restormer" and layout != "dcpt" and model.attention == "relu":
+        return "the attention is relu here and softmax there"
+    if architecture == "nafnet" and model.norm_epsilon != _NAFNET_EPSILON[layout]:
+        return (
+            f"the norms have an epsilon of {model.norm_epsilon:g} here and "
+            f"{_NAFNET_EPSILON[layout]:g} there"
+        )
+    return ""
+
+
+def _unused_shapes(model: nn.Module, layout: str) -> dict[str, tuple[int, ...]]:
+    """Of `UNUSED_IN_PROMPTIR`, which strict loaders of the original demand."""
+    if (getattr(model, "architecture", ""), layout) != ("promptir", "original"):
+        return {}
+    dim = model.dim
+    channels = {
+        "chnl_reduce1": (64, 64),
+        "chnl_reduce2": (128, 128),
+        "chnl_reduce3": (256, 320),
+        "reduce_noise_channel_1": (dim, dim + 64),
+        "reduce_noise_channel_2": (2 * dim, 2 * dim + 128),
+        "reduce_noise_channel_3": (4 * dim, 4 * dim + 256),
+    }
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, (outputs, inputs) in channels.items():
+        shapes[f"{name}.weight"] = (outputs, inputs, 1, 1)
+        if model.bias:
+            shapes[f"{name}.bias"] = (outputs,)
+    return shapes
 
 
 @functools.lru_cache(maxsize=8)  # tracing a large network takes a second

@@ -25,7 +25,7 @@ class ReadFile:
         module: network or classifier.
         params: its float32 parameters, the nested dict that goes under "params".
         source: where it came from, for `model.json`: "file", "entry" that was read ("" for the
-            whole), and "blocks", True, if its names are MaskDCPT's.
+            whole), and "layout", "maskdcpt", if its names are MaskDCPT's.
         remarks: sentences on what was assumed, converted or left out.
     """
 
@@ -82,7 +82,7 @@ def read_file(
         remarks = [f"taken from its entry {entry}", *remarks]
     source = {"file": path.name, "entry": entry}
     if has_blocks(state):
-        source["blocks"] = True
+        source["layout"] = "maskdcpt"
     return ReadFile(module, params, source, (*found.remarks, *remarks))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dcpt_jax.convert.messages import listed, printable
-from dcpt_jax.convert.naming import has_blocks
+from dcpt_jax.convert.naming import UNUSED_IN_PROMPTIR, has_blocks
 from dcpt_jax.convert.state_shapes import (
     StateDict,
     any_matches,
@@ -168,7 +168,7 @@ def recognise(
     if architecture == "restormer":
         arguments, remarks = _restormer(state, attention)
     elif architecture == "promptir":
-        unused = [name for name in state if re.match(_UNUSED_IN_PROMPTIR, name)]
+        unused = [name for name in state if re.match(UNUSED_IN_PROMPTIR, name)]
         for name in unused:
             del state[name]
         if unused:
@@ -208,9 +208,6 @@ def _check_levels(levels: int) -> int:
         )
     return levels
 
-
-# Convolutions that the published PromptIR defines and never runs.
-_UNUSED_IN_PROMPTIR = r"(?:chnl_reduce|reduce_noise_channel_)[123]\."
 
 # By names that no other known architecture has.
 _SIGNS = {

@@ -359,10 +359,10 @@ _SOURCE = _keys(
         "init_from": (_text, None),
         "classifier_from": (_keys({"path": (_text, _REQUIRED), **_RUN}), None),
         **_RUN,
-        # Of converted weights: the file, its entry, and whether the names are MaskDCPT's.
+        # Of converted weights: the file, its entry, and the layout of its names if MaskDCPT's.
         "file": (_text, None),
         "entry": (_text, None),
-        "blocks": (_flag, None),
+        "layout": (_text, None),
     }
 )
 _LABELS = {"label": (_one_of(*KINDS), FLAT), "components": (_names, None)}
