@@ -380,7 +380,7 @@ def _validate_optimizer(name: str, config: ml_collections.ConfigDict) -> None:
     if config.schedule == "cosine" and not 0 <= config.min_learning_rate <= config.learning_rate:
         raise ConfigError(
             f"config.{name}.min_learning_rate is {config.min_learning_rate}; "
-            f"it has to be in [0, learning_rate = {config.learning_rate}]"
+            f"it must be in [0, learning_rate = {config.learning_rate}]"
         )
     for key in ("b1", "b2"):
         if not 0 <= config[key] < 1:
