@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from dcpt_jax import extras
 from dcpt_jax.command_line import UsageError, guarded, is_of_output
+from dcpt_jax.devices import DeviceError, start_devices
 from dcpt_jax.files import expand_home
 from dcpt_jax.modes import MODES
 
@@ -71,7 +72,7 @@ def _run(argv: Sequence[str]) -> int:
         )
         raise
     except Exception as error:
-        if isinstance(error, UsageError) or is_of_output(error):
+        if isinstance(error, (UsageError, DeviceError)) or is_of_output(error):
             raise
         if values.traceback or not isinstance(error, _ERRORS):
             traceback.print_exc()
@@ -86,6 +87,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
         from dcpt_jax.train import loop, processes
 
         processes.join(*(flags.FLAGS[name].value for name in _SEVERAL))
+        start_devices()
         processes.say(f"workdir: {workdir}")
         loop.train(config, workdir)
         return

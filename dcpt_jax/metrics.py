@@ -20,6 +20,7 @@ PSNR_LIMIT = 100.0
 
 _LUMA = np.array([65.481, 128.553, 24.966])  # ITU-R BT.601, studio swing
 _SSIM_SIZE, _SSIM_SIGMA = 11, 1.5
+_LARGEST_VALUE = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,8 @@ def psnr(
         dB.
 
     Raises:
-        ValueError: for unequal shapes, integer images, or an unknown convention.
+        ValueError: for unequal shapes, integer images, two images with values far above 1, or an
+            unknown convention.
     """
     a, b, peak = _prepare(a, b, crop, channel, rounding)
     error = np.mean((a - b) ** 2)
@@ -132,6 +134,12 @@ def _prepare(
     for image in (a, b):
         if not np.issubdtype(image.dtype, np.floating):
             raise ValueError(f"expected float images in [0, 1], got {image.dtype}: divide by 255")
+    # Both: a network that diverges gives large values too, beside a clean photo.
+    if min(np.max(a, initial=0), np.max(b, initial=0)) > _LARGEST_VALUE:
+        raise ValueError(
+            f"expected images in [0, 1], got values up to {np.max(a):.4g} and {np.max(b):.4g}: "
+            "divide by 255"
+        )
     if channel not in ("rgb", "y"):
         raise ValueError(f"channel is {channel!r}; known: 'rgb', 'y'")
     if rounding not in ("uint8", "none"):

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 
-from dcpt_jax.convert import from_torch
+from dcpt_jax.convert.naming import from_torch
 from dcpt_jax.models import create_model
 
 # A network of each kind that compiles in seconds.

@@ -9,7 +9,7 @@ from benchmarks import cases, input_pipeline
 from benchmarks import models as benchmarks
 from benchmarks import train as training
 from dcpt_jax import degradations, images
-from dcpt_jax.convert import to_torch
+from dcpt_jax.convert.naming import to_torch
 from dcpt_jax.data.photos import TRAIN_PHOTOS
 from dcpt_jax.models import create_model, parameter_shapes
 from tests.conftest import TINY_BACKBONES

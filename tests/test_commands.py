@@ -88,3 +88,11 @@ def test_importing_the_list_loads_nothing_else():
     code = "import sys, dcpt_jax.__main__; print(' '.join(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert not {"numpy", "jax", "absl"} & set(done.stdout.split())
+
+
+def test_commands_catch_signals_before_they_import_jax():
+    """So that Ctrl-C in the seconds of the import ends in a sentence, too."""
+    modules = [f"dcpt_jax.{name}.__main__" for name in ("restore", "inspect", "probe", "convert")]
+    code = f"import {', '.join(modules)}, sys; print({{'jax', 'orbax'}} & {{*sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "set()", done.stderr

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from dcpt_jax.convert import from_torch, to_torch
-from dcpt_jax.convert.naming import reference_shapes
+from dcpt_jax.convert.naming import from_torch, reference_shapes, to_torch
 from dcpt_jax.models import create_classifier, create_model
 from tests.golden import read_json, rule_weights
 

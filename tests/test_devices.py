@@ -9,7 +9,7 @@ from dcpt_jax import images, weights
 from tests.conftest import ROOT
 
 
-@pytest.mark.parametrize("command", ["restore", "inspect", "probe", "convert"])
+@pytest.mark.parametrize("command", ["restore", "inspect", "probe", "convert", "train", "evaluate"])
 def test_a_device_that_does_not_start_is_not_blamed_on_the_weights(tmp_path, command):
     images.write_image(tmp_path / "a.png", np.zeros((8, 8, 3), np.float32))
     bundled = str(weights.BUNDLED)
@@ -18,9 +18,16 @@ def test_a_device_that_does_not_start_is_not_blamed_on_the_weights(tmp_path, com
         "inspect": ["a.png"],
         "probe": ["--weights", bundled, "--output", "out"],
         "convert": [bundled, "out.pth"],
+        "train": ["--config=configs/restore.py", "--workdir=w"],
+        "evaluate": [
+            "--config=configs/evaluate.py",
+            "--workdir=w",
+            f"--config.init_from={bundled}",
+        ],
     }[command]
+    module = "main" if command in ("train", "evaluate") else command
     done = subprocess.run(
-        [sys.executable, "-m", f"dcpt_jax.{command}", *arguments],
+        [sys.executable, "-m", f"dcpt_jax.{module}", *arguments],
         env={**os.environ, "JAX_PLATFORMS": "tpu_of_another_world", "PYTHONPATH": str(ROOT)},
         cwd=tmp_path,
         capture_output=True,

@@ -67,7 +67,10 @@ ALLOWED = {
     "extras": set(),
     "modes": set(),
     "tables": {"command_line", "evaluate"},
-    "main": {"command_line", "config", "evaluate", "extras", "files", "logs", "modes", "train"},
+    "main": {
+        *("command_line", "config", "devices", "evaluate", "extras", "files", "logs", "modes"),
+        "train",
+    },
     "__main__": {"command_line", "extras", "suggestions", *COMMANDS},
     "logs": set(),
 }

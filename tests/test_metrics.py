@@ -98,6 +98,9 @@ def test_errors_name_what_is_expected(pair):
         metrics.psnr(a, b[:-1])
     with pytest.raises(ValueError, match="divide by 255"):
         metrics.psnr((a * 255).astype(np.uint8), b)
+    for metric in (metrics.psnr, metrics.ssim):
+        with pytest.raises(ValueError, match=r"expected images in \[0, 1\], .*: divide by 255"):
+            metric(a * 255, b * 255)
     with pytest.raises(ValueError, match="'rgb', 'y'"):
         metrics.psnr(a, b, channel="luma")
     with pytest.raises(ValueError, match="'uint8', 'none'"):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from dcpt_jax.convert import from_torch, to_torch
+from dcpt_jax.convert.naming import from_torch, to_torch
 from dcpt_jax.models import create_classifier, parameter_shapes
 from dcpt_jax.models.classifier import subsample
 from tests.golden import random_params, read_arrays, read_case, rule_weights, run

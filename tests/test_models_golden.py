@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dcpt_jax.convert import from_torch, to_torch
+from dcpt_jax.convert.naming import from_torch, to_torch
 from dcpt_jax.models import create_classifier, create_model, parameter_shapes
 from tests.golden import (
     like,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dcpt_jax.convert import from_torch, to_torch
+from dcpt_jax.convert.naming import from_torch, to_torch
 from dcpt_jax.convert.reading import read_file
 from dcpt_jax.convert.recognise import recognise
 from dcpt_jax.models import create_model

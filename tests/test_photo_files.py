@@ -154,6 +154,18 @@ def test_what_pngs_state_of_other_colours(tmp_path, chunks, said):
     assert is_same == ("converted" not in "".join(said))
 
 
+def test_code_points_of_heic_are_understood(tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    heif = pillow_heif.from_pillow(Image.fromarray(picture()))
+    options = {"color_primaries": 12, "transfer_characteristics": 13, "matrix_coefficients": 6}
+    heif.save(tmp_path / "a.heic", quality=100, **options)
+    assert copied(tmp_path / "a.heic", tmp_path / "b.png") == []
+    profile = opened(tmp_path / "b.png").info["icc_profile"]
+    grid = np.linspace(0, 1, 27, dtype=np.float32).reshape(3, 3, 3)
+    expected = colour.to_srgb(grid, P3_PROFILE)
+    np.testing.assert_allclose(colour.to_srgb(grid, profile), expected, atol=2e-3)
+
+
 def test_adobe_rgb_of_a_camera_gets_its_profile(tmp_path):
     exif = Image.Exif()
     exif.get_ifd(0x8769)[0xA005] = {1: "R03", 2: b"0100"}

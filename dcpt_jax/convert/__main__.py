@@ -1,8 +1,15 @@
-"""Entry point of `python -m dcpt_jax.convert`."""
+"""Entry of `python -m dcpt_jax.convert`."""
 
 import sys
 
-from dcpt_jax.convert.command import main
+from dcpt_jax.command_line import guarded
+
+
+def _import_and_run() -> int:
+    from dcpt_jax.convert.command import main
+
+    return main()
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(lambda interruption: _import_and_run()))

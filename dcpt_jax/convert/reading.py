@@ -125,8 +125,10 @@ def load(path: Path | str | None = None) -> tuple[nn.Module, weights.Params]:
     path = None if path is None else Path(path).expanduser()
     if path is None:
         logging.info("network: bundled with dcpt_jax (a path names another)")
-    if path is None or not path.exists() or path.is_dir():
+    if path is None or path.is_dir():
         return weights.load(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no weights in {path}: there is no such file or folder")
     params, description, said = read_weights(path)
     logging.warning("%s", said)
     return description.network(), params["network"]

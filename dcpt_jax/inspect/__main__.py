@@ -2,7 +2,14 @@
 
 import sys
 
-from dcpt_jax.inspect.command import main
+from dcpt_jax.command_line import guarded
+
+
+def _import_and_run() -> int:
+    from dcpt_jax.inspect.command import main
+
+    return main()
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(lambda interruption: _import_and_run()))

@@ -44,8 +44,9 @@ what is written
 
 colours and metadata
   Photos with an RGB colour profile (Display P3, Adobe RGB, ...) are restored in their own space,
-  and the result has the same profile, so that viewers show the same colours. Linear RGB, grey,
-  CMYK and Lab are converted to sRGB, and the result says sRGB. EXIF, XMP and IPTC are kept, with
+  and the result has the same profile, so that viewers show the same colours; where a file states
+  them without a profile, the result gets one. Linear RGB, grey, CMYK and Lab are converted to
+  sRGB, and the result says sRGB; HDR (PQ, HLG) is taken for sRGB. EXIF, XMP and IPTC are kept, with
   the orientation reset to upright and without thumbnails. They may contain the place where a
   photo was taken (GPS): --metadata none drops them all. The line of each photo says what was
   converted or dropped.
