@@ -6,9 +6,8 @@ pip install torch==2.14.1 torchvision==0.29.1 spandrel spandrel-extra-arches dee
 import numpy as np
 import pytest
 
-from dcpt_jax.convert import from_torch, to_torch
 from dcpt_jax.convert.files import write_checkpoints
-from dcpt_jax.convert.naming import reference_shapes
+from dcpt_jax.convert.naming import from_torch, reference_shapes, to_torch
 from dcpt_jax.models import create_model
 from tests.golden import rule_weights, run
 
