@@ -18,6 +18,7 @@ import pytest
 
 from dcpt_jax.convert.naming import from_torch
 from dcpt_jax.models import create_model
+from dcpt_jax.models.formulation import traced_for
 
 # A network of each kind that compiles in seconds.
 TINY: dict[str, dict[str, Any]] = {
@@ -131,7 +132,8 @@ def like(found: Any, recorded: np.ndarray) -> np.ndarray:
 
 def run(model: Any, variables: Any, *inputs: Any, method: str = "__call__") -> Any:
     """Applies a Flax module jitted: compiling once is faster than compiling each operation."""
-    return jax.jit(functools.partial(model.apply, method=method))(variables, *inputs)
+    function = functools.partial(model.apply, method=method)
+    return jax.jit(traced_for(jax.default_backend())(function))(variables, *inputs)
 
 
 def random_params(shapes: Any, scale: float = 0.3) -> Any:

@@ -7,6 +7,7 @@ import pytest
 
 from dcpt_jax.convert.naming import from_torch, to_torch
 from dcpt_jax.models import create_classifier, create_model, parameter_shapes
+from dcpt_jax.models.formulation import traced_for
 from tests.golden import (
     like,
     network_arguments,
@@ -69,9 +70,8 @@ def test_float64_outputs_and_gradients_match_the_reference(case):
             restored = model.apply({"params": params}, x)
             return jnp.abs(restored - 0.5).mean(), restored
 
-        (value, restored), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(
-            variables["params"], recorded["x"]
-        )
+        step = traced_for(jax.default_backend())(jax.value_and_grad(loss, has_aux=True))
+        (value, restored), gradients = jax.jit(step)(variables["params"], recorded["x"])
         assert restored.dtype == jnp.float64
         expected = recorded["y_f64"]
         np.testing.assert_allclose(like(restored, expected), expected, rtol=1e-9, atol=1e-12)

@@ -93,13 +93,16 @@ def test_it_pretrains_continues_and_restores(tmp_path, name, capsys):
     assert model.apply({"params": restored_params}, image).shape == image.shape
 
 
-def test_the_direct_pretraining(tmp_path, photo_folder):
-    """`configs/direct.py`: all of a pre-training, but the network restores."""
+def test_the_direct_pretraining_is_a_pretraining_that_restores():
     for arg in ("", "swinir,cdd11"):
         config = configs.load("direct", arg)
         assert configs.differences(
             configs.to_json(configs.load("pretrain", arg)), configs.to_json(config)
         ) == ["config.first_pass: 'clean' -> 'degraded'"]
+
+
+@pytest.mark.slow
+def test_the_direct_pretraining(tmp_path, photo_folder):
     config = tiny_config("direct", photo_folder)
     config.num_steps = 2
     result = loop.train(config, tmp_path)

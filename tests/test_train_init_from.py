@@ -179,9 +179,7 @@ def test_a_classifier_learns_other_classes_on_a_frozen_network(
     assert "continuing from step 2" in capsys.readouterr().out
 
 
-def test_a_guided_transfer_leaves_a_network_and_can_be_continued(
-    tmp_path, photo_folder, pretrained, capsys
-):
+def test_a_guided_transfer_leaves_a_network(tmp_path, photo_folder, pretrained, capsys):
     begin = tmp_path / "begin"
     shutil.copytree(pretrained / "weights", begin)
     config = grown_config("transfer", photo_folder, begin, tasks="haze")
@@ -202,6 +200,17 @@ def test_a_guided_transfer_leaves_a_network_and_can_be_continued(
     evaluated.init_from = str(tmp_path / "run")
     assert evaluation.find_judge(evaluated, params, description).labels == Labels(FIVE)
     assert f"by the classifier in {begin}" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_guided_transfer_is_continued_without_what_it_started_from(
+    tmp_path, photo_folder, pretrained
+):
+    begin = tmp_path / "begin"
+    shutil.copytree(pretrained / "weights", begin)
+    config = grown_config("transfer", photo_folder, begin, tasks="haze")
+    loop.train(config, tmp_path / "run")
+    before = weights.load_weights(begin)[0]
     shutil.rmtree(begin)
     config.num_steps = 3
     result = loop.train(config, tmp_path / "run")

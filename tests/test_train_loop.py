@@ -1,3 +1,4 @@
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -88,96 +89,65 @@ def test_the_folder_of_a_run_tells_its_story(pretrained):
     assert "starting from scratch" in log and "pretrain 12/12" in log and "weights: " in log
 
 
-def test_a_restoration_starts_from_the_pretrained_network(
+def test_what_was_started_is_said(pretrained):
+    lines = (pretrained / "log.txt").read_text().splitlines()
+    line = next(x for x in lines if "pretrain, starting" in x)
+    assert "from scratch" in line and "1 x cpu" in line and "batch 8 of 16x16" in line
+    assert "network" in line and "classifier" in line
+    for name in ("rain", "noise", "haze", "low_light", "motion_blur"):  # one row of a table each
+        row = next(x for x in lines if x.split()[:1] == [name])
+        assert "20.0%" in row and "6 photos" in row
+
+
+def test_a_restoration_starts_from_a_pretrained_network_and_continues_without_it(
     tmp_path, photo_folder, pretrained, caplog
 ):
-    config = tiny_config("restore", photo_folder)
-    config.init_from = str(pretrained)
-    config.model.width = 6  # not that of the weights
-    config.optimizer.update(learning_rate=1e-12, min_learning_rate=0.0)
-    config.num_steps = 1
-    loop.train(config, tmp_path)
-    assert weights.load(tmp_path)[0].width == 4
-    assert "config.model is ignored" in caplog.text
-    params, description = weights.load_weights(tmp_path)
-    start = weights.load_weights(pretrained)[0]
-    assert set(params) == {"network"} and description.classifier is None
-    assert description.source == {
-        "init_from": str(pretrained),
-        "mode": "pretrain",
-        "steps": 12,
-    }
-    jax.tree.map(  # equal but for the rounding of the moving average
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-10), params["network"],
-        start["network"],
-    )  # fmt: skip
-
-
-def test_a_restoration_continues_without_what_it_started_from(tmp_path, photo_folder, pretrained):
-    start = tmp_path / "start"
+    start, workdir = tmp_path / "start", tmp_path / "run"
     shutil.copytree(pretrained / "weights", start)
     config = tiny_config("restore", photo_folder)
-    config.model.width = 6  # not that of the weights
     config.init_from = str(start)
-    config.optimizer.decay_steps = 10
+    config.model.width = 6  # not that of the weights
+    config.optimizer.update(learning_rate=1e-12, min_learning_rate=0.0, decay_steps=10)
     config.num_steps = 1
-    loop.train(config, tmp_path / "run")
-    first = weights.load_weights(tmp_path / "run")[1]
+    loop.train(config, workdir)
+    assert weights.load(workdir)[0].width == 4
+    assert "config.model is ignored" in caplog.text
+    params, first = weights.load_weights(workdir)
+    assert set(params) == {"network"} and first.classifier is None
+    assert first.source == {"init_from": str(start), "mode": "pretrain", "steps": 12}
+    jax.tree.map(  # equal but for the rounding of the moving average
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-10), params["network"],
+        weights.load_weights(start)[0]["network"],
+    )  # fmt: skip
     shutil.rmtree(start)
     config.num_steps = 2
-    assert int(loop.train(config, tmp_path / "run").state.step) == 2
-    second = weights.load_weights(tmp_path / "run")[1]
+    assert int(loop.train(config, workdir).state.step) == 2
+    second = weights.load_weights(workdir)[1]
     assert second.source == first.source and second.arguments["width"] == 4
     config.init_from = str(pretrained)  # another start makes another run
     with pytest.raises(ConfigError, match=r"config\.init_from"):
-        loop.train(config, tmp_path / "run")
+        loop.train(config, workdir)
 
 
-def test_the_weights_are_the_moving_average_and_replaced_by_a_new_run(tmp_path, photo_folder):
-    config = tiny_config("restore", photo_folder)
-    config.num_steps = 3
-    result = loop.train(config, tmp_path)
-    params = weights.load_weights(tmp_path)[0]["network"]
-    jax.tree.map(np.testing.assert_array_equal, params, result.state.ema["network"])
-    moved = jax.tree.map(
-        lambda a, b: float(np.abs(a - b).max()), params, result.state.params["network"]
-    )
-    assert max(jax.tree.leaves(moved)) > 0
-    before = arrays(tmp_path)
-    shutil.rmtree(tmp_path / "checkpoints")
-    config.update(seed=5, num_steps=1)
-    loop.train(config, tmp_path)
-    after = arrays(tmp_path)
-    assert any((before[key] != after[key]).any() for key in before)
-
-
-def test_another_config_in_the_same_directory_is_refused(tmp_path, photo_folder):
+def test_another_config_is_refused_unless_allowed_and_a_loss_that_is_not_finite_ends_the_run(
+    tmp_path, photo_folder, pretrained
+):
+    workdir = tmp_path / "run"
+    shutil.copytree(pretrained, workdir)
+    before = arrays(workdir, step=12)
     config = tiny_config("pretrain", photo_folder)
-    config.num_steps = 2
-    loop.train(config, tmp_path)
-    config.optimizer.learning_rate = 7e-4
-    config.data.crop_size = 32
-    with pytest.raises(ConfigError) as error:
-        loop.train(config, tmp_path)
-    assert "config.optimizer.learning_rate: 0.001 -> 0.0007" in str(error.value)
-    assert "config.data.crop_size: 16 -> 32" in str(error.value)
-    config.checkpoint.allow_config_change = True
-    config.num_steps = 3
-    assert int(loop.train(config, tmp_path).state.step) == 3
-
-
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path, photo_folder):
-    config = tiny_config("pretrain", photo_folder)
-    config.num_steps = 3
-    loop.train(config, tmp_path)
-    before = arrays(tmp_path, step=3)
     config.num_steps = 20
     config.optimizer.learning_rate = 1e30
+    config.data.crop_size = 24
+    with pytest.raises(ConfigError) as error:
+        loop.train(config, workdir)
+    assert "config.optimizer.learning_rate: 0.001 -> 1e+30" in str(error.value)
+    assert "config.data.crop_size: 16 -> 24" in str(error.value)
     config.checkpoint.allow_config_change = True
-    with pytest.raises(FloatingPointError, match=r"step [45]: .*(loss|gradient)"):
-        loop.train(config, tmp_path)
-    assert weights.checkpoint_steps(tmp_path)[0] == 3
-    assert_equal(before, arrays(tmp_path, step=3))
+    with pytest.raises(FloatingPointError, match=r"step 1[34]: .*(loss|gradient)"):
+        loop.train(config, workdir)
+    assert weights.checkpoint_steps(workdir)[0] == 12
+    assert_equal(before, arrays(workdir, step=12))
 
 
 def test_two_runs_do_not_write_to_one_directory(tmp_path, photo_folder):
@@ -191,7 +161,8 @@ def test_two_runs_do_not_write_to_one_directory(tmp_path, photo_folder):
         first.close()
 
 
-def compilations(monkeypatch):
+@contextlib.contextmanager
+def compilations():
     """A list that grows with the number of programs compiled so far, at each step of a run."""
     import jax.monitoring
 
@@ -207,8 +178,49 @@ def compilations(monkeypatch):
         add(self, metrics)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
-    monkeypatch.setattr(loop.StepLog, "add", count)
-    return at_steps
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.StepLog, "add", count)
+        yield at_steps
+
+
+def restoration(photo_folder):
+    """Config of a run that draws pictures and validates."""
+    config = tiny_config("restore", photo_folder)
+    config.log.update(every_steps=2, image_every_steps=3)
+    config.validation.update(every_steps=4, root=str(photo_folder))
+    return config
+
+
+@pytest.fixture(scope="module")
+def restored(tmp_path_factory, photo_folder):
+    """Such a run: its directory, its result, and the programs compiled at each step."""
+    workdir = tmp_path_factory.mktemp("restored")
+    with compilations() as at_steps:
+        result = loop.train(restoration(photo_folder), workdir)
+    return workdir, result, at_steps
+
+
+def test_the_weights_are_the_moving_average(restored):
+    workdir, result, _ = restored
+    params = weights.load_weights(workdir)[0]["network"]
+    jax.tree.map(np.testing.assert_array_equal, params, result.state.ema["network"])
+    moved = jax.tree.map(
+        lambda a, b: float(np.abs(a - b).max()), params, result.state.params["network"]
+    )
+    assert max(jax.tree.leaves(moved)) > 0
+
+
+@pytest.mark.slow
+def test_the_weights_are_replaced_by_a_new_run(tmp_path, photo_folder, restored):
+    workdir = tmp_path / "run"
+    shutil.copytree(restored[0], workdir)
+    before = arrays(workdir)
+    shutil.rmtree(workdir / "checkpoints")
+    config = restoration(photo_folder)
+    config.update(seed=5, num_steps=1)
+    loop.train(config, workdir)
+    after = arrays(workdir)
+    assert any((before[key] != after[key]).any() for key in before)
 
 
 def assert_pictures(workdir, *, count):
@@ -225,35 +237,30 @@ def assert_pictures(workdir, *, count):
         assert png.startswith(b"\x89PNG")
 
 
-def test_nothing_is_compiled_after_the_first_step(tmp_path, photo_folder, monkeypatch):
-    at_steps = compilations(monkeypatch)
-    config = tiny_config("restore", photo_folder)
-    config.log.update(every_steps=2, image_every_steps=3)
-    config.validation.update(every_steps=4, root=str(photo_folder))
-    loop.train(config, tmp_path)
+def test_nothing_is_compiled_after_the_first_step(restored):
+    workdir, _, at_steps = restored
     assert len(at_steps) == 12 and at_steps[0] > 0  # it counts
     assert at_steps[1] == at_steps[0]
     # At steps 3 and 4 what draws and validates is compiled, with checksums and metrics of its own.
     assert at_steps[5:] == [at_steps[5]] * 7
-    assert_pictures(tmp_path, count=4)
+    assert_pictures(workdir, count=4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["nafnet", "restormer"])
-def test_the_full_size_step_is_compiled_once(tmp_path, photo_folder, monkeypatch, name):
-    at_steps = compilations(monkeypatch)
+def test_the_full_size_step_is_compiled_once(tmp_path, photo_folder, name):
     config = configs.load("pretrain", name)
     config.data.update(root=str(photo_folder), crop_size=32, num_workers=0)
     config.update(batch_size=1, num_steps=4)
     config.log.update(every_steps=4, image_every_steps=0)
     config.validation.every_steps = 0
-    loop.train(config, tmp_path)
+    with compilations() as at_steps:
+        loop.train(config, tmp_path)
     assert at_steps[0] > 0 and at_steps == [at_steps[0]] * 4
 
 
 def test_nothing_is_copied_to_the_device_inside_a_step(tmp_path, photo_folder, monkeypatch):
-    config = tiny_config("restore", photo_folder)
-    config.num_steps = 1
+    config = restoration(photo_folder)
     monkeypatch.setattr(loop.sharding, "put_batch", lambda batch, mesh: batch)  # still on the host
     with pytest.raises(RuntimeError, match="Disallowed host-to-device transfer"):
         loop.train(config, tmp_path)
@@ -331,19 +338,6 @@ def test_going_on_elsewhere_is_refused_with_another_config(tmp_path, photo_folde
     config.resume_from = str(tmp_path / "nothing")
     with pytest.raises(FileNotFoundError, match=r"config\.resume_from: there is no .*nothing"):
         loop.train(config, tmp_path)
-
-
-def test_what_was_started_is_said(tmp_path, photo_folder, capsys):
-    config = tiny_config("pretrain", photo_folder)
-    config.num_steps = 1
-    loop.train(config, tmp_path)
-    lines = capsys.readouterr().out.splitlines()
-    (line,) = (x for x in lines if x.startswith("pretrain, "))
-    assert "from scratch" in line and "1 x cpu" in line and "batch 8 of 16x16" in line
-    assert "network" in line and "classifier" in line
-    for name in ("rain", "noise", "haze", "low_light", "motion_blur"):  # one row of a table each
-        (row,) = (x for x in lines if x.split()[:1] == [name])
-        assert "20.0%" in row and "6 photos" in row
 
 
 def test_the_saved_config_is_complete(pretrained, photo_folder):

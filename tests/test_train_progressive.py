@@ -53,7 +53,7 @@ def test_a_run_of_two_phases(whole):
     assert description.crop_size == 32
 
 
-@pytest.mark.parametrize("stop_at", [CHANGE, CHANGE + 1])
+@pytest.mark.parametrize("stop_at", [CHANGE, pytest.param(CHANGE + 1, marks=pytest.mark.slow)])
 def test_an_interrupted_run_ends_as_the_whole_one(
     tmp_path, photo_folder, whole, monkeypatch, stop_at
 ):

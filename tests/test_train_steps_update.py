@@ -7,6 +7,7 @@ import pytest
 
 from dcpt_jax import create_classifier, create_model
 from dcpt_jax.models import parameter_shapes
+from dcpt_jax.models.formulation import traced_for
 from dcpt_jax.train import steps
 from dcpt_jax.train.optimizer import adamw
 from dcpt_jax.train.state import create_state
@@ -17,24 +18,22 @@ from tests.golden import random_params, run
 
 def _guided_step(*, remat=False, accumulate_steps=1):
     """Metrics and state, as numpy, after two guided steps of a tiny network in float64."""
-    arguments = {**TINY_BACKBONES["nafnet"], "encoder_blocks": (2,)}
-    network = create_model("nafnet", **arguments, remat=remat, dtype=jnp.float64)
+    network = create_model("nafnet", **TINY_BACKBONES["nafnet"], remat=remat, dtype=jnp.float64)
     classifier = create_classifier(network.feature_dims, 3, num_blocks=1, dtype=jnp.float64)
     params = {
         "network": random_params(parameter_shapes(network)),
         "classifier": random_params(parameter_shapes(classifier)),
     }
     optimizers = {"network": adamw(1e-3, clip_norm=0.1)}
-    step = jax.jit(
-        steps.make_transfer_step(
-            network,
-            classifier,
-            optimizers,
-            labels=(2, 0),
-            ema_decay=0.9,
-            accumulate_steps=accumulate_steps,
-        )
+    step = steps.make_transfer_step(
+        network,
+        classifier,
+        optimizers,
+        labels=(2, 0),
+        ema_decay=0.9,
+        accumulate_steps=accumulate_steps,
     )
+    step = jax.jit(traced_for(jax.default_backend())(step))
     state = create_state(params, optimizers, rng=jax.random.PRNGKey(0), averaged=optimizers)
     rng = np.random.default_rng(0)
     for _ in range(2):
