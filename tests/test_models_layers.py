@@ -5,6 +5,7 @@ import pytest
 
 from dcpt_jax.models.arguments import check_images, compute_dtype, positive_counts
 from dcpt_jax.models.layers import Conv, DepthwiseConv, Linear, pad_to_multiple, pixel_shuffle
+from dcpt_jax.models.transformer import attend
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3), (2, 5), (4, 4), (5, 9), (16, 17)])
@@ -92,3 +93,13 @@ def test_bfloat16_sums_gradients_over_pixels_in_float32(layer, shape):
     gradient = jax.jit(jax.grad(lambda p: layer.apply({"params": p}, x).astype(jnp.float32).sum()))
     # Each of 16384 pixels adds one to a bias's gradient; a bfloat16 sum ends at 256.
     np.testing.assert_allclose(gradient(params)["bias"], 16384, rtol=1e-3)
+
+
+@pytest.mark.parametrize("attention", ["relu", "softmax"])
+def test_attention_of_zero_queries_and_keys_has_finite_gradients(attention):
+    def loss(query, key, value):
+        return jnp.square(attend(query, key, value, jnp.ones(2), attention) - 0.3).sum()
+
+    zeros = jnp.zeros((1, 4, 4, 4))
+    gradients = jax.jit(jax.grad(loss, (0, 1, 2)))(zeros, zeros, zeros + 0.5)
+    assert all(bool(jnp.isfinite(gradient).all()) for gradient in gradients)
