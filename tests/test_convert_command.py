@@ -299,7 +299,7 @@ def test_names_of_a_huge_network_are_refused(tmp_path, capsys, part):
     state = {"intro.weight": np.zeros((8, 3, 3, 3), np.float32), "middle_blks.0.beta": one}
     write_safetensors(tmp_path / "net.safetensors", {**state, **dict.fromkeys(names, one)})
     assert command.main([str(tmp_path / "net.safetensors"), str(tmp_path / "w")]) == 1
-    assert "the names are of 79 " in capsys.readouterr().err
+    assert "the names imply 79 " in capsys.readouterr().err
 
 
 def test_what_fails_unforeseen_is_no_traceback(tmp_path, state, monkeypatch, capsys):
@@ -390,7 +390,10 @@ def test_prefixes(tmp_path, network, state, capsys):
     write_safetensors(tmp_path / "net.safetensors", both)
     arguments = [str(tmp_path / "net.safetensors"), str(tmp_path / "w2")]
     assert command.main(arguments) == 1
-    assert "behind ema., netG., beside others; choose with --prefix" in capsys.readouterr().err
+    assert (
+        "follow ema., netG., besides other names; choose one with --prefix"
+        in capsys.readouterr().err
+    )
     assert command.main([*arguments, "--prefix", "netG."]) == 0
     assert dcpt_jax.load(tmp_path / "w2")[0] == network
     assert command.main([str(tmp_path / "w2"), str(tmp_path / "out.pth"), "--prefix", "a"]) == 1
