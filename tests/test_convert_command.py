@@ -101,7 +101,7 @@ def test_half_precision_becomes_float32(tmp_path, state, capsys):
 def test_integers_are_no_weights(tmp_path, state, capsys):
     write_safetensors(tmp_path / "net.safetensors", {**state, "intro.bias": np.arange(4)})
     assert command.main([str(tmp_path / "net.safetensors"), str(tmp_path / "w")]) == 1
-    assert "no floating-point numbers: intro.bias (int64)" in capsys.readouterr().err
+    assert "not floating-point numbers: intro.bias (int64)" in capsys.readouterr().err
 
 
 def test_there_and_back_through_every_pair_of_formats_is_exact(tmp_path, network, state):
