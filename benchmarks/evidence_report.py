@@ -156,7 +156,8 @@ def _class_of(metric: str) -> str:
     return metric.removeprefix("psnr_") if metric != "psnr" else "mean over classes"
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+def table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """The lines of a Markdown table, the first column to the left, all others to the right."""
     lines = [heads, ["---", *["--:"] * (len(heads) - 1)], *rows]
     return [f"| {' | '.join(map(str, line))} |" for line in lines]
 
@@ -167,7 +168,7 @@ def _final_table(by_arm: Mapping[str, Mapping[int, Run]], metrics: Sequence[str]
         finals = [run["final"] for run in seeds.values()]
         cells = [spread([final[metric] for final in finals]) for metric in metrics]
         rows.append([ARMS[arm], len(seeds), finals[0]["step"], *cells])
-    return _table(["arm", "seeds", "steps", *map(_class_of, metrics)], rows)
+    return table(["arm", "seeds", "steps", *map(_class_of, metrics)], rows)
 
 
 def _difference_table(by_arm: Mapping[str, Mapping[int, Run]], metrics: Sequence[str]) -> list[str]:
@@ -183,7 +184,7 @@ def _difference_table(by_arm: Mapping[str, Mapping[int, Run]], metrics: Sequence
         cells = [spread(values, sign="+") for values in found.values()]
         rows.append([f"{ARMS[arm]} vs. {ARMS[other]}", len(seeds), verdict(found["psnr"]), *cells])
     heads = ["arms", "seeds", "verdict on the mean", *map(_class_of, metrics)]
-    return _table(heads, rows) if rows else ["No two arms share a finished seed yet."]
+    return table(heads, rows) if rows else ["No two arms share a finished seed yet."]
 
 
 def _stage_table(runs: Sequence[Run]) -> list[str]:
@@ -202,7 +203,7 @@ def _stage_table(runs: Sequence[Run]) -> list[str]:
                 cells = [accuracy.get(step, "untrained"), f"{psnr:.2f}"]
                 rows.append([f"{percent} %", seed, step, *cells])
     heads = ["pre-training", "seed", "steps of it", "accuracy", "PSNR after restoration"]
-    return _table(heads, rows) if rows else []
+    return table(heads, rows) if rows else []
 
 
 def curves(seeds: Mapping[int, Run], metric: str) -> dict[int, list[float]]:
@@ -218,7 +219,7 @@ def _along_table(by_arm: Mapping[str, Mapping[int, Run]], metric: str) -> list[s
     columns = [curves(seeds, metric) for seeds in by_arm.values()]
     steps = sorted(set().union(*columns))
     rows = [[step, *(spread(c[step]) if step in c else "" for c in columns)] for step in steps]
-    return _table(["step", *(ARMS[arm] for arm in by_arm)], rows)
+    return table(["step", *(ARMS[arm] for arm in by_arm)], rows)
 
 
 def plot(runs: Sequence[Run], file: Path) -> None:

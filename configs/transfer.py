@@ -13,9 +13,10 @@ stays where it was.
 Demo (no preset): on the bundled photos. Hardware: two CPU cores. Hours and score: not measured.
 
 Paper (`:restormer,rain`, or another class): from the original Restormer's weights for another
-degradation, to noise, rain or motion blur (arXiv 2501.15510). Weights of another backbone get the
-same values: `:nafnet,rain`. Data: those of the class in configs/restore.py. Hardware: accelerators.
-Hours: not measured. Expected score: not stated here, see the paper.
+degradation, to noise, rain or motion blur (arXiv 2501.15510); all commands are in docs/transfer.md.
+Weights of another backbone get the same values: `:nafnet,rain`. Data: those of the class in
+configs/restore.py. Hardware: accelerators. Hours: not measured. Expected score: not stated here,
+see the paper.
 """
 
 from dcpt_jax.config import backbone_keys, base, parse_preset

@@ -1,0 +1,297 @@
+"""Experiments of many training runs: each run is done once, and what was stopped continues.
+
+Every finished run appends one line to `OUTPUT/runs.jsonl`; `OUTPUT/experiment.json` holds what all
+runs share. These two files are enough to continue on another machine: runs whose checkpoints are
+needed there are done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dcpt_jax import files
+
+RUNS, EXPERIMENT = "runs.jsonl", "experiment.json"  # in the output folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What all runs of an experiment share.
+
+    Attributes:
+        photos: folder of clean photos to train on; "" = the bundled ones.
+        validation: folder of held-out photos; "" = the bundled ones.
+        steps: of each restoration.
+        batch_size: of all runs.
+        crop_size: of all runs and of the validation, in pixels.
+        crops_per_photo: of each held-out photo.
+        tiny: whether to take a network of a few thousand parameters.
+    """
+
+    photos: str = ""
+    validation: str = ""
+    steps: int = 3200
+    batch_size: int = 8
+    crop_size: int = 64
+    crops_per_photo: int = 9
+    tiny: bool = False
+
+
+# Of a rehearsal.
+TINY = {"steps": 6, "batch_size": 4, "crop_size": 32, "crops_per_photo": 1, "tiny": True}
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One training run.
+
+    Attributes:
+        kind: what it does, such as "pretrain" or "restore".
+        arm: name of what is compared.
+        seed: of initial parameters and data stream.
+        workdir: of the run.
+        config: of the run.
+    """
+
+    kind: str
+    arm: str
+    seed: int
+    workdir: Path
+    config: Any
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What tells the job from all others."""
+        return self.kind, self.arm, self.seed
+
+    def starts_from(self, other: Job) -> bool:
+        """Whether it begins with the weights of another, or with a checkpoint of it."""
+        start = Path(self.config.init_from)
+        return self.config.init_from != "" and start.is_relative_to(other.workdir)
+
+
+def apply(config: Any, settings: Settings, *, seed: int, steps: int, every: int) -> Any:
+    """Sets in a config what all runs share, its seed, its length and how often it validates."""
+    config.seed, config.num_steps, config.batch_size = seed, steps, settings.batch_size
+    config.data.update(root=settings.photos, crop_size=settings.crop_size)
+    config.validation.update(
+        every_steps=every,
+        root=settings.validation,
+        photos_per_class=0,
+        crops_per_photo=settings.crops_per_photo,
+    )
+    # Each validation is kept with its checkpoint, until the run is finished and noted.
+    config.checkpoint.update(every_steps=every, keep=1000, keep_best=0)
+    config.log.update(every_steps=max(1, every // 2), image_every_steps=0)
+    if settings.tiny:
+        config.model.update(width=4, encoder_blocks=(1,), middle_blocks=1, decoder_blocks=(1,))
+        config.data.num_workers = 0
+    return config
+
+
+# --- doing and noting the runs -------------------------------------------------------------------
+
+
+def read_runs(output: Path) -> list[dict[str, Any]]:
+    """The finished runs in an output folder; none if it has no such file."""
+    file = output / RUNS
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def note(output: Path, line: Mapping[str, Any]) -> None:
+    """Appends a run; killed at any moment, the file has it whole or not at all."""
+    lines = [json.dumps(run) for run in (*read_runs(output), line)]
+    files.write_text(output / RUNS, "\n".join(lines) + "\n")
+
+
+def _seconds_so_far(job: Job) -> float:
+    file = job.workdir / "seconds"
+    return float(file.read_text()) if file.exists() else 0.0
+
+
+def execute(job: Job) -> dict[str, Any] | None:
+    """Does a run, or continues it.
+
+    Returns:
+        Its line for `runs.jsonl`; None if a signal stopped it.
+    """
+    import jax
+
+    from dcpt_jax.train import loop
+
+    began = time.monotonic()
+    finished = loop.train(job.config, job.workdir).finished
+    seconds = _seconds_so_far(job) + time.monotonic() - began
+    files.write_text(job.workdir / "seconds", f"{seconds}\n")
+    jax.clear_caches()  # the next run has another step
+    return _line(job, seconds) if finished else None
+
+
+def _line(job: Job, seconds: float) -> dict[str, Any]:
+    from dcpt_jax import config as configs
+    from dcpt_jax import weights
+
+    along = [
+        {"step": int(folder.name), **weights.read_item(folder, "metrics")}
+        for folder in reversed(weights.checkpoint_folders(job.workdir))
+        if (folder / "metrics").is_dir()
+    ]
+    defaults = configs.load(job.config.mode)
+    changes = configs.differences(configs.to_json(defaults), configs.to_json(job.config))
+    places = ("config.data.root", "config.validation.root", "config.init_from")
+    return {
+        "kind": job.kind,
+        "arm": job.arm,
+        "seed": job.seed,
+        "steps": job.config.num_steps,
+        "seconds": round(seconds, 1),
+        "along": along,
+        "final": along[-1],
+        "config": [change for change in changes if not change.startswith(places)],
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the figures depend on."""
+    import flax
+    import jax
+    import numpy
+    import optax
+
+    import dcpt_jax
+
+    packages = (dcpt_jax, jax, flax, optax, numpy)
+    found = {package.__name__: package.__version__ for package in packages}
+    device = jax.devices()[0].device_kind
+    return {**found, "python": platform.python_version(), "device": device}
+
+
+def open_experiment(
+    output: Path, settings: Settings, measure: Callable[[], Mapping[str, Any]] = dict
+) -> dict[str, Any]:
+    """The settings of an output folder and what was measured once, which the first call writes.
+
+    Programs that are compiled from now on are kept in the folder, as runs of one kind share them.
+
+    Args:
+        output: folder of the experiment.
+        settings: of the experiment.
+        measure: returns what to keep besides the settings.
+
+    Raises:
+        ValueError: if the folder holds an experiment of other settings.
+    """
+    import jax
+
+    output.mkdir(parents=True, exist_ok=True)
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(output / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    wanted, file = dataclasses.asdict(settings), output / EXPERIMENT
+    # Names without their places: the folder of an experiment may move to another machine.
+    wanted |= {name: Path(wanted[name]).name for name in ("photos", "validation")}
+    if file.exists():
+        found = json.loads(file.read_text())
+        drift = [
+            f"{key}: {found['settings'].get(key)!r} -> {value!r}"
+            for key, value in wanted.items()
+            if found["settings"].get(key) != value
+        ]
+        if drift:
+            raise ValueError(
+                f"{output} holds an experiment of other settings ({'; '.join(drift)}); repeat its "
+                "flags to continue it, or use another --output"
+            )
+        return found
+    found = {"settings": wanted, **measure()}
+    files.write_json(file, found)
+    return found
+
+
+def left(jobs: Sequence[Job], output: Path) -> list[Job]:
+    """The jobs that are not finished, and those whose checkpoints these need and which are gone."""
+    finished = {(line["kind"], line["arm"], line["seed"]) for line in read_runs(output)}
+    found: list[Job] = []
+    for job in reversed(jobs):
+        lost = not (job.workdir / "checkpoints").is_dir()
+        if job.key not in finished or (lost and any(one.starts_from(job) for one in found)):
+            found.insert(0, job)
+    return found
+
+
+def do(jobs: Sequence[Job], output: Path) -> bool:
+    """Does all runs of an experiment that are `left`, each after those that it starts from.
+
+    Checkpoints from which no other run starts are deleted when a run is noted.
+
+    Returns:
+        Whether all are finished; False if a signal stopped it.
+    """
+    for job in left(jobs, output):
+        number = f"run {jobs.index(job) + 1} of {len(jobs)}"
+        print(f"\n{number}: {job.kind}, {job.arm}, seed {job.seed}", flush=True)
+        line = execute(job)
+        if line is None:
+            return False
+        if job.key not in {(one["kind"], one["arm"], one["seed"]) for one in read_runs(output)}:
+            note(output, line)
+        if not any(other.starts_from(job) for other in jobs):
+            shutil.rmtree(job.workdir / "checkpoints", ignore_errors=True)
+    return True
+
+
+# --- the command line ----------------------------------------------------------------------------
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """The options that all experiments have."""
+    result = argparse.ArgumentParser(description=description)
+    add = result.add_argument
+    add("--photos", type=_folder, default="", help="clean photos to train on; else bundled ones")
+    add("--validation", type=_folder, default="", help="held-out photos; else bundled ones")
+    add("--output", type=Path, required=True, help="folder of the experiment")
+    add("--seeds", type=int, nargs="+", help="0 1 2 (in a rehearsal: 0)")
+    add("--rehearse", action="store_true", help="everything, with tiny sizes")
+    add("--report", action="store_true", help="only write the report")
+    return result
+
+
+def _folder(text: str) -> str:
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {text}")
+    return str(Path(text).absolute())
+
+
+def main(
+    options: argparse.Namespace, run: Callable[[Path], bool], report: Callable[[Path], None]
+) -> int:
+    """Does the runs or the report of an experiment; returns the exit code.
+
+    Args:
+        options: of `parser`.
+        run: does all runs in the output folder, and returns whether all are finished.
+        report: writes the report from the runs that are.
+    """
+    output = options.output.absolute()
+    if options.rehearse:  # before JAX is imported: programs compile in half the time and run slower
+        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    try:
+        if not options.report and not run(output):
+            print("stopped; the same command continues", flush=True)
+            return 130
+        if options.report or options.rehearse:
+            report(output)
+    except (ValueError, OSError, RuntimeError, FloatingPointError, ImportError) as error:
+        print(f"error: {error}", flush=True)
+        return 1
+    return 0
