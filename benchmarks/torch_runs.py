@@ -61,7 +61,8 @@ def network(architecture: str, arguments: dict[str, Any], size: int) -> torch.nn
     from benchmarks import torch_networks
 
     networks = {"restormer": torch_networks.Restormer, "promptir": torch_networks.PromptIR}
-    return networks[architecture](**arguments)
+    # "masking" concerns masked pre-training alone.
+    return networks[architecture](**{k: v for k, v in arguments.items() if k != "masking"})
 
 
 def make(
