@@ -82,7 +82,9 @@ class Job:
 def apply(config: Any, settings: Settings, *, seed: int, steps: int, every: int) -> Any:
     """Sets in a config what all runs share, its seed, its length and how often it validates."""
     config.seed, config.num_steps, config.batch_size = seed, steps, settings.batch_size
-    config.data.update(root=settings.photos, crop_size=settings.crop_size)
+    # The batches do not depend on the number of workers.
+    workers = max(1, (os.cpu_count() or 2) - 1)
+    config.data.update(root=settings.photos, crop_size=settings.crop_size, num_workers=workers)
     config.validation.update(
         every_steps=every,
         root=settings.validation,
