@@ -3,8 +3,8 @@
     python -m benchmarks.evidence --photos train/ --validation val/ --output evidence --stages
     python -m benchmarks.evidence --report --output evidence
 
-The first command takes hours on two CPU cores and says at its start how many. Stopped or killed at
-any moment, the same command continues where it was. Every finished run appends one line to
+The first command takes hours on two CPU cores. Stopped or killed at any moment, the same command
+continues where it was. Every finished run appends one line to
 `OUTPUT/runs.jsonl`; all arms of one seed come before the next seed (benchmarks/study.py). The
 second command reads these lines, also while runs are missing, and writes `report.md` and
 `report.png`.
@@ -58,6 +58,17 @@ class Settings(study.Settings):
 
     pretrain_steps: int = 1600
     validations: int = 16
+
+
+# Flags for values of `Settings`.
+SIZES = {
+    "steps": "of a restoration",
+    "pretrain_steps": "of a pre-training, a multiple of 4",
+    "validations": "in a restoration",
+    "batch_size": "of all runs",
+    "crop_size": "of all runs and the validation, in pixels",
+    "width": "channels of the network at full resolution",
+}
 
 
 # --- the runs of the experiment ------------------------------------------------------------------
@@ -174,23 +185,25 @@ class _Step:
 
 
 def measure_steps(settings: Settings) -> dict[str, float]:
-    """Seconds of a step of the restoration ("restore") and of each of `PRETRAININGS`.
+    """Seconds of a step of the restoration ("restore") and of the pre-training ("dcpt").
 
-    All take turns, so that other load on the machine meets all alike; medians of nine rounds.
+    They take turns, so that other load on the machine meets both alike; medians of nine rounds.
     """
-    steps = {"restore": _Step(restoration_config(settings, 0))}
-    steps |= {name: _Step(pretraining_config(settings, name, 0)) for name in PRETRAININGS}
+    steps = {
+        "restore": _Step(restoration_config(settings, 0)),
+        "dcpt": _Step(pretraining_config(settings, "dcpt", 0)),
+    }
     rounds = 2 if settings.tiny else 10
     times = [{name: step.seconds(4) for name, step in steps.items()} for _ in range(rounds)]
     return {name: median(one[name] for one in times[1:]) for name in steps}
 
 
-def open_experiment(output: Path, settings: Settings) -> dict[str, Any]:
-    """The settings and step times in an output folder, which the first call writes.
+def open_experiment(output: Path, settings: Settings, arms: Sequence[str]) -> int:
+    """Writes the settings into an output folder, or compares them with those it has.
 
     Returns:
-        `settings`, `step_seconds`, and `more_steps`, those of the arm "longer": as many as the
-        pre-training of "dcpt" costs.
+        The additional steps of the arm "longer": as many as the pre-training of "dcpt" costs, by
+        the times of steps that the first call with this arm measures; 0 without it.
 
     Raises:
         ValueError: if the folder holds an experiment of other settings.
@@ -201,24 +214,18 @@ def open_experiment(output: Path, settings: Settings) -> dict[str, Any]:
         more = round(settings.pretrain_steps * seconds["dcpt"] / seconds["restore"])
         return {"step_seconds": seconds, "more_steps": more}
 
-    return study.open_experiment(output, settings, measure)
+    found = study.open_experiment(output, settings, measure if "longer" in arms else None)
+    return found.get("more_steps", 0)
 
 
-def _expected_hours(jobs: Sequence[Job], step_seconds: Mapping[str, float]) -> float:
-    costs = (
-        job.config.num_steps * step_seconds[job.arm if job.kind == "pretrain" else "restore"]
-        for job in jobs
-    )
-    return sum(costs) / 3600
-
-
-def run(output: Path, settings: Settings, **choice: Any) -> bool:
+def run(output: Path, settings: Settings, *, arms: Sequence[str], **choice: Any) -> bool:
     """Does all runs of an experiment that are not finished.
 
     Args:
         output: folder of the experiment.
         settings: of the experiment.
-        choice: `arms`, `seeds` and `stages` of `plan`.
+        arms: of `ARMS`.
+        choice: `seeds` and `stages` of `plan`.
 
     Returns:
         Whether all are finished; False if a signal stopped it.
@@ -226,15 +233,9 @@ def run(output: Path, settings: Settings, **choice: Any) -> bool:
     Raises:
         ValueError: if the folder holds an experiment of other settings.
     """
-    experiment = open_experiment(output, settings)
-    jobs = plan(output, settings, more_steps=experiment["more_steps"], **choice)
-    left, times = study.left(jobs, output), experiment["step_seconds"]
-    print(
-        f"{len(jobs)} runs, {len(left)} of them to do; the steps alone take about "
-        f"{_expected_hours(left, times):.2f} hours. A step in ms: "
-        + ", ".join(f"{name} {1e3 * value:.0f}" for name, value in times.items()),
-        flush=True,
-    )
+    more_steps = open_experiment(output, settings, arms)
+    jobs = plan(output, settings, arms=arms, more_steps=more_steps, **choice)
+    print(f"{len(jobs)} runs, {len(study.left(jobs, output))} of them to do", flush=True)
     return study.do(jobs, output)
 
 
@@ -247,13 +248,15 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--stages", action="store_true",
                         help="also restore from parts of the pre-training, first seed")  # fmt: skip
-    parser.add_argument("--steps", type=int, help=f"of a restoration ({Settings.steps})")
-    parser.add_argument("--pretrain-steps", type=int,
-                        help=f"of a pre-training ({Settings.pretrain_steps})")  # fmt: skip
+    for name, meaning in SIZES.items():
+        flag = "--" + name.replace("_", "-")
+        parser.add_argument(flag, type=int, help=f"{meaning} ({getattr(Settings, name)})")
     options = parser.parse_args(arguments)
     options.seeds = options.seeds or ([0] if options.rehearse else [0, 1, 2])
-    if options.steps is not None and options.steps < 1:
-        parser.error(f"--steps is {options.steps}; it must be 1 or larger")
+    for name in SIZES:
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name.replace('_', '-')} is {value}; it must be 1 or larger")
     if options.pretrain_steps is not None and (
         options.pretrain_steps < 4 or options.pretrain_steps % 4
     ):
@@ -266,7 +269,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
     settings = Settings(options.photos, options.validation)
     if options.rehearse:
         settings = dataclasses.replace(settings, **study.TINY, pretrain_steps=4, validations=2)
-    given = {"steps": options.steps, "pretrain_steps": options.pretrain_steps}
+    given = {name: getattr(options, name) for name in SIZES}
     changes = {name: value for name, value in given.items() if value is not None}
     return dataclasses.replace(settings, **changes)
 

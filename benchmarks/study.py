@@ -2,19 +2,21 @@
 
 Every finished run appends one line to `OUTPUT/runs.jsonl`; `OUTPUT/experiment.json` holds what all
 runs share. These two files are enough to continue on another machine: runs whose checkpoints are
-needed there are done again.
+needed there are done again. Several processes may work on one experiment, each with its own seeds.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ class Settings:
         batch_size: of all runs.
         crop_size: of all runs and of the validation, in pixels.
         crops_per_photo: of each held-out photo.
+        width: channels of the network at full resolution.
         tiny: whether to take a network of a few thousand parameters.
     """
 
@@ -43,6 +46,7 @@ class Settings:
     batch_size: int = 8
     crop_size: int = 64
     crops_per_photo: int = 9
+    width: int = 16
     tiny: bool = False
 
 
@@ -83,7 +87,7 @@ def apply(config: Any, settings: Settings, *, seed: int, steps: int, every: int)
     """Sets in a config what all runs share, its seed, its length and how often it validates."""
     config.seed, config.num_steps, config.batch_size = seed, steps, settings.batch_size
     # The batches do not depend on the number of workers.
-    workers = max(1, (os.cpu_count() or 2) - 1)
+    workers = max(1, len(os.sched_getaffinity(0)) - 1)
     config.data.update(root=settings.photos, crop_size=settings.crop_size, num_workers=workers)
     config.validation.update(
         every_steps=every,
@@ -94,6 +98,7 @@ def apply(config: Any, settings: Settings, *, seed: int, steps: int, every: int)
     # Each validation is kept with its checkpoint, until the run is finished and noted.
     config.checkpoint.update(every_steps=every, keep=1000, keep_best=0)
     config.log.update(every_steps=max(1, every // 2), image_every_steps=0)
+    config.model.width = settings.width
     if settings.tiny:
         config.model.update(width=4, encoder_blocks=(1,), middle_blocks=1, decoder_blocks=(1,))
         config.data.num_workers = 0
@@ -109,10 +114,19 @@ def read_runs(output: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
+@contextlib.contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Holds off other processes that work on the same experiment."""
+    with open(output / "lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def note(output: Path, line: Mapping[str, Any]) -> None:
     """Appends a run; killed at any moment, the file has it whole or not at all."""
-    lines = [json.dumps(run) for run in (*read_runs(output), line)]
-    files.write_text(output / RUNS, "\n".join(lines) + "\n")
+    with _alone(output):
+        lines = [json.dumps(run) for run in (*read_runs(output), line)]
+        files.write_text(output / RUNS, "\n".join(lines) + "\n")
 
 
 def _seconds_so_far(job: Job) -> float:
@@ -179,16 +193,16 @@ def versions() -> dict[str, str]:
 
 
 def open_experiment(
-    output: Path, settings: Settings, measure: Callable[[], Mapping[str, Any]] = dict
+    output: Path, settings: Settings, measure: Callable[[], Mapping[str, Any]] | None = None
 ) -> dict[str, Any]:
-    """The settings of an output folder and what was measured once, which the first call writes.
+    """The settings of an output folder, which the first call writes, and what was measured once.
 
     Programs that are compiled from now on are kept in the folder, as runs of one kind share them.
 
     Args:
         output: folder of the experiment.
         settings: of the experiment.
-        measure: returns what to keep besides the settings.
+        measure: returns what to keep besides the settings; None = it is not needed this time.
 
     Raises:
         ValueError: if the folder holds an experiment of other settings.
@@ -202,8 +216,8 @@ def open_experiment(
     wanted, file = dataclasses.asdict(settings), output / EXPERIMENT
     # Names without their places: the folder of an experiment may move to another machine.
     wanted |= {name: Path(wanted[name]).name for name in ("photos", "validation")}
-    if file.exists():
-        found = json.loads(file.read_text())
+    with _alone(output):
+        found = json.loads(file.read_text()) if file.exists() else {"settings": wanted}
         drift = [
             f"{key}: {found['settings'].get(key)!r} -> {value!r}"
             for key, value in wanted.items()
@@ -214,9 +228,9 @@ def open_experiment(
                 f"{output} holds an experiment of other settings ({'; '.join(drift)}); repeat its "
                 "flags to continue it, or use another --output"
             )
-        return found
-    found = {"settings": wanted, **measure()}
-    files.write_json(file, found)
+        if measure and len(found) == 1:
+            found |= measure()
+        files.write_json(file, found)
     return found
 
 
@@ -288,7 +302,7 @@ def main(
     if options.rehearse:  # before JAX is imported: programs compile in half the time and run slower
         os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
     try:
-        if not options.report and not run(output):
+        if not options.report and not _finished(run, output):
             print("stopped; the same command continues", flush=True)
             return 130
         if options.report or options.rehearse:
@@ -297,3 +311,10 @@ def main(
         print(f"error: {error}", flush=True)
         return 1
     return 0
+
+
+def _finished(run: Callable[[Path], bool], output: Path) -> bool:
+    try:
+        return run(output)
+    except KeyboardInterrupt:  # outside the steps of a run, which ends by itself
+        return False

@@ -77,11 +77,12 @@ def test_the_arms_are_what_they_say(tmp_path):
 def test_longer_costs_as_much_as_pretraining_and_restoration(tmp_path, monkeypatch):
     times = {"restore": 0.1, "dcpt": 0.25}
     monkeypatch.setattr(evidence, "measure_steps", lambda settings: times)
-    assert evidence.open_experiment(tmp_path, SETTINGS)["more_steps"] == 20
+    assert evidence.open_experiment(tmp_path, SETTINGS, ["scratch", "dcpt"]) == 0
+    assert evidence.open_experiment(tmp_path, SETTINGS, ["longer"]) == 20
     times["dcpt"] = 1.0  # measured once
-    assert evidence.open_experiment(tmp_path, SETTINGS)["more_steps"] == 20
+    assert evidence.open_experiment(tmp_path, SETTINGS, evidence.ARMS) == 20
     with pytest.raises(ValueError, match=r"other settings \(steps: 24 -> 48\); .*--output"):
-        evidence.open_experiment(tmp_path, evidence.Settings(steps=48, pretrain_steps=8))
+        evidence.open_experiment(tmp_path, evidence.Settings(steps=48, pretrain_steps=8), [])
 
 
 @pytest.mark.parametrize(
@@ -89,6 +90,7 @@ def test_longer_costs_as_much_as_pretraining_and_restoration(tmp_path, monkeypat
     [
         ("--pretrain-steps 6", "--pretrain-steps is 6; it must be a multiple of 4"),
         ("--steps 0", "--steps is 0"),
+        ("--batch-size 0", "--batch-size is 0"),
         ("--photos gone", "--photos: there is no folder gone"),
         ("--arms dcpt resnet", "invalid choice: 'resnet'"),
     ],

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -122,11 +123,12 @@ class Run:
         found = self.initial.params
         if self.mesh.size > 1:
             found = sharding.place(found, self.mesh)
-        return jax.jit(self._initialise, out_shardings=self.state_sharding)(found)
+        rng = np.asarray(jax.random.PRNGKey(self.seed))  # an argument: seeds share the program
+        return jax.jit(self._initialise, out_shardings=self.state_sharding)(rng, found)
 
     def state_shapes(self) -> TrainState:
         """The state's shapes and dtypes, and how the devices hold it; nothing is computed."""
-        shapes = jax.eval_shape(self._initialise, self.initial.params)
+        shapes = jax.eval_shape(self._initialise, jax.random.PRNGKey(0), self.initial.params)
         shardings = self.state_sharding
         if isinstance(shardings, jax.sharding.Sharding):
             shardings = jax.tree.map(lambda _: self.state_sharding, shapes)
@@ -187,9 +189,9 @@ class Run:
         names = ("network", "classifier") if self.mode.classifies else ("network",)
         return {name: params[name] for name in names}
 
-    def _initialise(self, found: weights.Params) -> TrainState:
+    def _initialise(self, rng: jax.Array, found: weights.Params) -> TrainState:
         """The first state, from the parameters that the run starts from."""
-        network_rng, classifier_rng, step_rng = jax.random.split(jax.random.PRNGKey(self.seed), 3)
+        network_rng, classifier_rng, step_rng = jax.random.split(rng, 3)
         image = jnp.zeros((1, self.crop_size, self.crop_size, 3))
         params = {"network": found.get("network")}
         if params["network"] is None:
