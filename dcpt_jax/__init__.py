@@ -4,6 +4,11 @@ The public names below are loaded on first use, so that data workers, which impo
 start without JAX. Everything is described in the README.
 """
 
+from dcpt_jax import command_start
+
+if command_start.starts_here():
+    command_start.end_at_ctrl_c()
+
 import importlib
 from typing import Any
 

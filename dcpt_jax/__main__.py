@@ -28,11 +28,6 @@ COMMANDS = (
 
 
 def main() -> int:
-    """Runs `python -m dcpt_jax`; see `_run`."""
-    return guarded(lambda interruption: _run())
-
-
-def _run() -> int:
     """Runs the command named by the first argument, with the rest as its command line.
 
     Returns:
@@ -42,10 +37,7 @@ def _run() -> int:
     modules = {name: module for name, module, _ in COMMANDS}
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
-        print("usage: dcpt-jax COMMAND ...    (COMMAND --help explains one)\n")
-        for name, module, purpose in COMMANDS:
-            print(f"  {name:<13} {purpose}\n  {'':<13} python -m {module}")
-        return 0
+        return guarded(lambda interruption: _list())
     if name not in modules:
         known = ", ".join(modules) + did_you_mean(name, modules)
         print(f"error: unknown command {name!r}; known: {known}", file=sys.stderr)
@@ -56,6 +48,13 @@ def _run() -> int:
     except extras.MissingExtraError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    return 0
+
+
+def _list() -> int:
+    print("usage: dcpt-jax COMMAND ...    (COMMAND --help explains one)\n")
+    for name, module, purpose in COMMANDS:
+        print(f"  {name:<13} {purpose}\n  {'':<13} python -m {module}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""EXIF, XMP and IPTC blocks: out of files of every kind, made upright, and into encoded files.
+"""EXIF, XMP, IPTC and print resolution: out of files of every kind, upright, into encoded files.
 
 EXIF is changed in place (orientation, thumbnail), so that the rest stays byte for byte, makers'
 notes with their offsets included. TIFF files hold EXIF among their own tags, which Pillow rewrites.
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
-from dcpt_jax.image_headers import TIFF_TAGS, ImageError, png_chunks
+from dcpt_jax.image_headers import TIFF_TAGS, ImageError, find_orientation, png_chunks
 
 _ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 _EXIF_START = b"Exif\0\0"
@@ -28,6 +28,7 @@ _DESCRIPTIVE_TAGS = (270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 33432)
 _EXIF_TAG, _GPS_TAG, _INTEROP_TAG = 0x8769, 0x8825, 0xA005
 _TIFF_XMP, _TIFF_IPTC, _TIFF_PROFILE = 700, 33723, 34675
 _STRIP_BYTES = 2**20
+_METRE = 1 / 0.0254  # in inches
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,21 @@ class Metadata:
     exif: bytes | None = None  # block that begins with a TIFF header
     xmp: bytes | None = None  # XML text as bytes
     iptc: bytes | None = None  # records of IPTC-IIM
+    # Pixels per inch across and down, as the file states them outside EXIF
+    resolution: tuple[float, float] | None = None
 
     def __bool__(self) -> bool:
         """Whether there is any."""
-        return any((self.exif, self.xmp, self.iptc))
+        return any((self.exif, self.xmp, self.iptc, self.resolution))
 
     def names(self) -> list[str]:
         """Which there are."""
         return [
             name
-            for name, block in (("EXIF", self.exif), ("XMP", self.xmp), ("IPTC", self.iptc))
+            for name, block in (
+                *(("EXIF", self.exif), ("XMP", self.xmp)),
+                *(("IPTC", self.iptc), ("resolution", self.resolution)),
+            )
             if block
         ]
 
@@ -61,11 +67,30 @@ def read_metadata(path: Path, kind: str, data: bytes, image: Image.Image) -> Met
         resources = image.info.get("photoshop")
         iptc = resources.get(_IPTC_RESOURCE) if isinstance(resources, dict) else None
         exif, xmp = image.info.get("exif"), image.info.get("xmp")
+    exif = exif.removeprefix(_EXIF_START) if exif else None
+    orientation = find_orientation(exif or b"")[0]
+    if kind == "TIFF":
+        orientation = image.tag_v2.get(TIFF_TAGS["orientation"], 1)
+    resolution = _resolution(image)
     return Metadata(
-        upright_exif(exif.removeprefix(_EXIF_START)) if exif else None,
+        upright_exif(exif) if exif else None,
         _upright_xmp(xmp) if xmp else None,
         bytes(iptc) if iptc else None,
+        resolution[::-1] if resolution and orientation in (5, 6, 7, 8) else resolution,
     )
+
+
+def _resolution(image: Image.Image) -> tuple[float, float] | None:
+    """Pixels per inch as stored, of JFIF, a PNG, BMP or TIFF file; Pillow makes some up."""
+    if image.format == "JPEG":
+        inches = {1: 1.0, 2: 2.54}.get(image.info.get("jfif_unit"), 0.0)
+        found = [inches * density for density in image.info.get("jfif_density", (0, 0))]
+    elif image.format == "TIFF" and not {282, 283} <= set(image.tag_v2):
+        return None
+    else:
+        found = [float(density) for density in image.info.get("dpi", (0, 0))]
+    known = len(found) == 2 and all(0 < one < 1e6 for one in found)  # not NaN, as some TIFFs say
+    return (found[0], found[1]) if known else None
 
 
 def _of_png(
@@ -203,6 +228,9 @@ def png_with(encoded: bytes, profile: bytes | None, metadata: Metadata) -> bytes
     chunks = []
     if profile:
         chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(profile)))
+    if metadata.resolution:
+        per_metre = (round(one * _METRE) for one in metadata.resolution)
+        chunks.append((b"pHYs", struct.pack(">IIB", *per_metre, 1)))
     if metadata.exif:
         chunks.append((b"eXIf", metadata.exif))
     if metadata.xmp:
@@ -244,9 +272,27 @@ def jpeg_with(encoded: bytes, profile: bytes | None, metadata: Metadata) -> tupl
         for marker, content in segments
     )
     start = 2
+    head = encoded[:2]
     if encoded[2:4] == b"\xff\xe0":  # JFIF comes first
         start = 4 + int.from_bytes(encoded[4:6], "big")
-    return encoded[:start] + blocks + encoded[start:], dropped
+        head = encoded[:start]
+    if metadata.resolution:
+        per_inch = [round(one) for one in metadata.resolution]
+        if head[6:10] == b"JFIF" and all(1 <= one < 2**16 for one in per_inch):
+            head = head[:13] + struct.pack(">BHH", 1, *per_inch) + head[18:]
+        else:
+            dropped.append("resolution")
+    return head + blocks + encoded[start:], dropped
+
+
+def bmp_with(encoded: bytes, metadata: Metadata) -> tuple[bytes, list[str]]:
+    """A BMP file with its resolution, and the names of the metadata that it cannot hold."""
+    names = metadata.names()
+    if metadata.resolution:
+        per_metre = [round(one * _METRE) for one in metadata.resolution]
+        encoded = encoded[:38] + struct.pack("<ii", *per_metre) + encoded[46:]
+        names.remove("resolution")
+    return encoded, names
 
 
 def _iptc_resource(iptc: bytes) -> bytes:
@@ -257,7 +303,12 @@ def _iptc_resource(iptc: bytes) -> bytes:
 def webp_of(pixels: np.ndarray, profile: bytes | None, metadata: Metadata) -> bytes:
     """A lossless WebP file of uint8 RGB or RGBA pixels; IPTC has no place in it."""
     file = io.BytesIO()
-    options = {"icc_profile": profile, "exif": metadata.exif, "xmp": metadata.xmp}
+    exif = metadata.exif
+    if metadata.resolution and not exif:  # where there is EXIF, it has one as well
+        own = Image.Exif()
+        own[282], own[283], own[296] = *metadata.resolution, 2
+        exif = own.tobytes()
+    options = {"icc_profile": profile, "exif": exif, "xmp": metadata.xmp}
     Image.fromarray(pixels).save(
         file, "WEBP", lossless=True, exact=True, **{k: v for k, v in options.items() if v}
     )
@@ -277,6 +328,9 @@ def tiff_of(
     strips = [zlib.compress(differences[i : i + rows]) for i in range(0, height, rows)]
     tags = TiffImagePlugin.ImageFileDirectory_v2(ifh=b"II*\0\0\0\0\0")
     dropped = _add_exif(tags, metadata.exif)
+    if metadata.resolution:
+        tags[282], tags[283] = metadata.resolution
+        tags[296] = 2  # inches
     ends = np.cumsum([len(strip) for strip in strips]).tolist()
     for tag, value in {
         256: width,

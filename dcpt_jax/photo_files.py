@@ -6,7 +6,7 @@ the colours of its photo and keeps what the photo's file said. The rules:
 * Numbers of an RGB profile stay as they are, and the result gets the same profile: nothing is
   clipped. Pixels of CMYK, Lab and grey profiles, and those of linear RGB ones (gamma 1.0), which
   look nothing like what networks learn from, are converted to sRGB, and the result says sRGB.
-* EXIF, XMP and IPTC are kept but for orientation, which is upright, and thumbnails.
+* EXIF, XMP, IPTC and print resolution are kept, with upright orientation, without thumbnails.
 * Alpha and 16 bits are kept where the format of the result can.
 
 NumPy, OpenCV and Pillow only.
@@ -22,7 +22,15 @@ from PIL import Image, ImageOps
 
 from dcpt_jax import colour, files, images, tiff
 from dcpt_jax.image_headers import ImageHeader, described
-from dcpt_jax.metadata import Metadata, jpeg_with, png_with, read_metadata, tiff_of, webp_of
+from dcpt_jax.metadata import (
+    Metadata,
+    bmp_with,
+    jpeg_with,
+    png_with,
+    read_metadata,
+    tiff_of,
+    webp_of,
+)
 
 _WITH_PROFILE = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"})
 _WITH_ALPHA = frozenset({".png", ".webp", ".tif", ".tiff"})
@@ -189,4 +197,6 @@ def _encoded(
         return webp_of(levels, profile, metadata), ["IPTC"] if metadata.iptc else []
     if suffix in (".tif", ".tiff"):
         return tiff_of(levels, profile, metadata)
+    if suffix == ".bmp":
+        return bmp_with(images.encode(path, levels), metadata)
     return images.encode(path, levels), metadata.names()

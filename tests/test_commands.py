@@ -90,9 +90,33 @@ def test_importing_the_list_loads_nothing_else():
     assert not {"numpy", "jax", "absl"} & set(done.stdout.split())
 
 
-def test_commands_catch_signals_before_they_import_jax():
-    """So that Ctrl-C in the seconds of the import ends in a sentence, too."""
-    modules = [f"dcpt_jax.{name}.__main__" for name in ("restore", "inspect", "probe", "convert")]
-    code = f"import {', '.join(modules)}, sys; print({{'jax', 'orbax'}} & {{*sys.modules}})"
+# Sends Ctrl-C to its own process at the first import of `command_line`, which all commands import.
+SITE = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "dcpt_jax.command_line":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+"""
+
+
+@pytest.mark.parametrize("module", ["dcpt_jax", *sorted({m for _, m, _ in commands.COMMANDS})])
+def test_ctrl_c_while_a_command_imports_ends_in_one_line(module, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(SITE)
+    places = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": places},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_importing_the_package_leaves_the_signals_of_others_alone():
+    code = "import signal, dcpt_jax; print(signal.getsignal(signal.SIGINT))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout.strip() == "set()", done.stderr
+    assert "default_int_handler" in done.stdout

@@ -62,6 +62,7 @@ ALLOWED = {
         *("command_line", "data", "degradations", "devices", "extras", "files", "image_folders"),
         *("images", "interruption", "models", "weights"),
     },
+    "command_start": set(),
     "command_line": {"devices", "files", "interruption", "suggestions"},
     "devices": set(),
     "extras": set(),

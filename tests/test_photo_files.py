@@ -266,6 +266,30 @@ def test_what_webp_and_bmp_cannot_hold_is_told(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".bmp"])
+@pytest.mark.parametrize("target", [".jpg", ".png", ".tif", ".bmp"])
+def test_print_resolution_is_kept(tmp_path, suffix, target):
+    source = saved(tmp_path / f"a{suffix}", dpi=(300, 150))
+    assert "resolution" not in " ".join(copied(source, tmp_path / f"b{target}"))
+    assert opened(tmp_path / f"b{target}").info["dpi"] == pytest.approx((300, 150), rel=1e-3)
+
+
+def test_print_resolution_turns_with_the_photo_and_is_not_made_up(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6
+    copied(saved(tmp_path / "a.jpg", dpi=(300, 150), exif=exif), tmp_path / "b.png")
+    assert opened(tmp_path / "b.png").info["dpi"] == pytest.approx((150, 300), rel=1e-3)
+    for number, options in enumerate([{}, {"exif": exif}, {"dpi": (0, 0)}]):
+        copied(saved(tmp_path / "a.jpg", **options), tmp_path / f"{number}.png")
+        assert "dpi" not in opened(tmp_path / f"{number}.png").info, options
+
+
+def test_print_resolution_goes_to_the_exif_of_webp(tmp_path):
+    assert copied(saved(tmp_path / "a.jpg", dpi=(300, 150)), tmp_path / "b.webp") == []
+    exif = opened(tmp_path / "b.webp").getexif()
+    assert (exif[282], exif[283], exif[296]) == (300, 150, 2)
+
+
 @pytest.mark.parametrize("exif", [b"", b"XX*\0\0\0\0\x08", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0"])
 def test_broken_exif_is_left_out(tmp_path, exif):
     source = saved(tmp_path / "a.jpg", exif=b"Exif\0\0" + exif)

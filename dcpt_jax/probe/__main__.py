@@ -2,14 +2,7 @@
 
 import sys
 
-from dcpt_jax.command_line import guarded
-
-
-def _import_and_run() -> int:
-    from dcpt_jax.probe.command import main
-
-    return main()
-
+from dcpt_jax.probe.command import main
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda interruption: _import_and_run()))
+    sys.exit(main())

@@ -132,8 +132,10 @@ def run(options: argparse.Namespace) -> int:
         options.output.mkdir(parents=True, exist_ok=True)
     except (ImportError, OSError) as error:
         raise UsageError(f"--output {options.output}: {error}") from error
+    options.interruption.check()
     networks = _networks(random, options.weights, options.seed)
     probed, where = _images(tasks, options)
+    options.interruption.check()
     text = f"{len(tasks)} classes x {options.images} crops of {options.crop} pixels, {where}"
     print(text, flush=True)
     report = Report(

@@ -46,10 +46,10 @@ colours and metadata
   Photos with an RGB colour profile (Display P3, Adobe RGB, ...) are restored in their own space,
   and the result has the same profile, so that viewers show the same colours; where a file states
   them without a profile, the result gets one. Linear RGB, grey, CMYK and Lab are converted to
-  sRGB, and the result says sRGB; HDR (PQ, HLG) is taken for sRGB. EXIF, XMP and IPTC are kept, with
-  the orientation reset to upright and without thumbnails. They may contain the place where a
-  photo was taken (GPS): --metadata none drops them all. The line of each photo says what was
-  converted or dropped.
+  sRGB, and the result says sRGB; HDR (PQ, HLG) is taken for sRGB. EXIF, XMP, IPTC and the print
+  resolution are kept, with the orientation reset to upright and without thumbnails. They may
+  contain the place where a photo was taken (GPS): --metadata none drops them all. The line of
+  each photo says what was converted or dropped.
 
 large photos
   By default a photo runs whole as long as the network is estimated to need less than 2 GiB of
@@ -159,8 +159,8 @@ def _add_result_options(parser: argparse.ArgumentParser) -> None:
         "--metadata",
         choices=METADATA,
         default="keep",
-        help="keep EXIF, XMP and IPTC, or drop them with place (GPS), camera and date "
-        "(default: %(default)s)",
+        help="keep EXIF, XMP, IPTC and print resolution, or drop them with place (GPS), camera "
+        "and date (default: %(default)s)",
     )
     add(
         "--strength",
@@ -254,6 +254,7 @@ def _restore_all(
             continue
         if predict is None:
             predict, classify = _predictor(options, display)
+            options.interruption.check()
         began = time.monotonic()
         try:
             (height, width), seen, remarks = _restore_file(job, predict, classify, options)

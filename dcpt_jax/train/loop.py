@@ -72,6 +72,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> Result:
 
 
 def _train(config: ml_collections.ConfigDict, workdir: Path, stop: StopRequest) -> Result:
+    stop.check()
     config = with_inherited_init_from(config, workdir)
     run = prepare(config, begun=checkpoint_description(config, workdir))
     stop.check()
