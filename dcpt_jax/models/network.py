@@ -31,16 +31,12 @@ class RestorationNetwork(nn.Module):
         output_layer: entry of the parameters whose output is added to the image.
         equal_feature_sizes: whether all features have the full size, in place of halving from one
             to the next; their classifier needs `resize_features=True`.
-        exact_tiling: whether tiles give what the whole image gives. In none of the networks do
-            they: averages, attention or shifted windows reach across the whole image. Tiles with
-            an overlap come close (see `dcpt_jax.restore`).
         smallest_size: height and width from which on images are taken.
     """
 
     architecture: ClassVar[str]
     output_layer: ClassVar[str]
     equal_feature_sizes: ClassVar[bool] = False
-    exact_tiling: ClassVar[bool] = False
     smallest_size: ClassVar[int] = 1
 
     @property

@@ -56,7 +56,8 @@ large photos
   working memory for it (about 1 megapixel for the paper's NAFNet, 0.25 for its Restormer and
   PromptIR, 0.14 for its SwinIR), and in the largest tiles that do otherwise. Neighbouring tiles
   overlap and are blended. All networks look at the whole photo in some way, so tiles give a
-  slightly different result. If memory runs out, tiles of half the side are used. Every new size of
+  slightly different result. NAFNet's share the averages of the photo, for which each tile is
+  computed twice. If memory runs out, tiles of half the side are used. Every new size of
   a whole photo is compiled once, which takes seconds to half a minute; tiles have one size, so
   --tile 512 is faster for folders of many different sizes.
 
@@ -66,7 +67,7 @@ local converter (--tlc)
   training crop instead. It is off by default, because it may help or harm: measure it on photos
   like yours. SIZE is the training crop in pixels (128 in DCPT), auto takes it from the weights
   (crop_size in model.json; converted weights do not say it). It changes nothing for photos smaller
-  than the window. Tiles agree with the whole photo better with it than without.
+  than the window.
 
 what the photos look like
   If the weights hold a classifier, each photo's line ends with its verdict, see

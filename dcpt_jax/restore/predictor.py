@@ -1,21 +1,22 @@
 """Restoring one image of any size with a network: whole, or in tiles where it is large.
 
-Tiles do not give what the whole image gives, for none of the networks (`model.exact_tiling` is
-False). Convolutions see a limited neighbourhood, and wherever that lies inside the tile the outputs
+Tiles do not give what the whole image gives, for none of the networks. Convolutions see a limited neighbourhood, and wherever that lies inside the tile the outputs
 agree but for rounding. But NAFNet also averages over the whole image, and Restormer and PromptIR
 compare their channels over all of its pixels: a tile has other averages, so its output differs by
-an amount that varies slowly from tile to tile, and blended seams hide the steps. SwinIR sees no
+an amount that varies slowly from tile to tile, and blended seams hide the steps. NAFNet's tiles
+share one average instead (see `averages`), for which each is computed twice. SwinIR sees no
 further than its windows reach, but its shifted windows wrap around: pixels near a border attend to
 those of the opposite border, for a tile as for the whole image, so tiles differ near theirs.
 
 Measured on a 512x512 photo with networks of the reference's test weights, which are random and
-stronger than trained ones: tiles of 256 pixels differ from the whole by 16 % of the network's own
-change (root mean square) for NAFNet, 66 % for Restormer, 25 % for PromptIR and 5 to 6 % for SwinIR
-(where more than half of the pixels agree but for rounding). With `tlc_size`, NAFNet's averages are
-local, and tiles much larger than it come close to the whole: 0.6 % with a `tlc_size` of 32.
+stronger than trained ones: tiles of 256 pixels differ from the whole by 66 % of the network's own
+change (root mean square) for Restormer, 25 % for PromptIR and 5 to 6 % for SwinIR (where more than
+half of the pixels agree but for rounding). For NAFNet with a `tlc_size` of 32, whose averages are
+local, it is 0.6 %; what tiles cost the bundled NAFNet is in `averages`.
 """
 
 import functools
+import itertools
 import logging
 import math
 import numbers
@@ -29,8 +30,9 @@ import numpy as np
 
 from dcpt_jax.images import checked_image
 from dcpt_jax.models.formulation import ACCELERATOR, formulated
+from dcpt_jax.restore.averages import averages_over_image, channel_weights, with_channel_weights
 from dcpt_jax.restore.ensemble import self_ensemble
-from dcpt_jax.restore.tiling import blended_spans, default_overlap, round_up, run_tiled
+from dcpt_jax.restore.tiling import blended_spans, default_overlap, round_up, run_tiled, tiles
 
 # Working memory (without the weights) up to which an image runs whole. A constant and not what this
 # machine has free, so that a photo gives the same result everywhere.
@@ -94,7 +96,7 @@ class Predictor:
         """Moves the weights to the device; `restore` describes the first arguments.
 
         `report` is called with a message when tiles are made smaller, `tile_done` after each tile
-        with the number done and the number of all.
+        with the number done and the number of all, in which a tile computed twice counts twice.
         """
         if tile is not None and (
             not isinstance(tile, numbers.Integral) or isinstance(tile, bool) or tile < 1
@@ -141,23 +143,45 @@ class Predictor:
             self._shrink(min(tile, max(padded.shape[:2])), reason)
 
     def _run(self, padded: np.ndarray, tile: int) -> np.ndarray:
-        predict = self._predict
+        predict = functools.partial(_output, self._model, self._params)
+        if tile < max(padded.shape[:2]):
+            predict = self._in_tiles(tile, padded.shape[:2])
         if self._ensemble:
-            predict = functools.partial(self_ensemble, self._predict)
-        if tile >= max(padded.shape[:2]):
-            return np.array(predict(padded))  # a copy: device memory may be read-only
+            return self_ensemble(predict, padded)
+        return np.array(predict(padded))  # a copy: device memory may be read-only
+
+    def _in_tiles(self, tile: int, size: tuple[int, int]) -> Callable[[np.ndarray], np.ndarray]:
+        """A function that runs an image of this height and width, or turned, in tiles."""
         overlap = default_overlap(tile, self._model.size_multiple, context=self._context())
-        rows, columns = (blended_spans(length, tile, overlap) for length in padded.shape[:2])
-        return run_tiled(predict, padded, rows, columns, tile_done=self._tile_done)
+        spans = {length: blended_spans(length, tile, overlap) for length in size}
+        shared = averages_over_image(self._model)
+        count = math.prod(len(spans[length]) for length in size)
+        count *= (2 if shared else 1) * (8 if self._ensemble else 1)
+        numbers = itertools.count(1)
+
+        def counted(function: Callable[..., Any], *arguments: Any) -> Any:
+            result = function(self._model, *arguments)
+            if self._tile_done is not None:
+                self._tile_done(next(numbers), count)
+            return result
+
+        def predict(image: np.ndarray) -> np.ndarray:
+            cuts = [spans[length] for length in image.shape[:2]]
+            params = self._params
+            if shared:
+                found, areas = [], []
+                for row, column, pixels in tiles(image, *cuts):
+                    found.append(counted(channel_weights, params, pixels))
+                    areas.append(row.weights.sum() * column.weights.sum())  # that it contributes
+                params = with_channel_weights(params, found, areas)
+            return run_tiled(functools.partial(counted, _output, params), image, *cuts)
+
+        return predict
 
     def _context(self) -> int:
         """Pixels around a tile's part of the result that its local averages need to be right."""
         tlc_size = getattr(self._model, "tlc_size", None)
         return 0 if tlc_size is None else 2 * max(tlc_size)
-
-    def _predict(self, image: np.ndarray) -> np.ndarray:
-        """The network's output for an image whose size suits the network, as it is."""
-        return np.asarray(_compiled(self._model, image.shape)(self._params, image))
 
     def _tile_for(self, height: int, width: int) -> int:
         """Side of the tiles for an image, which runs whole if that is not less than its sides."""
@@ -230,6 +254,11 @@ def _largest_array(jaxpr: Any) -> int:
             if hasattr(inner, "eqns"):
                 largest = max(largest, _largest_array(inner))
     return largest
+
+
+def _output(model: nn.Module, params: Any, image: np.ndarray) -> np.ndarray:
+    """The network's output for an image whose size suits it, as it is."""
+    return np.asarray(_compiled(model, image.shape)(params, image))
 
 
 @functools.lru_cache(maxsize=_COMPILED_SHAPES)

@@ -5,7 +5,8 @@ each of its pixels, and the weights of all spans of an axis add up to one at eve
 a span of rows and a span of columns, and the whole is the weighted sum of the tiles.
 """
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,31 +87,31 @@ def _rise(overlap: int) -> np.ndarray:
     return np.concatenate([np.zeros(quarter), (np.arange(ramp) + 0.5) / ramp, np.ones(quarter)])
 
 
+def tiles(
+    image: np.ndarray, rows: Sequence[Span], columns: Sequence[Span]
+) -> Iterator[tuple[Span, Span, np.ndarray]]:
+    """Each tile of [h, w, c], row by row: its rows, its columns, and its pixels in one piece."""
+    for row, column in itertools.product(rows, columns):
+        piece = image[row.start : row.stop, column.start : column.stop]
+        yield row, column, np.ascontiguousarray(piece)
+
+
 def run_tiled(
     predict: Callable[[np.ndarray], np.ndarray],
     image: np.ndarray,
     rows: Sequence[Span],
     columns: Sequence[Span],
-    *,
-    tile_done: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """Runs a function on each tile of [h, w, c] and adds up the weighted outputs, in their dtype.
-
-    `tile_done` is called after each tile with the number done and the number of all.
+    """Runs a function on each tile of [h, w, c] and adds up the weighted outputs.
 
     Returns:
         [h, w, c] in the dtype of the outputs.
     """
-    count = len(rows) * len(columns)
     whole = None
-    for i, row in enumerate(rows):
-        for j, column in enumerate(columns):
-            tile = np.ascontiguousarray(image[row.start : row.stop, column.start : column.stop])
-            output = np.asarray(predict(tile))
-            if whole is None:
-                whole = np.zeros((*image.shape[:2], output.shape[2]), output.dtype)
-            weights = np.outer(row.weights, column.weights)[..., None].astype(output.dtype)
-            whole[row.start : row.stop, column.start : column.stop] += output * weights
-            if tile_done is not None:
-                tile_done(i * len(columns) + j + 1, count)
+    for row, column, pixels in tiles(image, rows, columns):
+        output = np.asarray(predict(pixels))
+        if whole is None:
+            whole = np.zeros((*image.shape[:2], output.shape[2]), output.dtype)
+        weights = np.outer(row.weights, column.weights)[..., None].astype(output.dtype)
+        whole[row.start : row.stop, column.start : column.stop] += output * weights
     return whole
