@@ -1,12 +1,13 @@
 """Restoring one image of any size with a network: whole, or in tiles where it is large.
 
-Tiles do not give what the whole image gives, for none of the networks. Convolutions see a limited neighbourhood, and wherever that lies inside the tile the outputs
-agree but for rounding. But NAFNet also averages over the whole image, and Restormer and PromptIR
-compare their channels over all of its pixels: a tile has other averages, so its output differs by
-an amount that varies slowly from tile to tile, and blended seams hide the steps. NAFNet's tiles
-share one average instead (see `averages`), for which each is computed twice. SwinIR sees no
-further than its windows reach, but its shifted windows wrap around: pixels near a border attend to
-those of the opposite border, for a tile as for the whole image, so tiles differ near theirs.
+Tiles do not give what the whole image gives, for none of the networks. Convolutions see a limited
+neighbourhood, and wherever that lies inside the tile the outputs agree but for rounding. But NAFNet
+also averages over the whole image, and Restormer and PromptIR compare their channels over all of
+its pixels: a tile has other averages, so its output differs by an amount that varies slowly from
+tile to tile, and blended seams hide the steps. NAFNet's tiles share one average instead (see
+`averages`), for which each is computed twice. SwinIR sees no further than its windows reach, but
+its shifted windows wrap around: pixels near a border attend to those of the opposite border, for a
+tile as for the whole image, so tiles differ near theirs.
 
 Measured on a 512x512 photo with networks of the reference's test weights, which are random and
 stronger than trained ones: tiles of 256 pixels differ from the whole by 66 % of the network's own
