@@ -97,7 +97,7 @@ def test_the_report_says_what_was_left_and_what_never_learned():
     masked = lines("restore", classifier, mode="mask_pretrain")
     assert masked == [
         "network: taken over from W",
-        "network: its last layers are as initialised, masked pre-training leaves them out",
+        "network: its last layers are untrained, since masked pre-training skips them",
         "classifier: left in W, this stage has none",
     ]
 

@@ -21,7 +21,7 @@ from dcpt_jax.train.state import TrainState
 def checkpoint_description(
     config: ml_collections.ConfigDict, workdir: Path
 ) -> weights.WeightsDescription | None:
-    """The description in the checkpoint that a run will go on from; None if it starts anew."""
+    """The description in the checkpoint that a run will resume from; None for a new run."""
     for place in filter(None, (workdir, config.resume_from)):
         if description := weights.newest_description(place):
             return description
@@ -31,9 +31,9 @@ def checkpoint_description(
 def with_inherited_init_from(
     config: ml_collections.ConfigDict, workdir: Path
 ) -> ml_collections.ConfigDict:
-    """The config with the `init_from` of the run that `config.resume_from` goes on from.
+    """The config, with `init_from` copied from the run that `config.resume_from` names.
 
-    The run's own checkpoints say it, too, so that the other directory is needed only once.
+    The run's own checkpoints record it too, so the other directory is needed only once.
     """
     if not config.resume_from or config.init_from:
         return config
@@ -47,25 +47,25 @@ def with_inherited_init_from(
 def resume(
     run: Run, checkpoints: Checkpoints, *, resume_from: str = "", allow_config_change: bool = False
 ) -> tuple[TrainState, int]:
-    """The state to go on from, and how many batches were taken; prints what was started.
+    """The state to start or resume from, and the number of batches taken; prints a summary.
 
     Raises:
-        ConfigError: if the directory belongs to a run of another config.
+        ConfigError: if the directory belongs to a run with another config.
         RuntimeError: if there are checkpoints, but none can be read.
     """
     elsewhere, mode = resume_from, run.mode.name
     if (saved := checkpoints.config()) is not None:
         if not allow_config_change:
-            _refuse_drift(run, saved, "this work directory holds", "use another --workdir")
+            _refuse_changes(run, saved, "this work directory holds", "use another --workdir")
     elif elsewhere:
         saved = saved_config(elsewhere) or {}
         if saved.get("mode", mode) != mode:
             raise ConfigError(
-                f"config.resume_from: {elsewhere} holds a run of {saved['mode']}, which cannot go "
-                f"on as {mode}; to start from its weights use --config.init_from"
+                f"config.resume_from: {elsewhere} holds a run of {saved['mode']}, which cannot be "
+                f"resumed as {mode}; to start from its weights use --config.init_from"
             )
         if saved and not allow_config_change:
-            _refuse_drift(run, saved, f"{elsewhere} holds", "use the config of that run")
+            _refuse_changes(run, saved, f"{elsewhere} holds", "use the config of that run")
     shapes = run.state_shapes()
     restored = checkpoints.read_newest(shapes)
     if restored is not None:
@@ -73,7 +73,7 @@ def resume(
     elif elsewhere:
         restored = newest_state(elsewhere, shapes)
         state, started = restored.state, f"continuing {elsewhere} from step {restored.step}"
-        # At once, so that this directory can do without the other one, and says where it is.
+        # Saved at once, so that this directory no longer needs the other one.
         checkpoints.save(
             state,
             batches=restored.batches,
@@ -99,12 +99,12 @@ def resume(
     return state, restored.batches if restored is not None else 0
 
 
-def _refuse_drift(run: Run, saved: Mapping[str, Any], place: str, advice: str) -> None:
-    """Raises ConfigError, with what differs, if another config made a checkpoint."""
-    if drift := configs.differences(saved, run.config):
+def _refuse_changes(run: Run, saved: Mapping[str, Any], place: str, advice: str) -> None:
+    """Raises ConfigError, listing the differences, if a checkpoint has another config."""
+    if changes := configs.differences(saved, run.config):
         raise ConfigError(
             f"{place} a run with another config:\n  "
-            + "\n  ".join(drift)
+            + "\n  ".join(changes)
             + f"\n{advice}, or continue it anyway with "
             "--config.checkpoint.allow_config_change=True"
         )

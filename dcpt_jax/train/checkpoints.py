@@ -1,13 +1,13 @@
-"""Checkpoints of a run: state, position in the data, config and description; saved asynchronously.
+"""Checkpoints of a run, saved asynchronously: state, data position, config and description.
 
 `W/checkpoints/<step>/` holds the items `state`, `data`, `config` and `model`, and after a
-validation its `metrics`. `data` is the number of batches taken, which is all that the pipeline
-needs to continue its stream with any number of workers. `checksums.json` is computed from the
-written files in the background, before the checkpoint gets its name: nothing of the state is
-gathered, and a save blocks no longer than it takes Orbax to copy each host's part.
+validation its `metrics`. `data` is the number of batches taken so far: all that the pipeline needs
+to resume its stream, with any number of workers. `checksums.json` is computed in the background
+from the written files, before the checkpoint gets its final name. So a save never gathers the
+state, and blocks only while Orbax copies each host's part of it.
 
-Where several processes train together all of them call these methods, and the main one alone
-locks, moves and removes; the directory has to be on a file system that they share.
+With several processes, all of them call these methods, but only the main one locks, moves and
+deletes; the directory must be on a file system that they share.
 """
 
 import contextlib
@@ -35,11 +35,11 @@ from dcpt_jax.train.saved_state import SavedState
 from dcpt_jax.train.state import NOT_FINITE_ADVICE, TrainState
 
 DAMAGED = "damaged"
-_METRICS = "metrics"  # item and file of Orbax's own name for them
+_METRICS = "metrics"  # Orbax's own name of this item
 
 
 class Checkpoints:
-    """The checkpoints of one work directory, which this run alone may write."""
+    """The checkpoints of one work directory, locked for this run."""
 
     def __init__(
         self,
@@ -49,18 +49,18 @@ class Checkpoints:
         keep_best: int = 0,
         best_metric: str = "",
     ):
-        """Opens a work directory, making it if need be.
+        """Opens a work directory, creating it if necessary.
 
         Args:
             workdir: the run's directory.
-            keep: how many of the newest checkpoints to keep; older ones are removed.
-            keep_best: how many to keep besides, those with the best values of a metric.
-            best_metric: its name in the `metrics` that are saved; the larger the better.
-                Checkpoints without it are never best.
+            keep: how many of the newest checkpoints to keep; older ones are deleted.
+            keep_best: how many of the best checkpoints to keep in addition.
+            best_metric: the metric, among those saved, that defines the best; larger is better.
+                Checkpoints without it do not count.
 
         Raises:
-            RuntimeError: if another run is writing to it.
-            OSError: if it cannot be written, or not all processes see it.
+            RuntimeError: if another run is using it.
+            OSError: if it is not writable, or not all processes see it.
         """
         self._workdir = Path(workdir).absolute()
         self._folder = self._workdir / weights.CHECKPOINTS
@@ -73,9 +73,9 @@ class Checkpoints:
         self._manager = self._open()
 
     def _take(self) -> list[int]:
-        """Makes and locks the directory; returns the steps whose writing was cut short.
+        """Creates and locks the directory; returns the steps of unfinished checkpoints.
 
-        What was written of these is removed: Orbax does so in a thread that nothing waits for.
+        Deletes these: Orbax would do so in a thread that nothing waits for.
         """
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -108,19 +108,19 @@ class Checkpoints:
         return ocp.CheckpointManager(self._folder, options=options)
 
     def _write_checksums(self) -> None:
-        """Orbax calls this in its thread, once all is written and before it renames the folder."""
+        """Called by Orbax in its thread, after writing the items and before renaming the folder."""
         folders = list(self._folder.glob(f"{self._writing}.orbax-checkpoint-tmp*"))
-        if not folders:  # without checksums the checkpoint would be taken for damaged
+        if not folders:  # without checksums the checkpoint would count as damaged
             raise FileNotFoundError(f"checkpoint {self._writing} is not where it is written")
         for folder in folders:
             weights.write_checksums(folder)
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints here, newest first."""
+        """Steps of the checkpoints, newest first."""
         return weights.checkpoint_steps(self._workdir)
 
     def best(self) -> tuple[int, dict[str, float]] | None:
-        """Step and metrics of the best checkpoint here, also while it is being written, or None."""
+        """Step and metrics of the best checkpoint, even one still being written, or None."""
         best = self._kept.best(self._manager.all_steps())
         return (best[-1], dict(self._kept.metrics[best[-1]])) if best else None
 
@@ -137,11 +137,11 @@ class Checkpoints:
         model: Mapping[str, Any],
         metrics: Mapping[str, float] | None = None,
     ) -> None:
-        """Starts writing a checkpoint of the state's step; returns once the state is copied.
+        """Starts writing a checkpoint of the state; returns once the state has been copied.
 
         Raises:
             FloatingPointError: if the state is not finite; nothing is written then.
-            OSError: if this checkpoint, or the one before, cannot be written.
+            OSError: if this checkpoint or the previous one cannot be written.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
@@ -169,7 +169,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turns the many kinds of errors of a failed write into one OSError."""
+        """Converts the various exceptions of a failed write into an OSError with advice."""
         try:
             yield
         except Exception as error:
@@ -184,7 +184,7 @@ class Checkpoints:
             ) from error
 
     def read_newest(self, target: TrainState) -> SavedState | None:
-        """The newest checkpoint that can be read; damaged ones are moved aside with a warning.
+        """The newest readable checkpoint; damaged ones are moved aside with a warning.
 
         Raises:
             ConfigError: if a checkpoint is of another network or optimiser; it stays where it is.
@@ -228,16 +228,16 @@ class Checkpoints:
         self._manager = self._open()
 
     def close(self) -> None:
-        """Waits until everything is on disk and releases the directory.
+        """Waits until everything is on disk, and unlocks the directory.
 
         Raises:
-            OSError: if something could not be written, unless that was raised before.
+            OSError: if something could not be written and has not been reported yet.
         """
         try:
             if not self._failed:
                 self.wait()
         finally:
-            with contextlib.suppress(Exception):  # failures have been raised
+            with contextlib.suppress(Exception):  # failures have been reported above
                 self._manager.close()
             if self._lock is not None:
                 self._lock.close()
@@ -246,7 +246,7 @@ class Checkpoints:
 def _check_finite(state: TrainState) -> None:
     """Raises FloatingPointError, in all processes, if a value of a state is not finite.
 
-    Each process looks at what its own devices hold, and of arrays held by several only at one.
+    Each process checks what its own devices hold, and one replica of each array.
     """
     found = [
         (jax.tree_util.keystr(path), _all_finite(shard.data))
@@ -263,7 +263,7 @@ def _check_finite(state: TrainState) -> None:
 
 
 def _all_finite(array: jax.Array) -> Any:
-    if next(iter(array.devices())).platform == "cpu":  # no copy, and nothing to compile
+    if next(iter(array.devices())).platform == "cpu":  # NumPy needs no copy and no compilation
         return np.isfinite(np.asarray(array)).all()
     return _all_finite_on_device(array)
 
@@ -275,9 +275,9 @@ def _all_finite_on_device(array: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass
 class _Kept:
-    """Orbax's policy: keep the newest checkpoints and, in addition, the best.
+    """Preservation policy for Orbax: keeps the newest checkpoints and, in addition, the best.
 
-    Orbax's own `BestN` also counts checkpoints without metrics.
+    Orbax's own `BestN` would also count checkpoints without metrics.
     """
 
     newest: int
@@ -286,7 +286,7 @@ class _Kept:
     metrics: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)  # by step
 
     def best(self, steps: Sequence[int]) -> list[int]:
-        """Those of some steps whose metric is known and a number, the best last."""
+        """Those of the steps whose metric is known and not NaN, the best last."""
         values = {step: self.metrics.get(step, {}).get(self.metric, math.nan) for step in steps}
         known = [step for step in steps if not math.isnan(values[step])]
         return sorted(known, key=lambda step: (values[step], step))
@@ -301,7 +301,7 @@ class _Kept:
 
 
 def _read_metrics(folder: Path) -> dict[str, float]:
-    """The metrics in a checkpoint; none if there are none, or they cannot be read."""
+    """The metrics in a checkpoint; {} if missing or unreadable."""
     try:
         found = weights.read_item(folder, _METRICS)
         return {name: float(value) for name, value in found.items()}
@@ -310,7 +310,7 @@ def _read_metrics(folder: Path) -> dict[str, float]:
 
 
 def _lock(workdir: Path) -> Any:
-    """Locks the directory for this run; the system releases it however the process ends."""
+    """Locks the directory; the system releases the lock however the process ends."""
     file = (workdir / ".lock").open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -321,20 +321,20 @@ def _lock(workdir: Path) -> Any:
 
 
 def _check_writable(folder: Path) -> None:
-    """Raises OSError if nothing can be written to a folder."""
+    """Raises OSError if a folder is not writable."""
     probe = folder / f".writable-{os.getpid()}"
     probe.touch()
     probe.unlink()
 
 
 def _check_shared(workdir: Path) -> None:
-    """Raises OSError if a process does not see what the main one writes."""
+    """Raises OSError if a process does not see files that the main process writes."""
     if jax.process_count() == 1:
         return
     mark = workdir / processes.on_main(lambda: f".shared-{uuid.uuid4().hex}")
     processes.on_main(mark.touch)
-    patience = time.monotonic() + 10  # file systems over a network show new files late
-    while not mark.exists() and time.monotonic() < patience:
+    deadline = time.monotonic() + 10  # network file systems show new files late
+    while not mark.exists() and time.monotonic() < deadline:
         time.sleep(0.2)
     blind = [name for name in processes.exchange("" if mark.exists() else processes.host()) if name]
     processes.on_main(lambda: mark.unlink(missing_ok=True))

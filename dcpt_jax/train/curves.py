@@ -10,7 +10,7 @@ from dcpt_jax import files
 
 _WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 720, 260, 90, 34, 30  # pixels of a panel and its margins
 _COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#ff7f0e", "#9467bd", "#17becf")
-# Title, keys of `metrics.jsonl` without those of single classes, whether the scale is logarithmic.
+# Panels: (title, keys of `metrics.jsonl`, whether the scale is logarithmic).
 _PANELS = (
     ("loss", ("loss/loss", "loss/pixel", "loss/class", "loss/l1", "loss/fft"), True),
     ("PSNR in dB", ("quality/psnr", "quality/validation/psnr"), False),
@@ -31,7 +31,7 @@ Curve = Sequence[tuple[int, float]]  # (step, value)
 
 
 def draw(lines: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Draws those panels into a PNG file for which lines of `metrics.jsonl` have values, if any."""
+    """Draws the lines of a `metrics.jsonl` into a PNG file, in the panels that have values."""
     panels = []
     for title, keys, logarithmic in _PANELS:
         curves = {

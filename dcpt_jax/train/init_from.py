@@ -1,4 +1,4 @@
-"""What `init_from` and `classifier_from` name: network and classifier to initialise a run from."""
+"""Initialising a run from other weights: `config.init_from` and `config.classifier_from`."""
 
 import dataclasses
 import logging
@@ -18,89 +18,63 @@ from dcpt_jax.labels import Labels
 from dcpt_jax.modes import MODES, Mode
 from dcpt_jax.weights import ClassifierDescription, WeightsDescription, WeightsError
 
-HEAD = "head"  # the classifier's last layer, whose last axis are the classes or components
+HEAD = "head"  # the classifier's last layer; its last axis has the classes or components
 
 
 @dataclasses.dataclass(frozen=True)
 class Initial:
     """Where the parameters of a run come from."""
 
-    # Host arrays by part, "network" and "classifier"; parts that start from scratch, or come from
-    # the run's own checkpoint, are not in it
+    # Host arrays of "network" and "classifier", as far as they are taken over from other weights
     params: weights.Params = dataclasses.field(default_factory=dict)
-    # What `model.json` says about it
+    # What `model.json` records about it
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    classifier: ClassifierDescription | None = None  # a classifier that is taken over, or None
+    classifier: ClassifierDescription | None = None  # the classifier taken over, or None
     description: WeightsDescription | None = None  # of the weights in `config.init_from`, or None
-    network_from: str = ""  # folder of the network; "" = scratch
-    classifier_from: str = ""  # folder of a classifier from elsewhere; "" = as the network
+    network_from: str = ""  # folder of the network; "" = from scratch
+    classifier_from: str = ""  # folder of the classifier; "" = that of the network
 
 
 def find_initial(config: ml_collections.ConfigDict, begun: WeightsDescription | None) -> Initial:
-    """Finds what a config starts from, and takes the architectures from there.
+    """Loads the weights that a run starts from, and adopts their architectures.
 
     Args:
         config: of the run; `model` and `classifier.num_blocks` become those of the weights.
-        begun: description in the newest checkpoint of the work directory, or None. What the run
-            once started from is not needed then.
+        begun: description in the newest checkpoint of the work directory, or None. With it, the
+            run resumes there, and nothing is loaded here.
 
     Raises:
-        ConfigError: if there is no classifier where one is needed, or the figures of the config
-            are those of another backbone than the weights'.
+        ConfigError: if a required classifier is missing, or the config has the published values of
+            another backbone than that of the weights.
         FileNotFoundError: if a folder holds no weights.
     """
     mode = MODES[config.mode]
-    chosen = config.get("classifier_from", SCRATCH)  # modes without the key want no classifier
+    chosen = config.get("classifier_from", SCRATCH)  # modes without the key use no classifier
     if begun is not None:
-        if config.init_from:
-            adopt_architecture(config, begun)
-        classifier = begun.guide
-        if mode.is_guided and config.guidance and not classifier:
-            raise ConfigError(
-                f"config.guidance is {config.guidance}, but this transfer was begun without a "
-                "classifier, which cannot be added on the way: set --config.guidance=0, or use "
-                "another --workdir with --config.init_from set to this one"
-            )
-        grown = config.init_from or chosen not in ("", SCRATCH)
-        if classifier is None and grown and begun.classifier is not None:
-            classifier = _classifier_of(begun, mode)
-        _adopt_classifier(config, classifier)
-        return Initial(origin=begun.source, classifier=classifier)
-    params, description, origin, network = {}, None, {}, None
+        return _resumed(config, begun, chosen)
+    params, network, source, classifier, origin = {}, None, None, None, {}
     if config.init_from:
-        found, description = _load("init_from", config.init_from)
-        network = description
+        found, network = _load("init_from", config.init_from)
+        source = network
         params["network"] = found["network"]
-        origin = {"init_from": str(config.init_from), **_run_of(description)}
-        _check_recipe(config, description.architecture)
-        adopt_architecture(config, description)
-    if chosen not in ("", SCRATCH) and _wants_classifier(config):
-        found, description = _load("classifier_from", chosen)
-        origin["classifier_from"] = {"path": str(chosen), **_run_of(description)}
-        if description.classifier is None:
+        origin = {"init_from": str(config.init_from), **_run_of(network)}
+        _check_recipe(config, network.architecture)
+        adopt_architecture(config, network)
+    wanted = mode.classifies or bool(config.get("guidance"))
+    if wanted and chosen not in ("", SCRATCH):
+        found, source = _load("classifier_from", chosen)
+        origin["classifier_from"] = {"path": str(chosen), **_run_of(source)}
+        if source.classifier is None:
             raise ConfigError(
                 f"config.classifier_from: the weights in {chosen} hold no classifier; name the "
                 "work directory of a pre-training"
             )
-    classifier = None
-    held = description is not None and description.classifier is not None
-    if held and chosen != SCRATCH and _wants_classifier(config):
-        classifier = _classifier_of(description, mode)
+    if wanted and chosen != SCRATCH and source is not None and source.classifier is not None:
+        classifier = _classifier_of(source, mode)
         params["classifier"] = found["classifier"]
         _adopt_classifier(config, classifier)
-    if mode.is_guided and config.guidance and not classifier:
-        raise ConfigError(
-            f"there is no classifier in {config.init_from} to guide the transfer: name a work "
-            "directory of a pre-training with --config.classifier_from, or set --config.guidance=0"
-        )
-    labels = classifier.labels if mode.is_guided and classifier is not None else None
-    # A single component can be there or not.
-    if labels is not None and not labels.multi_hot and len(labels.names) < 2:
-        raise ConfigError(
-            f"the classifier in {config.classifier_from or config.init_from} knows only "
-            f"{labels.names[0]}, so it cannot guide: it would always be right. "
-            "Choose another --config.classifier_from, or set --config.guidance=0"
-        )
+    if mode.is_guided and config.guidance:
+        _check_guide(config, classifier)
     return Initial(
         params=params,
         origin=origin,
@@ -111,8 +85,47 @@ def find_initial(config: ml_collections.ConfigDict, begun: WeightsDescription | 
     )
 
 
+def _resumed(config: ml_collections.ConfigDict, begun: WeightsDescription, chosen: str) -> Initial:
+    """The architectures and origin of a run that resumes from its own checkpoint."""
+    mode = MODES[config.mode]
+    if config.init_from:
+        adopt_architecture(config, begun)
+    classifier = begun.guide
+    if mode.is_guided and config.guidance and not classifier:
+        raise ConfigError(
+            f"config.guidance is {config.guidance}, but this transfer was begun without a "
+            "classifier, which cannot be added later: set --config.guidance=0, or use "
+            "another --workdir with --config.init_from set to this one"
+        )
+    taken_over = config.init_from or chosen not in ("", SCRATCH)
+    if classifier is None and taken_over and begun.classifier is not None:
+        classifier = _classifier_of(begun, mode)
+    if classifier is not None:
+        _adopt_classifier(config, classifier)
+    return Initial(origin=begun.source, classifier=classifier)
+
+
+def _check_guide(
+    config: ml_collections.ConfigDict, classifier: ClassifierDescription | None
+) -> None:
+    """Raises ConfigError if there is no classifier to guide a transfer, or it cannot guide."""
+    if classifier is None:
+        raise ConfigError(
+            f"there is no classifier in {config.init_from} to guide the transfer: name a work "
+            "directory of a pre-training with --config.classifier_from, or set --config.guidance=0"
+        )
+    labels = classifier.labels
+    # A multi-hot classifier of one component is not trivial: the component may be absent.
+    if not labels.multi_hot and len(labels.names) < 2:
+        raise ConfigError(
+            f"the classifier in {config.classifier_from or config.init_from} knows only "
+            f"{labels.names[0]}, so it cannot guide: it would always be right. "
+            "Choose another --config.classifier_from, or set --config.guidance=0"
+        )
+
+
 def adopt_architecture(config: ml_collections.ConfigDict, description: WeightsDescription) -> None:
-    """Sets `config.model` to that of the weights in `config.init_from`, saying so if it changes."""
+    """Sets `config.model` to the architecture of the weights, with a warning if it changes."""
     model = {"name": description.architecture, **description.arguments}
     if any(config.model.get(key, value) != value for key, value in model.items()):
         logging.warning("network: %s, as in %s (config.model is ignored)", model, config.init_from)
@@ -120,7 +133,7 @@ def adopt_architecture(config: ml_collections.ConfigDict, description: WeightsDe
 
 
 def guide_options(labels: Labels, tasks: tuple[task_sets.Task, ...]) -> dict[str, Any]:
-    """How a transfer's step gets the labels that its guide has for the tasks of the run.
+    """Arguments of the transfer step: the guiding classifier's label of each task of the run.
 
     Raises:
         ConfigError: if the classifier does not know a task.
@@ -137,9 +150,12 @@ def guide_options(labels: Labels, tasks: tuple[task_sets.Task, ...]) -> dict[str
 
 
 def take_over_classifier(fresh: Any, found: Any, columns: tuple[tuple[int, int], ...]) -> Any:
-    """Parameters of a new classifier, with those of another in all columns that both have.
+    """Parameters of a classifier taken over; its head is resized to the outputs of the new one.
 
-    `columns` is from `Labels.shared_with`.
+    Args:
+        fresh: newly initialised parameters; the head keeps them for outputs that are new.
+        found: parameters of the classifier to take over.
+        columns: (output there, output here) of the shared outputs, from `Labels.shared_with`.
     """
     kept = {name: value for name, value in found.items() if name != HEAD}
     there, here = ([pair[side] for pair in columns] for side in (0, 1))
@@ -156,7 +172,7 @@ def take_over_classifier(fresh: Any, found: Any, columns: tuple[tuple[int, int],
 
 
 def places(initial: Initial) -> str:
-    """What a run starts from, in a few words."""
+    """Where the initial weights come from, for messages."""
     found = [initial.network_from or "scratch"]
     if "classifier" in initial.params and initial.classifier_from:
         found.append(f"the classifier of {initial.classifier_from}")
@@ -164,7 +180,7 @@ def places(initial: Initial) -> str:
 
 
 def report(initial: Initial, mode: Mode, labels: Labels) -> list[str]:
-    """Lines that say what was taken over, resized or left; none from scratch."""
+    """Messages about what was taken over, resized or left out; none from scratch."""
     lines, description = [], initial.description
     if description is not None:
         averaged = "network" in description.averaged
@@ -173,7 +189,7 @@ def report(initial: Initial, mode: Mode, labels: Labels) -> list[str]:
         earlier = MODES.get(description.mode)
         if earlier is not None and earlier.masks:
             lines.append(
-                "network: its last layers are as initialised, masked pre-training leaves them out"
+                "network: its last layers are untrained, since masked pre-training skips them"
             )
     if initial.classifier is not None and "classifier" in initial.params:
         there, outputs = initial.classifier.labels, labels.names
@@ -200,21 +216,15 @@ def report(initial: Initial, mode: Mode, labels: Labels) -> list[str]:
     return lines
 
 
-def _wants_classifier(config: ml_collections.ConfigDict) -> bool:
-    return MODES[config.mode].classifies or bool(config.get("guidance"))
-
-
-def _adopt_classifier(
-    config: ml_collections.ConfigDict, classifier: ClassifierDescription | None
-) -> None:
-    if classifier is not None:
-        num_blocks = classifier.arguments["num_blocks"]
-        if num_blocks != config.classifier.num_blocks:
-            logging.warning(
-                "classifier: num_blocks %d, as in the weights (config.classifier is ignored)",
-                num_blocks,
-            )
-        config.classifier.num_blocks = num_blocks
+def _adopt_classifier(config: ml_collections.ConfigDict, classifier: ClassifierDescription) -> None:
+    """Sets `config.classifier` to the classifier taken over, with a warning if it changes."""
+    num_blocks = classifier.arguments["num_blocks"]
+    if num_blocks != config.classifier.num_blocks:
+        logging.warning(
+            "classifier: num_blocks %d, as in the weights (config.classifier is ignored)",
+            num_blocks,
+        )
+    config.classifier.num_blocks = num_blocks
 
 
 def _load(key: str, path: str) -> tuple[weights.Params, WeightsDescription]:
@@ -250,5 +260,5 @@ def _classifier_of(description: WeightsDescription, mode: Mode) -> ClassifierDes
 
 
 def _run_of(description: WeightsDescription) -> dict[str, Any]:
-    """What is noted of the run that wrote some weights."""
+    """What `model.json` records about the run that wrote some weights."""
     return {"mode": description.mode, "steps": description.steps}

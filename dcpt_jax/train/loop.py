@@ -1,7 +1,7 @@
-"""The training loop: the same for every mode.
+"""The training loop, shared by all modes.
 
-Order at the start: the work directory's own newest checkpoint, else the checkpoint that
-`config.resume_from` names, else the weights in `config.init_from`, else from scratch.
+A run starts from the newest checkpoint in its work directory; else from the checkpoint that
+`config.resume_from` names; else from the weights in `config.init_from`; else from scratch.
 """
 
 import contextlib
@@ -42,12 +42,12 @@ class Result:
     """How a run ended."""
 
     state: TrainState
-    finished: bool  # False: stopped by a signal, to be continued
-    metrics: dict[str, float]  # means over the last steps that were logged
+    finished: bool  # False if stopped by a signal
+    metrics: dict[str, float]  # means over the last logging interval
 
 
 def train(config: ml_collections.ConfigDict, workdir: Path | str) -> Result:
-    """Runs, or continues, the training that a config describes.
+    """Runs or resumes the training that a config describes.
 
     Args:
         config: see `dcpt_jax.config`; it is not changed.
@@ -58,10 +58,10 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> Result:
         The final state and metrics.
 
     Raises:
-        ConfigError: if the config cannot run, or another config was used in this directory.
-        FloatingPointError: if the loss stops being finite; names the step.
-        OSError: if the directory cannot be written.
-        RuntimeError: if another process trains in this directory.
+        ConfigError: if the config is invalid, or differs from the one used in this directory.
+        FloatingPointError: if the loss is no longer finite; names the step.
+        OSError: if the directory is not writable.
+        RuntimeError: if another process is training in this directory.
     """
     workdir = Path(workdir).absolute()
     start_devices()
@@ -95,7 +95,7 @@ def _train(config: ml_collections.ConfigDict, workdir: Path, stop: StopRequest) 
             result = _run_steps(run, state, stream, workdir, checkpoints, stop)
         checkpoints.wait()
         last = int(result.state.step)
-        # A finished run that is started again does no step and leaves the weights it wrote.
+        # A finished run that is started again takes no step and keeps the weights it wrote.
         written = processes.on_main(lambda: weights.saved_steps(workdir))
         if result.finished and (last > first or written != last):
             _write_weights(run, result, workdir, checkpoints.best())
@@ -107,7 +107,7 @@ def _train(config: ml_collections.ConfigDict, workdir: Path, stop: StopRequest) 
 def _write_weights(
     run: Run, result: Result, workdir: Path, best: tuple[int, Mapping[str, float]] | None
 ) -> None:
-    """What the run was done for, and where it was best."""
+    """Writes the final weights, and names the best checkpoint."""
     steps, extra = int(result.state.step), {}
     if best is not None:
         extra["best"] = {"step": best[0], "metrics": dict(best[1])}
@@ -120,7 +120,7 @@ def _write_weights(
     params = processes.gather(run.result(result.state))
 
     def save() -> None:
-        # What a killed process left; a folder that was no weights folder is kept as `old`.
+        # Leftovers of a killed process; an `old` folder with other files is kept.
         left = [*workdir.glob(f"{weights.WEIGHTS}.new-*")]
         left += filter(weights.is_weights_folder, workdir.glob(f"{weights.WEIGHTS}.old-*"))
         for folder in left:
@@ -145,7 +145,7 @@ def _run_steps(
     checkpoints: Checkpoints,
     stop: StopRequest,
 ) -> Result:
-    """Steps from the state's to the config's last one, or until a signal asks to stop."""
+    """Trains up to the last step of the config, or until a signal."""
     total = run.num_steps
     first = step = int(state.step)
     if step >= total:
@@ -161,7 +161,7 @@ def _run_steps(
             if step in changes:
                 compiled = watch.compile(step, state)
             batch = sharding.put_batch(watch.log.timed(stream), run.mesh)
-            with jax.transfer_guard("disallow"):  # nothing is copied to or from it inside a step
+            with jax.transfer_guard("disallow"):  # no implicit host-device copies in a step
                 state, metrics = compiled(state, batch)
             step += 1
             watch.after(step, state, metrics)
@@ -173,7 +173,7 @@ def _run_steps(
 
 
 class Watch:
-    """What is done between steps: metrics, pictures, validation and checkpoints."""
+    """Everything besides the steps: compilation, metrics, pictures, validation, checkpoints."""
 
     def __init__(
         self,
@@ -183,12 +183,12 @@ class Watch:
         stream: pipeline.BatchIterator,
         stop: StopRequest,
     ):
-        """Opens the event files and the data that the run is validated on."""
+        """Opens the validation data."""
         self._run, self._checkpoints, self._stream = run, checkpoints, stream
         self._stop = stop
         self._workdir = workdir
         self._writer = metric_writers.MultiWriter([])
-        # Both start in `compile`.
+        # Both are created in `compile`.
         self.log: StepLog | None = None
         self._progress: Progress | None = None
         self._saved = -1
@@ -198,15 +198,15 @@ class Watch:
             self._validation = Validation(run)
 
     def compile(self, step: int, state: TrainState) -> jax.stages.Compiled:
-        """The step of a phase, compiled once: it refuses arguments of other shapes or places.
+        """Compiles the step of the current phase; it accepts only that phase's batches.
 
-        The clocks of the log and of the progress bar start once it is compiled, and stand still
-        meanwhile in later phases.
+        The clocks of the log and of the progress bar start after the first compilation, and are
+        paused during later ones.
         """
         run = self._run
         if self.log is None:
             self._open(step)
-        elif self.log.unreported:  # so that no report is about steps of two phases
+        elif self.log.unreported:  # so that no report mixes two phases
             self._report(step)
         began = time.perf_counter()
         phase = phase_at(run.phases, step)
@@ -227,16 +227,18 @@ class Watch:
         return compiled
 
     def _open(self, step: int) -> None:
-        """Writes the config, and opens the files of the metrics."""
+        """Writes the config and opens the metric writers."""
         run = self._run
         if processes.is_main():
             files.write_json(self._workdir / "config.json", run.config)
             self._writer = create_writer(self._workdir, first_step=step)
             text = "\n".join(f"    {line}" for line in json.dumps(run.config, indent=2).split("\n"))
-            self._writer.write_texts(step, {"config": text})  # indented: code in Markdown
+            self._writer.write_texts(
+                step, {"config": text}
+            )  # an indented block is code in Markdown
 
     def after(self, step: int, state: TrainState, metrics: Metrics) -> None:
-        """Notes a step, and does what is due at it."""
+        """Records a step, and does what is due after it."""
         self.log.add(metrics)
         self._progress.step()
         every = self._run.intervals
@@ -255,7 +257,7 @@ class Watch:
             self._save(step, state, validate=validated)
 
     def finish(self, step: int, state: TrainState) -> None:
-        """Reports and saves what was not yet."""
+        """Reports and saves the last steps."""
         if self.log.unreported:
             self._report(step)
         if step != self._saved:
@@ -265,7 +267,7 @@ class Watch:
             curves.draw(read_metrics(self._workdir / METRICS), self._workdir / "curves.png")
 
     def close(self) -> None:
-        """Closes the event files and leaves the progress bar as it stands."""
+        """Closes the progress bar and the writers."""
         if self._progress is not None:
             self._progress.close()
         self._writer.close()
@@ -278,7 +280,7 @@ class Watch:
         self._progress.report(step, self.latest)
 
     def _save(self, step: int, state: TrainState, *, validate: bool) -> None:
-        self.log.check()  # a checkpoint is only ever of a finite state
+        self.log.check()  # never checkpoint a state after a loss that is not finite
         metrics = None
         if validate:
             metrics = self._validation.measure(state)

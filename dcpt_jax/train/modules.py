@@ -1,4 +1,4 @@
-"""Network, classifier and reconstruction head of a run, and whether they fit each other."""
+"""Builds network, classifier and reconstruction head of a run, and checks that they fit."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -35,19 +35,19 @@ def build_classifier(
     dtype: str,
     taken: weights.ClassifierDescription | None = None,
 ) -> models.DegradationClassifier | None:
-    """The classifier that a mode trains, or the frozen one that guides it; None without.
+    """The classifier to train, or the frozen one that guides a transfer; None without one.
 
     Args:
-        network: whose features it takes.
+        network: the network whose features it takes.
         mode: of the run.
-        num_classes: of the classifier that is trained.
-        num_blocks: likewise.
+        num_classes: outputs of a classifier to train.
+        num_blocks: blocks of a classifier to train.
         dtype: compute type.
-        taken: the classifier that is taken over, see `init_from.Initial`; one that guides is built
-            as it was.
+        taken: the classifier taken over, see `init_from.Initial`; one that guides is rebuilt as it
+            was.
 
     Raises:
-        ConfigError: if the classifier that is taken over does not fit the network.
+        ConfigError: if the classifier taken over does not fit the network.
     """
     if mode.classifies:
         arguments = {
@@ -68,11 +68,11 @@ def build_classifier(
 def build_reconstruction(
     network: models.RestorationNetwork, *, patch: int, width: int, crop_size: int, dtype: str
 ) -> models.ReconstructionHead:
-    """The head that reconstructs images in a masked pre-training.
+    """The head that reconstructs images in masked pre-training.
 
     Raises:
-        ConfigError: if the patches of the mask do not fit network and crops, or the network uses
-            local averages.
+        ConfigError: if the mask's patches do not fit the network and the crops, or the network uses
+            local averages (TLC).
     """
     if getattr(network, "tlc_size", None) is not None:
         raise ConfigError(
@@ -91,11 +91,11 @@ def build_reconstruction(
 
 
 def _check_fit(mode: Mode, network: models.RestorationNetwork, taken: Mapping[str, Any]) -> None:
-    """Raises ConfigError if a classifier that is taken over is for another network's features."""
+    """Raises ConfigError if the classifier taken over needs features of another network."""
     dims, resize = taken["feature_dims"], taken["resize_features"]
     if (dims, resize) != (network.feature_dims, network.equal_feature_sizes):
         theirs, ours = f"of {dims} channels", f"{network.feature_dims}"
-        if dims == network.feature_dims:  # then it is their sizes that differ
+        if dims == network.feature_dims:  # then their sizes differ
             theirs, ours = (
                 "of one size" if equal else "that halve in size from level to level"
                 for equal in (resize, network.equal_feature_sizes)

@@ -1,4 +1,4 @@
-"""AdamW and the learning-rate schedule, as the published runs use them."""
+"""AdamW and learning-rate schedules, as used by the published runs."""
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +8,11 @@ import optax
 def cosine_schedule(
     base: float, *, decay_steps: int, minimum: float = 0.0, warmup_steps: int = 0
 ) -> optax.Schedule:
-    """Cosine decay; during the warm-up a straight line replaces it.
+    """Cosine decay with linear warm-up.
 
-    Step `k`, counted from 0, has `minimum + (base - minimum) / 2 * (1 + cos(pi k / decay_steps))`,
-    and the minimum afterwards. The first `warmup_steps - 1` steps have
-    `base * (k + 1) / warmup_steps` instead (the reference counts iterations from 1).
+    The rate of step `k`, counted from 0, is `minimum + (base - minimum) / 2 * (1 + cos(pi k /
+    decay_steps))`, and the minimum after `decay_steps`. The first `warmup_steps - 1` steps have the
+    rate `base * (k + 1) / warmup_steps` instead (the reference counts iterations from 1).
 
     Args:
         base: rate at the start, > 0.
@@ -22,7 +22,7 @@ def cosine_schedule(
     """
 
     def schedule(count: jax.Array) -> jax.Array:
-        # A Python float times the fraction keeps float64 where that is switched on.
+        # `fraction` has the default dtype, so this is float64 where x64 is enabled.
         fraction = jnp.minimum(count, decay_steps) / decay_steps
         rate = minimum + (base - minimum) * 0.5 * (1 + jnp.cos(jnp.pi * fraction))
         return _warmed_up(rate, base, count, warmup_steps)
@@ -31,7 +31,7 @@ def cosine_schedule(
 
 
 def constant_schedule(base: float, *, warmup_steps: int = 0) -> optax.Schedule:
-    """The same rate in every step, but for the warm-up, which is that of `cosine_schedule`."""
+    """A constant rate, after the linear warm-up of `cosine_schedule`."""
     return lambda count: _warmed_up(jnp.asarray(base), base, count, warmup_steps)
 
 
@@ -42,9 +42,9 @@ def _warmed_up(rate: jax.Array, base: float, count: jax.Array, warmup_steps: int
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
-    """Scales all gradients by `min(1, max_norm / (norm + 1e-6))`, the norm being over all of them.
+    """Scales all gradients by `min(1, max_norm / (norm + 1e-6))` with their global norm.
 
-    PyTorch's rule, of which the 1e-6 is part: `optax.clip_by_global_norm` leaves it out.
+    This is PyTorch's rule; `optax.clip_by_global_norm` has no 1e-6.
     """
 
     def update(updates, state, params=None):
@@ -64,14 +64,14 @@ def adamw(
     weight_decay: float = 0.0,
     clip_norm: float = 0.0,
 ) -> optax.GradientTransformation:
-    """AdamW with decoupled decay of all parameters, epsilon 1e-8 outside the root.
+    """AdamW with decoupled weight decay of all parameters, epsilon 1e-8 outside the root.
 
     Args:
         schedule: learning rate, or function from step to rate.
         b1: decay of the first moment.
         b2: decay of the second moment.
-        weight_decay: decoupled, multiplied by the rate; applied to every parameter.
-        clip_norm: bound on the global gradient norm before anything else; 0 = none.
+        weight_decay: multiplied by the learning rate; applied to every parameter.
+        clip_norm: bound on the global gradient norm, applied first; 0 = none.
     """
     parts = [clip_by_global_norm(clip_norm)] if clip_norm else []
     parts += [

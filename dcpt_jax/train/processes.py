@@ -1,4 +1,4 @@
-"""Several processes that train together, one or more on each host: who does what, and agreeing.
+"""Coordinates several processes that train together, one or more on each host.
 
 No-ops in a single process, the usual case.
 """
@@ -21,7 +21,7 @@ def join(
     num_processes: int | None = None,
     process_id: int | None = None,
 ) -> None:
-    """Makes this process one of several if the flags of these names say that it is."""
+    """Joins other processes if the command-line flags of these names are set."""
     given = (coordinator, num_processes, process_id)
     if not distributed and given == (None, None, None):
         return
@@ -36,56 +36,58 @@ def join(
 def initialise(
     coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
 ) -> None:
-    """Makes this process one of several. Call it before anything else asks JAX for its devices.
+    """Joins other processes; to be called before anything else initialises JAX's devices.
 
-    On clusters that JAX knows (Slurm, Open MPI, TPU pods, Kubernetes) it finds out by itself what
-    is not given here.
+    Arguments left out are detected on clusters that JAX supports (Slurm, Open MPI, TPU pods,
+    Kubernetes).
 
     Args:
         coordinator: address and port of process 0, e.g. "10.0.0.1:1234".
-        num_processes: how many processes there are.
-        process_id: number of this one, counted from 0.
+        num_processes: number of processes.
+        process_id: index of this process.
 
     Raises:
-        ValueError: if JAX cannot find out what is not given, or what is given makes no sense.
-        RuntimeError: if the processes do not find each other.
+        ValueError: if JAX cannot detect what is left out, or an argument is out of range.
+        RuntimeError: if the processes cannot connect.
     """
     if None not in (num_processes, process_id) and not 0 <= process_id < num_processes:
         raise ValueError(
             f"--process_id is {process_id}, but must be in 0 .. {num_processes - 1}, as "
             f"--num_processes is {num_processes}"
         )
-    # Used on CPUs only, and the default of newer versions: without it they cannot compute together.
+    # Collectives on CPUs; the default of newer JAX versions. Has no effect on accelerators.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id)
     except ValueError as error:
         raise ValueError(
-            f"the processes cannot be put together: {error} Set --coordinator_address, "
+            f"the processes cannot be connected: {error} Set --coordinator_address, "
             "--num_processes and --process_id"
         ) from error
 
 
 def is_main() -> bool:
-    """Whether this is the process that prints and writes what is written once."""
+    """Whether this is process 0, which alone prints and writes files."""
     return jax.process_index() == 0
 
 
 def exchange(text: str) -> list[str]:
-    """What each process passes, in their order; all have to call it."""
+    """Gathers a text from every process, in process order; all must call it."""
     if jax.process_count() == 1:
         return [text]
     content = np.frombuffer(text.encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.array(content.size, np.int32))
-    room = 256 << max(0, int(sizes.max() - 1).bit_length() - 8)  # few sizes, so few programs
+    room = 256 << max(
+        0, int(sizes.max() - 1).bit_length() - 8
+    )  # few distinct sizes, so few compilations
     rows = multihost_utils.process_allgather(np.pad(content, (0, room - content.size)))
     return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
 
 
 def on_main(function: Callable[[], Any]) -> Any:
-    """Calls a function in the main process alone and returns its result, JSON values, in all.
+    """Calls a function in the main process only; returns its result (JSON values) in all.
 
-    Where it raises, the other processes raise a RuntimeError that says so.
+    If it raises, the other processes raise a RuntimeError with the message.
     """
     if jax.process_count() == 1:
         return function()
@@ -104,9 +106,9 @@ def on_main(function: Callable[[], Any]) -> Any:
 
 
 def gather(tree: Any) -> Any:
-    """Whole host arrays of arrays on any devices, in every process; all have to call it.
+    """Gathers sharded arrays as whole host arrays in every process; all must call it.
 
-    They are fetched one by one, so that a device needs room for one besides its share.
+    One array at a time, so that a device needs memory for a single whole array.
     """
     return jax.tree.map(_gather, tree)
 
@@ -123,18 +125,18 @@ def host() -> str:
 
 
 def say(text: str) -> None:
-    """Prints a line for the user, in the main process alone; it goes to the log file, too."""
+    """Prints and logs a line for the user, in the main process only."""
     if is_main():
         logs.say(text)
 
 
 def total(values: np.ndarray) -> np.ndarray:
-    """The sum over all processes of a small host array; all have to call it."""
-    parts = exchange(json.dumps(values.tolist()))  # as text, as arrays would lose half their digits
+    """Sums a small host array over all processes; all must call it."""
+    parts = exchange(json.dumps(values.tolist()))  # as text: JAX arrays would round to float32
     return values if len(parts) == 1 else np.sum([json.loads(part) for part in parts], axis=0)
 
 
 def local_rows(array: jax.Array) -> np.ndarray:
-    """Those rows of an array, split over all devices along its first axis, that are here."""
+    """The local rows of an array that is split over all devices along its first axis."""
     shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
     return np.concatenate([np.asarray(shard.data) for shard in shards])

@@ -1,4 +1,4 @@
-"""What the terminal shows of a run: a bar, or lines where the output is a file."""
+"""Progress of a run in the terminal: a bar, or lines if the output is not a terminal."""
 
 import sys
 import time
@@ -9,7 +9,7 @@ import tqdm
 from dcpt_jax.data.phases import Phase, steps_left
 from dcpt_jax.train import processes
 
-# The metrics worth a place in the bar: (key, short name, format).
+# Metrics shown in the bar: (key, short name, format).
 _SHOWN = (("loss", "loss", "{:.4f}"), ("accuracy", "accuracy", "{:.0%}"), ("psnr", "dB", "{:.2f}"))
 
 
@@ -33,16 +33,16 @@ class Progress:
             )
 
     def step(self) -> None:
-        """One step was done."""
+        """Counts a step."""
         if self._bar is not None:
             self._bar.update()
 
     def report(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Shows the metrics, means since the last report."""
+        """Shows mean metrics since the last report, speed and time left."""
         text = "  ".join(
             f"{label} {form.format(metrics[key])}" for key, label, form in _SHOWN if key in metrics
         )
-        # Of the last steps only: what is done between steps, and their speed, changes on the way.
+        # Speed since the last report only, because it changes with validations and phases.
         now = time.monotonic()
         rate = (step - self._step) / max(now - self._time, 1e-9)
         self._step, self._time = step, now
@@ -54,19 +54,19 @@ class Progress:
         processes.say(f"{self._name} {step}/{self._total}  {text}  {rate:.2f} steps/s  {left}")
 
     def resume(self) -> None:
-        """Does not count the time since the last report."""
+        """Restarts the clock, so that the time since the last report does not count."""
         self._time = time.monotonic()
         if self._bar is not None:
             self._bar.unpause()
 
     def validated(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Shows what a validation found: its means over classes, the others are left out."""
+        """Shows the means over classes of a validation."""
         names = {"psnr": "{:.2f} dB", "ssim": "SSIM {:.4f}", "accuracy": "accuracy {:.1%}"}
         text = ", ".join(form.format(metrics[key]) for key, form in names.items() if key in metrics)
         with tqdm.tqdm.external_write_mode():
             processes.say(f"{self._name} {step}/{self._total}  validation: {text}")
 
     def close(self) -> None:
-        """Leaves the bar as it stands."""
+        """Closes the bar."""
         if self._bar is not None:
             self._bar.close()

@@ -1,4 +1,4 @@
-"""From a config to what a run needs: data, modules, optimisers, the jitted step, the state."""
+"""Everything that a training run needs, built from its config: data, modules, step, state."""
 
 import dataclasses
 import functools
@@ -35,7 +35,7 @@ from dcpt_jax.train.state import Step, TrainState, create_state
 
 @dataclasses.dataclass(frozen=True)
 class Intervals:
-    """Steps from one to the next of what is done beside training; 0 = never."""
+    """Every how many steps something besides training is done; 0 = never."""
 
     log: int
     pictures: int
@@ -45,19 +45,19 @@ class Intervals:
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-    """What a run is validated on, and by which metrics."""
+    """The held-out data of a run, and the metrics measured on it."""
 
     # Opens the classes; raises if their data cannot be used
     open: Callable[[], tuple[TrainingClass, ...]]
     photos_per_class: int  # most photos of each class; 0 = all
     crops_per_photo: int  # from a regular grid
-    metrics: tuple[str, ...]  # what is measured: "psnr", "ssim", "accuracy"
-    best: str  # the one by which the best checkpoint is told
+    metrics: tuple[str, ...]  # of "psnr", "ssim" and "accuracy"
+    best: str  # the metric that decides which checkpoint is the best
 
 
 @dataclasses.dataclass(frozen=True)
 class Mask:
-    """The patches that are hidden in a masked pre-training: their share, and side in pixels."""
+    """Masking in masked pre-training: share of hidden patches, and their side in pixels."""
 
     ratio: float
     patch: int
@@ -65,69 +65,69 @@ class Mask:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What stays the same from the first step of a run to its last."""
+    """A training run except for its state: what does not change from step to step."""
 
-    mode: Mode  # what is done
-    # The whole config as JSON, which checkpoints record; everything else here was read from it
+    mode: Mode
+    # The whole config as JSON, for checkpoints; all other fields are derived from it
     config: Mapping[str, Any]
-    task_set: str  # what the config calls the classes
-    tasks: tuple[task_sets.Task, ...]  # the classes; their positions are the labels
-    training_classes: tuple[TrainingClass, ...]  # the same with their photos or pairs
-    held_out: HeldOut  # what the run is validated on
-    labels: Labels  # what the logits of a classifier stand for: the classes, or their components
-    num_steps: int  # at the end of the run
-    intervals: Intervals  # of what is done between steps
+    task_set: str  # `config.tasks` as text
+    tasks: tuple[task_sets.Task, ...]  # the classes; a position is a label
+    training_classes: tuple[TrainingClass, ...]  # the classes with their photos or pairs
+    held_out: HeldOut  # for validation
+    labels: Labels  # meaning of the classifier's logits: classes, or components of mixtures
+    num_steps: int  # in total
+    intervals: Intervals
     # Sizes of crops and batches (over all devices and processes), by step
     phases: tuple[Phase, ...]
-    accumulate_steps: int  # parts that a batch is worked through in
-    num_workers: int  # processes that prepare batches
+    accumulate_steps: int  # equal parts in which a batch is processed, one after another
+    num_workers: int  # worker processes of the data pipeline
     seed: int  # of parameters and data
-    identity_start: bool  # whether an untrained network starts as the identity
+    identity_start: bool  # whether an untrained network returns its input
     dtype: str  # compute type
-    matmul_precision: str  # of float32 products
-    mask: Mask | None  # of a masked pre-training, else None
+    matmul_precision: str  # of float32 matrix products
+    mask: Mask | None  # of masked pre-training, else None
     mesh: Mesh  # the devices
     network: nn.Module  # the restoration network
-    classifier: nn.Module | None  # which learns or guides, or None
-    reconstruction: nn.Module | None  # the head of a masked pre-training, else None
-    schedules: Mapping[str, optax.Schedule]  # learning rate of each part that learns
-    optimizers: Mapping[str, optax.GradientTransformation]  # of each part that learns
+    classifier: nn.Module | None  # trained, or frozen and guiding; None without
+    reconstruction: nn.Module | None  # head of masked pre-training, else None
+    schedules: Mapping[str, optax.Schedule]  # learning rate, by trained part
+    optimizers: Mapping[str, optax.GradientTransformation]  # by trained part
     averaged: tuple[str, ...]  # parts with a moving average
     step: Step  # jitted, donates the state
-    initial: Initial  # parameters of other runs to start from, and where they came from
-    state_sharding: Any  # how the devices hold the state: of each array, or one for all
+    initial: Initial  # parameters taken over from other runs, and their origin
+    state_sharding: Any  # sharding of the state: one for each array, or one for all
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the run's classes; a class's position is its label."""
+        """Names of the classes; a position is a label."""
         return tuple(task.name for task in self.tasks)
 
     @property
     def platform(self) -> str:
-        """Of the run's devices: "cpu", "gpu" or "tpu"."""
+        """Platform of the devices: "cpu", "gpu" or "tpu"."""
         return self.mesh.devices.flat[0].platform
 
     @property
     def batch_size(self) -> int:
-        """Of the first phase, and of validation; over all devices and processes."""
+        """Batch size of the first phase and of validation, over all devices and processes."""
         return self.phases[0].batch_size
 
     @property
     def crop_size(self) -> int:
-        """Of the first phase, and of validation; in pixels."""
+        """Crop size of the first phase and of validation, in pixels."""
         return self.phases[0].crop_size
 
     def create_state(self) -> TrainState:
-        """The state before the first step, made where it is kept: no device holds more than its
-        part at any time."""
+        """The state before the first step; it is created already sharded over the devices."""
         found = self.initial.params
         if self.mesh.size > 1:
             found = sharding.place(found, self.mesh)
-        rng = np.asarray(jax.random.PRNGKey(self.seed))  # an argument: seeds share the program
+        # The key is an argument, so that runs with other seeds reuse the compiled program.
+        rng = np.asarray(jax.random.PRNGKey(self.seed))
         return jax.jit(self._initialise, out_shardings=self.state_sharding)(rng, found)
 
     def state_shapes(self) -> TrainState:
-        """The state's shapes and dtypes, and how the devices hold it; nothing is computed."""
+        """Shapes, dtypes and shardings of the state; nothing is computed."""
         shapes = jax.eval_shape(self._initialise, jax.random.PRNGKey(0), self.initial.params)
         shardings = self.state_sharding
         if isinstance(shardings, jax.sharding.Sharding):
@@ -137,7 +137,7 @@ class Run:
         )
 
     def lower(self, state: TrainState, phase: Phase | None = None) -> jax.stages.Lowered:
-        """The step of a phase (default: the first), traced for states like this one."""
+        """Lowers the step of a phase (default: the first) for states like this one."""
         _, crop, batch = phase or self.phases[0]
         images = sharding.split(self.mesh)
         shape = (batch, crop, crop, 3)
@@ -146,7 +146,7 @@ class Run:
         return self.step.lower(state, {"degraded": pixels, "clean": pixels, "task": task})
 
     def batches(self, *, start: int) -> pipeline.BatchIterator:
-        """The stream of this process's batches, from the batch with number `start` on."""
+        """This process's share of the stream of batches, from batch number `start` on."""
         share = jax.process_count()
         first, *later = (p._replace(batch_size=p.batch_size // share) for p in self.phases)
         return pipeline.make_batches(
@@ -161,13 +161,13 @@ class Run:
         )
 
     def learning_rates(self, step: int) -> dict[str, float]:
-        """Learning rate of each optimiser in the step with this number, counted from 0."""
+        """Learning rate of each optimiser at a step, counted from 0."""
         return {f"learning_rate_{name}": float(s(step)) for name, s in self.schedules.items()}
 
     def describe(self, *, steps: int = 0, **extra: Any) -> weights.WeightsDescription:
-        """The description of the run's weights after so many steps."""
+        """The description (`model.json`) of the run's weights after `steps` steps."""
         if self.classifier is not None and not self.mode.classifies:
-            # Needed to continue, not part of the result.
+            # Needed to resume, but not part of the result.
             extra["guide"] = self.initial.classifier
         return weights.describe(
             self.network,
@@ -184,13 +184,13 @@ class Run:
         )
 
     def result(self, state: TrainState) -> weights.Params:
-        """The parameters that the run is done for: what only helped in training is left out."""
+        """The parameters to publish, without the parts that only helped in training."""
         params = state.best_params()
         names = ("network", "classifier") if self.mode.classifies else ("network",)
         return {name: params[name] for name in names}
 
     def _initialise(self, rng: jax.Array, found: weights.Params) -> TrainState:
-        """The first state, from the parameters that the run starts from."""
+        """The state at step 0: parameters taken over from `found`, the others initialised."""
         network_rng, classifier_rng, step_rng = jax.random.split(rng, 3)
         image = jnp.zeros((1, self.crop_size, self.crop_size, 3))
         params = {"network": found.get("network")}
@@ -229,32 +229,21 @@ def prepare(
 
     Args:
         config: see `dcpt_jax.config`; it is not changed.
-        begun: description in the work directory's newest checkpoint, if it holds one. The run then
-            goes on from there, and what it once started from is not needed any more.
-        devices: to train on; None for all that JAX sees.
+        begun: description in the newest checkpoint of the work directory, if there is one. The
+            run then resumes there, and the weights that it once started from are not needed.
+        devices: to train on; None = all that JAX sees.
 
     Raises:
-        ConfigError: if the config cannot run.
+        ConfigError: if the config is invalid.
         ValueError: if the batch does not fit the devices, or the data cannot be used.
         FileNotFoundError: if there are no photos, or nothing to start from.
     """
     configs.validate(config)
     _check_resources(config)
     config = config.copy_and_resolve_references()
-    mode, tasks = MODES[config.mode], configs.tasks_of(config)
-    phases = configs.phases_of(config)
-    mesh, *_ = (
-        sharding.make_mesh(
-            phase.batch_size,
-            config.accumulate_steps,
-            config.fsdp_devices,
-            devices=devices,
-            key=f"config.progressive, from step {phase.first_step}: config.batch_size"
-            if phase.first_step
-            else "config.batch_size",
-        )
-        for phase in phases
-    )
+    mode, labels = MODES[config.mode], configs.labels_of(config)
+    tasks, phases = configs.tasks_of(config), configs.phases_of(config)
+    mesh = _make_mesh(config, phases, devices)
     training_classes = data_classes.open_classes(
         tasks,
         stage=mode.stage,
@@ -262,7 +251,69 @@ def prepare(
         **data_classes.options_from(config.data),
     )
     initial = init_from.find_initial(config, begun)
-    labels = configs.labels_of(config)
+    built = _build_modules(config, mode, labels, initial.classifier)
+    schedules, optimizers = make_optimizers(
+        {part: config[OPTIMIZERS[part]] for part in mode.learns}, config.num_steps
+    )
+    step = build_step(
+        mode,
+        built,
+        optimizers,
+        labels=labels,
+        tasks=tasks,
+        guide=initial.classifier and initial.classifier.labels,
+        **{key: config[key] for key in ("ema_decay", "accumulate_steps", *mode.loss_keys)},
+    )
+    run = Run(
+        mode=mode,
+        tasks=tasks,
+        training_classes=training_classes,
+        held_out=_held_out(config, training_classes),
+        labels=labels,
+        phases=phases,
+        mesh=mesh,
+        schedules=schedules,
+        optimizers=optimizers,
+        averaged=tuple(optimizers) if config.ema_decay else (),
+        step=step,
+        initial=initial,
+        state_sharding=sharding.replicated(mesh),
+        **built,
+        **_settings(config, mode),
+    )
+    return _compile_for_devices(run)
+
+
+def _make_mesh(
+    config: ml_collections.ConfigDict,
+    phases: Sequence[Phase],
+    devices: Sequence[jax.Device] | None,
+) -> Mesh:
+    """The mesh of the run, once the batches of all phases are known to fit it."""
+    meshes = []
+    for phase in phases:
+        key = "config.batch_size"
+        if phase.first_step:
+            key = f"config.progressive, from step {phase.first_step}: {key}"
+        meshes.append(
+            sharding.make_mesh(
+                phase.batch_size,
+                config.accumulate_steps,
+                config.fsdp_devices,
+                devices=devices,
+                key=key,
+            )
+        )
+    return meshes[0]
+
+
+def _build_modules(
+    config: ml_collections.ConfigDict,
+    mode: Mode,
+    labels: Labels,
+    taken: weights.ClassifierDescription | None,
+) -> dict[str, nn.Module | None]:
+    """Network, classifier and reconstruction head, by these names; None for those not used."""
     network = modules.build_network(config.model, dtype=config.dtype, remat=config.remat)
     classifier = modules.build_classifier(
         network,
@@ -270,7 +321,7 @@ def prepare(
         num_classes=len(labels.names),
         num_blocks=config.classifier.num_blocks,
         dtype=config.dtype,
-        taken=initial.classifier,
+        taken=taken,
     )
     reconstruction = None
     if mode.masks:
@@ -281,55 +332,29 @@ def prepare(
             crop_size=config.data.crop_size,
             dtype=config.dtype,
         )
-    schedules, optimizers = make_optimizers(
-        {part: config[OPTIMIZERS[part]] for part in mode.learns}, config.num_steps
-    )
-    step = build_step(
-        mode,
-        {"network": network, "classifier": classifier, "reconstruction": reconstruction},
-        optimizers,
-        labels=labels,
-        tasks=tasks,
-        guide=initial.classifier and initial.classifier.labels,
-        **{key: config[key] for key in ("ema_decay", "accumulate_steps", *mode.loss_keys)},
-    )
-    run = Run(
-        mode=mode,
-        config=configs.to_json(config),
-        task_set=config.tasks
-        if isinstance(config.tasks, str)
-        else ",".join(task.name for task in tasks),
-        tasks=tasks,
-        training_classes=training_classes,
-        held_out=_held_out(config, training_classes),
-        labels=labels,
-        num_steps=config.num_steps,
-        intervals=Intervals(
+    return {"network": network, "classifier": classifier, "reconstruction": reconstruction}
+
+
+def _settings(config: ml_collections.ConfigDict, mode: Mode) -> dict[str, Any]:
+    """The fields of a `Run` that are plain values of the config."""
+    keys = ("num_steps", "accumulate_steps", "seed", "dtype", "matmul_precision")
+    tasks = config.tasks
+    if not isinstance(tasks, str):
+        tasks = ",".join(task.name for task in configs.tasks_of(config))
+    return {
+        "config": configs.to_json(config),
+        "task_set": tasks,
+        "intervals": Intervals(
             log=config.log.every_steps,
             pictures=config.log.image_every_steps,
             validation=config.validation.every_steps,
             checkpoint=config.checkpoint.every_steps,
         ),
-        phases=phases,
-        accumulate_steps=config.accumulate_steps,
-        num_workers=config.data.num_workers,
-        seed=config.seed,
-        identity_start=config.get("identity_start", False),
-        dtype=config.dtype,
-        matmul_precision=config.matmul_precision,
-        mask=Mask(config.mask_ratio, config.mask_patch) if mode.masks else None,
-        mesh=mesh,
-        network=network,
-        classifier=classifier,
-        reconstruction=reconstruction,
-        schedules=schedules,
-        optimizers=optimizers,
-        averaged=tuple(optimizers) if config.ema_decay else (),
-        step=step,
-        initial=initial,
-        state_sharding=sharding.replicated(mesh),
-    )
-    return _compile_for_devices(run)
+        "num_workers": config.data.num_workers,
+        "identity_start": config.get("identity_start", False),
+        "mask": Mask(config.mask_ratio, config.mask_patch) if mode.masks else None,
+        **{key: config[key] for key in keys},
+    }
 
 
 def _held_out(
@@ -357,7 +382,7 @@ def _held_out(
 
 
 def _check_resources(config: ml_collections.ConfigDict) -> None:
-    """Warns of a published recipe that lacks an accelerator or data.
+    """Warns if a published recipe would run on the CPU, or on the bundled photos alone.
 
     Raises:
         ConfigError: if an accelerator is required and there is none.
@@ -376,13 +401,13 @@ def _check_resources(config: ml_collections.ConfigDict) -> None:
     if not (data.root or data.datasets or any(data.sources.values())):
         logging.warning(
             "the recipe for %s would train on the few bundled photos: name your own with "
-            "--config.data.root=FOLDER or public data sets with --config.data.datasets=FOLDER",
+            "--config.data.root=FOLDER or public datasets with --config.data.datasets=FOLDER",
             config.recipe,
         )
 
 
 def _compile_for_devices(run: Run) -> Run:
-    """The run, its step jitted for the devices of its mesh and for how they hold the state."""
+    """The run with its step jitted for its mesh and for the sharding of its state."""
     everywhere, step, state = sharding.replicated(run.mesh), run.step, run.state_sharding
     if run.mesh.shape["fsdp"] > 1:
         state = sharding.state_shardings(run.state_shapes(), run.mesh)
@@ -399,9 +424,18 @@ def _compile_for_devices(run: Run) -> Run:
 def make_optimizers(
     settings: Mapping[str, ml_collections.ConfigDict], num_steps: int
 ) -> tuple[dict[str, optax.Schedule], dict[str, optax.GradientTransformation]]:
-    """Learning-rate schedules and optimisers of the parts that learn, from their settings."""
-    schedules = {name: _schedule(one, num_steps) for name, one in settings.items()}
-    return schedules, {name: _optimizer(one, schedules[name]) for name, one in settings.items()}
+    """Learning-rate schedules and optimisers of the trained parts, from their config."""
+    schedules, optimizers = {}, {}
+    for name, one in settings.items():
+        schedules[name] = _schedule(one, num_steps)
+        optimizers[name] = adamw(
+            schedules[name],
+            b1=one.b1,
+            b2=one.b2,
+            weight_decay=one.weight_decay,
+            clip_norm=one.clip_norm,
+        )
+    return schedules, optimizers
 
 
 def build_step(
@@ -414,19 +448,19 @@ def build_step(
     guide: Labels | None = None,
     **options: Any,
 ) -> Step:
-    """The step of a mode, not yet jitted.
+    """Builds the training step of a mode, not yet jitted.
 
     Args:
         mode: of the run.
         built: network, classifier and reconstruction head, by these names.
-        optimizers: of the parts that learn.
-        labels: of the classes of the run.
-        tasks: these classes.
-        guide: labels of the classifier that guides a transfer.
-        **options: of the builder in `steps`.
+        optimizers: by trained part.
+        labels: of the run.
+        tasks: the classes of the run.
+        guide: labels of the frozen classifier that guides a transfer, if any.
+        **options: further keyword arguments of the builder in `steps`.
 
     Raises:
-        ConfigError: if that classifier does not know all tasks.
+        ConfigError: if the guiding classifier does not know all tasks.
     """
     if labels.multi_hot:
         options["label_rows"] = labels.rows(tasks)
@@ -444,16 +478,4 @@ def _schedule(optimizer: ml_collections.ConfigDict, num_steps: int) -> optax.Sch
         decay_steps=optimizer.decay_steps or num_steps,
         minimum=optimizer.min_learning_rate,
         warmup_steps=optimizer.warmup_steps,
-    )
-
-
-def _optimizer(
-    optimizer: ml_collections.ConfigDict, schedule: optax.Schedule
-) -> optax.GradientTransformation:
-    return adamw(
-        schedule,
-        b1=optimizer.b1,
-        b2=optimizer.b2,
-        weight_decay=optimizer.weight_decay,
-        clip_norm=optimizer.clip_norm,
     )

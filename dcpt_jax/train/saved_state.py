@@ -1,6 +1,6 @@
-"""Reading a run's state back from its checkpoints, on whatever devices they were written.
+"""Reads the state in a run's checkpoints, whatever devices wrote them.
 
-Nothing here changes a work directory. All processes of a run call these functions together.
+Nothing here changes a work directory. All processes of a run must call these functions together.
 """
 
 import dataclasses
@@ -23,20 +23,20 @@ _DAMAGE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 @dataclasses.dataclass(frozen=True)
 class SavedState:
-    """What a checkpoint held."""
+    """Content of a checkpoint."""
 
     state: TrainState
-    batches: int  # taken from the data when it was written
+    batches: int  # number of batches taken from the data so far
     step: int
 
 
 def newest_state(path: Path | str, target: TrainState) -> SavedState:
-    """The state of another run, to go on from: that of its newest intact checkpoint.
+    """The state in the newest intact checkpoint of another run, for `config.resume_from`.
 
     Raises:
         ConfigError: if the checkpoint is of another network or optimiser.
         FileNotFoundError: if there is no checkpoint.
-        RuntimeError: if none can be read.
+        RuntimeError: if no checkpoint can be read.
     """
     folders = [Path(name) for name in processes.on_main(lambda: _folders_to_resume(path))]
 
@@ -54,7 +54,7 @@ def newest_state(path: Path | str, target: TrainState) -> SavedState:
 
 
 def saved_config(path: Path | str) -> dict[str, Any] | None:
-    """The config of the newest checkpoint whose config can be read, or None."""
+    """The config in the newest checkpoint where it is readable, or None."""
     return processes.on_main(
         lambda: weights.newest_readable(path, lambda folder: weights.read_item(folder, "config"))
     )
@@ -79,7 +79,7 @@ def first_intact(
     advice: str,
     on_damage: Callable[[Path, str], None],
 ) -> SavedState | None:
-    """The first of some checkpoints that all processes can read, or None.
+    """The first of several checkpoints that all processes can read, or None.
 
     Raises:
         ConfigError: if a checkpoint is of another network or optimiser.
@@ -94,11 +94,11 @@ def first_intact(
 
 
 def check_structure(folder: Path, target: TrainState, *, advice: str) -> None:
-    """Raises ConfigError for a state of another network or optimiser, which is not damage."""
+    """Raises ConfigError if a checkpoint is of another network or optimiser."""
     try:
         found = _shapes(weights.array_metadata(folder))
     except Exception:
-        return  # unreadable: reading it will say so
+        return  # unreadable; reading it reports that
     expected = _shapes(as_dict(target))
     if not found or found == expected:
         return
@@ -117,11 +117,11 @@ def read(folder: Path, target: TrainState) -> tuple[SavedState | None, str]:
     """Reads one checkpoint.
 
     Returns:
-        What it held and "", or None and what is wrong with it: in all processes the same.
+        (content, ""), or (None, what is damaged); the same in all processes.
 
     Raises:
-        OSError: if reading failed here for want of memory, files or access.
-        RuntimeError: if it did so in another process.
+        OSError: if reading failed for lack of memory, open files or permission.
+        RuntimeError: if it failed for one of these reasons in another process.
     """
     state, data, failure = None, {}, None
     try:
@@ -153,7 +153,7 @@ def _read_arrays(folder: Path, target: TrainState) -> tuple[TrainState, dict[str
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
         as_dict(target),
     )
-    # The handler also because it waits for no other process, whatever happens in this one.
+    # Unlike a checkpointer, the handler waits for no other process, even if this one fails.
     arrays = ocp.StandardCheckpointHandler().restore(
         folder / "state", args=ocp.args.StandardRestore(abstract)
     )
@@ -161,12 +161,12 @@ def _read_arrays(folder: Path, target: TrainState) -> tuple[TrainState, dict[str
 
 
 def as_dict(state: TrainState) -> dict[str, Any]:
-    """A state as checkpoints hold it."""
+    """A state as it is stored in checkpoints."""
     return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every array of a state or of a checkpoint's metadata."""
+    """Name -> shape of every array in a state or in a checkpoint's metadata."""
     leaves = jax.tree.leaves_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
     return {
         ".".join(
@@ -177,7 +177,7 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _is_no_damage(error: Exception) -> bool:
-    """Whether reading failed for want of memory, files or access rather than for what was read."""
+    """Whether reading failed for lack of memory, open files or permission, not by damage."""
     if isinstance(error, OSError):
         return not (isinstance(error, _DAMAGE) or error.errno == errno.EIO)
     text = str(error)

@@ -1,4 +1,4 @@
-"""Batches are split over all devices; the state is whole on each, or split over groups of them."""
+"""Sharding: batches over all devices; the state replicated, or split over groups of devices."""
 
 import math
 from collections import Counter
@@ -12,8 +12,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dcpt_jax.train.state import Metrics, Step, TrainState
 
 AXES = ("data", "fsdp")
-# Smaller arrays are replicated: together they are a few hundredths of a state, but most of its
-# arrays, and each array that is split must be gathered in every step.
+# Smaller arrays are replicated: most arrays are small and together only a few percent of the state,
+# but every split array costs a gather in each step.
 SPLIT_FROM = 2**14  # elements
 
 
@@ -25,18 +25,17 @@ def make_mesh(
     devices: Sequence[jax.Device] | None = None,
     key: str = "config.batch_size",
 ) -> Mesh:
-    """A mesh over all devices of all processes, or over some.
+    """A mesh over the devices of all processes.
 
     Args:
-        batch_size: global batch, to be divided among them.
-        accumulate_steps: equal parts that each device works its share through in.
-        fsdp_devices: how many devices share one copy of the state; -1: all of them.
-        devices: those to use; None for all.
-        key: what the error message calls the batch size.
+        batch_size: global batch, divided among all devices.
+        accumulate_steps: equal parts in which each device processes its share.
+        fsdp_devices: number of devices that share one copy of the state; -1 = all.
+        devices: devices to use; None = all.
+        key: config key of the batch size, for error messages.
 
     Returns:
-        Mesh with the axes "data" and "fsdp"; devices that share a copy are neighbours, on one host
-        where it has enough.
+        Mesh with the axes "data" and "fsdp"; devices that share a copy are on one host if possible.
 
     Raises:
         ValueError: if the batch or the devices cannot be divided evenly.
@@ -78,7 +77,7 @@ def _divisors(number: int) -> str:
 
 
 def describe(mesh: Mesh) -> str:
-    """The devices of a mesh in a few words, e.g. "8 x NVIDIA H100 in 2 processes"."""
+    """The devices of a mesh for messages, e.g. "8 x NVIDIA H100 in 2 processes"."""
     words = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
     if jax.process_count() > 1:
         words += f" in {jax.process_count()} processes"
@@ -88,7 +87,7 @@ def describe(mesh: Mesh) -> str:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Sharding of what is whole on every device."""
+    """Sharding of arrays that are whole on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -98,11 +97,11 @@ def split(mesh: Mesh) -> NamedSharding:
 
 
 def state_shardings(state: Any, mesh: Mesh) -> Any:
-    """How each array of a state is held by the devices of a mesh.
+    """The sharding of each array of a state.
 
-    Arrays of `SPLIT_FROM` elements or more are split over the axis "fsdp" along their longest axis
-    that its size divides (of equal ones the last, the output channels of a kernel); the others are
-    whole on every device.
+    Arrays of `SPLIT_FROM` elements or more are split over the mesh axis "fsdp", along their longest
+    axis that it divides (of equally long ones the last: the output channels of a kernel). All
+    others are replicated.
     """
     parts = mesh.shape["fsdp"]
 
@@ -117,7 +116,7 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
 
 
 def place(tree: Any, mesh: Mesh) -> Any:
-    """Puts host arrays, the same in all processes, on the devices, as `state_shardings` says."""
+    """Places host arrays, equal in all processes, on the devices by `state_shardings`."""
 
     def put(leaf: np.ndarray, sharding: NamedSharding) -> jax.Array:
         return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
@@ -126,10 +125,9 @@ def place(tree: Any, mesh: Mesh) -> Any:
 
 
 def with_whole_params(step: Step, mesh: Mesh) -> Step:
-    """A step that gathers the parameters on every device before it computes.
+    """Wraps a step so that it gathers the parameters on every device first.
 
-    Only the batch is then divided among the devices. The compiler updates each part of the split
-    state where it is kept.
+    The computation is then split over the batch only; the update of the state stays sharded.
     """
 
     def whole(state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
@@ -140,7 +138,7 @@ def with_whole_params(step: Step, mesh: Mesh) -> Step:
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Global arrays from the part of the batch that this process loaded."""
+    """Global arrays from this process's part of the batch."""
     sharding = split(mesh)
     return {
         key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()

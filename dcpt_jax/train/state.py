@@ -1,4 +1,4 @@
-"""What a training run carries from step to step."""
+"""The training state and its update."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -17,15 +17,15 @@ NOT_FINITE_ADVICE = (
 
 @flax.struct.dataclass
 class TrainState:
-    """State of a run; every leaf is an array, so that it is a checkpoint as it stands.
+    """State of a run; every leaf is an array, so it can be checkpointed directly.
 
     Attributes:
-        step: int32 scalar, optimisation steps done.
-        params: {"network": ..., "classifier": ..., "reconstruction": ...}; the last two only where
-            they are used. Parts without an optimiser are frozen.
-        optimizer: optimiser state of each part that learns, under the same names.
+        step: int32 scalar, number of optimisation steps done.
+        params: {"network": ..., "classifier": ..., "reconstruction": ...}, the last two if used.
+            Parts without an optimiser are frozen.
+        optimizer: optimiser state of each trained part, under the same names.
         ema: exponential moving average of the parameters, under the same names; {} without EMA.
-        rng: key that everything random inside a step is drawn from, folded with the step.
+        rng: base key of all randomness inside a step; folded with the step number.
     """
 
     step: jax.Array
@@ -35,7 +35,7 @@ class TrainState:
     rng: jax.Array
 
     def best_params(self) -> dict[str, Any]:
-        """The parameters to use outside training: the moving average where there is one."""
+        """Parameters for use outside training: the moving average where there is one."""
         return {**self.params, **self.ema}
 
 
@@ -63,7 +63,7 @@ def apply_gradients(
     *,
     ema_decay: float = 0.0,
 ) -> TrainState:
-    """One update of every part that has an optimiser, then of the moving average.
+    """Updates every part that has an optimiser, then the moving average.
 
     `ema = decay * ema + (1 - decay) * params` after each step, without warm-up or correction.
     """

@@ -1,4 +1,4 @@
-"""Metrics and speed of the steps."""
+"""Collects metrics and throughput of training steps."""
 
 import time
 from collections.abc import Iterator
@@ -11,10 +11,10 @@ from dcpt_jax.train.state import NOT_FINITE_ADVICE, Metrics
 
 
 class StepLog:
-    """Metrics of the steps since the last report, fetched without holding up the device.
+    """Metrics of the steps since the last report, fetched without stalling the device.
 
-    A step's metrics are looked at only once `BEHIND` newer steps were started, so that the device
-    always has work; that wait also keeps the loop from running far ahead of it.
+    The metrics of a step are fetched once `BEHIND` later steps have been dispatched, so the device
+    always has work, and the loop never runs further ahead than that.
     """
 
     BEHIND = 2
@@ -30,10 +30,10 @@ class StepLog:
         """Starts counting.
 
         Args:
-            step: steps done before.
-            batch_size: images in a step, over all devices.
-            flops: floating-point operations of a step, over all devices; None if unknown.
-            peak: operations a second that all devices reach at most; None if unknown.
+            step: number of steps done before.
+            batch_size: images per step, over all devices.
+            flops: floating-point operations per step, over all devices; None if unknown.
+            peak: peak operations per second of all devices; None if unknown.
         """
         self._step = step  # number of the last step in `_values`
         self._batch_size, self._flops, self._peak = batch_size, flops, peak
@@ -45,38 +45,38 @@ class StepLog:
 
     @property
     def unreported(self) -> bool:
-        """Whether a step was done since the last report."""
+        """Whether there are steps since the last report."""
         return bool(self.pending or self._values)
 
     def timed(self, stream: Iterator[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        """The next batch; counts the time that it kept us waiting."""
+        """The next batch; measures the time spent waiting for it."""
         began = time.perf_counter()
         batch = next(stream)
         self._waited += time.perf_counter() - began
         return batch
 
     def add(self, metrics: Metrics) -> None:
-        """Notes a step's metrics, still on the device."""
+        """Adds the metrics of a step, still on the device."""
         self.pending.append(metrics)
         self._count += 1
         while len(self.pending) > self.BEHIND:
             self._fetch()
 
     def check(self) -> None:
-        """Waits for all steps so far.
+        """Waits for all steps so far and fetches their metrics.
 
         Raises:
-            FloatingPointError: if the loss of one was not finite.
+            FloatingPointError: if a metric is not finite.
         """
         while self.pending:
             self._fetch()
 
     def means(self) -> dict[str, float]:
-        """Means of the metrics since the last call, and how fast the steps were.
+        """Mean metrics since the last call, and throughput.
 
-        `steps_per_second`, `images_per_second`, `data_wait` (share of the time), and where they are
-        known `tflops_per_second` and `share_of_peak`. Time between two calls counts whole, with
-        what the loop did besides steps.
+        The latter are `steps_per_second`, `images_per_second`, `data_wait` (share of the time), and
+        if known `tflops_per_second` and `share_of_peak`. All time between two calls counts,
+        validation and checkpoints included.
         """
         self.check()
         elapsed = max(time.perf_counter() - self._began, 1e-9)
@@ -94,19 +94,19 @@ class StepLog:
         return means
 
     def resume(self, paused_at: float, *, batch_size: int, flops: float | None) -> None:
-        """Goes on with steps of another size; the time since `paused_at` is not counted.
+        """Continues with steps of another size; the time since `paused_at` is not counted.
 
         Args:
-            paused_at: what `time.perf_counter` said then; all steps have to be reported.
+            paused_at: `time.perf_counter()` when the pause began, after the last report.
             batch_size: see `__init__`.
-            flops: see there.
+            flops: see `__init__`.
         """
         paused = time.perf_counter() - paused_at
         self._began, self._started = self._began + paused, self._started + paused
         self._batch_size, self._flops = batch_size, flops
 
     def summary(self, steps: int) -> str:
-        """One line about the whole run: how long it took, and what it waited for."""
+        """One line about the whole run: time, share of waiting for data, memory."""
         elapsed = max(time.perf_counter() - self._started, 1e-9)
         waited = (self._waited_before + self._waited) / elapsed
         peak = throughput.peak_resident_bytes() / 2**30

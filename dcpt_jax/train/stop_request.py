@@ -1,4 +1,4 @@
-"""Stopping a run on request, after the step that is being done."""
+"""Stops a run on a signal, after the current step."""
 
 import signal
 from types import FrameType
@@ -10,11 +10,11 @@ from dcpt_jax.interruption import Interruption
 
 
 class StopRequest(Interruption):
-    """An `Interruption` on which all processes of a run agree, so that it can save and end.
+    """An `Interruption` on which all processes of a run agree, so that they save the same step.
 
-    Where several processes train together, each may get its signal at another step, or only one
-    of them. SIGTERM is then left to JAX, which tells all processes and lets them agree on a step,
-    and the first SIGINT is passed on to it as one.
+    With several processes, a signal may reach them at different steps, or only one of them. SIGTERM
+    is then handled by JAX, which makes all processes agree on a step; the first SIGINT is turned
+    into a SIGTERM.
     """
 
     def __init__(self) -> None:
@@ -25,12 +25,12 @@ class StopRequest(Interruption):
             self.NUMBERS = (signal.SIGINT,)
 
     def asked(self, step: int) -> bool:
-        """Whether to stop now, before another step; in all processes the same.
+        """Whether to stop before the next step; the same answer in all processes.
 
         Args:
-            step: how many are done. Each process has to ask at every step.
+            step: number of steps done. Every process must call this at every step.
         """
-        # All processes have to ask JAX at the same steps, so one that was told asks no more.
+        # All processes must query JAX at the same steps, so none does after the answer was yes.
         if (
             self._several
             and not self.signal

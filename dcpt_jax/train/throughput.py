@@ -1,4 +1,4 @@
-"""What a step costs: floating-point operations, the share of the device's peak, memory."""
+"""Cost of a training step: floating-point operations, share of the peak, memory."""
 
 import resource
 from collections.abc import Sequence
@@ -7,9 +7,9 @@ from typing import Any
 
 import jax
 
-# Dense peaks of one device in 10^12 operations a second, from the makers' data sheets: those of
-# bfloat16, and those of float32 matrix products by default (TF32 on GPUs, bfloat16 on TPUs).
-# Keys are the first words of `jax.Device.device_kind`; the longest match counts.
+# Dense peak of one device in TFLOP/s, from the vendors' data sheets: (bfloat16, float32 matrix
+# products at default precision, that is TF32 on GPUs and bfloat16 on TPUs). Keys are prefixes of
+# `jax.Device.device_kind`; the longest match counts.
 PEAKS: dict[str, tuple[float, float]] = {
     "NVIDIA A100": (312.0, 156.0),
     "NVIDIA L4": (121.0, 60.0),
@@ -30,22 +30,22 @@ PEAKS: dict[str, tuple[float, float]] = {
     "TPU v5": (459.0, 459.0),
     "TPU v6 lite": (918.0, 918.0),
 }
-# Words after such a name that mark a variant with another peak.
-_OTHERS = {"MIG", "Laptop", "Ti", "D"}
+# Words in a device's name that mark a variant with another peak.
+_VARIANTS = {"MIG", "Laptop", "Ti", "D"}
 
 
 def flops_of(lowered: jax.stages.Lowered, *, accumulate_steps: int = 1) -> float | None:
     """Floating-point operations of one call of a lowered step, over all devices.
 
-    Counted by XLA before it optimises. A loop's body counts once there, so that a step that works
-    through its batch in parts is counted as that many times one part.
+    Counted by XLA before optimisation. XLA counts the body of a loop once, so with gradient
+    accumulation its number is multiplied by the number of parts.
 
     Args:
         lowered: the step.
         accumulate_steps: parts of a batch.
 
     Returns:
-        Operations (a multiply-add is two); None where the backend does not say.
+        Operations (a multiply-add is two); None if the backend does not report them.
     """
     try:
         flops = (lowered.cost_analysis() or {}).get("flops")
@@ -55,27 +55,27 @@ def flops_of(lowered: jax.stages.Lowered, *, accumulate_steps: int = 1) -> float
 
 
 def peak_flops(devices: Sequence[jax.Device], dtype: str) -> float | None:
-    """Floating-point operations a second that devices reach at most, together.
+    """Peak floating-point operations per second of several devices together.
 
     Args:
         devices: of one kind.
         dtype: compute type, "float32" or "bfloat16".
 
     Returns:
-        Operations a second; None for a device whose peak is not in `PEAKS`.
+        Operations per second; None for a device that is not in `PEAKS`.
     """
     kind = devices[0].device_kind
     known = [name for name in PEAKS if kind == name or kind.startswith((f"{name} ", f"{name}-"))]
-    if not known or _OTHERS & set(kind.split()):
+    if not known or _VARIANTS & set(kind.split()):
         return None
     half, single = PEAKS[max(known, key=len)]
     return len(devices) * 1e12 * (half if dtype == "bfloat16" else single)
 
 
 def memory(device: jax.Device) -> dict[str, float]:
-    """Memory in GB (2^30 bytes): of this process on the host, and at most so far on its device.
+    """Memory in GB (2^30 bytes): current host memory of this process, and the device's peak.
 
-    The device's is left out where the backend does not say it, as on CPUs.
+    The latter is left out if the backend does not report it, as on CPUs.
     """
     found = {"host_memory_gb": resident_bytes() / 2**30}
     statistics: dict[str, Any] = device.memory_stats() or {}
@@ -85,7 +85,7 @@ def memory(device: jax.Device) -> dict[str, float]:
 
 
 def resident_bytes() -> int:
-    """Memory that this process holds now; where the system does not say, the most so far."""
+    """Resident memory of this process; the peak where the current value is not available."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except (OSError, ValueError, IndexError):
@@ -94,5 +94,5 @@ def resident_bytes() -> int:
 
 
 def peak_resident_bytes() -> int:
-    """The most memory that this process has held."""
+    """Peak resident memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB

@@ -1,4 +1,4 @@
-"""Measuring a run while it trains, best on photos that it is not trained on; pictures of it."""
+"""Validation during training: metrics and example pictures on held-out crops."""
 
 import itertools
 import logging
@@ -20,30 +20,30 @@ from dcpt_jax.train.run import Run
 from dcpt_jax.train.state import TrainState
 
 _logger = logging.getLogger(__name__)
-_SHOWN_SIDE = 160  # pixels to which crops are enlarged in pictures, at most
+_SHOWN_SIDE = 160  # largest side of the enlarged crops in pictures, in pixels
 
-# Sample, image that comes of it, logits; empty what was not asked for.
+# Sample, restored image, logits; the arrays are empty if not requested.
 Result = tuple[held_out.Sample, np.ndarray, np.ndarray]
 
 
 class Validation:
-    """The held-out crops of a run, and what its network and classifier make of them.
+    """Evaluates the network and classifier of a run on its held-out crops.
 
-    Crops have the size of those of training and are the same at every call: one from the middle of
-    each photo or pair, or several from a regular grid. Batches are
-    split over devices and processes like those of training.
+    Crops have the size of the training crops and are the same at every call: one from the centre of
+    each photo or pair, or several from a regular grid. Batches are split over devices and processes
+    as in training.
     """
 
     def __init__(self, run: Run):
         """Opens the data.
 
         Args:
-            run: what is trained.
+            run: the training run.
 
         Raises:
-            SourceError: if a source that the config names cannot be opened.
+            SourceError: if a source in the config cannot be opened.
             FileNotFoundError: if there are no photos.
-            ImageError: for a bad file where the config refuses them, or if all are bad.
+            ImageError: if all files are bad, or for the first bad one if the config refuses them.
         """
         self._run = run
         self._classes = run.held_out.open()
@@ -56,7 +56,7 @@ class Validation:
                 )
         self._metrics = run.held_out.metrics
         self._truth = run.labels.rows(run.tasks)
-        # One program for measures and pictures where the measures need the images, too.
+        # If the metrics need images, one compiled program serves both metrics and pictures.
         self._needs_images = bool(set(scores.IMAGE_METRICS) & set(self._metrics))
         self._forward = jax.jit(
             traced_for(run.platform)(matmul_precision(run.matmul_precision)(self._apply)),
@@ -65,19 +65,19 @@ class Validation:
         )
 
     def measure(self, state: TrainState) -> dict[str, float]:
-        """Measures the moving average of a state, where it has one, else its parameters.
+        """Measures the moving average of the parameters, or the parameters without one.
 
         Args:
             state: of the run.
 
         Returns:
-            Means over classes, and under "<metric>_<class>" those of each class: `psnr` (dB) and
-            `ssim` of 8-bit RGB images if the run restores, `accuracy` if it classifies (with
-            multi-hot labels: the share of samples with all components right).
+            Means over classes, and as "<metric>_<class>" those of each class: `psnr` (dB) and
+            `ssim` of 8-bit RGB images if the run restores; `accuracy` if it classifies (with
+            multi-hot labels, the share of samples with all components right).
 
         Raises:
-            ImageError: in all processes, if none of them can read anything of a class; for a bad
-                file where the config refuses them.
+            ImageError: in all processes, if nothing of a class can be read; or for the first bad
+                file if the config refuses them.
         """
         names = [one.name for one in self._classes]
         sums = np.zeros((len(names), len(self._metrics) + 1))
@@ -98,22 +98,22 @@ class Validation:
         return found
 
     def sheet(self, state: TrainState) -> np.ndarray | None:
-        """Degraded, restored and clean crop of a sample of every class, labelled: uint8 [h, w, 3].
+        """A labelled picture, uint8 [h, w, 3]: degraded, restored and clean crop of each class.
 
-        A masked pre-training shows what the network sees and what the head makes of that. Small
-        crops are enlarged by a whole factor.
+        Masked pre-training shows the visible part and its reconstruction instead. Small crops are
+        enlarged by an integer factor.
 
         Args:
             state: of the run.
 
         Returns:
-            The picture; None in processes other than the main one, which have to call this too.
+            The picture in the main process, None in the others, which must call this too.
         """
         labels = range(len(self._classes)) if processes.is_main() else ()
         firsts = (next(self._samples([label])) for label in labels)
         rows = []
         for sample, image, _ in self._results(state, firsts, images=True):
-            # The image of a masked run is half what is seen, half what comes of it, see `_masked`.
+            # In masked pre-training, `_masked` returns both pictures side by side.
             seen = [sample.degraded, image]
             if self._run.reconstruction is not None:
                 seen = np.split(image, 2, axis=1)
@@ -144,9 +144,9 @@ class Validation:
     def _results(
         self, state: TrainState, samples: Iterator[held_out.Sample], *, images: bool = False
     ) -> Iterator[Result]:
-        """What comes of the samples of this process; images if wanted or measured.
+        """Results for the samples of this process; with images if requested or measured.
 
-        The processes need not have equally many: they work until none has any left.
+        Processes may have different numbers of samples: all continue until none has any left.
         """
         images = images or self._needs_images
         params, size = state.best_params(), self._run.crop_size
@@ -155,7 +155,9 @@ class Validation:
             batch = list(itertools.islice(samples, share))
             if not processes.total(np.array(len(batch))):
                 return
-            degraded = np.zeros((share, size, size, 3), np.float32)  # so that one program is enough
+            degraded = np.zeros(
+                (share, size, size, 3), np.float32
+            )  # padded, so that one compiled program is enough
             for i, sample in enumerate(batch):
                 degraded[i] = sample.degraded
             batch_on_devices = sharding.put_batch({"degraded": degraded}, self._run.mesh)
@@ -165,9 +167,9 @@ class Validation:
     def _apply(
         self, params: weights.Params, degraded: jax.Array, *, images: bool
     ) -> tuple[jax.Array, jax.Array]:
-        """(images, logits); without images, the part of the network behind the features rests."""
+        """(images, logits); without `images`, only the features are computed."""
         run = self._run
-        # However the devices hold them, the images alone are shared out here.
+        # The parameters are gathered: only the batch is split here, however the state is held.
         params = jax.lax.with_sharding_constraint(params, sharding.replicated(run.mesh))
         network = {"params": params["network"]}
         found = logits = degraded[:, 0, 0, :0]
@@ -182,7 +184,7 @@ class Validation:
         return found, logits
 
     def _masked(self, params: weights.Params, degraded: jax.Array) -> jax.Array:
-        """Beside each other what a masked network sees, and the reconstruction: [b, h, 2w, 3]."""
+        """Visible part and reconstruction of masked images, side by side: [b, h, 2w, 3]."""
         run = self._run
         visible = masking.random_mask(
             jax.random.PRNGKey(run.seed),

@@ -1,8 +1,8 @@
-"""What a run writes of its metrics: TensorBoard's event files and `metrics.jsonl`.
+"""Writes metrics: TensorBoard event files and `metrics.jsonl`.
 
-`clu.metric_writers` imports TensorFlow for its summary writer: over a gigabyte, seconds at every
-start and on a GPU a share of its memory, only to write event files. `EventWriter` takes its place.
-Import clu's writers from here.
+`clu.metric_writers` imports TensorFlow only to write event files, which costs over a gigabyte of
+disk, seconds at every start and GPU memory. `EventWriter` replaces that writer, so clu's writers
+must be imported from this module.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from dcpt_jax import files
 _module = types.ModuleType("clu.metric_writers.summary_writer")
 _module.SummaryWriter = lambda logdir: EventWriter(logdir)
 sys.modules.setdefault(_module.__name__, _module)
-# TensorBoard's own switch against importing TensorFlow where it happens to be installed.
+# Keeps TensorBoard from importing TensorFlow if that happens to be installed.
 sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("notf"))
 
 from clu import metric_writers  # noqa: E402
@@ -42,10 +42,10 @@ _SCHEDULE = ("learning_rate", "gradient_norm")
 
 
 class EventWriter(metric_writers.MetricWriter):
-    """clu's writer interface on TensorBoard's event files.
+    """Writes TensorBoard event files through clu's writer interface.
 
-    All methods raise OSError if the file cannot be written. TensorBoard's own writer would find out
-    in a thread, which ends with a traceback and may let the run wait for ever.
+    All methods raise OSError if the file cannot be written. TensorBoard's own writer fails in a
+    thread instead, with a traceback, and may block the run forever.
     """
 
     def __init__(self, logdir: Path | str):
@@ -68,13 +68,13 @@ class EventWriter(metric_writers.MetricWriter):
             self._records.write(event.SerializeToString())
 
     def write_scalars(self, step: int, scalars: Mapping):
-        """One number for each tag."""
+        """Writes one number per tag."""
         for tag, value in scalars.items():
             self._add(step, scalar_pb(tag, float(value)))
         self.flush()
 
     def write_images(self, step: int, images: Mapping):
-        """Images [h, w, 3] or [n, h, w, 3] for each tag, see `_png`."""
+        """Writes images [h, w, 3] or [n, h, w, 3] per tag, see `_png`."""
         for tag, stack in images.items():
             stack = np.asarray(stack)
             stack = stack[None] if stack.ndim == 3 else stack
@@ -91,23 +91,23 @@ class EventWriter(metric_writers.MetricWriter):
             self._add(step, summary)
 
     def write_texts(self, step: int, texts: Mapping):
-        """Markdown for each tag."""
+        """Writes Markdown text per tag."""
         for tag, text in texts.items():
             self._add(step, text_pb(tag, text))
 
     def _unsupported(self, *args: Any, **kwargs: Any) -> None:
-        """Raises NotImplementedError: training writes nothing else."""
-        raise NotImplementedError("this writer takes scalars, images and texts")
+        """Raises NotImplementedError; training does not write these."""
+        raise NotImplementedError("only scalars, images and texts are supported")
 
     write_summaries = write_videos = write_audios = write_histograms = write_hparams = _unsupported
 
     def flush(self):
-        """Puts everything written so far into the file."""
+        """Flushes the file."""
         with explained(self._path):
             self._file.flush()
 
     def close(self):
-        """Closes the file; what could not be written has been told."""
+        """Closes the file; earlier calls have reported failed writes."""
         with contextlib.suppress(OSError):
             self._file.close()
 
@@ -115,7 +115,7 @@ class EventWriter(metric_writers.MetricWriter):
 class MetricsFile(metric_writers.MetricWriter):
     """Appends scalars to a file of JSON lines, {"step": ..., "loss/loss": ..., ...}.
 
-    A run that goes on from a checkpoint does some steps again, so lines after it are removed.
+    A resumed run repeats the steps after its checkpoint, so their lines are removed at the start.
     """
 
     def __init__(self, path: Path, *, first_step: int = 0):
@@ -125,20 +125,20 @@ class MetricsFile(metric_writers.MetricWriter):
             files.write_text(path, "".join(f"{json.dumps(line)}\n" for line in kept))
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        """One line with all of them."""
+        """Appends one line with all scalars."""
         line = {"step": step, **{key: float(value) for key, value in scalars.items()}}
         with explained(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def _ignore(self, *args: Any, **kwargs: Any) -> None:
-        """Only scalars are kept."""
+        """Ignores everything but scalars."""
 
     write_summaries = write_images = write_videos = write_audios = write_texts = _ignore
     write_histograms = write_hparams = flush = close = _ignore
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a `metrics.jsonl`; none if there is no file, and without one that is cut off."""
+    """The lines of a `metrics.jsonl`, without truncated ones; [] if there is no file."""
     lines = []
     for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
@@ -149,14 +149,14 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 
 def create_writer(workdir: Path | str, *, first_step: int = 0) -> metric_writers.MetricWriter:
-    """Writer of event files and `metrics.jsonl`.
+    """Creates the writer of event files and `metrics.jsonl`.
 
     Args:
-        workdir: folder of the files; made if need be.
-        first_step: steps done before; what was written of later ones is removed.
+        workdir: folder of the files; created if necessary.
+        first_step: number of steps done; lines of later steps are removed.
 
     Raises:
-        OSError: if they cannot be written; also by the writer's methods.
+        OSError: if the files cannot be written; also raised by the writer's methods.
     """
     return metric_writers.MultiWriter(
         [EventWriter(workdir), MetricsFile(Path(workdir) / METRICS, first_step=first_step)]
@@ -164,11 +164,11 @@ def create_writer(workdir: Path | str, *, first_step: int = 0) -> metric_writers
 
 
 def grouped(values: Mapping[str, float], *, validation: bool = False) -> dict[str, float]:
-    """Metrics by the names that TensorBoard shows in four groups.
+    """Renames metrics so that TensorBoard shows them in four groups.
 
     Args:
-        values: of steps, or of a validation.
-        validation: whether they are of a validation.
+        values: metrics by name.
+        validation: whether they come from a validation.
 
     Returns:
         `loss/...`, `quality/...` (of a validation `quality/validation/...`), `schedule/...` for
@@ -189,7 +189,7 @@ def _with_group(name: str, validation: bool) -> str:
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Says which file cannot be written, and what to do."""
+    """Adds the file's path and advice to the OSError of a failed write."""
     try:
         yield
     except OSError as error:

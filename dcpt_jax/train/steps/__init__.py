@@ -4,11 +4,11 @@ A step builder takes what is static (modules, optimisers, constants) and returns
 `(state, batch) -> (state, metrics)`; the loop jits it with shardings and donates the state. A batch
 is `degraded` and `clean`, float [b, h, w, 3], and `task`, int [b].
 
-All builders take `optimizers`, for the parts that learn (other parts of the state are frozen, and
-no gradient is computed for them); `ema_decay`, of the moving averages in the state;
-`accumulate_steps`, see `update.make_step`. Those that classify take `label_rows`: None where the
-classifier has a logit per class (softmax), or 0/1 [classes, components] where it has one per
-component of the mixtures (sigmoid), the multi-hot label of each class.
+All builders take `optimizers` by trained part (other parts of the state are frozen, and get no
+gradient); `ema_decay` of the moving averages in the state; and `accumulate_steps`, see
+`update.make_step`. Builders with a classifier take `label_rows`: None if it has a logit per class
+(softmax); the multi-hot labels, 0/1 [classes, components], if it has a logit per component of the
+mixtures (sigmoid).
 """
 
 from dcpt_jax.train.steps.classify import make_classify_step

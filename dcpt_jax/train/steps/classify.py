@@ -1,4 +1,4 @@
-"""Classifier only: what a network's features tell, without changing them."""
+"""Training of the classifier alone, on the features of a frozen network."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,7 +26,7 @@ def make_classify_step(
     """Training of the classifier alone: `focal(classifier(features(degraded)), task)`.
 
     Args:
-        network: restoration network with a `features` method; it stays as it is.
+        network: restoration network with a `features` method; it is frozen.
         classifier: module from a tuple of features to logits.
         optimizers: under "classifier".
         focal_gamma: exponent of the focal loss.

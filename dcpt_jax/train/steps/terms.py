@@ -1,4 +1,4 @@
-"""Terms of the losses that several steps share."""
+"""Loss terms shared by several steps."""
 
 from typing import Any
 
@@ -22,8 +22,8 @@ def classification(
 ) -> tuple[jax.Array, jax.Array]:
     """Focal loss and accuracy of the classifier.
 
-    Without `label_rows` each class has a logit, and the softmax over them is compared with the
-    class. With them each component has a logit, and its sigmoid says whether it is there.
+    Without `label_rows`, the logits are of classes (softmax). With them, the logits are of
+    components, and the sigmoid of each is the probability that it is present.
 
     Args:
         classifier: module from a tuple of features to logits.
@@ -34,7 +34,7 @@ def classification(
         label_rows: None, or 0/1 [classes, components], the multi-hot label of each class.
 
     Returns:
-        (loss, share of the batch that is classified right: with multi-hot labels, in all
+        (loss, accuracy: the share of images classified correctly, with multi-hot labels in all
         components).
     """
     logits = classifier.apply({"params": params}, features)
@@ -56,8 +56,8 @@ def joint(
 ) -> tuple[jax.Array, Metrics]:
     """Loss with two terms: `pixel_weight * loss_pixel + class_weight * loss_class`.
 
-    A term of weight 0 is left out of the loss, so that no gradient of it is computed. The metrics
-    still report it.
+    A term of weight 0 is left out of the loss, so its gradient is not computed. It is still in the
+    metrics.
 
     Args:
         loss_pixel: scalar.
@@ -93,7 +93,7 @@ def restoration(
     Args:
         restored: float [b, h, w, c].
         clean: float [b, h, w, c] in [0, 1].
-        fft_weight: finite, >= 0; 0 leaves the second term out, and nothing of it is computed.
+        fft_weight: finite, >= 0; with 0 the second term is not computed.
         loss_terms: further terms, see `losses.registered`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Cross-degradation transfer: restoration training that a frozen classifier guides."""
+"""Cross-degradation transfer: restoration training guided by a frozen classifier."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

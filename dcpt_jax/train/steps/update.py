@@ -1,4 +1,4 @@
-"""From a loss function to a step: gradients, accumulation, one update."""
+"""Builds a training step from a loss function: gradients, accumulation, update."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,7 +10,7 @@ import optax
 from dcpt_jax.train.state import Metrics, Step, TrainState, apply_gradients
 
 Batch = Mapping[str, jax.Array]
-# From a batch and the step's key to the batch that the loss function takes.
+# (batch, random key of the step) -> batch for the loss function.
 Prepare = Callable[[Batch, jax.Array], Batch]
 LossFunction = Callable[[dict[str, Any], Batch], tuple[jax.Array, Metrics]]
 
@@ -27,18 +27,18 @@ def make_step(
     """Builds the step that minimises a loss.
 
     With `accumulate_steps` = n > 1 the batch is processed in n equal parts, one after another, and
-    their gradients are averaged before the single update. As loss and metrics are means over the
-    batch, the result equals that of the whole batch within rounding, while only the activations of
-    one part are in memory.
+    their gradients are averaged before a single update. Since loss and metrics are means over the
+    batch, the result is that of the whole batch up to rounding, with the activations of only one
+    part in memory.
 
     Args:
-        loss_fn: from the parameters of all parts, {"network": ..., ...}, and a batch to the loss
-            and metrics; all of them means over the batch.
-        optimizers: of the parts that learn.
-        ema_decay: of the moving averages in the state.
-        accumulate_steps: n; it must divide the batch, and the batch of each device.
-        finish: from the mean metrics of a whole batch to those that the step returns.
-        prepare: draws what is random in the step, for the whole batch, so that it does not depend
+        loss_fn: (parameters of all parts, {"network": ..., ...}, batch) -> (loss, metrics), all of
+            them means over the batch.
+        optimizers: by trained part.
+        ema_decay: decay of the moving averages in the state.
+        accumulate_steps: n; must divide the batch, and the batch of each device.
+        finish: maps the mean metrics of a whole batch to those that the step returns.
+        prepare: draws the random inputs of the step for the whole batch, so that they do not depend
             on how the batch is split.
 
     Returns:
