@@ -67,7 +67,7 @@ def test_arguments_and_exit_status_pass_through(tmp_path):
     done = dcpt_jax("pack", tmp_path / "gone", "--output", tmp_path / "packed")
     assert done.returncode == 2
     assert (
-        done.stderr == f"error: {tmp_path}/gone does not exist: give a folder of photos, or "
+        done.stderr == f"error: {tmp_path}/gone does not exist: name a folder of photos, or "
         "another source, see --help\n"
     )
     shown = dcpt_jax("pack", "--help")

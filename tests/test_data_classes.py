@@ -191,7 +191,7 @@ def test_bad_sources_name_the_key(text, message):
 
 def test_pairs_and_photos_are_not_joined(photos, data):
     text = f"photos:{photos};lol:{data}/lol"
-    with pytest.raises(SourceError, match="either of pairs or of clean photos"):
+    with pytest.raises(SourceError, match="must all be pairs, or all clean photos"):
         open_classes(TASKS[:1], sources={"low_light": text})
 
 

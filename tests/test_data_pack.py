@@ -164,17 +164,17 @@ def test_another_content_is_not_overwritten_unasked(photos, tmp_path):
     pack(source_of(photos), tmp_path, is_pairs=False, options=SMALL)
     before = packed_files(tmp_path)
     other = Options(size=32, stride=32)
-    with pytest.raises(PackError, match=r"size 64 there, 32 asked for.*--overwrite"):
+    with pytest.raises(PackError, match=r"size is 64 there and 32 here.*--overwrite"):
         pack(source_of(photos), tmp_path, is_pairs=False, options=other)
     fewer = PhotoSource(sorted(photos.iterdir())[1:])
-    with pytest.raises(PackError, match="inputs 9 there, 8 asked for"):
+    with pytest.raises(PackError, match="inputs is 9 there and 8 here"):
         pack(fewer, tmp_path, is_pairs=False, options=SMALL)
     assert packed_files(tmp_path) == before
     manifest = pack(fewer, tmp_path, is_pairs=False, options=other, overwrite=True)
     assert manifest.inputs == 8
     assert len(list(tmp_path.iterdir())) == len(manifest.shards) + 1
     (tmp_path / "manifest.json").unlink()
-    with pytest.raises(PackError, match="were not written here"):
+    with pytest.raises(PackError, match="of another program"):
         pack(fewer, tmp_path, is_pairs=False, options=other)
 
 
@@ -276,7 +276,7 @@ def test_records_that_never_arrive_are_noticed(photos, tmp_path, monkeypatch):
     opened = packed.open_array_record
     fewer = type("Fewer", (), {"num_records": lambda _: 3})
     monkeypatch.setattr(packed, "open_array_record", lambda path: opened(path) and fewer())
-    with pytest.raises(PackError, match=r"3 of .* records arrived"):
+    with pytest.raises(PackError, match=r"3 of .* records were written"):
         pack(source_of(photos), tmp_path, is_pairs=False, options=SMALL)
     assert not list(tmp_path.glob("*part-*"))
 
@@ -320,14 +320,14 @@ def test_command(photos, tmp_path, capsys):
     assert captured.err == ""  # no bar where there is no terminal
     assert json.loads((target / "manifest.json").read_text())["options"]["stride"] == 48
     assert main(["--verify", str(target)]) == 0
-    assert "good" in capsys.readouterr().out
+    assert "no damage" in capsys.readouterr().out
     path = target / "part-00000.array_record"
     path.write_bytes(path.read_bytes()[:-1])
     assert main(["--verify", str(target)]) == 1
     captured = capsys.readouterr()
     assert "damaged: " in captured.err and "1 problems" in captured.out
     assert main([*command, "--threads", "2"]) == 2
-    assert "were written; --overwrite packs all again" in capsys.readouterr().err
+    assert "were written; --overwrite packs everything again" in capsys.readouterr().err
     assert main([*command, "--overwrite", "--compress"]) == 0
     assert read_manifest(target).options.compression == "zstd"
 
@@ -362,10 +362,10 @@ def test_command_packs_one_of_several_classes(tmp_path, capsys):
     [
         (["{photos}"], "--output DIR is missing"),
         (["{photos}", "--output", "{tmp}", "--size", "9", "--stride", "10"], "--stride 10 is"),
-        (["{tmp}/nowhere", "--output", "{tmp}"], "nowhere does not exist: give a folder"),
-        (["{photos}/0.png", "--output", "{tmp}"], "0.png is a file: give a folder"),
+        (["{tmp}/nowhere", "--output", "{tmp}"], "nowhere does not exist: name a folder"),
+        (["{photos}/0.png", "--output", "{tmp}"], "0.png is a file: name a folder"),
         (["{photos}", "--output", "{photos}/0.png"], "0.png is not a folder; choose another one\n"),
-        (["cdd11:{photos}", "--output", "{tmp}"], "--task names one"),
+        (["cdd11:{photos}", "--output", "{tmp}"], "--task selects a class"),
         (["{tmp}", "--output", "{tmp}/out"], "no images"),
         (["{photos}", "pairs:{photos}", "--output", "{tmp}"], "must name two folders"),
         (["--verify", "{tmp}"], "holds no manifest"),
@@ -393,10 +393,8 @@ def test_help_needs_no_data_libraries():
     assert "exit status" in done.stdout and done.stdout.splitlines()[-1] == "[]"
 
 
-def test_whole_numbers_of_options_may_have_an_exponent(capsys):
-    options = packing.parser().parse_args(["x", "--size", "1e2", "--shard-megabytes", "2.0"])
-    assert (options.size, options.shard_megabytes) == (100, 2)
-    for text in ("1.5", "0", "x", "nan", "1e9"):
+def test_sizes_are_whole_numbers(capsys):
+    for text in ("1.5", "0", "x", "nan"):
         with pytest.raises(SystemExit):
             packing.parser().parse_args(["x", "--size", text])
-        assert f"'{text}' is not a whole number from 1" in capsys.readouterr().err
+        assert f"'{text}' is not a whole number >= 1" in capsys.readouterr().err

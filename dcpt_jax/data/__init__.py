@@ -1,9 +1,10 @@
 """The data pipeline, from files to batches.
 
-- `tasks`: which classes. `spec`: texts that name a class's data. `datasets`: the public datasets.
-- `photos`, `pairs`, `packed`, `tfds`: sources, that is, items by index; `sources`: what they share.
-- `source_factory` makes sources, `classes` the classes of a run.
-- `mixing`: in which order. `pipeline`: batches. `held_out`: samples for evaluation.
+- `tasks`: task sets and classes. `spec`: syntax of data sources. `datasets`: public datasets.
+- `photos`, `pairs`, `packed`, `tfds`, `registered`: sources (items by index); `sources`: their
+  base.
+- `source_factory` opens sources, `classes` the classes of a run.
+- `mixing`: order of the samples. `pipeline`: batches. `held_out`: samples for evaluation.
 - Commands: `check`, `pack`, `tfds_build`.
 
 Nothing here imports jax or flax. Grain is imported when batches are made, not before.

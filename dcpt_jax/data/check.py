@@ -1,10 +1,10 @@
-"""`python -m dcpt_jax.data.check --config=...`: looks at all data of a run before it starts.
+"""`python -m dcpt_jax.data.check --config=...`: checks all data of a run before it starts.
 
-Goes through every source of every class and prints a table of what is there, what is wrong and how
-large it is, and then the files that are wrong. It reads the headers of all files; with `--decode`
-it decodes them, which also finds damage inside, and takes as long as one pass over the data.
+Prints a table of every source of every class (number of files, problems, image sizes), and then
+every bad file. Reads the headers of all files; with `--decode` it decodes them, which also finds
+damaged pixel data and takes as long as one pass over the data.
 
-This is the one module of `data` that knows configs, and no other module imports it.
+The only module of `data` that imports `config`; no other module imports it.
 """
 
 import collections
@@ -39,48 +39,48 @@ with extras.needed("train", "dcpt_jax.data.check"):
 _USAGE = """python -m dcpt_jax.data.check --config=configs/restore.py:nafnet,5d \\
     --config.data.datasets=/data
 
-Walks all data of a run and prints what is there, what is wrong and how large it is. The config is
-that of the run, with the same --config... flags; that of an evaluation checks test data.
+Checks all data of a run: prints the number of files, problems and image sizes of every source, and
+every bad file. Give the config of the run with the same --config... flags; the config of an
+evaluation checks the test data.
 
---decode   decode every file instead of reading its header: finds damage inside, and takes as long
-           as one pass over the data.
---split    train or held_out; by default what the config's mode uses.
+--decode   decode every file instead of reading its header: also finds damaged pixel data, and takes
+           as long as one pass over the data.
+--split    train or held_out (default: the split that the config's mode uses).
 
-Exit status: 0: all is well; 1: something is missing or bad; 2: wrong use."""
+Exit status: 0: no problems; 1: something is missing or bad; 2: wrong use."""
 
-# Items that are read of a source of other kinds than files, where not all are to be decoded.
-_SAMPLED = 100
-_THREADS = 8  # reading and decoding leave the interpreter free
-_PART = 1000
+_SAMPLED = 100  # items to read of packed, TFDS and registered sources without --decode
+_THREADS = 8  # reading and decoding release the GIL
+_PART = 1000  # items submitted to the threads at a time
 KINDS = ("unreadable", "unpaired", "different size")
 
 
 @dataclasses.dataclass(frozen=True)
 class Inspected:
-    """What a source holds."""
+    """Result of checking one source."""
 
-    place: str  # where it is
-    found: int  # number of files or pairs found
-    kinds: dict[str, int]  # how many of these are of each of `KINDS`
-    problems: tuple[str, ...]  # a message for each of them
-    sizes: np.ndarray  # int [items, 2], height and width of each item that is well
-    unused: int = 0  # number of clean files that belong to no degraded one
-    notes: tuple[str, ...] = ()  # further remarks and warnings
-    # How many files were left out, see `FileList`
+    place: str  # its folder or name
+    found: int  # number of files or pairs
+    kinds: dict[str, int]  # number of problems of each of `KINDS`
+    problems: tuple[str, ...]  # a message for each problem
+    sizes: np.ndarray  # int [items, 2], height and width of each good item
+    unused: int = 0  # number of clean files without a degraded one
+    notes: tuple[str, ...] = ()  # further warnings
+    # Number of files left out, see `FileList`
     left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def too_small(self, crop: int) -> int:
-        """How many items are lower or narrower than the crop."""
+        """Number of items smaller than the crop."""
         return int((self.sizes.min(axis=1) < crop).sum())
 
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-    """A class and what its sources hold; () where it could not be opened."""
+    """A class and the results of its sources."""
 
     opened: ClassResult
-    parts: tuple[Inspected, ...]
-    share: float  # of the samples of a training pass
+    parts: tuple[Inspected, ...]  # () if the class could not be opened
+    share: float  # share of the samples in a pass over all classes
 
 
 def check(
@@ -89,7 +89,7 @@ def check(
     decode: bool = False,
     progress: Callable[[], Any] = lambda: None,
 ) -> list[Checked]:
-    """Looks at all files of all classes; a source that several classes share only once."""
+    """Checks all files of all classes; sources shared by several classes are checked once."""
     seen: dict[int, Inspected] = {}
     total = sum(_samples(one) for one in opened)
     checked = []
@@ -104,7 +104,7 @@ def check(
 
 
 def count_items(opened: Sequence[ClassResult]) -> int:
-    """How often `check` calls its `progress`."""
+    """Number of calls of `progress` by `check`."""
     found = {id(source): source for one in opened for source in _parts(one)}
     return sum(len(source) for source in found.values())
 
@@ -112,7 +112,7 @@ def count_items(opened: Sequence[ClassResult]) -> int:
 def inspect(
     source: Any, *, decode: bool = False, progress: Callable[[], Any] = lambda: None
 ) -> Inspected:
-    """Looks at all files of one source; see `check`."""
+    """Checks all files of one source."""
     report = source.report
     kinds = {"unreadable": len(report.skipped), **getattr(report, "kinds", {})}
     problems = [reason for _, reason in report.skipped]
@@ -122,17 +122,17 @@ def inspect(
         notes = (*notes, f"sizes of the first {_SAMPLED}")
         count = _SAMPLED
 
-    def look(index: int) -> tuple[int, int] | images.ImageError:
+    def size_or_error(index: int) -> tuple[int, int] | images.ImageError:
         try:
             return _size(source, index, decode or not of_files)
         except images.ImageError as error:
             return error
 
     sizes = []
-    # In parts, so that no million of tasks waits.
+    # In parts, to avoid a queue of millions of tasks.
     with concurrent.futures.ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
         for start in range(0, count, _PART):
-            for found in pool.map(look, range(start, min(start + _PART, count))):
+            for found in pool.map(size_or_error, range(start, min(start + _PART, count))):
                 if isinstance(found, images.ImageError):
                     kind = "different size" if isinstance(found, SizeError) else "unreadable"
                     kinds[kind] = kinds.get(kind, 0) + 1
@@ -155,7 +155,7 @@ def inspect(
 
 
 def is_bad(checked: Sequence[Checked]) -> bool:
-    """Whether anything is missing or cannot be used."""
+    """Whether anything is missing or bad."""
     return any(
         one.opened.error is not None
         or one.opened.missing.note
@@ -166,7 +166,7 @@ def is_bad(checked: Sequence[Checked]) -> bool:
 
 
 def report(checked: Sequence[Checked], *, crop: int, by: str, shares: bool = True) -> str:
-    """The table and what is wrong, as text."""
+    """The table and the list of problems, as text."""
     heading = ("class", "share", "found", *KINDS, "small", "min", "median", "max", "from")
     rows = [heading]
     for one in checked:
@@ -175,13 +175,13 @@ def report(checked: Sequence[Checked], *, crop: int, by: str, shares: bool = Tru
             rows.append((name, *[""] * 9, "cannot be opened, see below"))
         for part in one.parts:
             counts = (part.kinds.get(kind, 0) for kind in KINDS)
-            row = (name, share, f"{part.found:,}", *(f"{n:,}" if n else "-" for n in counts))
-            rows.append((*row, f"{part.too_small(crop) or '-'}", *_extremes(part.sizes), ""))
             what = "stand-in, " if one.opened.missing.note and one.opened.is_stand_in else ""
             kind = "synthetic on" if one.opened.training_class.is_synthetic else "pairs in"
             if kind == "synthetic on" and one.opened.task.degradation == "clean":
                 kind = "photos as they are in"
-            rows[-1] = (*rows[-1][:-1], f"{what}{kind} {part.place}")
+            row = (name, share, f"{part.found:,}", *(f"{n:,}" if n else "-" for n in counts))
+            small = f"{part.too_small(crop) or '-'}"
+            rows.append((*row, small, *_extremes(part.sizes), f"{what}{kind} {part.place}"))
             name = share = ""  # of further parts
     lines = _aligned(rows)
     small = f"; small: below the crop of {crop} pixels, extended by reflection" if crop else ""
@@ -219,7 +219,7 @@ def _problem_lines(checked: Sequence[Checked]) -> list[str]:
 
 
 def _samples(one: ClassResult) -> int:
-    """Samples of a class in a pass over all."""
+    """Number of samples of a class in a pass over all classes."""
     found = one.training_class
     return 0 if found is None else len(found.source) * found.task.repeats
 
@@ -256,7 +256,7 @@ def _extremes(sizes: np.ndarray) -> tuple[str, str, str]:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows with columns in line: the first and last flush left, the others flush right."""
+    """Aligns columns: the first and last to the left, the others to the right."""
     widths = collections.Counter()
     for row in rows:
         for i, cell in enumerate(row):
@@ -274,7 +274,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     argv = list(sys.argv if argv is None else argv)
-    # What is bad is shown below the table, not as warnings above it.
+    # Bad files are listed below the table, so not also as warnings above it.
     logger = logging.getLogger("dcpt_jax")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -296,7 +296,7 @@ def _check(argv: Sequence[str], interruption: Interruption) -> int:
         tasks = configs.tasks_of(config)
         data = classes.options_from(config.data)
         data.pop("stand_ins", None)
-        data |= {"on_bad_file": "skip", "cache_megabytes": 0}  # all that is bad is to be seen
+        data |= {"on_bad_file": "skip", "cache_megabytes": 0}  # to find all bad files
         mode = MODES[config.mode]
         split = values.split or mode.split
         opened = classes.try_open_classes(
@@ -325,7 +325,9 @@ def _check(argv: Sequence[str], interruption: Interruption) -> int:
         report(
             found,
             crop=config.data.crop_size,
-            by="decoding every file" if values.decode else "headers, --decode looks inside",
+            by="decoding every file"
+            if values.decode
+            else "headers, --decode also checks pixel data",
             shares=split == "train",
         )
     )
@@ -333,7 +335,7 @@ def _check(argv: Sequence[str], interruption: Interruption) -> int:
 
 
 def _parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, flags.FlagValues]:
-    """The config and the other flags; a set of flags of its own, apart from those of the runs."""
+    """The config and the other flags; parsed separately from absl's global flags."""
     values = flags.FlagValues()
     config_flags.define(values)
     flags.DEFINE_bool("decode", False, "Decode every file.", flag_values=values)

@@ -1,19 +1,19 @@
-"""The classes of a run: real data where there are any, else stand-ins.
+"""The classes of a run: real data if available, else synthetic stand-ins.
 
-What a class is made of is decided in this order:
+The data of a class are the first of these:
 
-1. `config.data.sources.CLASS`, where it is set; see `spec`.
-2. The class's published datasets, where `config.data.datasets` names the folder that holds them.
-3. Its synthetic degradation on the clean photos of `config.data.root`, or on the bundled ones. For
-   a class that has published data that is a stand-in; `config.data.stand_ins=False` forbids it.
+1. `config.data.sources.CLASS`, if set; see `spec`.
+2. The published datasets of the class, if they are below `config.data.datasets`.
+3. Its synthetic degradation of the clean photos in `config.data.root`, or of the bundled photos.
+   For a class with published data this is a stand-in; `config.data.stand_ins=False` forbids it.
 
-How often the items of a class are used in a pass over all classes (its repeats):
+The repeats of a class (how often each item is used in a pass over all classes):
 
-* As `config.repeats.CLASS` says, where it is above 0.
-* Where all classes are synthesised from the same photos: as the task set says.
-* Published data: as often as brings the class nearest to its published number of samples.
-* All others: as often as brings the class nearest to the mean number of samples of the classes of
-  published data; without such classes, nearest to the number of items of the largest class.
+* `config.repeats.CLASS`, if above 0.
+* If all classes are synthesised from the same photos: the number in the task set.
+* Published data: the number that brings the class closest to its published number of samples.
+* Otherwise: the number that brings the class closest to the mean number of samples of the classes
+  with published data or, if there are none, to the number of items of the largest class.
 """
 
 import dataclasses
@@ -37,13 +37,13 @@ _logger = logging.getLogger(__name__)
 class TrainingClass:
     """One class of a run together with its items."""
 
-    task: Task  # name, degradation, and `repeats` as finally decided
-    source: Any  # the class's items, a sequence of clean photos or of pairs; see `data.sources`
-    origin: str  # what the items are, for people: "synthetic rain on 11 photos"
-    # True where the items are clean photos, to which `task.degradation` is applied; False for pairs
+    task: Task  # name, degradation, and the final `repeats`
+    source: Any  # the items: a sequence of clean photos or of pairs; see `data.sources`
+    origin: str  # description of the items, for people: "synthetic rain on 11 photos"
+    # True if the items are clean photos, to be degraded by `task.degradation`; False for pairs
     is_synthetic: bool
-    # The published test set whose images these all are: "rain100l", or for clean photos with what
-    # degrades them, "cbsd68 noise:25"; "" for other items
+    # The complete published test set that the items are, "rain100l" or, for clean photos, with the
+    # degradation: "cbsd68 noise:25"; "" for other items
     test_set: str = ""
 
     @property
@@ -53,7 +53,7 @@ class TrainingClass:
 
 
 def synthetic_classes(tasks: Sequence[Task], photos: PhotoSource) -> tuple[TrainingClass, ...]:
-    """Every task as a synthetic degradation of the same clean photos, which share one cache."""
+    """Each task as a synthetic degradation of the same clean photos."""
     return tuple(
         TrainingClass(
             task, photos, synthetic_origin(task, f"{len(photos)} photos"), is_synthetic=True
@@ -63,7 +63,7 @@ def synthetic_classes(tasks: Sequence[Task], photos: PhotoSource) -> tuple[Train
 
 
 def synthetic_origin(task: Task, photos: str) -> str:
-    """What the items of a synthetic class are, for people; `photos` such as "11 photos"."""
+    """Description of a synthetic class for people; `photos` is a text such as "11 photos"."""
     if task.degradation == "clean":
         return f"{photos}, as they are"
     return f"synthetic {task.degradation} on {photos}"
@@ -73,10 +73,10 @@ def synthetic_origin(task: Task, photos: str) -> str:
 class ClassResult:
     """Result of opening one class."""
 
-    task: Task  # the class as asked for
-    training_class: TrainingClass | None  # what it is made of; None where that could not be opened
-    missing: Missing  # what is missing of its published data
-    is_stand_in: bool  # whether it is synthesised from clean photos instead of data of its own
+    task: Task  # the requested class
+    training_class: TrainingClass | None  # None if it could not be opened
+    missing: Missing  # the missing part of its published data
+    is_stand_in: bool  # whether it is synthesised instead of using its own data
     error: Exception | None = None  # why it could not be opened
 
 
@@ -90,12 +90,12 @@ def options_from(data: Mapping[str, Any]) -> dict[str, Any]:
 def open_classes(
     tasks: Sequence[Task], *, stand_ins: bool = True, **options: Any
 ) -> tuple[TrainingClass, ...]:
-    """Opens what each class is made of, by the rules at the top of this module.
+    """Opens the data of each class, by the rules at the top of this module.
 
     Raises:
         SourceError: if a source cannot be opened, or a dataset is missing and `stand_ins` is False.
         FileNotFoundError: if there are no clean photos.
-        ImageError: for a bad file where `on_bad_file` is "refuse".
+        ImageError: for a bad file if `on_bad_file` is "refuse".
     """
     found = try_open_classes(tasks, **options)
     refused = [
@@ -132,18 +132,17 @@ def try_open_classes(
 
     Args:
         tasks: the classes.
-        split: "train", or "held_out" for what was never trained on: the test data of the datasets,
-            and the held-out half of the bundled photos. `root` and `sources` that name folders are
-            taken as they are.
+        split: "train" or "held_out" (never trained on). It selects the training or test data of
+            datasets, and the bundled photos; it does not affect folders in `root` and `sources`.
         root: folder of clean photos; "" = bundled ones.
         datasets: folder of public datasets; "" = none.
-        sources: what classes are made of, by their names; "" = by the other keys.
+        sources: texts of sources by class name; "" = decided by the other arguments.
         on_bad_file: "skip" or "refuse".
-        cache_megabytes: of decoded photos kept in memory by all sources together, per process.
+        cache_megabytes: limit of decoded photos in memory, for all sources together, per process.
         max_pixels: larger images count as bad.
         colour: "srgb" or "as_is", see `images.read_pixels`.
         stage: "pretrain" or "restore".
-        repeats: how often the items of a class are used, by its name; 0 = by the rules above.
+        repeats: repeats by class name; 0 = by the rules at the top of this module.
 
     Raises:
         SourceError: if `sources` names a class that is not among the tasks.
@@ -198,11 +197,11 @@ def validation_classes(
     max_pixels: int = MAX_PIXELS,
     colour: str = "srgb",
 ) -> tuple[TrainingClass, ...]:
-    """The classes of a run with data to validate on, where possible not trained on.
+    """The classes of a run with validation data, held out where possible.
 
-    For each class: the source that `held_out_sources` names; otherwise, synthetic classes use the
-    clean photos of `held_out_root` or the bundled held-out ones, and pairs of public datasets their
-    test data; otherwise the pairs that are trained on.
+    A class uses its source in `held_out_sources`, if set. Otherwise a synthetic class uses the
+    clean photos of `held_out_root` or the bundled held-out ones, and a class of pairs the test data
+    of its public datasets; without test data, the training pairs.
 
     Args:
         classes: of the run.
@@ -217,7 +216,7 @@ def validation_classes(
     Raises:
         SourceError: if one of `held_out_sources` cannot be opened.
         FileNotFoundError: if there are no photos in `held_out_root`.
-        ImageError: if none of them can be read, or for a bad file where `on_bad_file` is "refuse".
+        ImageError: if none of them can be read, or for a bad file if `on_bad_file` is "refuse".
     """
     factory = SourceFactory(
         "held_out",
@@ -255,7 +254,7 @@ def validation_classes(
 
 
 def _test_data(factory: SourceFactory, task: Task, text: str) -> DescribedSource | None:
-    """The test data of a class's public datasets, or of those that its source's text names."""
+    """The test data of the public datasets of a class, or of those in its source's text."""
     if not text:
         return factory.published(task, "restore")[0]
     if all(kind in DATASETS for kind, _ in spec.parse(text)):
@@ -266,7 +265,7 @@ def _test_data(factory: SourceFactory, task: Task, text: str) -> DescribedSource
 def _with_repeats(
     classes: Sequence[TrainingClass], stage: str, asked: Mapping[str, int], factory: SourceFactory
 ) -> tuple[TrainingClass, ...]:
-    """The classes with their repeats as finally decided; see the top of this module."""
+    """The classes with their final repeats; see the top of this module."""
     repeats = {one.name: asked[one.name] for one in classes if asked.get(one.name)}
     if not classes:
         return ()
@@ -298,7 +297,7 @@ def _repeated(one: TrainingClass, repeats: int) -> TrainingClass:
 def _training_class(
     factory: SourceFactory, task: Task, data: DescribedSource | None, missing: Missing
 ) -> TrainingClass:
-    """The class made of its data, or of clean photos where there are none."""
+    """The class with its own data, or with clean photos if `data` is None."""
     note = f" ({missing.note})" if missing.note else ""
     if data is None:
         photos, where = factory.clean_photos()
@@ -309,7 +308,7 @@ def _training_class(
         origin = data.origin + note
         return TrainingClass(task, data.source, origin, is_synthetic=False, test_set=test_set)
     fixed = data.dataset.degradation if data.dataset is not None else ""
-    # That of a class as such; "noise:15" asks for a strength of its own.
+    # Not for a class with an explicit strength, such as "noise:15".
     if factory.split == "held_out" and fixed.partition(":")[0] == task.name:
         task = dataclasses.replace(task, degradation=fixed)
     origin = synthetic_origin(task, f"{len(data.source)} {data.origin}") + note

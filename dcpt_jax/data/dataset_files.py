@@ -1,7 +1,6 @@
-"""Finding the files of the public datasets below the folders that their users unpacked them to.
+"""Finds the files of public datasets in the folders to which users unpacked them.
 
-Nothing is downloaded. Upper and lower case count the same in folder names; a folder whose name
-matches exactly takes precedence.
+Nothing is downloaded. Folder names are matched case-insensitively; an exact match takes precedence.
 """
 
 import dataclasses
@@ -21,21 +20,21 @@ from dcpt_jax.image_folders import FileList
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What was found of a dataset."""
+    """The files found of one split of a dataset."""
 
-    dataset: Dataset  # which
+    dataset: Dataset
     split: str  # "train" or "held_out"
     pairing: Pairing | None  # its pairs, or None for clean photos
     photos: FileList | None  # its clean photos, or None for pairs
-    # The parts that were not there, each as the first of its ways of packing
+    # The missing parts, each as the first of its alternative layouts
     missing: tuple[str, ...] = ()
 
 
 class DatasetError(FileNotFoundError):
-    """A dataset is not where it should be; the message says what was expected and found."""
+    """A dataset was not found; the message says what was expected and what was found."""
 
 
-# CDD-11's names of the single degradations, in the order in which its folders' names have them.
+# CDD-11's names of the single degradations, in the order used by its folder names.
 _KINDS = {"low_light": "low", "haze": "haze", "rain": "rain", "snow": "snow"}
 
 
@@ -55,7 +54,7 @@ def find(name: str, folder: Path | str, split: str, *, task: str = "") -> Found:
     """The files of one split of a dataset.
 
     Raises:
-        DatasetError: if nothing of it is there; says which folders are expected and what is there.
+        DatasetError: if nothing is found; says which folders were expected and what was found.
         ValueError: for an unknown name or split.
     """
     dataset, folder = get(name), Path(folder)
@@ -90,7 +89,7 @@ def kind_of(task: str) -> str:
 def _open(
     folder: Path, folders: Folders, task: str, reasons: list[str]
 ) -> Pairing | FileList | None:
-    """The files of one way of packing, or None; adds why to `reasons` where its folders exist."""
+    """The files in one layout, or None; if its folders exist, adds the reason to `reasons`."""
     if "{kind}" in folders.degraded:
         kind = kind_of(task)
         if not kind:
@@ -137,7 +136,7 @@ def _filled(pattern: str, names: tuple[str, ...]) -> str:
 
 
 def _matching(folder: Path, pattern: str) -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """Folders that a pattern fits, in order, and what its "*" stand for."""
+    """Folders that match a pattern, in order, and the names matched by its "*"."""
     first, _, rest = pattern.strip("/").partition("/")
     if first in ("", "."):
         if folder.is_dir():
@@ -153,11 +152,11 @@ def _matching(folder: Path, pattern: str) -> Iterator[tuple[Path, tuple[str, ...
         found = list(_matching(folder / name, rest))
         yield from found
         if found and name == first:
-            return  # not also the folder of that name in capitals
+            return  # the exact match; other spellings of it are ignored
 
 
 def _folders_in(folder: Path) -> list[str]:
-    """Names of the sub-folders; none where there is no such folder."""
+    """Names of the sub-folders; [] if there is no such folder."""
     try:
         with os.scandir(folder) as entries:
             return sorted(
@@ -168,7 +167,7 @@ def _folders_in(folder: Path) -> list[str]:
 
 
 def _content(folder: Path) -> str:
-    """What lies in a folder, for messages."""
+    """The sub-folders of a folder, for messages."""
     if not folder.is_dir():
         return "there is no such folder"
     names = _folders_in(folder)

@@ -1,26 +1,26 @@
-"""The public datasets of the published task sets, as a table: folders, content, authors.
+"""Table of the public datasets in the published task sets: folders, content, authors.
 
-docs/data.md shows the trees and says where each comes from. `dataset_files` finds their files.
+docs/data.md shows the folder trees and the sources. `dataset_files` finds the files.
 """
 
 import dataclasses
 
 SPLITS = ("train", "held_out")
-_NAMED_WAYS = 4  # in messages
+_NAMED_LAYOUTS = 4  # most layouts named in a message
 
 
 @dataclasses.dataclass(frozen=True)
 class Folders:
-    """Where the photos of a split lie below the folder of the dataset.
+    """One layout of (a part of) a split: folders below that of the dataset.
 
     Attributes:
-        degraded: folder of the degraded photos; "" for datasets of clean photos. "*" stands for
-            any folder, the same in both; "{kind}" for the class in the dataset's own words.
+        degraded: folder of the degraded photos; "" for datasets of clean photos. "*" matches any
+            folder, the same one in both; "{kind}" is the dataset's own name of the class.
         clean: folder of the clean photos.
-        rule: how their names correspond; see `data.pairs`.
-        border: pixels that clean photos are larger on each side in some releases.
-        deep: whether sub-folders belong to it too.
-        without: of clean photos: sub-folders that do not, as patterns in lower case.
+        rule: how file names correspond; see `data.spec`.
+        border: pixels by which clean photos are larger on each side in some releases.
+        deep: whether sub-folders are included.
+        without: sub-folders of clean photos to leave out, as lower-case patterns.
     """
 
     degraded: str
@@ -35,7 +35,7 @@ class Folders:
         return f"{self.degraded} + {self.clean}" if self.degraded else self.clean
 
 
-# The ways in which one part of a dataset may be packed; the first one that is there is taken.
+# Alternative layouts of one part of a dataset; the first one found is used.
 Alternatives = tuple[Folders, ...]
 
 
@@ -44,18 +44,18 @@ class Dataset:
     """A public dataset.
 
     Attributes:
-        name: by which task sets and configs call it.
-        title: its own name.
-        what: what it holds, in a few words.
-        folders: names that its folder may have below `config.data.datasets`, besides `name`.
-        home: its authors' page.
-        licence: what they say of its use.
-        train: the parts of its training data, each with the ways in which it may be packed; () for
-            test data.
-        held_out: likewise its test data.
-        tested_on: dataset on whose test data publications measure what was trained on this one;
-            "" for its own.
-        degradation: spec by which publications degrade these clean test photos; "" for a class's.
+        name: its name in task sets and configs.
+        title: its published name.
+        what: short description of the content.
+        folders: accepted names of its folder below `config.data.datasets`, besides `name`.
+        home: web page of its authors.
+        licence: terms of use stated by them.
+        train: the parts of its training data, each with alternative layouts; () without.
+        held_out: likewise the test data.
+        tested_on: dataset whose test data publications use for models trained on this one; "" =
+            its own.
+        degradation: spec by which publications degrade these clean test photos; "" = that of the
+            class.
     """
 
     name: str
@@ -76,22 +76,22 @@ class Dataset:
         return self.train if split == "train" else self.held_out
 
     def tree(self, split: str, kind: str = "") -> str:
-        """The accepted folders of a split, for messages; `kind` is that of a class."""
+        """The accepted folders of a split, for messages; `kind` replaces "{kind}"."""
         parts = []
         for part in self.split(split):
-            ways = list(dict.fromkeys(map(str, part)))
-            more = " or others, see docs/data.md" if len(ways) > _NAMED_WAYS else ""
-            parts.append(" or ".join(ways[:_NAMED_WAYS]) + more)
+            layouts = list(dict.fromkeys(map(str, part)))
+            more = " or others, see docs/data.md" if len(layouts) > _NAMED_LAYOUTS else ""
+            parts.append(" or ".join(layouts[:_NAMED_LAYOUTS]) + more)
         text = "; and ".join(parts) or f"none: it has no {split.replace('_', '-')} data"
         return text.replace("{kind}", kind) if kind else text
 
 
 def _rainy(*tops: str) -> Alternatives:
-    """The releases of the rain sets of Yang et al.: folders, and the names of their files."""
+    """Layouts of the rain datasets of Yang et al., whose releases differ in folders and names."""
     found = []
     for top in tops:
         top = f"{top}/" if top else ""
-        found += [Folders(f"{top}{a}", f"{top}{b}") for a, b in (("input", "target"),)]
+        found.append(Folders(f"{top}input", f"{top}target"))
         for rainy in ("rain/X2", "rain"):
             for rule in ("suffix:x2", "same", "prefix:rain=norain"):
                 found.append(Folders(f"{top}{rainy}", f"{top}norain", rule))
@@ -100,7 +100,7 @@ def _rainy(*tops: str) -> Alternatives:
 
 
 def _training_photos(folder: str) -> Folders:
-    """All clean photos of a folder, but those of test data and the small copies of them."""
+    """All clean photos of a folder, except test data and low-resolution copies."""
     without = ("lr", "lr_*", "*_lr", "*_lr_*", "*valid*", "val", "test", "*bsd68*")
     return Folders("", folder, without=without)
 
@@ -291,8 +291,8 @@ _ALL = (
         ("dd_dp_dataset_canon", "dd_dp_dataset_png"),
         "https://github.com/Abdullah-Abuolaim/defocus-deblurring-dual-pixel",
         _NONE_STATED,
-        # In the authors' release the two photos of a pair have numbers of their own. Where they
-        # have the same names, their order says the same.
+        # In the authors' release the two photos of a pair have different numbers, in the same
+        # order. Other releases have equal names.
         train=(
             tuple(
                 Folders(degraded, clean, rule)
@@ -374,7 +374,7 @@ DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in _ALL}
 
 
 def get(name: str) -> Dataset:
-    """The dataset of a name; ValueError with the known names for another."""
+    """The dataset with that name; ValueError with the known names otherwise."""
     if name not in DATASETS:
         raise ValueError(f"unknown dataset {name!r}; known: {', '.join(DATASETS)}")
     return DATASETS[name]

@@ -1,7 +1,7 @@
-"""Samples for evaluation: what was never trained on, degraded the same way at every call.
+"""Deterministic samples for evaluation, from held-out data.
 
-Clean photos are degraded by their class; pairs are as they are. Either is taken whole, or in crops
-spread over each image.
+Clean photos are degraded by their class, the same way at every call. Samples are whole images, or
+crops on a regular grid.
 """
 
 import logging
@@ -17,7 +17,7 @@ from dcpt_jax.data.mixing import hashed
 from dcpt_jax.data.pipeline import crop_at
 from dcpt_jax.data.sources import Pair
 
-SMALLEST = 11  # pixels, the window of SSIM; smaller whole images are left out and named
+SMALLEST = 11  # pixels, the window of SSIM; smaller whole images are skipped with a warning
 
 _logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class Sample(NamedTuple):
         task: class index.
         degraded: float32 [h, w, 3]; in [0, 1] only if the degradation clips.
         clean: float32 [h, w, 3], in [0, 1].
-        name: of the photo or pair, with the number of the crop where there are several.
+        name: name of the photo or pair, with the number of the crop if there are several.
     """
 
     task: int
@@ -62,25 +62,24 @@ def samples_of(
 ) -> Iterator[Sample]:
     """The samples of one class, the same at every call; one image is in memory at a time.
 
-    The places of the crops depend only on the seed and the photo's name, and the degradation on
-    these and the name of the class, so tables of runs with other photos or classes beside these
-    compare.
+    The positions of the crops depend only on the seed and the photo's name, and the degradation
+    also on the name of the class. So results are comparable between runs with different sets of
+    photos or classes.
 
     Args:
         label: class index.
-        one: the class. A bad file is left out or refused as its source says.
+        one: the class. Bad files are skipped or refused, see `on_bad_file` of its source.
         size: height and width of the crops, in pixels; smaller images are extended by reflection.
-            0 = whole images; those below `SMALLEST` are left out.
-        per_photo: crops of each image, from the cells of a regular grid; one lies in the centre.
-            Without meaning for whole images.
-        seed: chooses the degradation, and the cells where the grid has more than `per_photo`.
-        most_photos: of a class with more images than this only so many are taken, evenly spread
-            over their list; 0 = all.
-        part: (i, n) gives every n-th image alone, from the i-th on. A part may be empty.
+            0 = whole images; those below `SMALLEST` are skipped.
+        per_photo: crops per image, from the cells of a regular grid; a single one is in the centre.
+            Ignored for whole images.
+        seed: of the degradation, and of the choice of cells if the grid has more than `per_photo`.
+        most_photos: maximum number of images, evenly spread over the list; 0 = all.
+        part: (i, n) selects every n-th image, from the i-th on; may be empty.
 
     Raises:
-        ImageError: if nothing can be read of the whole, which a part does not know, or for the
-            first bad file where the source refuses.
+        ImageError: if no image can be read (not checked for a part), or for the first bad file if
+            the source refuses them.
         ValueError: if `size` is negative or `per_photo` below 1.
     """
     if size < 0 or per_photo < 1:
@@ -120,7 +119,7 @@ def samples_of(
 
 
 def count(one: TrainingClass, *, size: int, per_photo: int) -> int:
-    """How many samples `samples_of` gives if all files can be read."""
+    """Number of samples from `samples_of` if all files can be read."""
     return len(one.source) * (per_photo if size else 1)
 
 
@@ -134,7 +133,7 @@ def _spread(count: int, most: int) -> Sequence[int]:
 def _crops(
     item: np.ndarray | Pair, name: str, size: int, per_photo: int, seed: int
 ) -> Iterator[tuple[str, tuple[np.ndarray, ...]]]:
-    """(name, crop of each array) of a photo or pair."""
+    """(name, (crop of each array)) of a photo or pair."""
     arrays = (item,) if isinstance(item, np.ndarray) else tuple(item)
     if not size:
         yield name, arrays

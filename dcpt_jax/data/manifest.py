@@ -14,18 +14,18 @@ KINDS = ("photos", "pairs")
 COMPRESSIONS = ("none", "zstd")
 _FORMAT = "dcpt_jax sub-images"
 _VERSION = 1
-_LARGEST = 2**48  # of the numbers
-_NAMED = 20  # wrong values that a message names
+_LARGEST = 2**48  # largest number accepted
+_NAMED = 20  # most problems named in a message
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How photos are cut and written; a folder is written with one set of them."""
+    """How photos are cut and stored; the same for a whole folder."""
 
     size: int = 256  # largest height and width of a sub-image
     stride: int = 192  # largest distance between the corners of neighbouring sub-images
     compression: str = "none"  # one of `COMPRESSIONS`
-    shard_megabytes: int = 1000  # size at which a file is closed and the next one started
+    shard_megabytes: int = 1000  # approximate size of each file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,28 +36,27 @@ class Shard:
     records: int  # number of its records
     bytes: int  # its size
     crc32: int  # of the whole file
-    inputs: int  # number of photos or pairs that are in it and the files before it
+    inputs: int  # number of photos or pairs in this file and those before it
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What a folder of packed sub-images holds."""
+    """Content of a folder of packed sub-images."""
 
     kind: str  # "photos" or "pairs"
-    options: Options  # with which they were cut and written
-    inputs: int  # number of photos or pairs to go through
-    # SHA-256 of their names and of their files' sizes and times, which tells whether a second call
-    # is for the same ones
+    options: Options
+    inputs: int  # number of photos or pairs to pack
+    # SHA-256 over their names and their files' sizes and times; a later call compares it
     digest: str
-    origin: str  # where they come from, for people
-    # (file, reason) of those that were left out before packing
+    origin: str  # description of the source, for people
+    # (file, reason) of inputs skipped before packing
     left_out: tuple[tuple[str, str], ...] = ()
     shards: tuple[Shard, ...] = ()  # finished files
-    # (name, reason) of inputs that could not be read so far
+    # (name, reason) of inputs found unreadable so far
     skipped: tuple[tuple[str, str], ...] = ()
-    complete: bool = False  # True when all inputs have been gone through
+    complete: bool = False  # whether all inputs have been processed
     dataset: str = ""  # name of the public dataset they belong to, "" for others
-    task: str = ""  # class that was taken of a dataset that holds several, "" for others
+    task: str = ""  # class selected from a dataset that holds several, "" for others
 
     @property
     def records(self) -> int:
@@ -98,44 +97,61 @@ def read_manifest(folder: Path) -> Manifest:
         ) from error
 
 
-def _parse_manifest(content: Any) -> Manifest:
-    """A manifest from its JSON values; ValueError that names all that are wrong."""
-    problems: list[str] = []
+class _Values:
+    """Reads checked values from the tables of a manifest, and collects all problems."""
 
-    def value(table: Any, where: str, key: str, valid: Callable[[Any], bool], expected: str) -> Any:
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def value(
+        self, table: Any, where: str, key: str, valid: Callable[[Any], bool], expected: str
+    ) -> Any:
+        """The value of a key; None, with a problem noted, if it is missing or invalid."""
         if not isinstance(table, dict) or key not in table:
-            problems.append(f"{where}{key} is missing")
-        elif not valid(table[key]):
+            self.problems.append(f"{where}{key} is missing")
+            return None
+        if not valid(table[key]):
             shown = repr(table[key])
             shown = shown if len(shown) < 80 else f"{shown[:80]}..."
-            problems.append(f"{where}{key} is {shown}, but must be {expected}")
-        else:
-            return table[key]
-        return None
+            self.problems.append(f"{where}{key} is {shown}, but must be {expected}")
+            return None
+        return table[key]
 
-    def whole(table: Any, where: str, key: str, least: int, most: int = _LARGEST) -> int:
+    def whole(self, table: Any, where: str, key: str, least: int, most: int = _LARGEST) -> int:
+        """A whole number in a range."""
+
         def valid(number: Any) -> bool:
             return type(number) is int and least <= number <= most
 
-        found = value(table, where, key, valid, f"a whole number from {least} to {most}")
+        found = self.value(table, where, key, valid, f"a whole number from {least} to {most}")
         return least if found is None else found
 
-    def text(table: Any, where: str, key: str, known: tuple[str, ...] = ()) -> str:
+    def text(self, table: Any, where: str, key: str, known: tuple[str, ...] = ()) -> str:
+        """A text, one of `known` if given."""
+
         def valid(text: Any) -> bool:
             return isinstance(text, str) and (not known or text in known)
 
         expected = " or ".join(map(repr, known)) or "a text"
-        return value(table, where, key, valid, expected) or ""
+        return self.value(table, where, key, valid, expected) or ""
 
-    def entries(key: str) -> tuple[tuple[str, str], ...]:
+    def entries(self, table: Any, key: str) -> tuple[tuple[str, str], ...]:
+        """A list of pairs of texts."""
+
         def valid(rows: Any) -> bool:
             return isinstance(rows, list) and all(
                 isinstance(row, list) and len(row) == 2 and all(isinstance(t, str) for t in row)
                 for row in rows
             )
 
-        return tuple(map(tuple, value(content, "", key, valid, "a list of [name, reason]") or ()))
+        rows = self.value(table, "", key, valid, "a list of [name, reason]")
+        return tuple(map(tuple, rows or ()))
 
+
+def _parse_manifest(content: Any) -> Manifest:
+    """A manifest from its JSON values; ValueError that lists all problems."""
+    values = _Values()
+    value, whole, text = values.value, values.whole, values.text
     text(content, "", "format", (_FORMAT,))
     whole(content, "", "version", _VERSION, _VERSION)
     cut = value(content, "", "options", lambda found: isinstance(found, dict), "a table") or {}
@@ -147,7 +163,7 @@ def _parse_manifest(content: Any) -> Manifest:
         whole(cut, "options.", "shard_megabytes", 1),
     )
     inputs = whole(content, "", "inputs", 0)
-    most = _LARGEST if problems else inputs
+    most = _LARGEST if values.problems else inputs
     shards: list[Shard] = []
     rows = value(content, "", "shards", lambda found: isinstance(found, list), "a list") or ()
     for i, row in enumerate(rows):
@@ -162,24 +178,23 @@ def _parse_manifest(content: Any) -> Manifest:
                 whole(row, where, "inputs", shards[-1].inputs if shards else 0, most),
             )
         )
+    complete = value(content, "", "complete", lambda v: type(v) is bool, "true or false")
     manifest = Manifest(
         kind=text(content, "", "kind", KINDS),
         options=options,
         inputs=inputs,
         digest=text(content, "", "digest"),
         origin=text(content, "", "origin"),
-        left_out=entries("left_out"),
+        left_out=values.entries(content, "left_out"),
         shards=tuple(shards),
-        skipped=entries("skipped"),
-        complete=bool(
-            value(content, "", "complete", lambda found: type(found) is bool, "true or false")
-        ),
+        skipped=values.entries(content, "skipped"),
+        complete=bool(complete),
         dataset=text(content, "", "dataset"),
         task=text(content, "", "task"),
     )
-    if not problems:
+    if not values.problems:
         whole(content, "", "records", manifest.records, manifest.records)
-    if problems:
+    if problems := values.problems:
         more = f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
         raise ValueError("; ".join(problems[:_NAMED]) + more)
     return manifest

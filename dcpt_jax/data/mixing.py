@@ -1,14 +1,14 @@
-"""In which order the stream goes through the classes and their items.
+"""The order of classes and items in the stream of samples.
 
-The stream is cut into blocks. A block holds class c exactly len(c) * repeats(c) times, where len(c)
-is the number of its items (photos or pairs), all these divided by their greatest common divisor d,
-in an order drawn anew for each block. So d blocks are one pass over the data: in a pass every item
-of class c is used exactly repeats(c) times. Within a class every item is used once per round, in a
-new order each round; a round begins when the one before it is over.
+In a pass over the data, class c has n(c) = len(c) * repeats(c) samples, where len(c) is its number
+of items (photos or pairs). The stream consists of blocks: with d the greatest common divisor of all
+n(c), each block has exactly n(c) / d samples of class c, in a new random order, and d blocks are
+one pass. Within a class, items are used in rounds: each round uses every item once, in a new random
+order. So in a pass, every item of class c is used exactly repeats(c) times.
 
-In a block of classes with equally many items, such as those that share their photos, there are
-sum(repeats) samples; in any run of consecutive samples, a class is less than 2 * repeats away from
-its exact share. With other numbers of items a block can be as long as the pass.
+If all classes have equally many items, for example the same photos, a block has sum(repeats)
+samples, and in any sequence of consecutive samples, the count of a class differs from its exact
+share by less than 2 * repeats. Otherwise a block can be as long as a pass.
 """
 
 import bisect
@@ -20,12 +20,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Threads work on neighbouring batches, so at a border they ask for two orders in turn.
+# Threads work on neighbouring batches, so at the end of a round they need two orders in turn.
 _ORDERS_KEPT = 2
 
 
 class Stream(NamedTuple):
-    """One class as the order sees it: its name, number of items, and how often each is used."""
+    """One class of the stream: its name, number of items, and repeats of each item."""
 
     name: str
     num_items: int
@@ -35,23 +35,23 @@ class Stream(NamedTuple):
 class Order:
     """Class and item of sample number n, by the rules at the top of this module.
 
-    It is a pure function of the streams, the seed and n, so any sample can be asked for first.
-    Orders are made when they are needed (20 ms for a block of a million samples), and the newest
-    ones are kept: four bytes per sample of a block and per item of each class.
+    A pure function of the streams, the seed and n, so samples can be computed in any order.
+    Permutations are computed on demand (20 ms for a block of a million samples), and the latest are
+    cached: four bytes per sample of a block and per item of each class.
 
-    Grain's own operations are not used for this: its mixing goes round the classes in a fixed order
-    (with as many shards as classes each shard would see one class only) and rounds ratios such as
-    3 to 7, and its shuffling takes 1.6 ms per sample in a list of eleven photos, four times as long
-    as making the sample.
+    Grain's own operations are not suitable: its mixing cycles through the classes in a fixed order
+    (with as many shards as classes, each shard would see one class only) and rounds ratios such as
+    3 to 7; its shuffling takes 1.6 ms per sample for eleven photos, four times as long as making
+    the sample.
 
     Attributes:
-        counts: samples of each class in a block.
-        block_length: samples of a block.
-        pass_length: samples after which each item of each class was used `repeats` times.
+        counts: number of samples of each class in a block.
+        block_length: number of samples in a block.
+        pass_length: number of samples in a pass over the data.
     """
 
     def __init__(self, streams: Sequence[Stream], seed: int):
-        """An order for these classes; those of the same name and seed go the same way."""
+        """The order for these classes; it depends on their names and the seed."""
         for stream in streams:
             if stream.num_items < 1 or stream.repeats < 1:
                 raise ValueError(
@@ -65,7 +65,7 @@ class Order:
         # A block's slots are numbered class by class; class c has those below _ends[c].
         self._ends = list(itertools.accumulate(self.counts))
         self._num_items = [stream.num_items for stream in streams]
-        # Classes of one seed would go through shared photos in step.
+        # A seed per class, else all classes would use shared photos in the same order.
         self._seeds = [hashed(seed, "photos", stream.name) for stream in streams]
         self._block_seed = hashed(seed, "classes")
         self._kept: dict[int, tuple[tuple[int, np.ndarray], ...]] = {}
@@ -100,5 +100,5 @@ class Order:
 
 
 def hashed(*parts: int | str) -> int:
-    """A seed in [0, 2^32) from numbers and names, the same in every process and on any machine."""
+    """A seed in [0, 2^32) from numbers and names; the same on every machine."""
     return zlib.crc32("/".join(map(str, parts)).encode())

@@ -1,10 +1,9 @@
 """`python -m dcpt_jax.data.pack`: turns photos or pairs into ArrayRecord files of sub-images.
 
-Training takes a small crop of each photo, and decoding megapixels for it is what takes the time.
-Sub-images are decoded once, here. Photos are cut into a grid of equal steps that covers all of
-them: as few sub-images as possible that start at most `stride` pixels after each other, the last of
-them at the border. What is smaller than a sub-image is kept whole. The files depend only on the
-photos and the options; `packed` describes and reads them.
+Decoding megapixels for one small crop dominates the cost of a training sample. Here photos are
+decoded once and cut into sub-images on a regular grid that covers them: as few as possible with at
+most `stride` pixels between neighbouring corners. Smaller photos are kept whole. The files depend
+only on the photos and the options; `packed` describes the format and reads it.
 """
 
 import argparse
@@ -25,7 +24,7 @@ import numpy as np
 import tqdm
 
 from dcpt_jax import extras, files, images
-from dcpt_jax.command_line import UsageError, expanded_path, is_of_output, run_command
+from dcpt_jax.command_line import UsageError, expanded_path, is_of_output, positive_int, run_command
 from dcpt_jax.data import packed
 from dcpt_jax.data.dataset_files import DatasetError
 from dcpt_jax.data.manifest import (
@@ -42,38 +41,36 @@ from dcpt_jax.data.source_factory import open_source
 from dcpt_jax.data.spec import SourceError
 from dcpt_jax.files import expand_home
 
-_LARGEST_OPTION = 1_000_000
 _WRITERS = {"none": "group_size:1,uncompressed", "zstd": "group_size:1,zstd:3"}
 _DETAILS = """
 sources
   A folder of photos, searched with its sub-folders, or what --config.data.sources takes:
   pairs:DEGRADED_DIR,CLEAN_DIR[,RULE]   list:FILE   tfds:NAME   DATASET:DIR
-  Several are packed as one; all have to hold clean photos, or all pairs. Of a dataset that holds
-  several classes (cdd11), --task CLASS says which is wanted.
+  Several sources are packed as one; all must be clean photos, or all pairs. --task CLASS selects a
+  class of a dataset that holds several (cdd11).
 
 size and stride
-  Training crops have to fit into the sub-images (config.data.crop_size is 128 in the paper). Those
-  of 256 pixels, 192 apart, need 1.8 times the space of the decoded photos: about 5.3 bytes per
-  pixel. With a smaller stride crops lie more evenly, with a larger one they take less space;
-  --compress takes a third off and makes reading four times as long (0.3 ms).
+  Training crops must fit into the sub-images (config.data.crop_size is 128 in the paper). A size of
+  256 with a stride of 192 takes 1.8 times the space of the decoded photos: about 5.3 bytes per
+  pixel. A smaller stride distributes crops more evenly, a larger one saves space. --compress saves
+  a third and makes reading four times slower (0.3 ms).
 
-use it
-  --config.data.sources.CLASS=packed:DIR, of each class that is made of these photos or pairs.
+use in training
+  --config.data.sources.CLASS=packed:DIR for each class that is made of these photos or pairs.
 
 exit status
-  0: all is packed, but for files that cannot be read: each is named, and listed in manifest.json;
-  1: --verify found damage; 2: wrong use, nothing to pack, or DIR cannot be written; 130:
-  interrupted. The same command continues what was interrupted, as long as the photos are as they
-  were: it compares names, sizes and times of all files.
+  0: packed; unreadable files are named, and listed in manifest.json; 1: --verify found damage; 2:
+  wrong use, nothing to pack, or DIR is not writable; 130: interrupted. After an interruption, the
+  same command continues, provided that names, sizes and times of all files are unchanged.
 """
 
 
 class PackError(Exception):
-    """Packing cannot be carried out; the message says what to change."""
+    """Packing is not possible; the message says what to change."""
 
 
 def corners(length: int, size: int, stride: int) -> list[int]:
-    """Where sub-images begin along an axis: from 0 to the last place, in equal steps."""
+    """Start positions of sub-images along an axis, equally spaced."""
     if length <= size:
         return [0]
     steps = math.ceil((length - size) / stride)
@@ -81,7 +78,7 @@ def corners(length: int, size: int, stride: int) -> list[int]:
 
 
 def cut(name: str, item: Any, options: Options) -> list[bytes]:
-    """The records of a photo, uint8 or uint16 [h, w, 3], or of a pair of such."""
+    """The records of a photo, uint8 or uint16 [h, w, 3], or of a pair of them."""
     pixels = (item,) if isinstance(item, np.ndarray) else tuple(item)
     h, w, _ = pixels[0].shape
     size = options.size
@@ -107,29 +104,28 @@ def pack(
     overwrite: bool = False,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Manifest:
-    """Packs a source; goes on where an interrupted call for the same source stopped.
+    """Packs a source; resumes where an interrupted call for the same source stopped.
 
     Args:
-        source: photos or pairs; what cannot be read is left out and listed in the manifest.
+        source: photos or pairs; unreadable ones are skipped and listed in the manifest.
         output: folder for the files.
-        is_pairs: what the source holds.
-        origin: where it is from, for people.
-        dataset: name of the public dataset that it is, "" for others.
-        task: class that was taken of a dataset that holds several, "" for others.
+        is_pairs: whether the items are pairs.
+        origin: description of the source, for people.
+        dataset: name of the public dataset, "" for other sources.
+        task: class selected from a dataset that holds several, "" for others.
         options: see `Options`; its defaults if None.
-        threads: that read and cut photos; each holds one of them.
-        overwrite: whether what is in the folder, packed of something else or otherwise, is deleted.
-        progress: is called with the number of inputs that were done.
+        threads: number of threads; each holds one photo in memory.
+        overwrite: whether to delete what was packed into the folder before.
+        progress: called with the number of inputs completed.
 
     Returns:
         The finished manifest.
 
     Raises:
-        PackError: if the folder holds something else or cannot be written, or no input can be read.
+        PackError: if the folder holds other data or is not writable, or no input can be read.
     """
     options = options or Options()
     folder = Path(output)
-    names = source.names
     new = Manifest(
         kind="pairs" if is_pairs else "photos",
         options=options,
@@ -150,8 +146,8 @@ def pack(
         manifest = _begin(folder, new, overwrite)
         progress(manifest.inputs if manifest.complete else manifest.done)
         if not manifest.complete:
-            with _records_in_order(source, names, options, manifest.done, threads) as records:
-                manifest = _write_shards(folder, manifest, options, names, records, progress)
+            with _records_in_order(source, options, manifest.done, threads) as records:
+                manifest = _write_shards(folder, manifest, source.names, records, progress)
     except OSError as error:
         raise _cannot_write(folder, error.strerror or error) from error
     if not manifest.records:
@@ -161,44 +157,11 @@ def pack(
 
 
 def _begin(folder: Path, new: Manifest, overwrite: bool) -> Manifest:
-    """What is in the folder already, if it belongs to this call; else a new manifest."""
+    """The manifest to continue: that in the folder, or `new` if nothing is packed there."""
     for path in folder.glob(".*.partial"):
         path.unlink()
-    try:
-        old = read_manifest(folder)
-    except FileNotFoundError:
-        if not overwrite and any(folder.glob(f"*{SUFFIX}")):
-            raise PackError(
-                f"--output {folder} holds ArrayRecord files that were not written here; give "
-                "another folder, or --overwrite deletes them"
-            ) from None
-        old = None
-    except images.ImageError as error:
-        if not overwrite:
-            raise PackError(f"{error}; or --overwrite starts again") from error
-        old = None
-    if old is not None:
-        there, asked_for = (
-            {"kind": one.kind, **dataclasses.asdict(one.options), "inputs": one.inputs}
-            for one in (old, new)
-        )
-        differences = [
-            f"{key} {there[key]!r} there, {asked_for[key]!r} asked for"
-            for key in there
-            if there[key] != asked_for[key]
-        ]
-        if old.digest != new.digest and not differences:
-            differences = [f"the {new.kind} differ or have changed"]
-        if not differences and not overwrite:
-            for shard in old.shards:
-                if reason := packed.size_error(folder, shard):
-                    raise PackError(f"{reason}; --overwrite packs all again")
-            return old
-        if not overwrite:
-            raise PackError(
-                f"--output {folder} holds something else ({'; '.join(differences)}): give another "
-                "folder, or --overwrite deletes what is there"
-            )
+    if not overwrite and (old := _existing(folder, new)) is not None:
+        return old
     (folder / MANIFEST).unlink(missing_ok=True)
     for path in folder.glob(f"part-*{SUFFIX}"):
         path.unlink()
@@ -206,14 +169,49 @@ def _begin(folder: Path, new: Manifest, overwrite: bool) -> Manifest:
     return new
 
 
+def _existing(folder: Path, new: Manifest) -> Manifest | None:
+    """The manifest in the folder; None if nothing is packed there, PackError if other data are."""
+    try:
+        old = read_manifest(folder)
+    except FileNotFoundError:
+        if any(folder.glob(f"*{SUFFIX}")):
+            raise PackError(
+                f"--output {folder} holds ArrayRecord files of another program; choose another "
+                "folder, or --overwrite to delete them"
+            ) from None
+        return None
+    except images.ImageError as error:
+        raise PackError(f"{error}, with --overwrite") from error
+    there, here = (
+        {"kind": one.kind, **dataclasses.asdict(one.options), "inputs": one.inputs}
+        for one in (old, new)
+    )
+    differences = [
+        f"{key} is {there[key]!r} there and {here[key]!r} here"
+        for key in there
+        if there[key] != here[key]
+    ]
+    if old.digest != new.digest and not differences:
+        differences = [f"the {new.kind} differ or have changed"]
+    if differences:
+        raise PackError(
+            f"--output {folder} holds other data ({'; '.join(differences)}): choose another "
+            "folder, or --overwrite to delete them"
+        )
+    for shard in old.shards:
+        if reason := packed.size_error(folder, shard):
+            raise PackError(f"{reason}; --overwrite packs everything again")
+    return old
+
+
 def _digest(source: Any) -> str:
-    """SHA-256 of the names of all items, and of the names, sizes and times of all their files."""
+    """SHA-256 over the names of all items, and the names, sizes and times of their files."""
     lines = list(source.names)
     for part in getattr(source, "parts", (source,)):
         for attribute in ("paths", "degraded", "clean", "files"):
             for path in getattr(part, attribute, ()):
                 lines.append(path.name)
-                with contextlib.suppress(OSError):  # gone since it was listed
+                with contextlib.suppress(OSError):  # deleted since it was listed
                     status = path.stat()
                     lines.append(f"{status.st_size} {status.st_mtime_ns}")
     return hashlib.sha256("\n".join(lines).encode("utf-8", "backslashreplace")).hexdigest()
@@ -221,26 +219,24 @@ def _digest(source: Any) -> str:
 
 @contextlib.contextmanager
 def _records_in_order(
-    source: Any, names: Sequence[str], options: Options, start: int, threads: int
-) -> Iterator[Iterator[tuple[int, list[bytes] | str]]]:
-    """Numbers of inputs from `start` on, with their records, or with why there are none."""
+    source: Any, options: Options, start: int, threads: int
+) -> Iterator[Iterator[list[bytes] | str]]:
+    """For each input from `start` on, its records, or the reason why there are none."""
 
     def make(index: int) -> list[bytes] | str:
         try:
-            return cut(names[index], source.read(index), options)
+            return cut(source.names[index], source.read(index), options)
         except images.ImageError as error:
             return str(error)
 
-    def results() -> Iterator[tuple[int, list[bytes] | str]]:
-        waiting: collections.deque[tuple[int, concurrent.futures.Future]] = collections.deque()
+    def results() -> Iterator[list[bytes] | str]:
+        waiting: collections.deque[concurrent.futures.Future] = collections.deque()
         for index in range(start, len(source)):
-            waiting.append((index, pool.submit(make, index)))
+            waiting.append(pool.submit(make, index))
             if len(waiting) > threads:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()
+                yield waiting.popleft().result()
+        for future in waiting:
+            yield future.result()
 
     pool = concurrent.futures.ThreadPoolExecutor(threads)
     try:
@@ -252,15 +248,15 @@ def _records_in_order(
 def _write_shards(
     folder: Path,
     manifest: Manifest,
-    options: Options,
     names: Sequence[str],
-    records: Iterator[tuple[int, list[bytes] | str]],
+    records: Iterator[list[bytes] | str],
     progress: Callable[[int], None],
 ) -> Manifest:
-    """Writes the files from the first missing one on; the manifest grows with each."""
+    """Writes the missing files; the manifest is updated after each."""
+    options = manifest.options
     writer, skipped = None, list(manifest.skipped)
     try:
-        for index, found in records:
+        for index, found in enumerate(records, manifest.done):
             if isinstance(found, str):
                 skipped.append((names[index], found))
             else:
@@ -268,15 +264,12 @@ def _write_shards(
                     writer = _ShardWriter(folder, len(manifest.shards), options.compression)
                 writer.write(found)
             progress(1)
-            if writer is not None and writer.bytes >= options.shard_megabytes * 1e6:
+            is_last = index + 1 == manifest.inputs
+            if writer is not None and (is_last or writer.bytes >= options.shard_megabytes * 1e6):
                 shards = (*manifest.shards, writer.finish(index + 1))
                 writer = None
                 manifest = dataclasses.replace(manifest, shards=shards, skipped=tuple(skipped))
                 manifest.write(folder)
-        if writer is not None:
-            shards = (*manifest.shards, writer.finish(manifest.inputs))
-            writer = None
-            manifest = dataclasses.replace(manifest, shards=shards)
     finally:
         if writer is not None:
             writer.abandon()
@@ -287,7 +280,7 @@ def _write_shards(
 
 
 class _ShardWriter:
-    """One file while it is written, under another name."""
+    """Writes one ArrayRecord file under a temporary name."""
 
     def __init__(self, folder: Path, number: int, compression: str):
         with extras.needed("train", "packing data"):
@@ -295,7 +288,7 @@ class _ShardWriter:
 
         self._path = folder / shard_name(number)
         self._partial = folder / f".{self._path.name}.partial"
-        self._partial.touch()  # an unwritable folder raises here what says so
+        self._partial.touch()  # raises a clear error if the folder is not writable
         self._writer = array_record_module.ArrayRecordWriter(
             str(self._partial), _WRITERS[compression]
         )
@@ -312,7 +305,7 @@ class _ShardWriter:
             raise _cannot_write(self._partial.parent, error) from error
 
     def finish(self, inputs: int) -> Shard:
-        """Closes the file and gives it its name; it is on the disk before the manifest says so."""
+        """Closes, syncs and renames the file; only then may the manifest list it."""
         try:
             self._writer.close()
             written = packed.open_array_record(self._partial).num_records()
@@ -320,7 +313,7 @@ class _ShardWriter:
             raise _cannot_write(self._partial.parent, error) from error
         if written != self._records:
             raise _cannot_write(
-                self._partial.parent, f"{written} of {self._records} records arrived"
+                self._partial.parent, f"{written} of {self._records} records were written"
             )
         with self._partial.open("rb") as file:
             os.fsync(file.fileno())
@@ -330,7 +323,7 @@ class _ShardWriter:
         return Shard(self._path.name, self._records, size, crc32, inputs)
 
     def abandon(self) -> None:
-        """Deletes what was written."""
+        """Deletes the unfinished file."""
         with contextlib.suppress(RuntimeError):
             self._writer.close()
         self._partial.unlink(missing_ok=True)
@@ -340,7 +333,7 @@ def _cannot_write(folder: Path, reason: object) -> PackError:
     short = str(reason).partition("; ")[0]
     return PackError(
         f"cannot write to --output {folder}: {short}. Finished files are kept and the same command "
-        "continues; it needs about 3 bytes for each pixel of all sub-images (6 for pairs)"
+        "continues; sub-images take about 3 bytes per pixel (6 for pairs)"
     )
 
 
@@ -349,7 +342,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="python -m dcpt_jax.data.pack",
         usage="%(prog)s SOURCE... --output DIR [options]\n       %(prog)s --verify DIR...",
-        description="Cuts photos, or pairs of them, into sub-images in files that read fast.",
+        description="Packs sub-images of photos or pairs into files that are fast to read.",
         epilog=_DETAILS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -357,35 +350,38 @@ def parser() -> argparse.ArgumentParser:
     default = Options()
     add("sources", nargs="+", metavar="SOURCE", help="folder, or another source, see below")
     add("--output", type=expanded_path, metavar="DIR", help="folder for the files")
-    add("--size", type=_positive, default=default.size, help="of sub-images (%(default)s pixels)")
+    add(
+        "--size",
+        type=positive_int,
+        default=default.size,
+        help="side of sub-images (%(default)s pixels)",
+    )
     add(
         "--stride",
-        type=_positive,
-        help="largest distance of neighbouring sub-images (three quarters of the size)",
+        type=positive_int,
+        help="largest distance between neighbouring sub-images (three quarters of the size)",
     )
-    add("--compress", action="store_true", help="losslessly (zstd)")
+    add("--compress", action="store_true", help="compress losslessly (zstd)")
     add(
         "--shard-megabytes",
-        type=_positive,
+        type=positive_int,
         default=default.shard_megabytes,
         metavar="MB",
-        help="size of each file (%(default)s); what an interruption costs",
+        help="size of each file (%(default)s); at most this much is repeated after an interruption",
     )
     add(
         "--threads",
-        type=_positive,
+        type=positive_int,
         default=min(8, os.cpu_count() or 1),
-        help="that decode photos (%(default)s)",
+        help="threads that decode photos (%(default)s)",
     )
-    add("--task", default="", metavar="CLASS", help="of datasets that hold several classes")
+    add("--task", default="", metavar="CLASS", help="class of a dataset that holds several")
     add(
         "--overwrite",
         action="store_true",
-        help="delete what was packed to DIR, of these photos too, and begin anew",
+        help="delete what was packed into DIR and start again",
     )
-    add(
-        "--verify", action="store_true", help="read folders that were packed, and compare checksums"
-    )
+    add("--verify", action="store_true", help="check packed folders by their checksums")
     return result
 
 
@@ -409,7 +405,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _progress(bar: tqdm.tqdm, options: argparse.Namespace) -> Callable[[int], None]:
-    """Counts on a bar, and stops where the command was interrupted."""
+    """A callback that advances a bar, and stops if the command was interrupted."""
 
     def step(count: int) -> None:
         bar.update(count)
@@ -424,14 +420,14 @@ def _pack(options: argparse.Namespace) -> int:
     stride = options.stride or max(1, options.size * 3 // 4)
     if stride > options.size:
         raise PackError(
-            f"--stride {stride} is larger than --size {options.size}: parts would be left out"
+            f"--stride {stride} is larger than --size {options.size}: gaps would be left"
         )
     text = ";".join(map(_source, options.sources))
     try:
         data = open_source(text, task=options.task, cache_megabytes=0)
     except DatasetError as error:
         raise PackError(
-            f"{error} (of a set that holds several classes, --task names one)"
+            f"{error} (--task selects a class of a dataset that holds several)"
         ) from error
     cv2.setNumThreads(0)  # photos are decoded in parallel
     kind = "pair" if data.is_pairs else "photo"
@@ -465,12 +461,12 @@ def _pack(options: argparse.Namespace) -> int:
 
 
 def _source(text: str) -> str:
-    """A source's text; folders of photos can be named alone."""
+    """The text of a source; a folder of photos needs no "photos:"."""
     if Path(text).is_dir():
         return f"photos:{text}"
     if ":" not in text:
         what = "is a file" if Path(text).exists() else "does not exist"
-        raise PackError(f"{text} {what}: give a folder of photos, or another source, see --help")
+        raise PackError(f"{text} {what}: name a folder of photos, or another source, see --help")
     return text
 
 
@@ -482,21 +478,10 @@ def _verify(options: argparse.Namespace) -> int:
             problems = packed.verify(place, progress=_progress(bar, options))
         for problem in problems:
             print(f"damaged: {problem}", file=sys.stderr)
-        print(f"{place}: {f'{len(problems)} problems' if problems else f'{total:,} records, good'}")
+        found = f"{len(problems)} problems" if problems else f"{total:,} records, no damage"
+        print(f"{place}: {found}")
         failed = failed or bool(problems)
     return int(failed)
-
-
-def _positive(text: str) -> int:
-    try:
-        value = float(text)  # 1e3 too
-    except ValueError:
-        value = 0.0
-    if not 1 <= value <= _LARGEST_OPTION or value != int(value):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a whole number from 1 to {_LARGEST_OPTION}"
-        )
-    return int(value)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """Packed sub-images in ArrayRecord files: the record format, reading and verifying.
 
-`python -m dcpt_jax.data.pack` writes such files. A record is one sub-image, or the same part of
-both photos of a pair, as plain pixels behind a short header, so reading it is copying it: 0.07 ms
-for 256x256 pixels against 1.5 ms if it were a PNG, and 30 ms for the PNG of a megapixel of which a
-crop uses a fiftieth.
+`python -m dcpt_jax.data.pack` writes such files. A record is one sub-image, or the same region of
+both photos of a pair: a short header and the raw pixels. Reading one of 256x256 pixels takes
+0.07 ms. Decoding it as a PNG would take 1.5 ms, and decoding a whole megapixel PNG takes 30 ms.
 
-A folder of packed sub-images holds `part-00000.array_record`, ... and `manifest.json`. ArrayRecord
-keeps a 64-bit hash of each record and compares it at each read, so a damaged record is noticed and
-counts as a bad file; the manifest has sizes and CRC-32 of whole files.
+A folder holds `part-00000.array_record`, ... and `manifest.json`. ArrayRecord verifies a 64-bit
+hash at each read, so a damaged record counts as a bad file. The manifest has the sizes and CRC-32
+of whole files.
 """
 
 import collections
@@ -27,18 +26,18 @@ from dcpt_jax.data.manifest import MANIFEST, Shard, read_manifest
 from dcpt_jax.data.sources import Pair, Source
 
 _VERSION = 1
-# Magic, version, images (1, or 2: degraded, clean), bits of each, height, width, top, left, bytes
-# of the name. The name follows in UTF-8, then zeros up to a multiple of eight, then the pixels.
+# Magic, version, number of images (1, or 2: degraded, clean), bits of each, height, width, top,
+# left, bytes of the name. Then the name in UTF-8, zeros up to a multiple of eight, and the pixels.
 _HEADER = struct.Struct("<4sBBBBIIIIH")
 _MAGIC = b"dcpt"
-_FILES_OPEN = 64  # per source
+_FILES_OPEN = 64  # most open files per source
 
 
 class Record(NamedTuple):
     """One sub-image, or a pair of them."""
 
-    name: str  # of the photo or pair that it is a part of
-    top: int  # first row in that photo
+    name: str  # name of the whole photo or pair
+    top: int  # first row in the photo
     left: int  # first column
     images: tuple[np.ndarray, ...]  # (photo,) or (degraded, clean), uint8 or uint16 [h, w, 3] each
 
@@ -79,21 +78,21 @@ def decode(data: bytes) -> Record:
 
 
 def open_array_record(path: Path) -> Any:
-    """A reader of single records; it may be used by several threads."""
+    """Opens a file for random access, also from several threads."""
     with extras.needed("train", "reading packed data"):
         from array_record.python import array_record_module
 
-    # By default it reads ahead, which is right for reading in order only.
+    # No read-ahead, which helps sequential reading only.
     reader = array_record_module.ArrayRecordReader(
         str(path), "readahead_buffer_size:0,max_parallelism:0"
     )
-    if not reader.ok() or not reader.num_records():  # it opens anything without complaint
+    if not reader.ok() or not reader.num_records():  # it opens any file without an error
         raise images.ImageError(f"{path} is missing, or not a complete ArrayRecord file")
     return reader
 
 
 def size_error(folder: Path, shard: Shard) -> str | None:
-    """What is wrong with a file as seen from outside, or None."""
+    """A message if a file is missing or has the wrong size, else None."""
     path = folder / shard.file
     try:
         size = path.stat().st_size
@@ -106,14 +105,14 @@ def size_error(folder: Path, shard: Shard) -> str | None:
 
 @dataclasses.dataclass(frozen=True)
 class PackedReport:
-    """What a source of packed sub-images found at the start."""
+    """Result of checking the files of a packed source at the start."""
 
-    found: int  # number of sub-images there should be
-    used: int  # number of those in files that are there
-    inputs: int  # number of photos or pairs that they are parts of
+    found: int  # number of sub-images in the manifest
+    used: int  # number of sub-images in good files
+    inputs: int  # number of photos or pairs that they come from
     kind: str  # "photos" or "pairs"
-    skipped: tuple[tuple[Path, str], ...]  # (file, reason) of files that cannot be used
-    checked: bool = True  # True; the files' sizes are always compared
+    skipped: tuple[tuple[Path, str], ...]  # (file, reason) of bad files
+    checked: bool = True  # file sizes are always checked
 
     def summary(self) -> str:
         """One line: how many sub-images are used and how many were left out."""
@@ -127,11 +126,11 @@ class PackedSource(Source):
     """Packed sub-images by index: photos uint8 or uint16 [h, w, 3], or `Pair`s of them; read-only.
 
     Attributes:
-        report: what was found at the start.
-        is_pairs: True where the items are pairs.
+        report: result of the check at the start.
+        is_pairs: whether the items are pairs.
         dataset: name of the public dataset that was packed, "" for others.
         size: largest height and width of a sub-image.
-        files: what tells by its size and time whether the content is the same: the manifest.
+        files: the manifest, whose size and time change with the content.
         on_bad_file: "skip" or "refuse".
         unreadable: index -> reason, of records that failed in reading, in this process so far.
     """
@@ -144,17 +143,17 @@ class PackedSource(Source):
         *,
         on_bad_file: str = "skip",
     ):
-        """Opens what `dcpt_jax.data.pack` wrote and compares the files' sizes.
+        """Opens a folder written by `dcpt_jax.data.pack` and checks the sizes of its files.
 
         Args:
             folder: the folder with the manifest, or the manifest itself.
-            on_bad_file: what to do with files that are missing or have another size, and with
-                damaged records: "skip" leaves them out, "refuse" stops at the first.
+            on_bad_file: "skip" skips damaged records, and files that are missing or have the wrong
+                size; "refuse" stops at the first.
 
         Raises:
             FileNotFoundError: if there is no manifest.
-            ImageError: if it is not complete, or for a bad file where `on_bad_file` is "refuse", or
-                if all are bad.
+            ImageError: if packing is not finished, if all files are bad, or for the first bad file
+                if `on_bad_file` is "refuse".
         """
         super().__init__(on_bad_file=on_bad_file, cache=0)
         folder = Path(folder)
@@ -192,7 +191,7 @@ class PackedSource(Source):
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
-        """A name of each sub-image: its file and its number there."""
+        """Names of the sub-images: file and number of the record."""
         return tuple("{}-{:06d}".format(*self._place(i)) for i in range(len(self)))
 
     def __len__(self) -> int:
@@ -200,7 +199,7 @@ class PackedSource(Source):
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def describe(self, index: int) -> str:
-        """File and number of a record, and the photo that it is a part of."""
+        """File and number of a record, and the photo it comes from."""
         file, number = self._place(index)
         text = f"record {number} of {self.folder / file}"
         try:
@@ -210,7 +209,7 @@ class PackedSource(Source):
         return f"{record.name} at row {record.top}, column {record.left} ({text})"
 
     def record(self, index: int) -> Record:
-        """The sub-image with this index and where it came from."""
+        """The sub-image with this index, and its origin."""
         file, number = self._place(index)
         try:
             (data,) = self._reader(file).read([number])
@@ -233,7 +232,7 @@ class PackedSource(Source):
         return self._files[which], int(index - (self._ends[which - 1] if which else 0))
 
     def _reader(self, file: str) -> Any:
-        """The open file; those used longest ago are closed when there are too many."""
+        """The open file; the least recently used ones are closed if there are too many."""
         with self._readers_lock:
             if file in self._readers:
                 self._readers.move_to_end(file)
@@ -241,7 +240,7 @@ class PackedSource(Source):
             reader = open_array_record(self.folder / file)
             self._readers[file] = reader
             if len(self._readers) > _FILES_OPEN:
-                self._readers.popitem(last=False)  # closed once no thread reads it any more
+                self._readers.popitem(last=False)  # closed once no thread uses it
             return reader
 
     def _start_readers(self) -> None:
@@ -262,10 +261,10 @@ class PackedSource(Source):
 def verify(
     folder: Path | str, *, progress: Callable[[int], None] = lambda count: None
 ) -> list[str]:
-    """Reads all files of a packed folder again; returns a line for each problem.
+    """Compares the checksums of all files of a packed folder.
 
     Returns:
-        What is wrong, a line each; nothing if all is as it was written.
+        A message for each problem.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
@@ -300,5 +299,5 @@ def _damaged_records(path: Path, shard: Shard, count: int) -> Iterator[str]:
             (data,) = reader.read([number])
             if len(decode(data).images) != count:
                 raise images.ImageError("it is of another kind")
-        except Exception as error:  # whatever damage makes of it
+        except Exception as error:  # damage can raise anything
             yield f"record {number} of {path}: {str(error).partition('; ')[0]}"

@@ -1,6 +1,6 @@
-"""Pairs of a degraded and a clean photo: which files belong together, and reading them.
+"""Pairs of a degraded and a clean photo: matching files, and reading them.
 
-`spec` has the rules by which names are paired.
+`spec` documents the rules by which file names are matched.
 """
 
 import collections
@@ -22,7 +22,7 @@ from dcpt_jax.data.sources import Cache, Pair, Source
 from dcpt_jax.data.spec import CLEAN_FIRST, RULES, SourceError, parse_rule
 from dcpt_jax.image_folders import FileList
 
-# In the names of files and folders.
+# Words in names of files and folders that suggest clean or degraded photos.
 _CLEAN_WORDS = frozenset(
     {"gt", "groundtruth", "truth", "sharp", "clean", "clear", "target", "hq", "hr", "norain"}
     | {"nohaze", "reference", "original"}
@@ -31,7 +31,7 @@ _DEGRADED_WORDS = frozenset(
     {"blur", "blurry", "blurred", "input", "lq", "lr", "haze", "hazy", "rain", "rainy", "noise"}
     | {"noisy", "snow", "snowy", "low", "dark", "degraded", "distorted", "corrupted"}
 )
-_COMPARED = 1000  # pairs, spread over the list
+_COMPARED = 1000  # number of pairs checked for swapped names, spread over the list
 _SWAP_FOLDERS = "in the other order: pairs:DEGRADED_DIR,CLEAN_DIR"
 
 _logger = logging.getLogger(__name__)
@@ -39,19 +39,19 @@ _logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Pairing:
-    """Which degraded file belongs to which clean one."""
+    """The matched files of a source of pairs."""
 
-    degraded: FileList  # the degraded files of the pairs
-    clean: FileList  # the clean file of each
-    # (degraded file, reason) of those without exactly one clean file
+    degraded: FileList  # the degraded file of each pair
+    clean: FileList  # the clean file of each pair
+    # (file, reason) of degraded files without exactly one clean file
     unpaired: tuple[tuple[Path, str], ...] = ()
-    # (path, message) of what could not be looked at in both folders
+    # (path, reason) of inaccessible files and folders
     inaccessible: tuple[tuple[Path, str], ...] = ()
-    unused: tuple[Path, ...] = ()  # clean files that belong to no degraded one
-    border: int = 0  # pixels that clean photos may be larger on each side; they are cut off
-    # How many files of both folders were left out, see `FileList`
+    unused: tuple[Path, ...] = ()  # clean files without a degraded one
+    border: int = 0  # pixels by which clean photos may be larger on each side; cropped
+    # Number of files left out, see `FileList`
     left_out: Mapping[str, int] = dataclasses.field(default_factory=collections.Counter)
-    warnings: tuple[str, ...] = ()  # what looks wrong about the pairs as a whole
+    warnings: tuple[str, ...] = ()  # about the pairs as a whole
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -68,14 +68,15 @@ def pair_folders(
 ) -> Pairing:
     """Pairs the photos of two folders by their names.
 
-    Both may be the same folder, and one may lie in the other: its photos are of its kind alone.
+    Both may be the same folder, or one may contain the other; the files of the inner folder then
+    belong to that one only.
 
     Args:
         degraded: folder of degraded photos, searched recursively.
         clean: folder of clean photos.
         rule: one of those at the top of `spec`.
         border: see `Pairing`.
-        deep: whether sub-folders are searched too.
+        deep: whether to search sub-folders.
 
     Raises:
         FileNotFoundError: if a folder does not exist.
@@ -95,24 +96,44 @@ def pair_folders(
             besides = f" besides those in {other.root}" if _below(other.root, one.root) else ""
             reason = "".join(f"; {reason}" for _, reason in one.inaccessible[:1])
             raise SourceError(f"no images in the folder {one.root}{besides}{reason}")
-    names, clean_names = files.names(), clean_files.names()
     if rule == "order":
         if same_folder:
             raise SourceError(f'the rule "order" needs two folders, not {degraded} twice')
-        if len(names) != len(clean_names):
-            raise SourceError(
-                f'the rule "order" needs equally many files, but {degraded} holds {len(names)} and '
-                f"{clean} {len(clean_names)}"
-            )
-        orders = [sorted(n, key=_number_order) for n in (names, clean_names)]
-        ordered = FileList(degraded, orders[0]), FileList(clean, orders[1])
-        return Pairing(
-            *ordered,
-            inaccessible=inaccessible,
-            border=border,
-            left_out=left_out,
-            warnings=_order_warnings(*ordered, _SWAP_FOLDERS),
+        chosen, unpaired, unused = _in_order(files, clean_files), (), ()
+    else:
+        chosen, unpaired, unused = _by_name(files, clean_files, rule, same_folder)
+    return Pairing(
+        *chosen,
+        unpaired=unpaired,
+        inaccessible=inaccessible,
+        unused=unused,
+        border=border,
+        left_out=left_out,
+        warnings=_order_warnings(*chosen, _SWAP_FOLDERS),
+    )
+
+
+def _in_order(files: FileList, clean_files: FileList) -> tuple[FileList, FileList]:
+    """The degraded and clean files of pairs by the rule "order"."""
+    if len(files) != len(clean_files):
+        raise SourceError(
+            f'the rule "order" needs equally many files, but {files.root} holds {len(files)} and '
+            f"{clean_files.root} {len(clean_files)}"
         )
+    return tuple(
+        FileList(one.root, sorted(one.names(), key=_number_order)) for one in (files, clean_files)
+    )
+
+
+def _by_name(
+    files: FileList, clean_files: FileList, rule: str, same_folder: bool
+) -> tuple[tuple[FileList, FileList], tuple[tuple[Path, str], ...], tuple[Path, ...]]:
+    """Pairs files by the rules for names.
+
+    Returns:
+        ((degraded files, clean files) of the pairs, `Pairing.unpaired`, `Pairing.unused`).
+    """
+    names, clean_names = files.names(), clean_files.names()
     matches = _match(names, clean_names, rule, same_folder)
     paired = [match for match in matches if len(match.found) == 1]
     unpaired = [
@@ -122,31 +143,27 @@ def pair_folders(
     ]
     if not paired:
         raise SourceError(_no_pairs(files, clean_files, rule, unpaired))
+    chosen = (
+        FileList(files.root, [names[match.index] for match in paired]),
+        FileList(clean_files.root, [clean_names[match.found[0]] for match in paired]),
+    )
     used = {match.found[0] for match in paired}
     unused = () if same_folder else (k for k in range(len(clean_names)) if k not in used)
-    chosen = (
-        FileList(degraded, [names[match.index] for match in paired]),
-        FileList(clean, [clean_names[match.found[0]] for match in paired]),
-    )
-    return Pairing(
-        *chosen,
+    return (
+        chosen,
         tuple((files[i], f"{files[i]}: {reason}") for i, reason in unpaired),
-        inaccessible,
         tuple(clean_files[k] for k in unused),
-        border,
-        left_out,
-        _order_warnings(*chosen, _SWAP_FOLDERS),
     )
 
 
 def _below(inner: Path | str, outer: Path | str) -> str:
-    """The path of a folder inside another one, with "/" behind it; "" if it is not inside."""
+    """The relative path of a folder inside another one, ending in "/"; "" if it is not inside."""
     way = os.path.relpath(os.path.realpath(inner), os.path.realpath(outer))
     return "" if way.split(os.sep)[0] in (os.curdir, os.pardir) else f"{way}/"
 
 
 def _without(files: FileList, folder: Path | str) -> FileList:
-    """The files that do not lie in a folder inside theirs."""
+    """The files that are not inside `folder`, a sub-folder."""
     below = _below(folder, files.root)
     if not below:
         return files
@@ -154,18 +171,18 @@ def _without(files: FileList, folder: Path | str) -> FileList:
 
 
 class _Match(NamedTuple):
-    """What was found for a degraded file."""
+    """The clean files that match a degraded file."""
 
-    index: int  # of the degraded file
-    # Name of its clean file, without suffix; None if the rule does not fit its name
+    index: int  # index of the degraded file
+    # Name of its clean file without suffix; None if the rule does not apply to its name
     wanted: str | None
-    found: list[int]  # indices of the clean files of that name
+    found: list[int]  # indices of the clean files with that name
 
 
 def _match(
     names: Sequence[str], clean_names: Sequence[str], rule: str, same_folder: bool
 ) -> list[_Match]:
-    """Looks for the clean files of each degraded one; both kinds may lie in the same folder."""
+    """Finds the clean files of each degraded file; both kinds may be in the same folder."""
     clean_name = parse_rule(rule)
     flat = not any("/" in name for name in clean_names)
     by_name: dict[str, list[int]] = collections.defaultdict(list)
@@ -186,7 +203,7 @@ def _match(
         if same_folder and wanted in (None, own):
             continue  # a clean photo
         found = by_name.get(wanted, [])
-        if len(found) > 1:  # a.png and a.jpg: the one with the same suffix, if there is one
+        if len(found) > 1:  # a.png and a.jpg: prefer the one with the same suffix
             same = [k for k in found if clean_names[k].lower() == (wanted + suffix).lower()]
             found = [k for k in same if clean_names[k] == wanted + suffix] or same or found
         matches.append(_Match(i, wanted, found))
@@ -225,7 +242,7 @@ def pair_list(file: Path | str, *, clean_first: bool = False) -> Pairing:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip() or line.startswith("#"):
             continue
-        # Names may hold what counts as white space elsewhere in Unicode.
+        # Only spaces, since names may contain other Unicode white space.
         parts = [part.strip(" ") for part in line.split("\t" if "\t" in line else " ")]
         parts = [part for part in parts if part]
         if len(parts) != 2:
@@ -242,7 +259,7 @@ def pair_list(file: Path | str, *, clean_first: bool = False) -> Pairing:
 
 
 def _order_warnings(degraded: FileList, clean: FileList, remedy: str) -> tuple[str, ...]:
-    """A warning if the words in the files' names say that degraded and clean are swapped."""
+    """A warning if the file names suggest that degraded and clean files are swapped."""
     scores, example = [], ""
     step = max(1, len(degraded) // _COMPARED)
     for i in range(0, len(degraded), step):
@@ -265,7 +282,7 @@ def _order_warnings(degraded: FileList, clean: FileList, remedy: str) -> tuple[s
 
 
 def concatenate(pairings: Sequence[Pairing]) -> Pairing:
-    """Several pairings as one; they must have the same border."""
+    """Joins several pairings with the same border."""
     if len(pairings) == 1:
         return pairings[0]
     return Pairing(
@@ -281,7 +298,7 @@ def concatenate(pairings: Sequence[Pairing]) -> Pairing:
 
 
 def _number_order(name: str) -> list[tuple[int, int, str]]:
-    """Sort key by which 9 comes before 10."""
+    """Natural sort key: 9 comes before 10."""
     parts = re.split(r"(\d+)", name)
     return [(1, int(part), "") if i % 2 else (0, 0, part) for i, part in enumerate(parts)]
 
@@ -305,13 +322,13 @@ class SizeError(images.ImageError):
 class PairReport:
     """Result of checking the files of a source of pairs at the start."""
 
-    found: int  # number of degraded files, and of files and folders that could not be looked at
-    used: int  # number of pairs that remain
-    skipped: tuple[tuple[Path, str], ...]  # (degraded file, reason) of those left out
-    kinds: dict[str, int]  # how many of these are "unpaired", "unreadable" or of "different size"
-    unused: int  # number of clean files that belong to no degraded one
-    checked: bool  # False where there were too many pairs to check before the run
-    left_out: Mapping[str, int]  # how many other files were left out, see `FileList`
+    found: int  # number of degraded files, and of inaccessible files and folders
+    used: int  # number of good pairs
+    skipped: tuple[tuple[Path, str], ...]  # (degraded file, reason) of the others
+    kinds: dict[str, int]  # number of those "unpaired", "unreadable" or of "different size"
+    unused: int  # number of clean files without a degraded one
+    checked: bool  # False if there were too many pairs to check before the run
+    left_out: Mapping[str, int]  # number of other files left out, see `FileList`
     warnings: tuple[str, ...]  # see `Pairing`
 
     def summary(self) -> str:
@@ -330,7 +347,7 @@ class PairReport:
 def check_pair(
     degraded: Path, clean: Path, *, border: int = 0, max_pixels: int = images.MAX_PIXELS
 ) -> tuple[int, int]:
-    """Checks both files of a pair by their headers; ImageError or SizeError if they do not fit.
+    """Checks both files of a pair by their headers; ImageError or SizeError if they are unusable.
 
     Returns:
         Height and width of the degraded photo.
@@ -338,7 +355,7 @@ def check_pair(
     _require_two_files(degraded, clean)
     headers = [images.check_image(path, max_pixels=max_pixels) for path in (degraded, clean)]
     sizes = [header.size for header in headers]
-    # Of other kinds than these the header does not say how the picture is turned.
+    # Headers of other formats do not tell the orientation.
     known = all(header.kind in ("PNG", "JPEG") for header in headers)
     turned = sizes[1] if known else sizes[1][::-1]
     if not (_sizes_fit(*sizes, border) or _sizes_fit(sizes[0], turned, border)):
@@ -368,19 +385,18 @@ class PairSource(Source):
         max_pixels: int = images.MAX_PIXELS,
         colour: str = "srgb",
     ):
-        """Checks the pairs, of up to `sources.CHECK_LIMIT` without decoding them.
+        """Checks the headers of all files, if there are at most `sources.CHECK_LIMIT` pairs.
 
         Args:
             pairing: from `pair_folders` or `pair_list`.
-            on_bad_file: what to do with degraded files without a clean one, with files that cannot
-                be read and with pairs of different sizes: "skip" leaves them out, the first ones
-                named in the log, "refuse" stops at the first.
+            on_bad_file: "skip" leaves out unpaired and unreadable files and pairs of different
+                sizes, and names the first ones in the log; "refuse" stops at the first.
             cache_megabytes: see `PhotoSource`.
             max_pixels: larger images count as bad.
             colour: "srgb" or "as_is", see `images.read_pixels`.
 
         Raises:
-            ImageError: for the first bad file where `on_bad_file` is "refuse", or if all are bad.
+            ImageError: for the first bad file if `on_bad_file` is "refuse", or if all are bad.
         """
         super().__init__(
             on_bad_file=on_bad_file, cache=cache_megabytes, max_pixels=max_pixels, colour=colour
@@ -396,41 +412,31 @@ class PairSource(Source):
         self.degraded, self.clean = pairing.degraded, pairing.clean
         checked = len(pairing) <= sources.CHECK_LIMIT
         if checked:
-            used = []
-            for i, (degraded, clean) in enumerate(zip(self.degraded, self.clean, strict=True)):
-                try:
-                    check_pair(degraded, clean, border=pairing.border, max_pixels=max_pixels)
-                except images.ImageError as error:
-                    if on_bad_file == "refuse":
-                        raise sources.refused(error) from error
-                    kind = "different size" if isinstance(error, SizeError) else "unreadable"
-                    kinds[kind] += 1
-                    skipped.append((degraded, str(error)))
-                else:
-                    used.append(i)
-            if len(used) < len(pairing):
-                self.degraded, self.clean = self.degraded.take(used), self.clean.take(used)
+            good, bad = sources.check_each(self.check, len(pairing), on_bad_file)
+            for i, error in bad:
+                kinds["different size" if isinstance(error, SizeError) else "unreadable"] += 1
+                skipped.append((pairing.degraded[i], str(error)))
+            if bad:
+                self.degraded, self.clean = self.degraded.take(good), self.clean.take(good)
         sources.warn_of_each([reason for _, reason in skipped], "pair")
         if not self.degraded:
             raise images.ImageError(
                 f"none of {len(pairing)} pairs can be read; first: {skipped[-1][1]}"
             )
-        found = len(pairing) + unpaired + unreadable
-        used, unused = len(self.degraded), len(pairing.unused)
         self.report = PairReport(
-            found,
-            used,
-            tuple(skipped),
-            kinds,
-            unused,
-            checked,
-            pairing.left_out,
-            pairing.warnings,
+            found=len(pairing) + unpaired + unreadable,
+            used=len(self.degraded),
+            skipped=tuple(skipped),
+            kinds=kinds,
+            unused=len(pairing.unused),
+            checked=checked,
+            left_out=pairing.left_out,
+            warnings=pairing.warnings,
         )
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
-        """A name of each pair: the stem of its degraded file, or as much of its path as needed."""
+        """Names of the pairs: the stem of the degraded file, or a unique part of its path."""
         return sources.unique_names(self.degraded)
 
     def __len__(self) -> int:
@@ -463,7 +469,7 @@ class PairSource(Source):
 
 
 def _require_two_files(degraded: Path, clean: Path) -> None:
-    with contextlib.suppress(OSError):  # which reading it tells of
+    with contextlib.suppress(OSError):  # reported when the file is read
         if os.path.samefile(degraded, clean):
             raise images.ImageError(f"{degraded} and its clean photo {clean} are the same file")
 

@@ -7,21 +7,23 @@ from typing import NamedTuple
 
 
 class Phase(NamedTuple):
-    """Consecutive steps with crops and batches of one size."""
+    """Consecutive steps with the same crop and batch size."""
 
-    first_step: int  # steps done before the phase
+    first_step: int  # number of steps before the phase
     crop_size: int  # in pixels
-    batch_size: int  # images in a batch
+    batch_size: int  # images per batch
 
 
 def parse(text: str, *, crop_size: int, batch_size: int) -> tuple[Phase, ...]:
-    """All phases of a run: the one from step 0, and those of a text such as "92000:160x40".
+    """All phases of a run.
 
-    The text has STEP:CROPxBATCH for each later phase, joined by commas. `crop_size` and
-    `batch_size` are those of the first.
+    Args:
+        text: STEP:CROPxBATCH for each phase after the first, joined by commas: "92000:160x40".
+        crop_size: of the first phase.
+        batch_size: of the first phase.
 
     Raises:
-        ValueError: if the text is malformed, or its steps do not rise.
+        ValueError: if the text is malformed, or its steps do not increase.
     """
     phases = [Phase(0, crop_size, batch_size)]
     for part in text.split(",") if text.strip() else ():

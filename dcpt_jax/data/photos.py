@@ -1,8 +1,8 @@
-"""Clean photos: from a folder, or those inside installed packages.
+"""Clean photos: from a folder, or bundled with installed packages.
 
-At the start every file is checked without decoding it (`images.check_image`), in folders of up to
-`sources.CHECK_LIMIT` files. What fails is left out, or stops the run, as `on_bad_file` says. What
-shows only in decoding (a wrong checksum) is found while the stream runs; see `sources`.
+At the start the header of every file is checked (`images.check_image`), in folders of up to
+`sources.CHECK_LIMIT` files. Bad files are skipped, or stop the run, see `on_bad_file`. Damage that
+only decoding finds, such as a wrong checksum, is handled while the stream runs; see `sources`.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from dcpt_jax.data import sources
 from dcpt_jax.data.sources import Cache, Source
 from dcpt_jax.image_folders import FileList
 
-# Photos that come inside installed packages, as "package/file". None is in both lists.
+# Photos bundled with installed packages, as "package/file". The lists are disjoint.
 TRAIN_PHOTOS = (
     "skimage/data/astronaut.png",
     "skimage/data/rocket.jpg",
@@ -42,11 +42,11 @@ _DISTRIBUTIONS = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
 
 
 def bundled_photos(split: str) -> list[Path]:
-    """Paths of the photos inside installed packages, without importing those packages.
+    """Paths of the photos bundled with installed packages, without importing these.
 
     Raises:
         ImportError: if a package is not installed.
-        FileNotFoundError: if the installed version does not hold a photo.
+        FileNotFoundError: if the installed version does not contain a photo.
         ValueError: for another split.
     """
     if split not in _SPLITS:
@@ -94,11 +94,11 @@ def folder_photos(root: Path | str) -> FileList:
 class PhotoReport:
     """Result of checking the files of a source at the start."""
 
-    found: int  # number of files given, and of files and folders that could not be looked at
-    used: Sequence[Path]  # the files that remain
-    skipped: tuple[tuple[Path, str], ...]  # (file, reason) of those left out
-    checked: bool  # False where there were too many files to check before the run
-    # How many other files were left out, see `FileList`
+    found: int  # number of files, and of inaccessible files and folders
+    used: Sequence[Path]  # the good files
+    skipped: tuple[tuple[Path, str], ...]  # (file, reason) of bad files
+    checked: bool  # False if there were too many files to check before the run
+    # Number of other files left out, see `FileList`
     left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def summary(self) -> str:
@@ -114,10 +114,10 @@ class PhotoReport:
 def inspect_photos(
     paths: Sequence[Path | str], on_bad_file: str = "skip", *, max_pixels: int = images.MAX_PIXELS
 ) -> PhotoReport:
-    """Checks files without decoding them and logs a warning for each that cannot be used.
+    """Checks files without decoding them, and logs a warning for each bad one.
 
     Raises:
-        ImageError: for the first bad file where `on_bad_file` is "refuse", or if all are bad.
+        ImageError: for the first bad file if `on_bad_file` is "refuse", or if all are bad.
         ValueError: for another `on_bad_file`, or no paths.
     """
     sources.check_bad_file_rule(on_bad_file)
@@ -134,20 +134,15 @@ def inspect_photos(
         sources.warn_of_each([reason for _, reason in skipped], "photo")
         return PhotoReport(found, paths, tuple(skipped), checked=False, left_out=left_out)
     files = [Path(path) for path in paths]
-    used = []
-    for path in files:
-        try:
-            images.check_image(path, max_pixels=max_pixels)
-        except images.ImageError as error:
-            if on_bad_file == "refuse":
-                raise sources.refused(error) from error
-            skipped.append((path, str(error)))
-        else:
-            used.append(path)
+    good, bad = sources.check_each(
+        lambda i: images.check_image(files[i], max_pixels=max_pixels), len(files), on_bad_file
+    )
+    used = tuple(files[i] for i in good)
+    skipped += [(files[i], str(error)) for i, error in bad]
     sources.warn_of_each([reason for _, reason in skipped], "photo")
     if not used:
         raise images.ImageError(f"none of {found} photos can be read; first: {skipped[0][1]}")
-    return PhotoReport(found, tuple(used), tuple(skipped), checked=True, left_out=left_out)
+    return PhotoReport(found, used, tuple(skipped), checked=True, left_out=left_out)
 
 
 class PhotoSource(Source):
@@ -171,8 +166,13 @@ class PhotoSource(Source):
     ):
         """Checks the files; see `inspect_photos` for errors.
 
-        `cache_megabytes` limits the decoded photos kept in memory, in each process; or it is a
-        cache that several sources share. `colour` is described in `images.read_pixels`.
+        Args:
+            paths: the files.
+            on_bad_file: "skip" or "refuse".
+            cache_megabytes: limit of decoded photos in memory, per process; or a cache shared with
+                other sources.
+            max_pixels: larger images count as bad.
+            colour: "srgb" or "as_is", see `images.read_pixels`.
         """
         super().__init__(
             on_bad_file=on_bad_file, cache=cache_megabytes, max_pixels=max_pixels, colour=colour
@@ -182,7 +182,7 @@ class PhotoSource(Source):
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
-        """A name of each photo: its stem, or as much of its path as makes it unique."""
+        """Names of the photos: the stem, or a unique part of the path."""
         return sources.unique_names(self.paths)
 
     def __len__(self) -> int:

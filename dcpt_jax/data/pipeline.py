@@ -1,11 +1,11 @@
 """Batches for training: photo or pair -> crop -> degradation -> batch.
 
-The training stream is a pure function of classes, sizes of crops and batches, and seed: sample
-number n is the same for any number of worker processes, and a stream started at a later batch
-continues exactly. What is saved in a checkpoint is therefore one number, the position.
+The stream of samples is a pure function of the classes, the crop and batch sizes, and the seed. It
+is the same for any number of worker processes, and can be resumed at any batch exactly, so a
+checkpoint stores only the position in the stream.
 
-`data.mixing` says in which order classes and their items come. Each time an item is used it gets a
-new crop and turn, and where it is a clean photo a new degradation.
+`data.mixing` defines the order of classes and items. Each use of an item draws a new crop and
+orientation and, for clean photos, a new degradation.
 """
 
 import itertools
@@ -31,35 +31,35 @@ from dcpt_jax.data.workers import (
 
 Batch = dict[str, np.ndarray]
 
-# Batches made ahead. Grain's own defaults (500 of them) fill the memory with batches.
+# Prefetched batches. Grain's default of 500 would fill the memory.
 _BATCHES_AHEAD = 4
 _THREADS_WITHOUT_WORKERS = 2
-BATCHES_BETWEEN_DEATHS = 100  # workers that die sooner would go on dying
-# By so many quarter turns against the clock.
+BATCHES_BETWEEN_DEATHS = 100  # workers that die more often have a lasting cause
+# Rotation by 0 to 3 quarter turns anticlockwise.
 _TURNS = (None, cv2.ROTATE_90_COUNTERCLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_CLOCKWISE)
 
 _logger = logging.getLogger(__name__)
 
 
 class DataError(RuntimeError):
-    """The data pipeline cannot go on; the message names the cause."""
+    """The data pipeline failed; the message names the cause."""
 
 
 class BatchIterator:
-    """The stream of batches; an iterator, and a context manager that stops its workers.
+    """Iterator over batches; as a context manager it stops its workers at the end.
 
     Attributes:
-        position: number of the next batch, counted from the start of the stream; as `start` of
-            `make_batches` it continues here.
+        position: number of the next batch in the stream; `make_batches(..., start=position)`
+            resumes there.
     """
 
     def __init__(self, iterate: Callable[[int], Iterator[Batch]], *, start: int = 0):
-        """`iterate` returns an iterator that starts at a batch; called again if a worker dies."""
+        """`iterate(n)` returns an iterator from batch n on; called again if a worker dies."""
         self.position = start
         self._iterate = iterate
         self._iterator: Iterator[Batch] | None = None
         self._start = start
-        self._last_death: int | None = None  # the batch that a worker died before
+        self._last_death: int | None = None  # position at which a worker last died
         self._closed = False
 
     def __iter__(self) -> "BatchIterator":
@@ -74,7 +74,7 @@ class BatchIterator:
         Raises:
             DataError: if a sample cannot be made, or a worker dies before the first batch or within
                 `BATCHES_BETWEEN_DEATHS` batches after another.
-            ImageError: for a bad file where the source refuses such.
+            ImageError: for a bad file if its source refuses them.
         """
         if self._closed:
             raise ValueError("this stream of batches is closed")
@@ -84,7 +84,7 @@ class BatchIterator:
             raise
         except Exception as error:
             self._stop()
-            # Grain's own words for a worker that went without leaving an exception.
+            # Grain's message for a worker that ended without an exception.
             if not isinstance(error, RuntimeError) or "terminated unexpectedly" not in str(error):
                 self._closed = True
                 error.add_note(f"while making batch {self.position} of the data stream")
@@ -115,7 +115,7 @@ class BatchIterator:
             return next(self._iterator)
 
     def close(self) -> None:
-        """Stops worker processes and threads; a no-op if closed already."""
+        """Stops worker processes and threads; a no-op if already closed."""
         self._closed = True
         self._stop()
 
@@ -146,26 +146,26 @@ def make_batches(
 ) -> BatchIterator:
     """An endless stream of degraded and clean crops.
 
-    Random, all from Grain's generator of the element: position of the crop; one of the eight flips
-    and quarter turns; and, of clean photos, the degradation and its strength. The two images of a
-    pair get the same crop and turn. Images smaller than the crop are extended by reflection.
+    Each sample draws, from Grain's random generator of the element, the position of the crop, one
+    of the eight flips and quarter turns and, for clean photos, the degradation and its strength.
+    Both images of a pair get the same crop and turn. Images smaller than the crop are extended by
+    reflection.
 
-    With `num_workers` the calling program has to be importable (`if __name__ == "__main__":`),
-    since worker processes are started afresh and import it. OpenCV's own threads are switched off
-    in the workers, and in this process where it makes the samples itself: the work is already
-    parallel over batches.
+    With `num_workers` > 0 the calling program must be importable (`if __name__ == "__main__":`),
+    since worker processes import it. OpenCV's own threads are disabled in the workers, and in this
+    process if it makes the samples itself, because batches are already made in parallel.
 
     Args:
-        classes: the classes with their items; the index is the label.
-        batch_size: samples per batch, of this shard.
+        classes: the classes with their items; a position is a label.
+        batch_size: samples per batch of this shard.
         crop: height and width of the samples, in pixels.
-        seed: any integer; another seed gives another stream.
-        start: number of the first batch, as `BatchIterator.position` counts them.
-        num_workers: worker processes; 0 makes batches in threads of this process.
-        shard: (index, count); the shards' samples together are those of the stream with one shard
-            and a `count` times larger batch.
-        later: phases with other batch sizes (of this shard) and crops, each from the batch with
-            number `first_step` on; its samples are numbered on from those of the phase before.
+        seed: any integer.
+        start: number of the first batch, see `BatchIterator.position`.
+        num_workers: number of worker processes; 0 = threads of this process.
+        shard: (index, count); all shards together give the samples of a single stream with a
+            `count` times larger batch.
+        later: further phases with other crop and batch sizes (of this shard), each from batch
+            number `first_step` on; sample numbers continue across phases.
 
     Returns:
         Batches: degraded, clean float32 [batch_size, crop, crop, 3]; task int32 [batch_size].
@@ -176,8 +176,7 @@ def make_batches(
     with extras.needed("train", "the training pipeline"):
         import grain  # it imports jax where that is installed, so not before it is needed
 
-    index, count = shard
-    if not 0 <= index < count:
+    if not 0 <= shard[0] < shard[1]:
         raise ValueError(f"shard must be (index, count) with 0 <= index < count, not {shard}")
     for name, value, least in (
         ("batch_size", batch_size, 1),
@@ -190,16 +189,7 @@ def make_batches(
             raise ValueError(f"{name} must be at least {least}, not {value}")
     phases = (Phase(0, crop, batch_size), *later)
     _warn_of_small_parts(classes, max(phase.crop_size for phase in phases))
-    numbers = grain.MapDataset.range(sys.maxsize).seed(hashed(seed))
-    parts, used = [], 0  # samples of the phases before, of all shards
-    for phase, following in itertools.zip_longest(phases, later):
-        samples = numbers.random_map(_MakeSample(classes, phase.crop_size, seed))
-        part = samples[used + index :: count].batch(phase.batch_size, drop_remainder=True)
-        if following is not None:
-            part = part[: following.first_step - phase.first_step]
-            used += len(part) * phase.batch_size * count
-        parts.append(part)
-    dataset = grain.MapDataset.concatenate(parts) if later else parts[0]
+    dataset = _dataset(grain, classes, phases, seed, shard)
     ahead = max(1, _BATCHES_AHEAD // max(1, num_workers))
     if num_workers:
         num_workers, ahead = fit_shared_memory(
@@ -224,8 +214,29 @@ def make_batches(
     return BatchIterator(iterate, start=start)
 
 
+def _dataset(
+    grain: Any,
+    classes: Sequence[TrainingClass],
+    phases: Sequence[Phase],
+    seed: int,
+    shard: tuple[int, int],
+) -> Any:
+    """The batches of this shard by number, as Grain's `MapDataset`."""
+    index, count = shard
+    numbers = grain.MapDataset.range(sys.maxsize).seed(hashed(seed))
+    parts, used = [], 0  # samples of earlier phases, of all shards
+    for phase, following in itertools.zip_longest(phases, phases[1:]):
+        samples = numbers.random_map(_MakeSample(classes, phase.crop_size, seed))
+        part = samples[used + index :: count].batch(phase.batch_size, drop_remainder=True)
+        if following is not None:
+            part = part[: following.first_step - phase.first_step]
+            used += len(part) * phase.batch_size * count
+        parts.append(part)
+    return grain.MapDataset.concatenate(parts) if len(parts) > 1 else parts[0]
+
+
 def describe(classes: Sequence[TrainingClass]) -> str:
-    """A table for the start of a run: items, repeats, share and origin of each class."""
+    """A table of the classes, for the start of a run: items, repeats, share and origin."""
     order = _order_of(classes, seed=0)
     header = ("class", "items", "repeats", "share", "from")
     rows = [header]
@@ -247,7 +258,7 @@ def describe(classes: Sequence[TrainingClass]) -> str:
 
 
 def _warn_of_small_parts(classes: Sequence[TrainingClass], crop: int) -> None:
-    """Logs a warning where photos were packed as sub-images smaller than the crop."""
+    """Warns of packed sub-images that are smaller than the crop."""
     for names, source in _by_source(classes):
         for part in getattr(source, "parts", (source,)):
             if getattr(part, "size", crop) < crop:
@@ -259,7 +270,7 @@ def _warn_of_small_parts(classes: Sequence[TrainingClass], crop: int) -> None:
 
 
 def _by_source(classes: Sequence[TrainingClass]) -> list[tuple[str, Any]]:
-    """Every source once, with the names of the classes that use it."""
+    """Each distinct source, with the names of the classes that use it."""
     users: dict[int, list[TrainingClass]] = {}
     for one in classes:
         users.setdefault(id(one.source), []).append(one)
@@ -291,7 +302,7 @@ class _MakeSample:
         except images.ImageError:  # of a source that refuses bad files; it names the file
             raise
         except Exception as error:
-            # Text only: exceptions of some libraries do not survive the way between processes.
+            # As text: the exceptions of some libraries cannot be pickled.
             raise DataError(
                 f"cannot make a sample of class {self._classes[label].name!r} from "
                 f"{source.describe(index)}: {type(error).__name__}: {error}"
@@ -317,7 +328,7 @@ class _MakeSample:
 
 
 def crop_at(pixels: np.ndarray, top: int, left: int, size: int) -> np.ndarray:
-    """[size, size, 3] from that corner; what is missing at the bottom or right is reflected."""
+    """The crop [size, size, 3] at a corner; reflected where it exceeds the image."""
     pixels = pixels[top : top + size, left : left + size]
     for axis in (0, 1):
         length = pixels.shape[axis]
@@ -330,7 +341,7 @@ def crop_at(pixels: np.ndarray, top: int, left: int, size: int) -> np.ndarray:
 
 def _turn(pixels: np.ndarray, which: int) -> np.ndarray:
     """One of the eight flips and quarter turns of a square [h, h, 3]; a copy."""
-    # NumPy copies turned pixels five times as slowly.
+    # OpenCV is five times as fast as NumPy here.
     turn = _TURNS[which % 4]
     if turn is not None:
         pixels = cv2.rotate(pixels, turn)
@@ -340,7 +351,7 @@ def _turn(pixels: np.ndarray, which: int) -> np.ndarray:
 
 
 def _mark_flags_parsed() -> None:
-    """Lets Grain read its absl flags in programs that do not parse any, such as notebooks."""
+    """Lets Grain read its absl flags in programs that parse no flags, such as notebooks."""
     from absl import flags
 
     if not flags.FLAGS.is_parsed():

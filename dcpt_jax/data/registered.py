@@ -1,4 +1,4 @@
-"""Sources of a user's own, which a plugin registers: `spec.register`, docs/extending.md."""
+"""User-defined sources, registered by plugins: see `spec.register` and docs/extending.md."""
 
 import functools
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ class RegisteredSource(Source):
     """The photos or pairs that a registered function returned, read-only.
 
     Attributes:
-        report: what was found at the start.
-        is_pairs: True where the items are pairs.
-        on_bad_file: "skip" or "refuse"; an item that raises an ImageError is a bad one.
+        report: number of items.
+        is_pairs: whether the items are pairs.
+        on_bad_file: "skip" or "refuse"; items that raise an ImageError are bad.
         unreadable: index -> reason, of items that failed, in this process so far.
     """
 
     def __init__(self, kind: str, place: str, *, cache_megabytes: Any = 512, **options: Any):
-        """Opens a source of a registered kind, and looks at its first item."""
+        """Opens a source of a registered kind and reads its first item."""
         super().__init__(cache=cache_megabytes, **options)
         self._text = f"{kind}:{place}"
         self._items: Sequence[Any] = REGISTERED[kind](place)
@@ -34,7 +34,7 @@ class RegisteredSource(Source):
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
-        """The number of each item."""
+        """The numbers of the items."""
         return tuple(f"{i:06}" for i in range(len(self)))
 
     def __len__(self) -> int:
@@ -42,7 +42,7 @@ class RegisteredSource(Source):
         return len(self._items)
 
     def describe(self, index: int) -> str:
-        """Which item of which source."""
+        """Number and source of an item."""
         return f"item {index} of {self._text}"
 
     def _decode(self, index: int) -> np.ndarray | Pair:
@@ -63,5 +63,5 @@ class RegisteredSource(Source):
         return Pair(*views) if self.is_pairs else views[0]
 
     def __repr__(self) -> str:
-        """Short, since Grain shows it in its messages."""
+        """Short, since Grain prints it in messages."""
         return f"RegisteredSource({self._text}, {len(self)} {self.noun}s)"

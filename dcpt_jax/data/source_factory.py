@@ -1,4 +1,4 @@
-"""Makes sources: from their texts, from the public datasets, and of clean photos."""
+"""Opens sources: from their texts, public datasets, or clean photos to degrade."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -20,62 +20,55 @@ from dcpt_jax.data.tasks import Task
 class DescribedSource:
     """A source and where it comes from."""
 
-    source: Any  # its items
+    source: Any
     origin: str  # for people: "pairs of rain100l in DIR"
     is_pairs: bool  # False for clean photos
-    dataset: Dataset | None = None  # the public dataset it belongs to, or None
-    missing: tuple[str, ...] = ()  # parts of the dataset that are missing
-    is_test_set: bool = False  # whether it is all of the dataset's own test data
+    dataset: Dataset | None = None  # the public dataset, if it is one
+    missing: tuple[str, ...] = ()  # missing parts of the dataset
+    is_test_set: bool = False  # whether it is the complete test data of the dataset
 
 
 @dataclasses.dataclass(frozen=True)
 class Missing:
-    """What is missing of a class's published data."""
+    """The missing part of the published data of a class."""
 
-    reasons: tuple[str, ...] = ()  # one for each dataset, with what was looked for
-    note: str = ""  # in a few words; "" for nothing
+    reasons: tuple[str, ...] = ()  # a message for each dataset
+    note: str = ""  # in short; "" if nothing is missing
 
 
 def open_source(
-    text: str,
-    *,
-    task: str = "",
-    split: str = "train",
-    on_bad_file: str = "skip",
-    cache_megabytes: Cache | float = 512,
+    text: str, *, task: str = "", cache_megabytes: Cache | float = 512
 ) -> DescribedSource:
-    """Makes a source from its text, without a run.
+    """Opens the training data of a source by its text, without a run.
 
     Args:
-        text: as `config.data.sources` takes it, see `spec`.
-        task: the class wanted of datasets that hold several.
-        split: "train" or "held_out", where the source has several.
-        on_bad_file: "skip" or "refuse".
-        cache_megabytes: of decoded photos kept in memory.
+        text: as in `config.data.sources`, see `spec`.
+        task: the class to select from a dataset that holds several.
+        cache_megabytes: limit of decoded photos in memory.
 
     Raises:
         SourceError: for a text of another form, or a source that cannot be opened.
         FileNotFoundError: if a file or folder is missing.
         ImageError: if nothing in it can be read.
     """
-    factory = SourceFactory(split, on_bad_file=on_bad_file, cache_megabytes=cache_megabytes)
+    factory = SourceFactory("train", on_bad_file="skip", cache_megabytes=cache_megabytes)
     return factory.from_text(text, Task(task, "noise"))
 
 
 class SourceFactory:
-    """Makes the sources of one run: one cache for all, and one source per folder of photos."""
+    """Opens the sources of one run; classes with the same clean photos share one source."""
 
     def __init__(self, split: str, *, root: str = "", datasets: str = "", **options: Any):
-        """Opens nothing yet. `root` and `datasets`: see `config.data`; others: `PhotoSource`."""
+        """Options: `root` and `datasets` as in `config.data`, and those of `PhotoSource`."""
         self.split = split
         self._root = root
         self._datasets = datasets
         self._options = options
         self._shared: dict[Any, Any] = {}
-        self.published_classes: set[str] = set()  # that are made of their published data
+        self.published_classes: set[str] = set()  # names of classes with their published data
 
     def published(self, task: Task, stage: str) -> tuple[DescribedSource | None, Missing]:
-        """The data of the class's published datasets, and what of them is missing."""
+        """The published datasets of a class, and what is missing of them."""
         names = list(task.published("restore" if self.split == "held_out" else stage)[0])
         if self.split == "held_out":
             names = list(dict.fromkeys(datasets.get(n).tested_on or n for n in names))
@@ -100,7 +93,7 @@ class SourceFactory:
         return data, Missing((*missing.values(), *data.missing), note)
 
     def from_text(self, text: str, task: Task) -> DescribedSource:
-        """The source that a text such as `config.data.sources` names for a class."""
+        """The source of a class from its text in `config.data.sources`."""
         found = _concatenate([self._from_spec(*part, task) for part in spec.parse(text)])
         names = {name for stage in ("pretrain", "restore") for name in task.published(stage)[0]}
         if found.dataset is not None and found.dataset.name in names:
@@ -159,7 +152,7 @@ class SourceFactory:
         return DescribedSource(source, origin, is_pairs, found.dataset, missing, is_test_set)
 
     def clean_photos(self) -> tuple[PhotoSource, str]:
-        """The photos to synthesise classes from, and what they are, for people."""
+        """The clean photos for synthetic classes, and their description for people."""
         if self._root:
             paths, where = folder_photos(self._root), f"photos of {self._root}"
         else:
@@ -167,7 +160,7 @@ class SourceFactory:
         return self._photos(paths, ("root", self._root)), where
 
     def _photos(self, paths: Sequence[Path], key: Any) -> PhotoSource:
-        """A source of photos, the same one for all classes made of them."""
+        """A source of photos, shared by all classes with the same `key`."""
         if key not in self._shared:
             self._shared[key] = PhotoSource(paths, **self._options)
         return self._shared[key]
@@ -181,7 +174,7 @@ def _concatenate(found: Sequence[DescribedSource]) -> DescribedSource:
         return found[0]
     if len({one.is_pairs for one in found}) > 1:
         raise SourceError(
-            "a class is made either of pairs or of clean photos, not of both: "
+            "the sources of a class must all be pairs, or all clean photos, not both: "
             + ", ".join(one.origin for one in found)
         )
     source = Concatenated([one.source for one in found])

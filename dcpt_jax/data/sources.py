@@ -1,9 +1,9 @@
-"""What all sources share: decoding on demand, a bounded cache, and the rule for bad files.
+"""Base of all sources: decoding on demand, a bounded cache, and the handling of bad files.
 
-A source is a sequence of items, as Grain takes it (`__len__`, `__getitem__`): clean photos, or
-pairs of a degraded and a clean photo. Where damage shows only in decoding, the next item in the
-list replaces the bad one. That depends on the files alone, so a stream of items stays the same for
-any number of worker processes and after a restart. Every bad file is logged once per process, and
+A source is a sequence of items (`__len__`, `__getitem__`), as Grain expects: clean photos, or pairs
+of a degraded and a clean photo. An item that turns out to be bad when decoded is replaced by the
+next one in the list. This depends on the files alone, so the stream of items is the same for any
+number of worker processes and after a restart. Every bad file is logged once per process, and
 counted.
 """
 
@@ -15,7 +15,7 @@ import itertools
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,23 +24,23 @@ import numpy as np
 from dcpt_jax import images
 
 BAD_FILE_RULES = ("skip", "refuse")
-NAMED_LIMIT = 20  # bad files named one by one at the start
-CHECK_LIMIT = 5000  # files; checking them takes seconds on a slow disk
+NAMED_LIMIT = 20  # most bad files named individually at the start
+CHECK_LIMIT = 5000  # most files checked at the start, which takes seconds on a slow disk
 
 _logger = logging.getLogger(__name__)
 
 
 class Pair(NamedTuple):
-    """A degraded photo and the clean one it was made of: uint8 or uint16 [h, w, 3] RGB each."""
+    """A degraded photo and its clean original: uint8 or uint16 [h, w, 3] RGB each."""
 
     degraded: np.ndarray
     clean: np.ndarray
 
 
 class Cache:
-    """Decoded items of one or several sources; the least recently used ones are dropped.
+    """Cache of decoded items of one or several sources; drops the least recently used ones.
 
-    A pickled copy, as worker processes get it, has the same limit and is empty.
+    A pickled copy, as in worker processes, has the same limit and is empty.
     """
 
     def __init__(self, megabytes: float):
@@ -66,7 +66,7 @@ class Cache:
             return self._items[key]
 
     def put(self, key: Any, item: Any) -> None:
-        """Keeps an item, an array or a tuple of arrays, unless it alone exceeds the limit."""
+        """Caches an item (an array or a tuple of arrays), unless it alone exceeds the limit."""
         size = _bytes_of(item)
         with self.lock:
             if size > self._limit or key in self._items:
@@ -77,7 +77,7 @@ class Cache:
                 self.bytes -= _bytes_of(self._items.popitem(last=False)[1])
 
     def __len__(self) -> int:
-        """Number of items kept."""
+        """Number of cached items."""
         return len(self._items)
 
     def _start(self) -> None:
@@ -86,20 +86,20 @@ class Cache:
         self.lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        """The settings alone."""
+        """The settings only."""
         return {"_limit": self._limit, "_sources": self._sources}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restores the settings, with nothing kept."""
+        """Restores the settings; the cache is empty."""
         vars(self).update(state)
         self._start()
 
 
 class Source(Sequence):
-    """Items by index, decoded when asked for and kept in a bounded cache.
+    """Items by index, decoded on demand and kept in a bounded cache.
 
-    Decoding a whole photo for one crop is what starves training, so the items used last stay in
-    memory. A kind of source adds `__len__`, `names`, `describe`, `report` and `_decode`.
+    Decoding a whole photo for a single crop is the main cost of the pipeline, hence the cache.
+    Subclasses implement `__len__`, `names`, `describe`, `report` and `_decode`.
 
     Attributes:
         on_bad_file: "skip" or "refuse".
@@ -116,7 +116,7 @@ class Source(Sequence):
         max_pixels: int = images.MAX_PIXELS,
         colour: str = "srgb",
     ):
-        """Settings of all sources. `cache`: one shared with other sources, or a limit in MB."""
+        """Common settings. `cache` is one shared with other sources, or a limit in megabytes."""
         check_bad_file_rule(on_bad_file)
         self.on_bad_file = on_bad_file
         self.unreadable: dict[int, str] = {}
@@ -134,10 +134,10 @@ class Source(Sequence):
         raise NotImplementedError
 
     def __getitem__(self, index: int) -> Any:
-        """An item, read-only; the next one in place of a bad one.
+        """An item, read-only; a bad one is replaced by the next.
 
         Raises:
-            ImageError: for a bad file where `on_bad_file` is "refuse", or if all are bad.
+            ImageError: for a bad file if `on_bad_file` is "refuse", or if all are bad.
             IndexError: if the index is out of range.
         """
         if not -len(self) <= index < len(self):
@@ -151,7 +151,7 @@ class Source(Sequence):
         raise images.ImageError(f"none of {len(self)} {self.noun}s can be read")
 
     def read(self, index: int) -> Any:
-        """The item with this index, and no other in its place; ImageError if it cannot be read."""
+        """The item with exactly this index; ImageError if it is bad."""
         if index in self.unreadable:
             raise images.ImageError(self.unreadable[index])
         key = (self._number, index)
@@ -161,7 +161,7 @@ class Source(Sequence):
         try:
             item = self._decode(index)
         except images.ImageError as error:
-            with self._cache.lock:  # two threads may have met the same file
+            with self._cache.lock:  # two threads may read the same file
                 is_new = index not in self.unreadable
                 self.unreadable[index] = str(error)
                 count = len(self.unreadable)
@@ -169,32 +169,53 @@ class Source(Sequence):
                 _logger.warning("%s skipped (%d so far): %s", self.noun, count, error)
             raise
         for pixels in _arrays_of(item):
-            pixels.setflags(write=False)  # they are shared by all crops made of them
+            pixels.setflags(write=False)  # cached items are shared by all crops
         self._cache.put(key, item)
         return item
 
     def __repr__(self) -> str:
-        """Short, since Grain shows it in its messages."""
+        """Short, since Grain prints it in messages."""
         return f"{type(self).__name__}({len(self)} {self.noun}s)"
 
 
 def check_bad_file_rule(on_bad_file: str) -> None:
-    """Raises ValueError for anything but "skip" and "refuse"."""
+    """Raises ValueError unless the rule is "skip" or "refuse"."""
     if on_bad_file not in BAD_FILE_RULES:
         raise ValueError(f"on_bad_file must be 'skip' or 'refuse', not {on_bad_file!r}")
 
 
 def refused(error: images.ImageError) -> images.ImageError:
-    """The error of a run that is to stop at bad files, with the key that changes this."""
+    """The error for a bad file under the rule "refuse", with a hint how to skip such files."""
     return images.ImageError(f"{error} (--config.data.on_bad_file=skip skips such files)")
 
 
 def warn_of_each(reasons: Sequence[str], noun: str) -> None:
-    """Logs a warning for each of the first items left out at the start, and counts the others."""
+    """Logs a warning for each of the first items left out, and the number of others."""
     for reason in reasons[:NAMED_LIMIT]:
         _logger.warning("%s left out: %s", noun, reason)
     if len(reasons) > NAMED_LIMIT:
         _logger.warning("... and %d more %ss left out", len(reasons) - NAMED_LIMIT, noun)
+
+
+def check_each(
+    check: Callable[[int], object], count: int, on_bad_file: str
+) -> tuple[list[int], list[tuple[int, images.ImageError]]]:
+    """Calls `check` with every index; returns the good indices, and the bad ones with their errors.
+
+    Raises:
+        ImageError: for the first bad file if `on_bad_file` is "refuse".
+    """
+    good, bad = [], []
+    for index in range(count):
+        try:
+            check(index)
+        except images.ImageError as error:
+            if on_bad_file == "refuse":
+                raise refused(error) from error
+            bad.append((index, error))
+        else:
+            good.append(index)
+    return good, bad
 
 
 def _arrays_of(item: Any) -> tuple[np.ndarray, ...]:
@@ -206,7 +227,7 @@ def _bytes_of(item: Any) -> int:
 
 
 class Concatenated(Sequence):
-    """Several sources of the same kind one after the other, as one."""
+    """Concatenation of several sources of the same kind."""
 
     def __init__(self, parts: Sequence[Any]):
         """Joins sources."""
@@ -217,12 +238,12 @@ class Concatenated(Sequence):
 
     @property
     def on_bad_file(self) -> str:
-        """What the sources do with bad files."""
+        """The rule of the sources for bad files."""
         return self.parts[0].on_bad_file
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
-        """Names of all items; where a name occurs twice, with the number of its source."""
+        """Names of all items; duplicate names get the number of their source."""
         names = [name for part in self.parts for name in part.names]
         counts = collections.Counter(names)
         numbers = (i + 1 for i, part in enumerate(self.parts) for _ in range(len(part)))
@@ -241,12 +262,12 @@ class Concatenated(Sequence):
         return self._ends[-1]
 
     def __getitem__(self, index: int) -> Any:
-        """An item of one of the sources; in place of a bad one the next of the same source."""
+        """An item, read-only; a bad one is replaced by the next of the same source."""
         part, index = self._find(index)
         return part[index]
 
     def read(self, index: int) -> Any:
-        """The item with this index, and no other in its place."""
+        """The item with exactly this index."""
         part, index = self._find(index)
         return part.read(index)
 
@@ -263,13 +284,13 @@ class Concatenated(Sequence):
         return self.parts[which], index - (self._ends[which - 1] if which else 0)
 
     def __repr__(self) -> str:
-        """Short, since Grain shows it in its messages."""
+        """Short, since Grain prints it in messages."""
         return f"Concatenated({', '.join(map(repr, self.parts))})"
 
 
 @dataclasses.dataclass(frozen=True)
 class ItemReport:
-    """Number of items of a source that checks none of them before the run."""
+    """Report of a source that does not check its items before the run."""
 
     found: int
     noun: str
@@ -294,12 +315,12 @@ class JoinedReport:
 
     @property
     def skipped(self) -> tuple[tuple[Any, str], ...]:
-        """(file, reason) of all that was left out."""
+        """(file, reason) of all skipped items."""
         return tuple(skipped for part in self.parts for skipped in part.skipped)
 
     @property
     def checked(self) -> bool:
-        """False where one of the sources was too large to check."""
+        """False if one of the sources was too large to check."""
         return all(part.checked for part in self.parts)
 
     def summary(self) -> str:
@@ -308,10 +329,10 @@ class JoinedReport:
 
 
 def unique_names(paths: Sequence[Path]) -> tuple[str, ...]:
-    """A name of each file: its stem, or as much of its path as makes it unique.
+    """Unique names of files: the stem, else the file name, else the path.
 
-    The path is that below the folder which all files share, so that names do not depend on where
-    the folder lies or on how it is spelled. A file that occurs twice gets its numbers in addition.
+    Paths are relative to the common folder of all files, so names do not depend on where that
+    folder is. A file that occurs twice gets its index in addition.
     """
     files = [os.path.abspath(path) for path in paths]
     folder = os.path.commonpath({os.path.dirname(file) for file in files}) if files else ""

@@ -1,30 +1,31 @@
-"""The texts that name sources of data, and the rules that pair files: checked without any I/O.
+"""Syntax of data sources and of the rules that pair files; parsed without any I/O.
 
-Configs import this module and `tasks` of the data side, and nothing else.
+Of the data package, `config` imports only this module and `tasks`.
 
-A source is one of these, or several of them joined by ";":
+A source is one of these, or several joined by ";":
 
     photos:DIR                             clean photos, degraded by the class's synthetic
                                            degradation
     pairs:DEGRADED_DIR,CLEAN_DIR[,RULE]    pairs in two folders
     list:FILE[,clean_first]                pairs named in a text file, see `pairs.pair_list`
     tfds:NAME[/CONFIG][:SPLIT]             a TFDS dataset in ArrayRecord files, see `data.tfds`
-    packed:DIR                             what `data.pack` has written
+    packed:DIR                             sub-images written by `data.pack`
     DATASET:DIR                            a public dataset in that folder, see `data.datasets`
 
-Files are paired by name, not by position (except by the rule "order"). The name is the path below
-the folder without its suffix, so "a.jpg" belongs to "a.png" and "x/1.png" to "x/1.png". Where the
-clean folder has no sub-folders, the degraded photos may lie in some nevertheless
-("part1/0001_0.8_0.2.jpg" and "0001.jpg"). The rules:
+Files are paired by name (except by the rule "order"). The name is the path below the folder without
+its suffix, so "a.jpg" belongs to "a.png" and "x/1.png" to "x/1.png". If the clean folder has no
+sub-folders, those of the degraded photos are ignored ("part1/0001_0.8_0.2.jpg" and "0001.jpg").
+Rules:
 
     same              the same name
-    reside            the clean name is what stands before the first "_": 0001_0.8_0.2 -> 0001
-    begins            the clean name begins the degraded one, the longest such: 0001-rain-3 -> 0001
-    suffix:A          the degraded name ends with A, the clean one does not: suffix:x2, 01x2 -> 01
-    suffix:A=B        A at the end is B in the clean name
+    reside            the clean name is the part before the first "_": 0001_0.8_0.2 -> 0001
+    begins            the clean name is the longest one that the degraded name starts with:
+                      0001-rain-3 -> 0001
+    suffix:A          remove A at the end of the degraded name: suffix:x2, 01x2 -> 01
+    suffix:A=B        replace A at the end by B
     prefix:A, A=B     likewise at the beginning: prefix:rain=norain, rain-001 -> norain-001
-    order             the n-th and the n-th in the order of the numbers in their names; both folders
-                      must hold equally many files. For datasets whose names do not correspond.
+    order             n-th to n-th file, in natural order of names; both folders must hold equally
+                      many files. For datasets whose names do not correspond.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +33,7 @@ from typing import Any, NamedTuple
 
 from dcpt_jax.data.datasets import DATASETS
 
-# Kinds of a user's own: from the text behind the colon to items, see `register`.
+# User-defined kinds: functions from the text after the colon to items, see `register`.
 REGISTERED: dict[str, Callable[[str], Sequence[Any]]] = {}
 KINDS = ("photos", "pairs", "list", "tfds", "packed")
 RULES = "same, reside, begins, suffix:A, suffix:A=B, prefix:A, prefix:A=B, order"
@@ -42,33 +43,33 @@ _FORMS = (
     "tfds:NAME[/CONFIG][:SPLIT], packed:DIR, or DATASET:DIR with one of "
 )
 
-# From a degraded name, and a test whether a clean name exists, to the clean name; None where the
-# rule does not fit the name.
+# (degraded name, test whether a clean name exists) -> clean name, or None if the rule does not
+# apply.
 Rule = Callable[[str, Callable[[str], bool]], str | None]
 
 
 class SourceError(ValueError):
-    """A source of data that cannot be used; the message says why, and where it can, the key."""
+    """A source of data cannot be used; the message says why."""
 
 
 class Spec(NamedTuple):
-    """One source: its kind, one of `KINDS` or a dataset's name, and what it reads."""
+    """One source."""
 
-    kind: str
-    place: str
+    kind: str  # one of `KINDS`, a registered kind or the name of a dataset
+    place: str  # the text after the colon
 
 
 def register(kind: str, open_items: Callable[[str], Sequence[Any]]) -> None:
-    """Makes a source of a user's own known: `KIND:TEXT`, as docs/extending.md shows.
+    """Registers a user-defined kind of source, `KIND:TEXT`; see docs/extending.md.
 
     Args:
-        kind: what stands before the colon.
-        open_items: from the text behind it to a sequence, with `len` and `[index]`, of clean
-            photos, uint8 or uint16 [h, w, 3] RGB, or of pairs (degraded, clean) of these. The
+        kind: the text before the colon.
+        open_items: maps the text after the colon to a sequence (`len`, `[index]`) of clean photos,
+            uint8 or uint16 [h, w, 3] RGB, or of pairs (degraded, clean) of such arrays. The
             sequence is pickled for worker processes.
 
     Raises:
-        ValueError: if there is another source of that kind.
+        ValueError: if the kind already exists.
     """
     taken = kind in (*KINDS, *DATASETS) or REGISTERED.get(kind, open_items) is not open_items
     if taken:
@@ -114,7 +115,7 @@ def parse_list(place: str) -> tuple[str, bool]:
 
 
 def parse_rule(rule: str) -> Rule:
-    """The function that gives the clean name of a degraded one."""
+    """The function of a rule, from degraded to clean names."""
     kind, colon, change = rule.partition(":")
     if rule in ("same", "order"):
         return lambda name, exists: name
@@ -135,7 +136,7 @@ def parse_rule(rule: str) -> Rule:
 
 
 def _beginning(name: str, exists: Callable[[str], bool]) -> str | None:
-    """The longest clean name that begins this one and does not end inside a number or word."""
+    """The longest clean name that is a prefix of this one and ends at a word or number boundary."""
     for end in range(len(name), 0, -1):
         pair = name[end - 1 : end + 1]
         inside = len(pair) == 2 and (pair.isdigit() or pair.isalpha())

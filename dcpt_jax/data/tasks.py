@@ -1,12 +1,12 @@
-"""Task sets: which degradations a run trains on, as data.
+"""Task sets: the classes of degradation that a run trains on.
 
-The position of a task in its set is the class label, so an order once published never changes.
+The position of a task in its set is the class label, so the order of a published set must not
+change.
 
-A mixture's name is its spec: the single degradations joined by "+", in the order in which they
-happen to a photo. The classes of CDD-11 follow "low light, then rain or snow, then haze" (the
-scene is dark, drops and flakes fly through it, haze lies before all of it), so that the class its
-paper calls `l+h+r` is "low_light+rain+haze". The paper's short names can be asked for, and are
-turned into these.
+The name of a mixture is its spec: single degradations joined by "+", in the order of application.
+CDD-11 applies low light, then rain or snow, then haze (the scene is dark, with rain or snow in it,
+and haze in front), so the class that its paper calls `l+h+r` is "low_light+rain+haze" here. The
+short names of the paper are accepted as well.
 """
 
 import dataclasses
@@ -24,15 +24,15 @@ class Task:
 
     Attributes:
         name: class name, unique within a set.
-        degradation: spec of the synthetic degradation that stands in where there are no real pairs,
-            as `degradations.parse` takes it: "rain", "noise:1-50", "low_light+haze".
-        repeats: how often each item (photo or pair) of the class is used per pass over all classes,
-            >= 1, where all classes are synthesised from the same photos.
-        datasets: names in `data.datasets.DATASETS` that together are the class's published training
-            data; () where it has none.
-        samples: published number of samples of the class in a pass over all classes, items times
-            repeats, in (pre-training, restoration); 0 where none is published.
-        pretrain_datasets: those of pre-training where they are others; () where they are not.
+        degradation: spec of its synthetic degradation, see `degradations.parse`: "rain",
+            "noise:1-50", "low_light+haze".
+        repeats: how often each item (photo or pair) is used in a pass over all classes, >= 1, if
+            all classes are synthesised from the same photos.
+        datasets: names in `data.datasets.DATASETS` that together are the published training data of
+            the class; () if there are none.
+        samples: published number of samples in a pass over all classes (items times repeats), for
+            (pre-training, restoration); 0 = not published.
+        pretrain_datasets: datasets of pre-training, if different; () = the same.
     """
 
     name: str
@@ -43,24 +43,24 @@ class Task:
     pretrain_datasets: tuple[str, ...] = ()
 
     def published(self, stage: Stage) -> tuple[tuple[str, ...], int]:
-        """Names and number of samples of a stage's published training data; () and 0 without."""
+        """Datasets and number of samples published for a stage; () and 0 if there are none."""
         if stage == "pretrain":
             return self.pretrain_datasets or self.datasets, self.samples[0]
         return self.datasets, self.samples[1]
 
 
-# RainTrainHL: the training halves of Rain200H and Rain200L, 3,600 pairs. For 5d the publication
-# counts 200 of them, 300 times each.
+# RainTrainHL is the training data of Rain200H and Rain200L, 3,600 pairs. For 5d the publication
+# counts 200 pairs, 300 times each.
 _RAIN = {"datasets": ("rain200h", "rain200l"), "pretrain_datasets": ("rain13k",)}
 _LOW_LIGHT = {"datasets": ("lol",), "pretrain_datasets": ("lol_synthetic",)}
 
-# Training data, and items times repeats: DCPT (ICLR 2025), its released options; CDD-11: OneRestore
-# (ECCV 2024). Items are counted as there: DFWB (85,443 or 69,635), GoPro (16,824) and DPDD (7,000)
-# cut into sub-images. As the number of samples is kept and not that of repeats, a class has its
-# published share whether its photos are whole, cut or packed. The pre-training of 5d is that of
-# NAFNet; `config.presets` has what other backbones change.
+# Datasets and numbers of samples (items times repeats) from the released options of DCPT (ICLR
+# 2025); CDD-11 from OneRestore (ECCV 2024). These count sub-images of DFWB (85,443 or 69,635),
+# GoPro (16,824) and DPDD (7,000). The number of samples is fixed here, not the repeats, so a class
+# has its published share whether its photos are whole, cut or packed. The pre-training of 5d is
+# that of NAFNet; `config.presets` has the differences of other backbones.
 TASK_SETS: dict[str, tuple[Task, ...]] = {
-    # The class order of DCPT's five-degradation setting.
+    # DCPT's five-degradation setting, in its class order.
     "5d": (
         Task("rain", "rain", samples=(13_702, 200 * 300), **_RAIN),
         Task("noise", "noise:15/25/50", datasets=("dfwb",), samples=(85_443, 85_443 * 8)),
@@ -68,13 +68,13 @@ TASK_SETS: dict[str, tuple[Task, ...]] = {
         Task("low_light", "low_light", samples=(1_383 * 10, 485 * 160), **_LOW_LIGHT),
         Task("motion_blur", "motion_blur", datasets=("gopro",), samples=(16_824, 16_824 * 5)),
     ),
-    # That of its ten-degradation setting.
+    # DCPT's ten-degradation setting, in its class order.
     "10d": (
         Task("noise", "noise:1-50", datasets=("dfwb",), samples=(69_635,) * 2),
         Task("motion_blur", "motion_blur", datasets=("gopro",), samples=(16_824 * 4,) * 2),
         Task("defocus_blur", "defocus_blur", datasets=("dpdd",), samples=(7_000 * 9,) * 2),
         Task("jpeg", "jpeg:50/60/70/80/90", datasets=("dfwb",), samples=(69_635,) * 2),
-        # 30 times each of 2,061 clean photos, each time with one of its hazy versions.
+        # Each of 2,061 clean photos 30 times, with one of its hazy versions.
         Task("haze", "haze", datasets=("reside_ots",), samples=(2_061 * 30,) * 2),
         Task("rain", "rain", samples=(13_702 * 5, 3_600 * 20), **_RAIN),
         Task("snow", "snow", datasets=("snow100k",), samples=(50_000,) * 2),
@@ -82,7 +82,7 @@ TASK_SETS: dict[str, tuple[Task, ...]] = {
         Task("low_light", "low_light", datasets=("lol_synthetic",), samples=(1_383 * 50,) * 2),
         Task("inpainting", "inpainting", datasets=("dfwb",), samples=(69_635,) * 2),
     ),
-    # That of the mixed setting, l, h, r, s, l+h, l+r, l+s, h+r, h+s, l+h+r, l+h+s.
+    # The mixed setting: l, h, r, s, l+h, l+r, l+s, h+r, h+s, l+h+r, l+h+s.
     "cdd11": tuple(
         Task(name, name, datasets=("cdd11",), samples=(1_183, 1_183))
         for name in (
@@ -101,7 +101,7 @@ TASK_SETS: dict[str, tuple[Task, ...]] = {
     ),
 }
 
-# What the CDD-11 paper calls its classes.
+# Short names of the classes in the CDD-11 paper.
 SHORT_NAMES: dict[str, str] = dict(
     zip(
         ("l", "h", "r", "s", "l+h", "l+r", "l+s", "h+r", "h+s", "l+h+r", "l+h+s"),
@@ -112,24 +112,24 @@ SHORT_NAMES: dict[str, str] = dict(
 
 
 def class_names() -> tuple[str, ...]:
-    """Names of all single classes that can be asked for."""
+    """Names of all single classes."""
     return degradations.names()
 
 
 def resolve_tasks(names: str | Task | Sequence[str | Task]) -> tuple[Task, ...]:
-    """Turns what a config says into tasks; the index in the result is the class label.
+    """The tasks named by `config.tasks`; the index in the result is the class label.
 
     Args:
         names: a task set ("5d"), a class ("haze"), a mixture or fixed strength ("low_light+rain",
-            "noise:25"), a short name of CDD-11 ("l+r"), a ready `Task`, or several of these as a
-            sequence or separated by commas; quotes and brackets around them are ignored. A mixture
-            is a class of its own, named as it is written. A class that stands in a set, the first
-            of `TASK_SETS` if in several, brings its data and repeats from there, and has its
-            degradation's own range of strengths.
+            "noise:25"), a short name of CDD-11 ("l+r"), a `Task`, or several of these as a sequence
+            or separated by commas; quotes and brackets around them are ignored. A mixture is a
+            class of its own, named as written. A class that occurs in `TASK_SETS` takes its
+            datasets and repeats from the first such set, and the default range of strengths of its
+            degradation.
 
     Raises:
-        ValueError: for unknown names (the message lists the known sets and classes), for none, for
-            a class that occurs twice, and for repeats below 1.
+        ValueError: for unknown names (the message lists the known ones), an empty list, duplicate
+            classes, or repeats below 1.
     """
     if isinstance(names, str):
         names = _plain(names).split(",")
@@ -151,7 +151,7 @@ def resolve_tasks(names: str | Task | Sequence[str | Task]) -> tuple[Task, ...]:
 
 
 def class_named(name: str) -> str | None:
-    """The class name that some text means, a short name too; None if it means no single class."""
+    """The class that a text names (short names included); None if it does not name exactly one."""
     if not name.strip() or "," in name:
         return None
     try:
@@ -162,15 +162,15 @@ def class_named(name: str) -> str | None:
 
 
 def resolve_trained(task_set: str, classes: Sequence[str]) -> tuple[Task, ...]:
-    """The tasks that weights were trained on, from what `model.json` says.
+    """The tasks that weights were trained on, from `model.json`.
 
     Args:
-        task_set: what the run was asked for. As classes of one name can come from different data in
-            different sets, it decides where it still means these classes.
+        task_set: the recorded `config.tasks`, used if it still has these classes: a class may have
+            different data in different sets.
         classes: class names in index order.
 
     Raises:
-        ValueError: if these are no classes, such as the numbered ones of converted weights.
+        ValueError: for unknown classes, such as the numbered ones of converted weights.
     """
     try:
         tasks = resolve_tasks(task_set)
@@ -182,7 +182,7 @@ def resolve_trained(task_set: str, classes: Sequence[str]) -> tuple[Task, ...]:
 
 
 def _plain(text: str) -> str:
-    """A list of names without the brackets, quotes and last comma that Python or a shell needs."""
+    """Removes the brackets, quotes and trailing comma of a list in Python or shell syntax."""
     text = text.strip().strip("\"'").strip()
     if text[:1] + text[-1:] in ("[]", "()"):
         text = text[1:-1]

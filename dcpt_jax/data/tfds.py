@@ -1,10 +1,10 @@
-"""TFDS datasets as sources: any in ArrayRecord files whose features hold images.
+"""TFDS datasets of images as sources.
 
-Nothing here needs TensorFlow, and nothing is downloaded: a set has to be prepared already, in the
-file format "array_record". `python -m dcpt_jax.data.tfds_build` prepares one of pairs in folders.
+TensorFlow is not required, and nothing is downloaded: the dataset must be prepared already, in the
+file format "array_record". `python -m dcpt_jax.data.tfds_build` prepares one from folders of pairs.
 
-The stored bytes are decoded by `images`, not by TFDS, whose decoder wraps 16-bit values around and
-mistakes palettes; so photos are read by the same rules from a set as from a folder.
+The stored bytes are decoded by `images`, as those of files in folders. The decoder of TFDS wraps
+16-bit values and misreads palettes.
 """
 
 import functools
@@ -19,7 +19,7 @@ from dcpt_jax import extras, images
 from dcpt_jax.data.pairs import SizeError
 from dcpt_jax.data.sources import Cache, ItemReport, Pair, Source
 
-# What the two images of a pair are called in TFDS datasets, (degraded, clean).
+# Feature names of the two images of a pair, (degraded, clean).
 PAIR_FEATURES = (
     ("degraded", "clean"),
     ("lq", "gt"),
@@ -32,16 +32,16 @@ _SPLITS = {"train": "train", "held_out": "test"}
 
 
 class TfdsError(FileNotFoundError):
-    """A TFDS dataset cannot be read; the message says why and what to do."""
+    """A TFDS dataset cannot be read; the message says why, and what to do."""
 
 
 class TfdsSource(Source):
-    """The photos or pairs of one split, read-only; bad ones are treated as in folders.
+    """The photos or pairs of one split, read-only; bad files are handled as in folders.
 
     Attributes:
-        report: what was found at the start.
-        is_pairs: True where the items are pairs.
-        files: all files of the set.
+        report: number of items.
+        is_pairs: whether the items are pairs.
+        files: all files of the dataset.
         on_bad_file: "skip" or "refuse".
         unreadable: index -> reason, of examples that failed in decoding, in this process so far.
     """
@@ -56,13 +56,13 @@ class TfdsSource(Source):
         max_pixels: int = images.MAX_PIXELS,
         colour: str = "srgb",
     ):
-        """Opens a prepared set.
+        """Opens a prepared dataset.
 
         Args:
-            text: "NAME[/CONFIG][:SPLIT]", a set in the data folder of TFDS (`TFDS_DATA_DIR`, or
-                ~/tensorflow_datasets), or "FOLDER[:SPLIT]", the folder of a set or above its
-                versions. SPLIT may be what TFDS takes, such as "train[:50%]".
-            split: "train", or "held_out" for the set's "test", where `text` names none.
+            text: "NAME[/CONFIG][:SPLIT]", a dataset in the data folder of TFDS (`TFDS_DATA_DIR`, or
+                ~/tensorflow_datasets), or "FOLDER[:SPLIT]", the folder of a dataset or of its
+                versions. SPLIT has the syntax of TFDS, such as "train[:50%]".
+            split: "train" or "held_out" (the split "test"), if `text` names none.
             on_bad_file: "skip" or "refuse".
             cache_megabytes: see `PhotoSource`.
             max_pixels: larger images count as bad.
@@ -70,7 +70,8 @@ class TfdsSource(Source):
 
         Raises:
             ImportError: if tensorflow-datasets is not installed.
-            TfdsError: if the set is not prepared, not in ArrayRecord files, or without such images.
+            TfdsError: if the dataset is not prepared, not in ArrayRecord files, or has no such
+                images.
         """
         super().__init__(
             on_bad_file=on_bad_file, cache=cache_megabytes, max_pixels=max_pixels, colour=colour
@@ -86,7 +87,7 @@ class TfdsSource(Source):
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
-        """Split and number of each example; TFDS stores them in an order of its own."""
+        """Split and number of each example."""
         return tuple(f"{self._split}-{i:06}" for i in range(len(self)))
 
     def __len__(self) -> int:
@@ -94,7 +95,7 @@ class TfdsSource(Source):
         return len(self._records)
 
     def describe(self, index: int) -> str:
-        """Which example of which set."""
+        """Number, dataset and split of an example."""
         return f"example {index} of {self._name}:{self._split}"
 
     def _decode(self, index: int) -> np.ndarray | Pair:
@@ -123,12 +124,12 @@ class TfdsSource(Source):
         return Pair(*pixels)
 
     def __repr__(self) -> str:
-        """Short, since Grain shows it in its messages."""
+        """Short, since Grain prints it in messages."""
         return f"TfdsSource({self._name}:{self._split}, {len(self)} {self.noun}s)"
 
 
 def import_tfds() -> Any:
-    """The library; without TensorFlow's log lines where that is installed."""
+    """Imports TFDS; ImportError with advice if it is not installed."""
     with extras.needed(
         "tfds", "a TFDS dataset", instead="name folders with pairs:DEGRADED_DIR,CLEAN_DIR"
     ):
@@ -137,7 +138,7 @@ def import_tfds() -> Any:
 
 
 def _open(name: str, split: str) -> tuple[Sequence[Any], tuple[str, ...], Path]:
-    """The records of a split with undecoded images, the names of these, and the set's folder."""
+    """(records of a split with undecoded images, names of these features, folder)."""
     tfds = import_tfds()
     try:
         builder = _builder(tfds, name)
@@ -150,7 +151,7 @@ def _open(name: str, split: str) -> tuple[Sequence[Any], tuple[str, ...], Path]:
         return records, keys, Path(builder.data_path)
     except (TfdsError, ImportError):
         raise
-    except Exception as error:  # TFDS raises many kinds, some of them with pages of text
+    except Exception as error:  # TFDS raises many types, some with long messages
         raise TfdsError(
             f"the TFDS dataset {name} cannot be read: {first_line(error)}. It must be prepared "
             "on this machine with file_format='array_record', in the folder TFDS_DATA_DIR or "
@@ -159,7 +160,7 @@ def _open(name: str, split: str) -> tuple[Sequence[Any], tuple[str, ...], Path]:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in short; those of TFDS may have pages of text."""
+    """The first line of an error message; those of TFDS can be very long."""
     lines = filter(None, map(str.strip, str(error).splitlines()))
     return next(lines, type(error).__name__)[:300]
 
@@ -186,7 +187,7 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 def _image_keys(tfds: Any, features: Any, name: str) -> tuple[str, ...]:
-    """Names of the two images of a pair, or of the only image."""
+    """Feature names of the two images of a pair, or of the single image."""
     found = [key for key, one in features.items() if isinstance(one, tfds.features.Image)]
     for pair in PAIR_FEATURES:
         if set(pair) <= set(found):

@@ -1,10 +1,10 @@
-"""`python -m dcpt_jax.data.tfds_build`: a TFDS dataset of pairs from folders on this machine.
+"""`python -m dcpt_jax.data.tfds_build`: builds a TFDS dataset from local folders of pairs.
 
-The files go in as they are, into ArrayRecord files; nothing is decoded and nothing is downloaded.
-Pairs that cannot be used, by their headers, are named and left out.
-The result can be read with `--config.data.sources.CLASS=tfds:OUT/NAME`, and with TFDS alone:
-`tfds.builder_from_directory(OUT/NAME/1.0.0).as_data_source("train")`. Features: `degraded` and
-`clean`, images; `name`, text.
+The image files are stored unchanged in ArrayRecord files; nothing is decoded or downloaded. Pairs
+whose headers show that they are unusable are named and left out. Read the result with
+`--config.data.sources.CLASS=tfds:OUT/NAME`, or with TFDS alone:
+`tfds.builder_from_directory(OUT/NAME/1.0.0).as_data_source("train")`. Features: the images
+`degraded` and `clean`, and the text `name`.
 """
 
 import argparse
@@ -28,25 +28,25 @@ _SPLITS = {"train": "train", "held_out": "test"}
 
 
 class BuildError(Exception):
-    """A set cannot be built; the message says why."""
+    """A dataset cannot be built; the message says why."""
 
 
 def build(
     name: str, splits: dict[str, Pairing], data_dir: Path | str, *, overwrite: bool = False
 ) -> Path:
-    """Writes a set.
+    """Builds a dataset.
 
     Args:
-        name: of the set: small letters, digits and "_", a letter first.
-        splits: pairs of each split.
-        data_dir: folder of TFDS datasets; the set goes to `data_dir/name/1.0.0`.
-        overwrite: whether it takes the place of one that is there already, once it is complete.
+        name: its name: lower-case letters, digits and "_", starting with a letter.
+        splits: the pairs of each split.
+        data_dir: folder of TFDS datasets; the result is `data_dir/name/1.0.0`.
+        overwrite: whether to replace an existing dataset, once the new one is complete.
 
     Returns:
-        That folder.
+        The folder of the dataset.
 
     Raises:
-        BuildError: if the name is none, the set is there already, or TFDS cannot write it.
+        BuildError: if the name is invalid, the dataset exists, or TFDS cannot write it.
         ImportError: if tensorflow-datasets is not installed.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
@@ -60,7 +60,7 @@ def build(
         if pairing.border:
             raise BuildError(
                 f"the clean photos of {name}, {split}, have a border of {pairing.border} pixels "
-                "that would have to be cut off, but files go in as they are; read their folder"
+                "that must be cut off, but files are stored unchanged; use their folder instead"
             )
     tfds = import_tfds()
     Path(data_dir).mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def build(
         builder = _builder_class(tfds, name, splits)(data_dir=temporary, file_format="array_record")
         try:
             builder.download_and_prepare()
-        except Exception as error:  # TFDS raises many kinds
+        except Exception as error:  # TFDS raises many types
             raise BuildError(f"TFDS cannot write {name}: {first_line(error)}") from error
         if folder.exists():
             folder.rename(Path(temporary, "old"))
@@ -101,17 +101,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m dcpt_jax.data.tfds_build", description=__doc__.split("\n\n")[1]
     )
-    parser.add_argument("name", help="of a public dataset (docs/data.md), or of your own")
-    parser.add_argument(
-        "--manual", type=expand_home, help="folder that the public dataset was unpacked to"
-    )
-    parser.add_argument("--task", default="", help="class, of sets that hold several (cdd11)")
+    parser.add_argument("name", help="name of a public dataset (docs/data.md), or a new one")
+    parser.add_argument("--manual", type=expand_home, help="folder of the unpacked public dataset")
+    parser.add_argument("--task", default="", help="class of a dataset that holds several (cdd11)")
     for split in _SPLITS.values():
         parser.add_argument(
             f"--{split}",
             type=expand_home,
             metavar="DEGRADED_DIR,CLEAN_DIR[,RULE]",
-            help=f"pairs of the {split} split of a set of your own",
+            help=f"pairs of the {split} split of a new dataset",
         )
     parser.add_argument(
         "--data_dir", type=expand_home, required=True, help="folder of TFDS datasets to write to"
@@ -123,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Builds the set described by `options`."""
+    """Builds the dataset described by `options`."""
     own = {s: getattr(options, s) for s in _SPLITS.values() if getattr(options, s)}
     if bool(options.manual) == bool(own):
         raise UsageError("give either --manual, or --train and / or --test")
@@ -154,7 +152,7 @@ def _builder_class(tfds: Any, name: str, splits: dict[str, Pairing]) -> type:
         """Pairs of a degraded and a clean photo."""
 
         VERSION = tfds.core.Version(SET_VERSION)
-        # TFDS looks for checksums of downloads beside a builder's code, with a library that it
+        # Else TFDS would look for checksums of downloads beside this file, with a library that it
         # does not require.
         code_path = None
 
@@ -175,7 +173,7 @@ def _builder_class(tfds: Any, name: str, splits: dict[str, Pairing]) -> type:
                 except images.ImageError as error:
                     print(f"left out: {error}", file=sys.stderr)
                     continue
-                key = key.encode("utf-8", "backslashreplace").decode()  # names that are no text
+                key = key.encode("utf-8", "backslashreplace").decode()  # for invalid text
                 contents = {"degraded": degraded.read_bytes(), "clean": clean.read_bytes()}
                 yield key, {**contents, "name": key}
 

@@ -1,4 +1,4 @@
-"""Worker processes that make samples: setup, shared memory, and why one died."""
+"""Worker processes of the data pipeline: setup, shared memory, and diagnosis of deaths."""
 
 import contextlib
 import ctypes
@@ -16,40 +16,40 @@ SHARED_MEMORY_REMEDIES = (
     "Remedies: a larger one (docker run --shm-size=2g, or --ipc=host), fewer workers "
     "(--config.data.num_workers), or smaller batches (--config.batch_size)"
 )
-_BATCHES_IN_USE = 10  # of the main process: in the step, on their way to the device, being deleted
-_SIGNALS_OF_THE_GROUP = (signal.SIGINT, signal.SIGTERM)  # that a whole process group gets
+_BATCHES_IN_USE = 10  # held by the main process: in a step, in transfer, being freed
+_GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM)  # sent to a whole process group
 
 _logger = logging.getLogger(__name__)
 
 
 def start_worker(index: int, count: int) -> None:
-    """Sets a worker process up; runs in it before its first sample."""
+    """Initialises a worker process, before its first sample."""
     del index, count
     cv2.setNumThreads(0)
     keep_memory()
-    # Ctrl-C and a scheduler's SIGTERM reach the whole group; the main process still wants its
-    # current batch, saves, and then stops the workers itself.
+    # Ctrl-C and a scheduler's SIGTERM reach all processes of the group, but the main process still
+    # needs the current batch; it saves, and then stops the workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave_soon)
-    if hasattr(signal, "pthread_sigmask"):  # from here on they may come
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS_OF_THE_GROUP)
+    if hasattr(signal, "pthread_sigmask"):  # the handlers are set: see `starting_processes`
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _GROUP_SIGNALS)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
 
 @contextlib.contextmanager
 def starting_processes() -> Iterator[None]:
-    """Blocks the signals that `start_worker` handles, for processes that are started meanwhile.
+    """Blocks, in processes started meanwhile, the signals that `start_worker` handles.
 
-    A process inherits the mask of the thread that starts it, so a signal that comes while it starts
-    waits for `start_worker`. Other threads of this process still get their signals. Python's
-    resource tracker, which starts together with the first worker and removes the shared memory of
-    workers that were killed, does so without warnings.
+    A process inherits the signal mask of the thread that starts it, so a signal during its start is
+    delivered only after `start_worker`. Other threads of this process are not affected. Also
+    silences Python's resource tracker, which starts with the first worker and warns when it removes
+    the shared memory of killed workers.
     """
     warned = os.environ.get("PYTHONWARNINGS")
     silent = "ignore:resource_tracker:UserWarning"
     os.environ["PYTHONWARNINGS"] = f"{warned},{silent}" if warned else silent
     blocks = hasattr(signal, "pthread_sigmask")
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS_OF_THE_GROUP) if blocks else None
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS) if blocks else None
     try:
         yield
     finally:
@@ -62,14 +62,14 @@ def starting_processes() -> Iterator[None]:
 
 
 def fit_shared_memory(num_workers: int, ahead: int, batch_bytes: int) -> tuple[int, int]:
-    """Fewer workers, or fewer batches ahead, where shared memory cannot hold what they make.
+    """Reduces workers and prefetched batches to what fits into shared memory.
 
-    A container has 64 MB of it unless it is told otherwise. A process that writes more than there
-    is dies of SIGBUS, in the middle of a run.
+    Containers have 64 MB of it by default, and a process that exceeds the limit is killed by SIGBUS
+    in the middle of a run.
 
     Returns:
-        (workers, batches ahead) that fit. 0 workers stands for threads of this process, which need
-        no shared memory.
+        (workers, prefetched batches) that fit. 0 workers = threads of this process, which need no
+        shared memory.
     """
     free = shared_memory_free()
     if free is None or _needed(num_workers, ahead, batch_bytes) <= free:
@@ -87,12 +87,12 @@ def fit_shared_memory(num_workers: int, ahead: int, batch_bytes: int) -> tuple[i
 
 
 def _needed(num_workers: int, ahead: int, batch_bytes: int) -> int:
-    """Bytes of shared memory: batches that workers keep, make and hold out, and those in use."""
+    """Bytes of shared memory: batches that workers buffer, make and deliver, and those in use."""
     return (num_workers * (ahead + 2) + _BATCHES_IN_USE) * batch_bytes
 
 
 def shared_memory_free() -> int | None:
-    """Free bytes of shared memory; None where it is not a folder of its own."""
+    """Free bytes of shared memory; None if unknown."""
     try:
         status = os.statvfs(SHARED_MEMORY)
     except (AttributeError, OSError):
@@ -101,7 +101,7 @@ def shared_memory_free() -> int | None:
 
 
 def cause_of_death(exit_code: int | None) -> str:
-    """What an exit code says of a worker process that died, and what to do."""
+    """Explains the exit code of a dead worker process, with remedies."""
     if exit_code is None:
         return "without an exit code"
     if exit_code >= 0:
@@ -129,10 +129,10 @@ def cause_of_death(exit_code: int | None) -> str:
 
 
 def keep_memory() -> None:
-    """Lets the C library keep freed memory for the next arrays, where it is glibc.
+    """Makes glibc keep up to 64 MB of freed memory for the next arrays.
 
-    It would return each array of this size to the system and get it back page by page, which takes
-    a third of the time of a sample. Only up to 64 MB are kept so.
+    By default it returns arrays of this size to the system and gets them back page by page, which
+    takes a third of the time of a sample. A no-op with other C libraries.
     """
     trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
     try:
@@ -150,7 +150,7 @@ def _leave_soon(*_: object) -> None:
 
 
 def _leave_with_parent() -> None:
-    """Ends a worker whose main process was killed; it would otherwise wait for ever."""
+    """Ends a worker whose main process was killed; it would otherwise wait forever."""
     import multiprocessing
 
     parent = multiprocessing.parent_process()
