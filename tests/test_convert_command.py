@@ -310,7 +310,7 @@ def test_what_fails_unforeseen_is_no_traceback(tmp_path, state, monkeypatch, cap
     path = write_pth(tmp_path / "net.pth", state)
     assert command.main([str(path), str(tmp_path / "w")]) == 1
     error = capsys.readouterr().err
-    assert "net.pth: makes no network (OverflowError: too \\x1b[2J large)" in error
+    assert "net.pth: not a valid network (OverflowError: too \\x1b[2J large)" in error
 
 
 def test_numbers_too_large_for_float32_are_refused(tmp_path, state, capsys):
@@ -397,7 +397,7 @@ def test_prefixes(tmp_path, network, state, capsys):
     assert command.main([*arguments, "--prefix", "netG."]) == 0
     assert dcpt_jax.load(tmp_path / "w2")[0] == network
     assert command.main([str(tmp_path / "w2"), str(tmp_path / "out.pth"), "--prefix", "a"]) == 1
-    assert "--prefix is for a file IN" in capsys.readouterr().err
+    assert "--prefix applies to a file IN" in capsys.readouterr().err
 
 
 def test_a_file_is_loaded_directly(tmp_path, network, state, caplog):
@@ -468,8 +468,8 @@ def test_an_existing_file_is_not_overwritten(tmp_path, state, capsys):
     ("arguments", "message"),
     [
         ("missing.pth w", "missing.pth: there is no such file or folder"),
-        ("w out.pth --classes a,b", "a weights folder says itself"),
-        ("w out.pth --attention relu", "--attention is for a file IN"),
+        ("w out.pth --classes a,b", "not to a weights folder"),
+        ("w out.pth --attention relu", "--attention applies to a file IN"),
         ("w out.pth --classifier c.pth", "hold no classifier"),
         ("w out.pth --classifier out.pth", "the same file as OUT"),
         ("w out.pth --classifier folder.pth/../out.pth", "the same file as OUT"),

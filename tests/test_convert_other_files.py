@@ -93,7 +93,7 @@ def test_what_is_no_file_is_not_opened(tmp_path):
     ],
 )
 def test_an_optimizer_s_state_is_named(content):
-    with pytest.raises(ValueError, match=r"state of an optimizer, .*net_g_N\.pth"):
+    with pytest.raises(ValueError, match=r"state of an optimizer; .*net_g_N\.pth"):
         state_dict_of(content)
 
 

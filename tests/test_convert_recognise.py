@@ -321,7 +321,7 @@ def test_one_common_prefix_is_stripped_and_said(case, prefix):
     assert found.remarks[0] == f"stripped the prefix {prefix} that all names have"
     counted = recognise({**wrapped, "global_step": np.int64([3])})
     assert counted.state.keys() == plain.state.keys()
-    assert "left out, as they are counters: global_step" in counted.remarks
+    assert "left out, because they are counters: global_step" in counted.remarks
     for others in ({"loss.vgg.0.weight": X}, {"netD" + name: X for name in wrapped}):
         with pytest.raises(ValueError, match=f"choose one with --prefix .*{prefix}"):
             recognise({**wrapped, **others})
@@ -335,7 +335,7 @@ def test_one_common_prefix_is_stripped_and_said(case, prefix):
         ({"params": {"a": X}, "epoch": 3}, "ema", "no entry 'ema'; entries: params"),
         ({"a": X}, "params", "no entry 'params'; entries: none"),
         ({"ema": {"a": X}, "net": {"a": X}}, None, "not tensors: ema, net; --params .*: ema, net"),
-        ({"optimizer": {"state": {}}, "epoch": 3}, None, "beside the state of an optimizer there"),
+        ({"optimizer": {"state": {}}, "epoch": 3}, None, "holds the state of an optimizer"),
         ({"params": {"a": X, "b": 3}}, None, "not tensors: b$"),
     ],
 )

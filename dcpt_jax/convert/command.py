@@ -1,4 +1,4 @@
-"""`python -m dcpt_jax.convert`: weights of the PyTorch original to ours, and back."""
+"""`python -m dcpt_jax.convert`: converts weights from the PyTorch reference, and back."""
 
 import argparse
 import dataclasses
@@ -23,22 +23,21 @@ from dcpt_jax.devices import start_devices
 from dcpt_jax.labels import FLAT, KINDS, Labels, numbered_names
 
 _DETAILS = """
-what is read
-  A .pth or .safetensors file of NAFNet, Restormer, PromptIR, DCPT's SwinIR or DCPT's classifier,
-  as DCPT, MaskDCPT or (but for SwinIR) their authors publish them;
-  PyTorch is not needed, and nothing in the file is run. Architecture and sizes are recognised from
-  the names and shapes in it, also behind the prefixes of DataParallel (module.) and Lightning
-  (net.), or any other prefix that all names have (--prefix chooses among several). Settings,
-  dates and other objects beside the weights are ignored. What names and shapes do not tell is
-  assumed, with a message: see the three options for it. Parameters are float32 here; other
-  precisions are converted. Or a weights folder or work directory of this package.
+input
+  A .pth or .safetensors file of NAFNet, Restormer, PromptIR, DCPT's SwinIR or DCPT's classifier, as
+  published by DCPT, MaskDCPT or (except SwinIR) the original authors. PyTorch is not required, and
+  no code in the file is executed. Architecture and sizes are inferred from names and shapes. The
+  prefixes of DataParallel (module.) and Lightning (net.), or any other prefix that all names have,
+  are stripped (--prefix selects one of several). Settings, dates and other objects in the file are
+  ignored. What cannot be inferred is assumed, with a message; three options set it. Other
+  precisions are converted to float32. Or a weights folder or work directory of this package.
 
-what is written
-  If OUT ends in .pth or .safetensors: such a file, with the names of DCPT's PyTorch code, which
-  loads it with strict=True, or with --layout of another repository. Otherwise a weights folder,
-  which dcpt_jax.load and Orbax read. Names that are missing, unexpected or of another shape are
-  listed, and then nothing is written. --layout original is what spandrel (NAFNet, Restormer) and
-  deepinv (PromptIR, Restormer) read, see docs/models.md.
+output
+  If OUT ends in .pth or .safetensors, such a file, with the names of DCPT's PyTorch code, which
+  loads it with strict=True; --layout selects the names of another repository. Otherwise a weights
+  folder for dcpt_jax.load and Orbax. If names are missing, unexpected or of another shape, they are
+  listed and nothing is written. spandrel (NAFNet, Restormer) and deepinv (PromptIR, Restormer) read
+  --layout original, see docs/models.md.
 
 examples
   python -m dcpt_jax.convert dcpt_nafnet_5d.pth weights/
@@ -57,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="python -m dcpt_jax.convert",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Turns weights of DCPT's PyTorch code into a weights folder of this package, "
+        description="Converts weights of DCPT's PyTorch code to a weights folder of this package, "
         "and back.",
         epilog=_DETAILS,
     )
@@ -78,8 +77,8 @@ def parser() -> argparse.ArgumentParser:
         "--classifier",
         type=expanded_path,
         metavar="FILE",
-        help="file of the degradation classifier that belongs to the network: read if IN is a "
-        "file, written if IN is a folder",
+        help="file of the degradation classifier of the network: read if IN is a file, written if "
+        "IN is a folder",
     )
     add(
         "--dtype",
@@ -90,25 +89,25 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--classes",
         metavar="A,B,...",
-        help="names of the classes of the classifier that is read, in index order (default: "
-        "class_0, class_1, ...); of a multi-hot one those of its components",
+        help="class names of the classifier read, in index order (default: class_0, class_1, ...); "
+        "of a multi-hot one the names of its components",
     )
     add(
         "--label",
         choices=KINDS,
-        help="what the classifier that is read tells: classes, or components of mixtures, of which "
-        "several can be there (default: flat)",
+        help="labels of the classifier read: classes (flat, the default), or components of "
+        "mixtures (multi_hot), several of which can be present",
     )
     add(
         "--params",
         metavar="KEY",
-        help="entry of the files to take (default: the first of params_ema, params, state_dict "
-        "that is there, else the whole file)",
+        help="entry of the files to read (default: the first of params_ema, params, state_dict "
+        "that exists, else the whole file)",
     )
     add(
         "--prefix",
         metavar="P",
-        help="take only the names in IN that start with P, such as netG., and strip it (default: "
+        help="read only the names in IN that start with P, such as netG., and strip it (default: "
         "a prefix that all names have is stripped)",
     )
     _add_assumed(result)
@@ -117,12 +116,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_assumed(result: argparse.ArgumentParser) -> None:
-    assumed = result.add_argument_group("what names and shapes do not tell of the network in IN")
+    assumed = result.add_argument_group("network in IN: what names and shapes do not determine")
     add = assumed.add_argument
     add(
         "--attention",
         choices=("relu", "softmax"),
-        help="of a Restormer (default: relu, as DCPT's, if its names have `body`, as "
+        help="of a Restormer (default: relu, as in DCPT, if its names have `body`, as in "
         "encoder_level1.body.0; else softmax, as in the original publication)",
     )
     add("--window-size", type=int, metavar="N", help="of a SwinIR (default: 8)")
@@ -140,21 +139,21 @@ def _add_writing(result: argparse.ArgumentParser) -> None:
     add(
         "--layout",
         choices=LAYOUTS,
-        help="whose names a written file has: DCPT's (default), those of the network's original "
-        "repository, or MaskDCPT's (default if those once read were, and for a NAFNet whose norms "
-        "have MaskDCPT's epsilon)",
+        help="names in the written file: DCPT's (default), those of the original repository of the "
+        "network, or MaskDCPT's (default for weights converted from MaskDCPT, and for a NAFNet "
+        "whose norms have its epsilon)",
     )
     add(
         "--force",
         action="store_true",
-        help="write a --layout also if the network of that layout computes something else, as the "
-        "original Restormer (softmax) does for a Restormer with ReLU attention",
+        help="write a --layout even if its network computes something different, such as the "
+        "original Restormer (softmax) for a Restormer with ReLU attention",
     )
     add(
         "--overwrite",
         action="store_true",
-        help="replace files that exist (a weights folder is replaced without it, if nothing else "
-        "is in it; any other folder never)",
+        help="replace existing files (a weights folder is replaced in any case, unless it contains "
+        "other files; other folders are never replaced)",
     )
 
 
@@ -164,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Converts what the options say; returns the exit status, see --help."""
+    """Runs the conversion described by `options`; returns the exit status, see --help."""
     try:
         start_devices()
         convert(options)
@@ -179,7 +178,7 @@ def run(options: argparse.Namespace) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Weights:
-    """A network with its parameters, perhaps a classifier, and what model.json says of them."""
+    """A network, perhaps with a classifier, their parameters, and the content of model.json."""
 
     network: nn.Module
     classifier: nn.Module | None
@@ -188,12 +187,12 @@ class _Weights:
 
 
 def convert(options: argparse.Namespace) -> None:
-    """Reads, recognises and writes; whatever is wrong is found before anything is written.
+    """Reads, converts and writes; all checks precede the first write.
 
     Raises:
-        OSError: if a file cannot be read, or one that would be written exists.
-        ValueError: if a file is refused, its names and shapes do not fit its architecture, or the
-            options do not fit each other.
+        OSError: if an input cannot be read, or an output exists.
+        ValueError: if a file is refused, does not fit its architecture, or the options contradict
+            each other.
     """
     reads_folder, writes_file = options.input.is_dir(), files.is_file_name(options.output)
     _check(options, reads_folder, writes_file)
@@ -201,7 +200,7 @@ def convert(options: argparse.Namespace) -> None:
         read = _read_folder(options) if reads_folder else _read_files(options, writes_file)
     if not writes_file:
         if reads_folder:
-            to_torch(read.params["network"], read.network, force=True)  # finds what does not fit
+            to_torch(read.params["network"], read.network, force=True)  # checks names and shapes
         params = _stored_as(options.dtype or "float32", read.params)
         say(f"wrote: {weights.save_weights(options.output, params, read.description)}")
         return
@@ -239,7 +238,7 @@ def _read_folder(options: argparse.Namespace) -> _Weights:
 
 
 def _read_files(options: argparse.Namespace, writes_file: bool) -> _Weights:
-    # From file to file, a classifier goes by itself in the place of a network.
+    # Between two files, a classifier can be converted by itself.
     expected = ("network", "classifier") if writes_file else ("network",)
     read = _read_file(options.input, options, expected=expected)
     network = read.module
@@ -275,9 +274,9 @@ def _read_files(options: argparse.Namespace, writes_file: bool) -> _Weights:
 
 
 def _read_file(path: Path, options: argparse.Namespace, **how: Any) -> ReadFile:
-    """Reads a file as the options say, and says what it is."""
+    """Reads a file, and prints what was recognised."""
     if path == options.input:
-        how |= {"prefix": options.prefix, "told": _told(options)}
+        how |= {"prefix": options.prefix, "known": _known_arguments(options)}
     read = read_file(path, entry=options.params, **how)
     say(f"recognised in {path}: {summary(read.module, read.params)}")
     for remark in read.remarks:
@@ -300,16 +299,16 @@ def _stored_as(dtype: str, params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check(options: argparse.Namespace, reads_folder: bool, writes_file: bool) -> None:
-    """Raises unless the options fit each other and nothing of the user's would be replaced."""
+    """Raises if options contradict each other, or other files would be overwritten."""
     output, classifier = options.output, options.classifier
     if not options.input.exists():
         raise FileNotFoundError(f"{options.input}: there is no such file or folder")
     if reads_folder and (options.classes is not None or options.params is not None):
-        raise ValueError("--classes and --params are for a file IN; a weights folder says itself")
+        raise ValueError("--classes and --params apply to a file IN, not to a weights folder")
     for name in ("label", "prefix", "attention", "window_size", "num_heads"):
         if reads_folder and getattr(options, name) is not None:
             flag = "--" + name.replace("_", "-")
-            raise ValueError(f"{flag} is for a file IN; a weights folder says itself")
+            raise ValueError(f"{flag} applies to a file IN, not to a weights folder")
     if classifier is not None and reads_folder != writes_file:
         raise ValueError(
             "--classifier: a classifier is read from a file into a folder OUT, or written from a "
@@ -344,7 +343,7 @@ def _check(options: argparse.Namespace, reads_folder: bool, writes_file: bool) -
             raise FileExistsError(f"{path} exists; give --overwrite to replace it")
 
 
-def _told(options: argparse.Namespace) -> dict[str, Any]:
+def _known_arguments(options: argparse.Namespace) -> dict[str, Any]:
     """Keyword arguments of `recognise` from the options."""
     heads = None
     if options.num_heads is not None:

@@ -1,4 +1,4 @@
-"""State dict files of PyTorch: which kind a file is, and writing them."""
+"""Reads and writes state dict files, in the `.pth` and `.safetensors` formats."""
 
 import contextlib
 from collections.abc import Mapping
@@ -22,16 +22,16 @@ SUFFIXES = tuple(_WRITERS)
 
 
 def read_checkpoint(path: Path | str) -> Any:
-    """Reads a `.pth` or `.safetensors` file, whatever it is called.
+    """Reads a `.pth` or `.safetensors` file.
 
-    The content decides; the suffix only says which reader complains about a file that is neither.
+    The format is detected from the content; the suffix only matters for error messages.
 
     Returns:
         What `read_pth` or `read_safetensors` returns.
 
     Raises:
         OSError: if there is no such file, it is a folder, or it cannot be read.
-        ValueError: if the file is of another kind, damaged or refused; the message names it.
+        ValueError: if the file has another format, is damaged or refused; the message names it.
     """
     path = Path(path)
     refuse_other_files(path)
@@ -44,15 +44,15 @@ def read_checkpoint(path: Path | str) -> Any:
 
 
 def is_file_name(path: Path | str) -> bool:
-    """Whether an output of this name is a file with a state dict, and not a weights folder."""
+    """Whether an output path is a state dict file, and not a weights folder."""
     return Path(path).suffix.lower() in _WRITERS
 
 
 def write_checkpoints(states: Mapping[Path, Mapping[str, np.ndarray]]) -> None:
-    """Writes state dicts, in the formats that the suffixes of their files say.
+    """Writes state dicts, each in the format of its suffix.
 
-    Nothing appears under their names before all are written whole beside them; only if renaming
-    fails then (the file system is gone), some may have been replaced and some not.
+    All files are written under temporary names before any is renamed, so a failed write changes
+    nothing.
 
     Raises:
         OSError: if a file cannot be written.

@@ -1,7 +1,7 @@
-"""Names and layouts of parameters in the PyTorch reference and here, and the way between them.
+"""Converts parameters between this package and the PyTorch reference: names and axes.
 
-The rules turn a name of ours into the reference's; which names there are, the network says. So
-the way back needs no second set of rules, and a name that no rule fits shows up as missing.
+The rules map our names to those of the reference. The list of names comes from the network, so the
+inverse needs no rules of its own, and a name that no rule matches is reported as missing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dcpt_jax.models import parameter_shapes
 
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]  # pattern and replacement of re.sub
 
-# Applied one after another to our name, e.g. "encoder_0/block_3/conv_1/kernel".
+# Applied in order to our names, e.g. "encoder_0/block_3/conv_1/kernel".
 _ENDINGS: tuple[Rule, ...] = ((r"/(?:kernel|scale)$", ".weight"), (r"/", "."))
 _LEVELS: tuple[Rule, ...] = (  # Restormer and PromptIR
     (r"^patch_embed", "patch_embed.proj"),
@@ -65,7 +65,7 @@ _RULES: dict[str, tuple[Rule, ...]] = {
         (r"/attention", r"/attn"),
         (r"/mlp/expand", r"/mlp.fc1"),
         (r"/mlp/project", r"/mlp.fc2"),
-        # "3conv": between the convolutions stand activations, which are numbered too.
+        # "3conv": the activations between the convolutions are numbered too.
         (r"/conv_(\d)", lambda match: f"/{2 * int(match[1])}"),
         *_ENDINGS,
     ),
@@ -81,10 +81,10 @@ _RULES: dict[str, tuple[Rule, ...]] = {
         *_ENDINGS,
     ),
 }
-# The layouts of names in which a network is published, DCPT's where none is listed: for each, what
-# tells it from the others, and rules that are applied last. DCPT's Restormer wraps the blocks of a
-# level; NAFNet's own authors keep the stages of the decoder in a list; MaskDCPT wraps the blocks of
-# every stage but none of the norms.
+# Published layouts of names for each network: a pattern that identifies the layout, and rules that
+# are applied last. Other networks have DCPT's layout only. DCPT's Restormer wraps the blocks of a
+# level; the original NAFNet has a list of decoder stages; MaskDCPT wraps the blocks of every stage,
+# but no norms.
 LAYOUTS = ("dcpt", "original", "maskdcpt")
 Layout = tuple[tuple[str, tuple[Rule, ...]], ...]
 _LEVEL = r"((?:en|de)coder_level\d|latent|refinement)"
@@ -113,17 +113,17 @@ _LAYOUTS: dict[str, dict[str, Layout]] = {
 }
 _NAFNET_EPSILON = {"dcpt": 1e-6, "original": 1e-6, "maskdcpt": 1e-5}  # of the norms
 
-# Convolutions that the original PromptIR defines and never runs.
+# Convolutions that the original PromptIR defines but does not use.
 UNUSED_IN_PROMPTIR = r"(?:chnl_reduce|reduce_noise_channel_)[123]\."
 
 
 def from_torch(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
-    """Turns the reference's state dict into parameters of this package.
+    """Converts a state dict of the reference to parameters of this package.
 
-    All published layouts of names are taken: Restormer's with `body` below each level (DCPT's
-    Restormer) and without (the original publication, DCPT's Restormer_origin), NAFNet's with and
-    without a list of decoders, and MaskDCPT's, with `blocks` below each stage. The convolutions
-    that the original PromptIR never runs are ignored.
+    All published layouts of names are accepted: Restormer with `body` below each level (DCPT's
+    Restormer) and without (the original publication, DCPT's Restormer_origin), NAFNet with and
+    without a list of decoders, and MaskDCPT's with `blocks` below each stage. The unused
+    convolutions of the original PromptIR are ignored.
 
     Args:
         state_dict: name in the reference -> array (NumPy, JAX, or a PyTorch tensor), convolution
@@ -131,12 +131,11 @@ def from_torch(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Any
         model: the network or classifier that the weights are for.
 
     Returns:
-        The nested dict that goes under "params", of NumPy arrays in the dtypes given, which share
-        no memory with those given.
+        The nested dict of "params", with new NumPy arrays of the same dtypes.
 
     Raises:
-        ValueError: listing the names that are missing, unexpected or of another shape; or if the
-            architecture of `model` has no rules.
+        ValueError: if names are missing, unexpected or of another shape (lists them), or if there
+            are no rules for the architecture of `model`.
     """
     architecture = getattr(model, "architecture", "")
     if architecture == "promptir":
@@ -161,25 +160,25 @@ def to_torch(
     layout: str | None = None,
     force: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Turns parameters of this package into the reference's state dict: from_torch's inverse.
+    """Converts parameters of this package to a state dict of the reference: from_torch's inverse.
 
     Args:
-        params: nested dict of arrays, what `init` puts under "params".
+        params: nested dict of arrays, the "params" of `init`.
         model: the network or classifier that the parameters belong to.
-        layout: whose names to write. "dcpt": DCPT's, which has softmax Restormers under their
-            original names. "original": those of the repository in which NAFNet, Restormer or
-            PromptIR was first published, which other tools know. "maskdcpt": MaskDCPT's, of the
-            same three. None: "maskdcpt" for a NAFNet with MaskDCPT's epsilon, otherwise "dcpt".
-        force: whether to write a layout whose own network computes something else.
+        layout: the layout of names. "dcpt": DCPT's, which uses the original names for softmax
+            Restormers. "original": that of the repository in which NAFNet, Restormer or PromptIR
+            was first published, as other tools expect. "maskdcpt": MaskDCPT's, of the same three.
+            None: "maskdcpt" for a NAFNet with MaskDCPT's epsilon, otherwise "dcpt".
+        force: whether to write a layout whose own network computes something different.
 
     Returns:
-        Name in the reference -> NumPy array in the reference's layout, in the dtypes given; none
-        shares memory with the parameters. The original PromptIR's unused convolutions are zero.
+        Name in the reference -> new NumPy array in the reference's axis order, of the same dtype.
+        The unused convolutions of the original PromptIR are zero.
 
     Raises:
-        ValueError: listing the names that are missing, unexpected or of another shape; if the
-            architecture of `model` has no rules or no such layout; or, without `force`, if the
-            network of this layout computes something else, such as softmax for ReLU attention.
+        ValueError: if names are missing, unexpected or of another shape (lists them); if there are
+            no rules or no such layout for `model`; or, without `force`, if the network of this
+            layout computes something different, such as softmax instead of ReLU attention.
     """
     layout = _written_layout(model, layout, force)
     rules, expected = _rules_for(model, _rules_of(model, layout)), _shapes(model)
@@ -197,7 +196,7 @@ def to_torch(
 def reference_shapes(
     model: nn.Module, *, layout: str | None = None, force: bool = False
 ) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a network's state dict in the reference, without any parameters.
+    """Names and shapes of the reference's state dict of a network, without any parameters.
 
     Args:
         model: a network or classifier.
@@ -205,7 +204,7 @@ def reference_shapes(
         force: as for `to_torch`.
 
     Returns:
-        Name in the reference -> shape there, in the order of `to_torch`.
+        Name in the reference -> shape in the reference, in the order of `to_torch`.
     """
     layout = _written_layout(model, layout, force)
     rules, shapes = _rules_for(model, _rules_of(model, layout)), _shapes(model)
@@ -217,12 +216,12 @@ def reference_shapes(
 
 
 def has_blocks(names: Iterable[str]) -> bool:
-    """Whether names are MaskDCPT's, with `blocks` below each stage."""
+    """Whether names are in MaskDCPT's layout, with `blocks` below each stage."""
     return any(re.match(rf"(?:{_LEVEL}|{_NAFNET_STAGE})\.blocks\.", name) for name in names)
 
 
 def _rules_of_names(names: Iterable[str], architecture: str) -> tuple[Rule, ...]:
-    """Rules for the layout in which names are, beside those of the architecture."""
+    """Rules of the layout of some names, in addition to those of the architecture."""
     names = list(names)
     return tuple(
         rule
@@ -234,10 +233,10 @@ def _rules_of_names(names: Iterable[str], architecture: str) -> tuple[Rule, ...]
 
 
 def _rules_of(model: nn.Module, layout: str) -> tuple[Rule, ...]:
-    """Rules for the layout of names to write, beside those of the architecture."""
+    """Rules of a layout to write, in addition to those of the architecture."""
     architecture = getattr(model, "architecture", "")
     if architecture == "restormer" and layout == "dcpt" and model.attention == "softmax":
-        layout = "original"  # those under DCPT's names have ReLU attention
+        layout = "original"  # DCPT's own names imply ReLU attention
     return tuple(
         rule for _, rules in _LAYOUTS.get(architecture, {}).get(layout, ()) for rule in rules
     )
@@ -257,14 +256,14 @@ def _written_layout(model: nn.Module, layout: str | None, force: bool) -> str:
     difference = _difference(model, layout)
     if difference and not force:
         raise ValueError(
-            f"refused to write the layout {layout!r}: what loads it would compute something else "
-            f"and not notice, as {difference}; --force (force=True) writes it anyway"
+            f"refused to write the layout {layout!r}: the network that loads it would silently "
+            f"compute something else, because {difference}; --force (force=True) writes it anyway"
         )
     return layout
 
 
 def _difference(model: nn.Module, layout: str) -> str:
-    """How a network differs from that of a layout in what no name or shape tells, "" if not."""
+    """How a network differs from that of a layout beyond names and shapes; "" if it does not."""
     architecture = getattr(model, "architecture", "")
     if architecture == "restormer" and layout != "dcpt" and model.attention == "relu":
         return "the attention is relu here and softmax there"
@@ -277,7 +276,7 @@ def _difference(model: nn.Module, layout: str) -> str:
 
 
 def _unused_shapes(model: nn.Module, layout: str) -> dict[str, tuple[int, ...]]:
-    """Of `UNUSED_IN_PROMPTIR`, which strict loaders of the original demand."""
+    """Shapes of `UNUSED_IN_PROMPTIR`, which the original requires with strict=True."""
     if (getattr(model, "architecture", ""), layout) != ("promptir", "original"):
         return {}
     dim = model.dim
@@ -318,8 +317,8 @@ def _reference_name(path: str, rules: tuple[Rule, ...]) -> str:
     return path
 
 
-# Axes of the reference's arrays in terms of ours, None for one of length 1 that ours do not have:
-# by the last part of the name, and for all others, which are weights, by rank.
+# For each axis of the reference's arrays the axis of ours, or None for an extra one of length 1: by
+# the last part of the name, and for all other arrays by rank.
 _AXES_BY_NAME: dict[str, tuple[int | None, ...]] = {
     "beta": (None, 0, None, None),
     "gamma": (None, 0, None, None),
@@ -353,8 +352,8 @@ def _from_reference(path: str, array: np.ndarray) -> np.ndarray:
 
 
 def _as_numpy(value: Any) -> np.ndarray:
-    # A tensor of PyTorch that takes part in autodiff or lies on a GPU refuses np.asarray, and one
-    # in bfloat16 does anywhere: its bits go over as integers.
+    # np.asarray fails for PyTorch tensors that require gradients or are on a GPU, and for bfloat16,
+    # whose bits are passed as integers.
     if not hasattr(value, "detach"):
         return np.asarray(value)
     value = value.detach().cpu()
@@ -376,7 +375,7 @@ def _compare(
     expected: Mapping[str, tuple[int, ...]],
     model: nn.Module,
 ) -> None:
-    """Raises one ValueError with everything in which `arrays` departs from the expected shapes."""
+    """Raises a ValueError that lists all differences from the expected names and shapes."""
     missing = [name for name in expected if name not in arrays]
     unexpected = [name for name in arrays if name not in expected]
     misshaped = [

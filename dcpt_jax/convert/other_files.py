@@ -1,4 +1,4 @@
-"""Recognises files without weights, and says where the weights would be."""
+"""Recognises files of other formats, and explains how to get the weights."""
 
 import stat
 from collections.abc import Iterable
@@ -6,14 +6,14 @@ from pathlib import Path
 
 from dcpt_jax.convert.messages import listed, printable
 
-_UNPACK = "unpack it and give the file with the weights in it"
+_UNPACK = "unpack it and give the weights file in it"
 _BEGINNINGS = (
     (
         b"\x89HDF\r\n\x1a\n",
         "an HDF5 file, as Keras and TensorFlow write it; give a file of PyTorch",
     ),
     (b"\x93NUMPY", "a single NumPy array (.npy); weights are a dict of many"),
-    (b"GGUF", "a GGUF file, which holds language models"),
+    (b"GGUF", "a GGUF file, a format of language models"),
     (b"\x1f\x8b", f"a gzip archive; {_UNPACK}"),
     (b"\xfd7zXZ\x00", f"an xz archive; {_UNPACK}"),
     (b"7z\xbc\xaf'\x1c", f"a 7z archive; {_UNPACK}"),
@@ -35,7 +35,7 @@ _PAGE = (
     "(Hugging Face: its `resolve` address, Google Drive: confirm the warning for large files)"
 )
 _POINTER = (
-    "a Git LFS pointer, which stands for a file elsewhere; get that with `git lfs pull` in its "
+    "a Git LFS pointer, not the file itself; get that with `git lfs pull` in its "
     "repository, or download it from the repository's web page"
 )
 _TORCHSCRIPT = (
@@ -45,19 +45,19 @@ _TORCHSCRIPT = (
 
 
 def refuse_other_files(path: Path) -> None:
-    """Raises if a file is of a kind that is known and holds no weights; opens regular files only.
+    """Raises an error if a file has a known format without weights; opens regular files only.
 
     Raises:
         OSError: if there is no such file, it is a folder, or it cannot be read.
-        ValueError: saying what it is.
+        ValueError: if it has another format, which the message names.
     """
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(f"{path} is a folder; give a file{weights_files_in(path)}")
     if not stat.S_ISREG(mode):
         raise ValueError(
-            f"{path} is a pipe or device, which cannot be read from several places; save what it "
-            "gives as a file first"
+            f"{path} is a pipe or device, which cannot be read at random positions; save its "
+            "content to a file first"
         )
     with path.open("rb") as file:
         begin = file.read(512)
@@ -67,7 +67,7 @@ def refuse_other_files(path: Path) -> None:
 
 
 def weights_files_in(folder: Path) -> str:
-    """Names of the files in a folder that may hold weights, for the end of a message."""
+    """The possible weights files in a folder, as the end of a message."""
     suffixes = {".pth", ".pt", ".ckpt", ".bin", ".safetensors"}
     try:
         found = sorted(entry.name for entry in folder.iterdir() if entry.suffix.lower() in suffixes)
@@ -77,8 +77,8 @@ def weights_files_in(folder: Path) -> str:
 
 
 def _kind(begin: bytes) -> str:
-    """What begins so, if it is known to be no weights."""
-    if begin[4:9] == b"\0\0\0\0{":  # safetensors: the size of a header in front can be any bytes
+    """The format of a file that begins like this, if known and without weights; else ""."""
+    if begin[4:9] == b"\0\0\0\0{":  # safetensors; the first bytes are the size of its header
         return ""
     if not begin:
         return "empty (0 bytes): the download or copy failed; get it again"
@@ -107,25 +107,25 @@ def _kind(begin: bytes) -> str:
 
 
 def _is_text(begin: bytes) -> bool:
-    """Whether the beginning of a file is UTF-8 text, and no pickle, which can look like it."""
+    """Whether the beginning of a file is UTF-8 text, and not a pickle that looks like text."""
     if begin[:2] in (b"(d", b"(l", b"(i", b"cc"):
         return False
     try:
         begin.decode()
     except UnicodeDecodeError as error:
-        if error.start < len(begin) - 4:  # else a letter that goes on behind these bytes
+        if error.start < len(begin) - 4:  # else a character that these bytes cut
             return False
     return not set(begin) & {*range(9), 11, *range(14, 32), 127}
 
 
 def kind_of_archive(names: Iterable[str]) -> str:
-    """What a zip archive with these entries is, if it is none that `torch.save` wrote.
+    """Describes a zip archive that `torch.save` did not write.
 
     Args:
-        names: of the entries.
+        names: names of its entries.
 
     Returns:
-        "" for one that may hold weights.
+        The description; "" for an archive that may hold weights.
     """
     names = list(names)
     if any(name.endswith(("/archive_format", "models/model.json")) for name in names):

@@ -1,9 +1,9 @@
-"""Reads PyTorch's `.pth` files without PyTorch and without running anything in them.
+"""Reads PyTorch's `.pth` files without PyTorch and without executing code in them.
 
-A `.pth` file is a pickle, and a pickle can call any function. Here it can name tensors and plain
-data only: of the names in it, the few in `_FUNCTIONS` are carried out here, others give `Inert`
-objects or are refused. Both layouts are read: the zip archive of PyTorch 1.6 and later, and the
-stream of pickles before that.
+A `.pth` file is a pickle, and a pickle can call any function. Here only tensors and plain data are
+allowed: the few functions in `_FUNCTIONS` are replaced by safe ones, and any other name gives an
+`Inert` object or is refused. Both formats are read: the zip archive of PyTorch 1.6 and later, and
+the older stream of pickles.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from dcpt_jax.convert.other_files import kind_of_archive
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
-_MAX_DIRECTORY = 4 * 2**20  # bytes of a zip archive's directory; about 100 for each tensor
-_SLACK = 64 * 2**20
+_MAX_DIRECTORY = 4 * 2**20  # bytes of a zip archive's directory; about 100 per tensor
+_SLACK = 64 * 2**20  # bytes that any file may take
 
 
 def read_pth(path: Path | str) -> Any:
     """Reads a `.pth` file.
 
-    Tensors become NumPy arrays of their own shape and dtype (bfloat16 as `ml_dtypes.bfloat16`), in
-    C order and independent of each other, whatever views of common storage they were. Parameters
-    become plain arrays. Of what stands beside the weights in training states, counters and
-    defaultdicts become dicts, sets lists, sizes tuples, devices texts and dtypes inert names.
+    Tensors become NumPy arrays with their shape and dtype (bfloat16 as `ml_dtypes.bfloat16`), in C
+    order; tensors that share a storage become independent copies. Parameters become plain arrays.
+    Among other objects, counters and defaultdicts become dicts, sets become lists, sizes tuples,
+    devices texts, and dtypes inert names.
 
     Returns:
         The pickled object: nested dicts, lists, tuples, numbers, strings and arrays.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        PthError: if the file is damaged, names anything but tensors and plain data, or would take
-            more than four times its size (and some hundred MiB) of memory.
+        PthError: if the file is damaged, refers to anything but tensors and plain data, or needs
+            more memory than four times its size (plus 64 MiB).
     """
     path = Path(path)
     try:
@@ -66,13 +66,13 @@ def read_pth(path: Path | str) -> Any:
         raise
     except MemoryError as error:
         raise PthError(f"{path}: it asks for more memory than there is") from error
-    except Exception as error:  # the standard modules raise many kinds for damaged data
+    except Exception as error:  # damaged data raise many types
         reason = printable(str(error) or type(error).__name__)
         raise PthError(f"{path}: damaged, or not a PyTorch checkpoint ({reason})") from error
 
 
 class _File(io.BufferedReader):
-    """A file that can refuse to be read in large pieces."""
+    """A file with a limit on the size of a single read."""
 
     def __init__(self, path: Path):
         super().__init__(io.FileIO(path))
@@ -85,7 +85,7 @@ class _File(io.BufferedReader):
 
 
 class _Budget:
-    """How many bytes may still be taken for a file."""
+    """Limit on the memory that reading a file may take."""
 
     def __init__(self, path: Path):
         self._left = 4 * path.stat().st_size + _SLACK
@@ -97,7 +97,7 @@ class _Budget:
 
 
 class _Storages:
-    """The storages of a file by key; each is made at its first mention."""
+    """The storages of a file by key, each created at its first use."""
 
     def __init__(self, make: Callable[[str, np.dtype, int], np.ndarray], budget: _Budget):
         self._make, self._budget = make, budget
@@ -110,10 +110,9 @@ class _Storages:
 
     def __call__(self, identity: Any) -> Storage:
         """The storage of a persistent id: ("storage", type, key, device, number of elements)."""
-        # The types come first: a text of nested lists could take for ever.
-        if type(identity) is not tuple or not 5 <= len(identity) <= 6:
-            raise PthError("damaged: it refers to something that is not a storage")
-        word, kind, key, _, count = identity[:5]
+        # Check the types first: converting nested lists to text could take forever.
+        is_valid = type(identity) is tuple and 5 <= len(identity) <= 6
+        word, kind, key, _, count, *view = identity if is_valid else (None,) * 5
         name = kind.removeprefix("torch.") if type(kind) is Name else ""
         if (
             name not in STORAGE_DTYPES
@@ -123,10 +122,8 @@ class _Storages:
             or not 0 <= count < 2**63
         ):
             raise PthError("damaged: it refers to something that is not a storage")
-        if len(identity) == 6 and identity[5] is not None:
-            raise PthError(
-                "refused: a storage that is a view of another, which PyTorch no longer writes"
-            )
+        if view and view[0] is not None:
+            raise PthError("refused: a storage that is a view of another, as in old versions")
         dtype = np.dtype(STORAGE_DTYPES[name])
         if key not in self._made:
             self._budget.take(count * dtype.itemsize)
@@ -183,8 +180,8 @@ def _read_legacy(file: BinaryIO, budget: _Budget) -> Any:
     if type(system) is not dict or not system.get("little_endian", True):
         raise PthError("refused: written on a big-endian machine")
 
-    # The data stand behind the pickle: it is read once for the storages, which are filled then,
-    # and once more for the tensors.
+    # The data follow the pickle. It is read once to create the storages, which are then filled, and
+    # a second time to create the tensors.
     storages = _Storages(lambda key, dtype, count: np.zeros(count, dtype), budget)
     begin = file.tell()
     unpickle(file, storages, copy.copy(budget).take)
@@ -201,10 +198,8 @@ def _read_legacy(file: BinaryIO, budget: _Budget) -> Any:
     return unpickle(file, storages, budget.take)
 
 
-# The pickle in a file.
-
-# A state dict takes about 30 instructions and 150 bytes for each tensor, with an optimizer's state
-# three times as many. An instruction makes up to some hundred bytes of objects.
+# A state dict takes about 30 instructions and 150 bytes per tensor, and three times as much with
+# the optimizer's state. An instruction creates objects of up to a few hundred bytes.
 MAX_INSTRUCTIONS = 1_000_000
 MAX_BYTES = 16 * 2**20
 
@@ -223,47 +218,46 @@ STORAGE_DTYPES = {
 
 
 class PthError(ValueError):
-    """A file that is not a PyTorch checkpoint, is damaged, or holds more than tensors."""
+    """Not a PyTorch checkpoint, damaged, or refused because it holds more than tensors."""
 
 
 class Name(str):
-    """Something that a pickle names: "module.name"."""
+    """A global that a pickle refers to: "module.name"."""
 
 
 class _NumberKind(str):
-    """A dtype of NumPy in a pickle, by its code, e.g. "f8"."""
+    """A NumPy dtype in a pickle, by its code, e.g. "f8"."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Storage:
-    """The numbers that tensors are views of: an array of one axis."""
+    """One-dimensional array of which tensors are views."""
 
     array: np.ndarray
 
 
 class Inert:
-    """Stands for an object beside the weights; takes any content and keeps none of it."""
+    """Placeholder for an object that is not a tensor; discards its content."""
 
     __slots__ = ()
 
     def append(self, _: Any) -> None:
-        """Takes an element, as a list does."""
+        """Discards an element."""
 
     def extend(self, _: Any) -> None:
-        """Takes elements, as a list does."""
+        """Discards elements."""
 
 
 def unpickle(file: BinaryIO, storage: Callable[[Any], Storage], take: Callable[[int], None]) -> Any:
-    """Returns the next object in a stream of pickles; the file stands behind it afterwards.
+    """Reads the next object in a stream of pickles, and leaves the file at its end.
 
     Args:
-        file: a file that can seek.
-        storage: called with a persistent id.
-        take: called with the number of bytes that a new array takes; raises if they are too many.
+        file: a seekable file.
+        storage: maps a persistent id to its storage.
+        take: called with the number of bytes of each new array; raises if the total is too large.
 
     Raises:
-        PthError: if the pickle is too large, names anything else, or uses other instructions.
-        Exception: of many kinds if it is damaged.
+        PthError: if the pickle is too large, or has a name or instruction that is not allowed.
     """
     begin = file.tell()
     content = file.read(MAX_BYTES)
@@ -271,7 +265,7 @@ def unpickle(file: BinaryIO, storage: Callable[[Any], Storage], take: Callable[[
     try:
         value = _Unpickler(buffer, storage, take).load()
     except EOFError as error:
-        reason = "damaged: its structure has no end"
+        reason = "damaged: its structure is incomplete"
         if len(content) == MAX_BYTES:
             reason = f"refused: its structure is larger than {MAX_BYTES:,} bytes"
         raise PthError(reason) from error
@@ -280,11 +274,11 @@ def unpickle(file: BinaryIO, storage: Callable[[Any], Storage], take: Callable[[
 
 
 class _Instructions(dict):
-    """Byte -> method that carries it out, for one pickle: limits which there may be, and how many.
+    """Byte -> method of the instruction; limits the kinds and the number of instructions.
 
-    Left out are those that make objects larger than the pickle (BYTEARRAY8), hash what they find
-    (DICT, EMPTY_SET, PUT with its numbers of any length), call by themselves (INST, OBJ) or go by a
-    global registry (EXT1).
+    Not allowed are instructions that create objects larger than the pickle (BYTEARRAY8), hash
+    arbitrary objects (DICT, EMPTY_SET, PUT), call functions (INST, OBJ), or use a global registry
+    (EXT1).
     """
 
     def __init__(self):
@@ -306,36 +300,36 @@ class _Instructions(dict):
 
 
 class _Unpickler(pickle._Unpickler):
-    """Python's unpickler, kept from running anything.
+    """Python's unpickler, restricted so that it executes no code of the file.
 
-    `find_class` and `persistent_load` decide what a file may refer to. They cannot stop what the
-    instructions themselves do, so this subclasses the unpickler written in Python (as joblib
-    does), whose instructions can be replaced, and not the one in C:
+    `find_class` and `persistent_load` restrict the names in a file, but not what the instructions
+    do. So this subclasses the unpickler written in Python (as joblib does), whose instructions can
+    be replaced, not the one in C:
 
-    * BUILD calls `__setstate__` or sets attributes of any object: a dtype's storage could be
-      rewritten, an array's memory exchanged. Here it does nothing, to very few kinds of objects.
-    * SETITEM hashes whatever stands as a key: tuples of tuples and numbers that share a hash take
-      forever. Here keys are texts and small numbers.
+    * BUILD calls `__setstate__` or sets attributes of any object, such as the memory of an array.
+      Here it does nothing, and is allowed for few types only.
+    * SETITEM hashes any key; nested tuples and numbers with equal hashes can take forever. Here
+      keys are texts and small numbers.
     * REDUCE calls any object. Here it calls a `Name`.
-    * The unpickler in C takes memory for as many remembered objects as the highest number says:
-      nine bytes of a file made it take 256 MB.
+    * The unpickler in C allocates its memo by the highest index, so that nine bytes of a file can
+      take 256 MB.
     """
 
     def __init__(
         self, file: BinaryIO, storage: Callable[[Any], Storage], take: Callable[[int], None]
     ):
-        super().__init__(file, encoding="utf-8")  # of texts that Python 2 wrote
+        super().__init__(file, encoding="utf-8")  # for texts written by Python 2
         self.dispatch = _Instructions()
         self.persistent_load = storage
         self.take = take
 
     def find_class(self, module: str, name: str) -> Name:
-        """The name itself, unless it is one of Python's or PyTorch's that weights do not need.
+        """The name; PthError if it is of Python or PyTorch and not on the list of allowed names.
 
-        All others, of settings and the project's own classes, lie beside the weights.
+        Names of other packages, such as settings and project classes, become inert objects.
         """
         module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module)  # Python 2
-        if len(module) + len(name) > 200:  # the same long text could be named many times
+        if len(module) + len(name) > 200:  # the memo could repeat a long name many times
             raise PthError("damaged: a name of more than 200 characters")
         found = Name(f"{module}.{name}")
         root = module.partition(".")[0]
@@ -356,10 +350,10 @@ class _Unpickler(pickle._Unpickler):
         self.append(self.call(name, arguments))
 
     def call(self, name: Name, arguments: tuple[Any, ...]) -> Any:
-        """What stands for the result of a call."""
+        """The result of a call."""
         if name not in _FUNCTIONS:
             return Inert()
-        if len(arguments) > 16:  # of the same long tuple many calls could be made
+        if len(arguments) > 16:  # the memo could repeat a long tuple many times
             raise PthError("damaged: a call with too many arguments")
         return _FUNCTIONS[name](self, *arguments)
 
@@ -370,7 +364,7 @@ class _Unpickler(pickle._Unpickler):
         self.append(Inert())
 
     def load_build(self) -> None:
-        # A state dict's OrderedDict has `_metadata`, versions of layers; nothing needs them.
+        # Discards the `_metadata` (versions of layers) of a state dict's OrderedDict.
         self.stack.pop()
         if type(self.stack[-1]) not in (collections.OrderedDict, _NumberKind, Inert):
             raise PthError("refused: it sets attributes, which no state dict needs")
@@ -389,7 +383,7 @@ class _Unpickler(pickle._Unpickler):
         if type(target) not in (dict, collections.OrderedDict) or len(pairs) % 2:
             raise PthError("damaged: it sets entries of something that is not a dict")
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-            texts = type(key) in (str, Name)  # Lightning once keyed callbacks by their class
+            texts = type(key) in (str, Name)  # old Lightning versions used classes as keys
             if not texts and not (type(key) in (int, bool) and abs(key) < 2**31):
                 kind = printable(type(key).__name__)
                 raise PthError(f"refused: a key of type {kind}; keys are names or small numbers")
@@ -419,7 +413,7 @@ _METHODS = {
 def _tensor(
     self: _Unpickler, storage: Any, offset: Any, size: Any, stride: Any, *more: Any
 ) -> np.ndarray:
-    """The tensor as an array of its own."""
+    """A tensor as an independent array."""
     if len(more) > 2 and more[2]:  # requires_grad, hooks, metadata
         raise PthError("refused: a tensor that is stored negated or conjugated")
     if type(storage) is not Storage:
@@ -429,7 +423,7 @@ def _tensor(
     if not all(type(n) is int and 0 <= n < 2**63 for n in (*size, *stride, offset)):
         raise PthError("damaged: a tensor with a size, stride or offset out of range")
     array, count = storage.array, math.prod(size)
-    self.take(count * array.itemsize + 128 + 32 * len(size))  # with what an array takes by itself
+    self.take(count * array.itemsize + 128 + 32 * len(size))  # with the overhead of an array
     if not count:
         return np.zeros(size, array.dtype)
     if offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) >= array.size:
@@ -446,7 +440,7 @@ def _of_type(self: _Unpickler, function: Any, _: Any, arguments: Any, *__: Any) 
 
 
 def _ordered_dict(_: _Unpickler, items: Any = ()) -> collections.OrderedDict:
-    if items:  # Python 2 wrote pairs here
+    if items:  # Python 2 stored pairs here
         raise PthError("refused: an OrderedDict as Python 2 wrote it")
     return collections.OrderedDict()
 
@@ -459,7 +453,7 @@ def _encode(self: _Unpickler, text: Any, encoding: Any) -> bytes:
 
 
 def _scalar(_: _Unpickler, kind: Any, data: Any = b"") -> Any:
-    """A number of NumPy's as Python's; other scalars, such as dates and texts, are inert."""
+    """A NumPy number as a Python number; other scalars, such as dates and texts, are inert."""
     if type(kind) is not _NumberKind or type(data) is not bytes:
         raise PthError("damaged: a number that is not valid")
     if kind not in ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1"):
@@ -469,7 +463,7 @@ def _scalar(_: _Unpickler, kind: Any, data: Any = b"") -> Any:
     return np.frombuffer(data, "<" + kind)[0].item()
 
 
-# What may be called, and what is called in its place.
+# Functions that may be called, and their safe replacements.
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
@@ -477,7 +471,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_parameter_with_state": lambda _, data, *__: data,
     "torch._tensor._rebuild_from_type_v2": _of_type,
     "torch.Size": lambda _, size=(): size,
-    # Formats cut long texts off, and take neither numbers of many digits nor other objects.
+    # The formats truncate long texts, and refuse long numbers and other objects.
     "torch.device": lambda _, kind, index=0: f"{kind:.20s}:{index:.6g}",
     "collections.OrderedDict": _ordered_dict,
     "collections.defaultdict": lambda *_: {},
@@ -489,13 +483,13 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "numpy.core.multiarray.scalar": _scalar,
     "numpy._core.multiarray.scalar": _scalar,
 }
-# What may be named and not called.
+# Names that may occur but not be called.
 _WORDS = re.compile(
     r"torch\.(?:\w+Storage|Tensor|b?float\d+|u?int\d+|bool|complex\d+)|"
     r"torch\.nn\.parameter\.(?:Parameter|Buffer)|builtins\.(?:dict|list|int|long|float)"
 )
-# Objects of Python's and PyTorch's own that may lie beside weights: settings, dates, paths, states
-# of generators.
+# Python and PyTorch objects that checkpoints contain besides weights: settings, dates, paths,
+# random states.
 _INERT = re.compile(
     r"(?:argparse|array|collections|copyreg|dataclasses|datetime|decimal|enum|fractions|functools|"
     r"logging|operator|pathlib|random|re|types|typing|uuid|zoneinfo|"

@@ -1,8 +1,8 @@
 """Writes state dicts as `.pth` files without PyTorch.
 
-The file is what `torch.save({"params": OrderedDict(...)}, path)` writes: a zip archive, not
-compressed, of a pickle that names the tensors and one entry of raw bytes for each. PyTorch loads
-it with weights_only=True and with mmap=True too.
+The format is that of `torch.save({"params": OrderedDict(...)}, path)`: an uncompressed zip archive
+of a pickle with the names and shapes, and one entry of raw bytes per tensor. PyTorch can load it
+with weights_only=True and with mmap=True.
 """
 
 import math
@@ -28,10 +28,8 @@ def write_pth(path: Path | str, state: Mapping[str, np.ndarray]) -> None:
     """Writes a `.pth` file that holds `{"params": OrderedDict(state)}`.
 
     Args:
-        path: file to write, replaced if it exists. See `files.replacing` for a write that cannot
-            leave half a file.
-        state: name -> array of a dtype that `read_pth` reads; every tensor is contiguous and has a
-            storage of its own.
+        path: file to write, replaced if it exists; not atomic, see `files.replacing`.
+        state: name -> array of a dtype that `read_pth` reads; each tensor gets its own storage.
 
     Raises:
         OSError: if the file cannot be written.
@@ -55,8 +53,8 @@ def _little_endian(array: np.ndarray) -> np.ndarray:
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
-    """Adds an entry whose data begin at a multiple of the alignment, by a padding in its header."""
-    entry = zipfile.ZipInfo(f"{_ROOT}/{name}")  # dated 1980: the same weights give the same file
+    """Adds an entry whose data are aligned, by padding its header."""
+    entry = zipfile.ZipInfo(f"{_ROOT}/{name}")  # no date: equal weights give equal files
     begin = archive.fp.tell() + _LOCAL_HEADER + len(entry.filename) + 4
     padding = -begin % _ALIGNMENT
     entry.extra = struct.pack("<2sH", b"FB", padding) + b"Z" * padding
@@ -64,7 +62,7 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
 
 
 def _pickled(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """The pickle; written by hand, as Python's pickler looks up every name that it writes."""
+    """The pickle; assembled by hand, since Python's pickler would import every name."""
     items = (_text(name) + _tensor(key, array) for key, (name, array) in enumerate(arrays.items()))
     params = _empty_ordered_dict() + pickle.MARK + b"".join(items) + pickle.SETITEMS
     content = pickle.EMPTY_DICT + _text("params") + params + pickle.SETITEM
@@ -72,7 +70,7 @@ def _pickled(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def _tensor(key: int, array: np.ndarray) -> bytes:
-    """The call of `torch._utils._rebuild_tensor_v2` that PyTorch's own files have."""
+    """The call of `torch._utils._rebuild_tensor_v2`, as in PyTorch's own files."""
     storage = _tuple(
         _text("storage"),
         _name("torch", _STORAGES[array.dtype]),

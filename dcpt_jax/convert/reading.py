@@ -1,4 +1,4 @@
-"""Networks and classifiers from the files of the PyTorch original."""
+"""Loads networks and classifiers from files of the PyTorch reference."""
 
 import dataclasses
 import logging
@@ -19,14 +19,14 @@ from dcpt_jax.convert.recognise import ENTRIES, recognise, state_dict_of
 
 @dataclasses.dataclass(frozen=True)
 class ReadFile:
-    """What a file holds.
+    """Content of a file.
 
     Attributes:
         module: network or classifier.
-        params: its float32 parameters, the nested dict that goes under "params".
-        source: where it came from, for `model.json`: "file", "entry" that was read ("" for the
-            whole), and "layout", "maskdcpt", if its names are MaskDCPT's.
-        remarks: sentences on what was assumed, converted or left out.
+        params: its float32 parameters, the nested dict of "params".
+        source: its origin, for `model.json`: "file", "entry" (the entry read, "" = the whole file)
+            and, if the names are MaskDCPT's, "layout": "maskdcpt".
+        remarks: messages about assumptions, conversions and omissions.
     """
 
     module: nn.Module
@@ -42,25 +42,25 @@ def read_file(
     entry: str | None = None,
     prefix: str | None = None,
     resize: bool = False,
-    told: Mapping[str, Any] | None = None,
+    known: Mapping[str, Any] | None = None,
 ) -> ReadFile:
     """Reads and recognises a `.pth` or `.safetensors` file.
 
     Args:
         path: the file.
-        expected: what it may hold, "network" and "classifier".
+        expected: allowed content, "network" and "classifier".
         entry: see `state_dict_of`.
         prefix: see `state_dict_of`.
-        resize: whether a classifier's features are all of one size.
-        told: keyword arguments of `recognise`, where names and shapes do not tell something.
+        resize: whether the classifier is for features that all have the same size.
+        known: keyword arguments of `recognise`, which cannot be inferred from names and shapes.
 
     Raises:
         OSError: if it cannot be read.
-        ValueError: if it is refused, or its names and shapes do not fit its architecture.
+        ValueError: if it is refused, or does not fit its architecture.
     """
     try:
         state, entry = state_dict_of(files.read_checkpoint(path), entry, prefix)
-        found = recognise(state, **(told or {}))
+        found = recognise(state, **(known or {}))
         kind = "classifier" if found.architecture == "classifier" else "network"
         if kind not in expected:
             raise ValueError(
@@ -74,9 +74,10 @@ def read_file(
         params = from_torch(state, module)
     except OSError:
         raise
-    except Exception as error:  # names and shapes of no sense fail in more places than one
-        known = isinstance(error, ValueError)
-        message = str(error) if known else f"makes no network ({type(error).__name__}: {error})"
+    except Exception as error:  # nonsensical names and shapes can fail anywhere
+        expected_error = isinstance(error, ValueError)
+        message = f"not a valid network ({type(error).__name__}: {error})"
+        message = str(error) if expected_error else message
         raise ValueError(message if str(path) in message else f"{path}: {message}") from error
     if entry and entry not in ENTRIES:
         remarks = [f"taken from its entry {entry}", *remarks]
@@ -87,13 +88,13 @@ def read_file(
 
 
 def read_weights(path: Path | str) -> tuple[weights.Params, weights.WeightsDescription, str]:
-    """Reads a network from a file as `weights.load_weights` does from a folder.
+    """Reads a network from a file, like `weights.load_weights` from a folder.
 
     Args:
         path: `.pth` or `.safetensors` file.
 
     Returns:
-        ({"network": ...}, their description, a line on what was recognised and assumed).
+        ({"network": ...}, description, message about what was recognised and assumed).
 
     Raises:
         OSError: see `read_file`.
@@ -107,13 +108,12 @@ def read_weights(path: Path | str) -> tuple[weights.Params, weights.WeightsDescr
 
 
 def load(path: Path | str | None = None) -> tuple[nn.Module, weights.Params]:
-    """Restoration network and its parameters from weights of this package or of the original.
+    """Loads a restoration network and its parameters, of this package or the PyTorch reference.
 
     Args:
         path: weights folder, work directory or one of its checkpoints (see `load_weights`), or a
-            `.pth` or `.safetensors` file. What is assumed of a file is logged as a warning;
-            `python -m dcpt_jax.convert` has options for it. None: the network that comes with this
-            package.
+            `.pth` or `.safetensors` file. Assumptions about a file are logged as a warning;
+            `python -m dcpt_jax.convert` has options for them. None: the bundled network.
 
     Returns:
         (model, params): `model.apply({"params": params}, degraded)`.
@@ -135,13 +135,12 @@ def load(path: Path | str | None = None) -> tuple[nn.Module, weights.Params]:
 
 
 def _as_float32(state: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The arrays in the precision of parameters, and a remark if that changes them."""
+    """The arrays in float32, and a remark if they had another dtype."""
     stored = {str(value.dtype) for value in state.values()}
     numbers = {"float16", "bfloat16", "float32", "float64"}
     if stored - numbers:
         wrong = [f"{name} ({v.dtype})" for name, v in state.items() if str(v.dtype) not in numbers]
         raise ValueError(f"these are not floating-point numbers: {listed(wrong, 5)}")
-    # Half and bfloat16 storage only ever saved space: parameters are float32 here.
     others = sorted(stored - {"float32"})
     remarks = [f"stored as {' and '.join(others)}; converted to float32"] if others else []
     with np.errstate(over="ignore"):
@@ -150,8 +149,8 @@ def _as_float32(state: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], li
     wrong = [name for name in infinite if not np.isfinite(state[name].astype(np.float64)).all()]
     if wrong:
         raise ValueError(
-            f"NaN or infinity in {len(wrong)} of {len(state)} tensors, as diverged training leaves "
-            f"them: {listed(wrong, 5)}; take an earlier checkpoint"
+            f"NaN or infinity in {len(wrong)} of {len(state)} tensors, as after diverged training: "
+            f"{listed(wrong, 5)}; use an earlier checkpoint"
         )
     if infinite:
         raise ValueError(f"numbers too large for float32: {listed(infinite, 5)}")

@@ -1,4 +1,4 @@
-"""Tells architecture and hyper-parameters of a state dict from its names and shapes."""
+"""Infers architecture and hyper-parameters of a state dict from its names and shapes."""
 
 import dataclasses
 import re
@@ -18,7 +18,7 @@ from dcpt_jax.convert.state_shapes import (
 )
 from dcpt_jax.weights.description import block_count
 
-# What wrappers put before every name: PyTorch's parallel ones, torch.compile, Lightning modules.
+# Prefixes that wrappers add to every name: DataParallel, torch.compile, Lightning modules.
 _PREFIXES = ("module.", "_orig_mod.", "net.")
 ENTRIES = ("params_ema", "params", "state_dict")
 
@@ -26,20 +26,20 @@ ENTRIES = ("params_ema", "params", "state_dict")
 def state_dict_of(
     content: Any, key: str | None = None, prefix: str | None = None
 ) -> tuple[dict[str, np.ndarray], str]:
-    """Finds the state dict in what a checkpoint file holds.
+    """Finds the state dict in the content of a checkpoint file.
 
     Args:
-        content: what a reader returned.
-        key: entry to take; None takes the first of `params_ema`, `params` and `state_dict` (of
-            Lightning) that is there, else the whole, or the only entry that is a dict of tensors.
-        prefix: take only the names that start with it, and strip it; its last dot may be missing.
+        content: the result of a reader.
+        key: entry to use; None = the first of `params_ema`, `params` and `state_dict` (Lightning)
+            that exists, else the only entry that is a dict of tensors, else the whole content.
+        prefix: use only the names with this prefix, and strip it; its last dot may be missing.
 
     Returns:
-        (name -> array, the entry that was taken, "" for the whole). The prefixes `module.`,
-        `_orig_mod.` and `net.`, which wrappers put before every name, are stripped.
+        (name -> array, the entry used, "" = the whole). The prefixes `module.`, `_orig_mod.` and
+        `net.` of wrappers are stripped.
 
     Raises:
-        ValueError: if there is no such entry or prefix, or something in it is no array.
+        ValueError: if there is no such entry or prefix, or it contains anything but arrays.
     """
     if not isinstance(content, Mapping):
         kind = type(content).__name__
@@ -55,7 +55,7 @@ def state_dict_of(
         "schedulers",
     } <= content.keys():
         raise ValueError(
-            "it is the state of an optimizer, not weights; these are in another file (BasicSR: "
+            "it is the state of an optimizer; the weights are in another file (BasicSR: "
             "training_states/N.state belongs to models/net_g_N.pth)"
         )
     tensors = [entry for entry, value in content.items() if _is_state_dict(value)]
@@ -71,7 +71,7 @@ def state_dict_of(
     if wrong:
         choice = f"; --params takes one of its entries: {known}" if known and not key else ""
         if not known and "optimizer" in content:
-            choice = "; beside the state of an optimizer there are no weights"
+            choice = "; it holds the state of an optimizer, but no weights"
         raise ValueError(
             f"not a state dict: these entries are not tensors: {listed(wrong, 5)}{choice}"
         )
@@ -90,16 +90,16 @@ def _is_state_dict(value: Any) -> bool:
 
 
 def _without_wrappers(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The state dict without the prefixes of wrappers that all names have."""
+    """Strips the prefixes of wrappers, if all names have them."""
     while found := [p for p in _PREFIXES if all(name.startswith(p) for name in state)]:
         state = {name.removeprefix(found[0]): value for name, value in state.items()}
     return state
 
 
 def _behind(state: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """The part of a state dict whose names start with a prefix, without it."""
+    """The part of a state dict with a prefix, which is stripped."""
     start = prefix.removesuffix(".") + "."
-    for names in (state, _without_wrappers(state)):  # messages show them without
+    for names in (state, _without_wrappers(state)):  # messages show the latter
         if found := {n.removeprefix(start): v for n, v in names.items() if n.startswith(start)}:
             return found
     first = sorted({name.split(".")[0] + "." for name in _without_wrappers(state)})
@@ -108,14 +108,13 @@ def _behind(state: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class Recognised:
-    """What a state dict was recognised as.
+    """The architecture of a state dict.
 
     Attributes:
         architecture: name for `create_model`, or "classifier".
         arguments: keyword arguments of `create_model` or `create_classifier`.
-        remarks: sentences on what was assumed, because names and shapes do not tell it, and on
-            what was left out.
-        state: reference name -> array, without what was left out.
+        remarks: messages about assumptions and omissions.
+        state: reference name -> array, without the omitted ones.
     """
 
     architecture: str
@@ -131,21 +130,21 @@ def recognise(
     window_size: int | None = None,
     num_heads: tuple[int, ...] | None = None,
 ) -> Recognised:
-    """Architecture and keyword arguments; nothing but names and shapes is looked at.
+    """Infers architecture and keyword arguments from names and shapes.
 
-    The three options say what names and shapes do not tell; without them it is assumed.
+    The three options cannot be inferred; without them, defaults are assumed.
 
     Args:
         state: reference name -> array.
-        attention: of a Restormer, "relu" or "softmax". Assumed: "relu" if its names have `body`
+        attention: of a Restormer, "relu" or "softmax". Default: "relu" if its names have `body`
             (DCPT's Restormer), else "softmax" (the original publication).
-        window_size: of a SwinIR. Assumed: 8.
-        num_heads: of a SwinIR, one number or one for each stage. Assumed: 6 where that divides the
+        window_size: of a SwinIR. Default: 8.
+        num_heads: of a SwinIR, one number or one per stage. Default: 6 if that divides the
             channels, else the largest smaller number that does.
 
     Raises:
-        ValueError: if the names belong to no known architecture, or to a relative of one that
-            computes something else; or if an option is for another architecture.
+        ValueError: if the architecture is unknown, or a variant that computes something else; or
+            if an option is for another architecture.
     """
     empty = [name for name, value in state.items() if not value.size]
     if empty:
@@ -172,7 +171,7 @@ def recognise(
         for name in unused:
             del state[name]
         if unused:
-            remarks.append(f"left out, as PromptIR never uses them: {listed(unused)}")
+            remarks.append(f"left out, because PromptIR does not use them: {listed(unused)}")
         arguments = _promptir(state)
     elif architecture == "swinir":
         arguments, remarks = _swinir(state, window_size, num_heads)
@@ -182,7 +181,7 @@ def recognise(
     if "norm_epsilon" in arguments:
         remarks.append("the names are MaskDCPT's, so the norms have an epsilon of 1e-5")
     if counters:
-        remarks.append(f"left out, as they are counters: {listed(counters, 5)}")
+        remarks.append(f"left out, because they are counters: {listed(counters, 5)}")
     if prefix:
         remarks = [f"stripped the prefix {printable(prefix)} that all names have", *remarks]
     return Recognised(architecture, arguments, tuple(remarks), state)
@@ -192,9 +191,9 @@ _MOST_LEVELS = 8
 
 
 def _check_size(arguments: Mapping[str, Any], state: StateDict) -> None:
-    """Raises ValueError for a network far larger than its file, which would take forever."""
+    """Raises ValueError for a network far larger than its file, which would take too long."""
     blocks = block_count(arguments)
-    # Every block has nine tensors or more; some may be lost.
+    # Every block has at least nine tensors, some of which may be missing.
     if blocks > 16 + len(state) // 3:
         raise ValueError(
             f"the names imply {blocks} blocks, but there are only {len(state)} tensors"
@@ -209,7 +208,7 @@ def _check_levels(levels: int) -> int:
     return levels
 
 
-# By names that no other known architecture has.
+# Patterns of names that occur in one architecture only.
 _SIGNS = {
     "classifier": r"(?:bottleneck_layers|downsample_layers)\.\d",
     "promptir": r"prompt\d\.(?:prompt_param|linear_layer|conv3x3)",
@@ -220,10 +219,13 @@ _SIGNS = {
 
 
 def _unwrapped(state: StateDict) -> tuple[StateDict, str]:
-    """The state dict without the one prefix behind which all names are a network's; the prefix.
+    """Strips a prefix that all names of a network have.
+
+    Returns:
+        (state dict, prefix).
 
     Raises:
-        ValueError: if networks stand behind several prefixes, or other names beside one.
+        ValueError: if there are several such prefixes, or names without it.
     """
     if any(any_matches(state, pattern) for pattern in _SIGNS.values()):
         return state, ""
@@ -256,13 +258,13 @@ def _architecture(state: StateDict) -> str:
 _RELATIVES = (
     (
         r".*\.se\.\d\.",
-        "it is the Baseline of NAFNet's authors (GELU, channel attention `se`); the one known here "
-        "is NAFNet itself (gates, `sca`)",
+        "it is the Baseline of NAFNet's authors (GELU, channel attention `se`); only NAFNet itself "
+        "(gates, `sca`) is supported",
     ),
     (
         r".*relative_position_bias_table$",
-        "the published SwinIR has a relative position bias and masks shifted windows; DCPT's "
-        "SwinIR, the one known here, has neither",
+        "the published SwinIR has a relative position bias and masks shifted windows; only DCPT's "
+        "SwinIR, which has neither, is supported",
     ),
     (r"absolute_pos_embed$", "DCPT's SwinIR has no absolute position embedding"),
     (
@@ -278,7 +280,7 @@ _RELATIVES = (
 
 
 def _refuse_relatives(state: StateDict) -> None:
-    """Raises ValueError for networks of the same names that compute something else."""
+    """Raises ValueError for variants with similar names that compute something else."""
     for pattern, reason in _RELATIVES:
         names = [name for name in state if re.match(pattern, name)]
         if names:
@@ -299,7 +301,7 @@ def _nafnet(state: StateDict) -> dict[str, Any]:
     levels = _check_levels(
         max(count_numbered(state, rf"{part}\.(\d+)\.") for part in ("encoders", "downs"))
     )
-    decoder = r"decoder(?:s\.)?"  # a list of stages in NAFNet's own code
+    decoder = r"decoder(?:s\.)?"  # a list of stages in the original NAFNet
 
     def blocks(stage: str) -> int:
         return max(1, count_numbered(state, rf"{stage}\.(?:blocks\.)?(\d+)\."))
@@ -341,18 +343,13 @@ def _classifier(state: StateDict) -> dict[str, Any]:
     return arguments
 
 
-# Of MaskDCPT's networks, whose blocks are ordinary layer norms and have no `body`.
+# MaskDCPT's networks use standard layer norms, without `body`.
 _MASKDCPT_NORM = r".*\.norm\d\.(?:weight|bias)$"
 _STAGES = ("encoder_level1", "encoder_level2", "encoder_level3", "latent")
 
 
 def _restormer(state: StateDict, attention: str | None) -> tuple[dict[str, Any], list[str]]:
-    """Keyword arguments of a Restormer and remarks on what was assumed.
-
-    Args:
-        state: reference name -> array, in either layout of names.
-        attention: "relu" or "softmax" if it is known.
-    """
+    """Keyword arguments of a Restormer, and remarks about assumptions."""
     remarks: list[str] = []
     if attention is None:
         attention, remark = _attention(state)
@@ -361,8 +358,8 @@ def _restormer(state: StateDict, attention: str | None) -> tuple[dict[str, Any],
 
 
 def _attention(state: StateDict) -> tuple[str, str]:
-    """(attention, a remark unless the names tell it)."""
-    # With biases, the two differ in names: DCPT's blocks never have any.
+    """(attention, a remark if it is an assumption)."""
+    # With biases, names are conclusive: DCPT's blocks never have any.
     if any_matches(state, _MASKDCPT_NORM):
         return "softmax", ""
     if any_matches(state, r".*\.attn\.qkv\.bias$"):
@@ -381,12 +378,7 @@ def _attention(state: StateDict) -> tuple[str, str]:
 
 
 def _promptir(state: StateDict) -> dict[str, Any]:
-    """Keyword arguments of a PromptIR.
-
-    Args:
-        state: reference name -> array.
-    """
-
+    """Keyword arguments of a PromptIR."""
     prompts = [f"prompt{i}.prompt_param" for i in (1, 2, 3)]
     return {
         **_levels(state),
@@ -397,13 +389,13 @@ def _promptir(state: StateDict) -> dict[str, Any]:
 
 
 def _infix(state: StateDict) -> str:
-    """What stands between a level and the numbers of its blocks."""
+    """The part of a name between a level and the number of a block."""
     level = r"(?:(?:en|de)coder_level\d|latent|refinement)"
     return next((x for x in (".body", ".blocks") if any_matches(state, rf"{level}\{x}\.")), "")
 
 
 def _levels(state: StateDict) -> dict[str, Any]:
-    """What Restormer and PromptIR have in common."""
+    """Keyword arguments that Restormer and PromptIR share."""
     infix = _infix(state)
 
     def blocks(stage: str) -> int:
@@ -443,20 +435,15 @@ def _levels(state: StateDict) -> dict[str, Any]:
 def _swinir(
     state: StateDict, window_size: int | None, num_heads: tuple[int, ...] | None
 ) -> tuple[dict[str, Any], list[str]]:
-    """Keyword arguments of DCPT's SwinIR and remarks on what was assumed.
-
-    Args:
-        state: reference name -> array.
-        window_size: if it is known.
-        num_heads: if known, one number for all stages or one for each.
+    """Keyword arguments of DCPT's SwinIR, and remarks about assumptions.
 
     Raises:
-        ValueError: if there are not as many numbers of heads as stages.
+        ValueError: if the length of `num_heads` is neither 1 nor the number of stages.
     """
     embed_dim = size_of(
         state, "embed_dim", ("conv_first.weight", 0), ("conv_first.bias", 0), ("norm.weight", 0)
     )
-    # Always three stages and three: the reference has this number in its code.
+    # Three encoder and three decoder stages, fixed in the reference.
     stages = [rf"{half}{i}" for half in (r"encode_layers\.", "decode_layers") for i in range(3)]
     depths = tuple(
         max(1, count_numbered(state, rf"{stage}\.residual_group\.blocks\.(\d+)\."))

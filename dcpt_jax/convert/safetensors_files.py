@@ -6,19 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-# Of the header; some hundred bytes for each tensor. Parsing takes a multiple of it in memory.
+# Bytes of the header: a few hundred per tensor. Parsing takes a multiple of that in memory.
 _MAX_HEADER = 16 * 2**20
 
 
 class SafetensorsError(ValueError):
-    """A file that is no safetensors file, is damaged, or holds numbers that NumPy has no type for.
-
-    The message names the file.
-    """
+    """Not a safetensors file, damaged, or with a dtype that NumPy lacks; the message names it."""
 
 
 def looks_like_safetensors(path: Path | str) -> bool:
-    """Whether a file begins as a safetensors file does: with the size of a header, and a brace."""
+    """Whether a file begins like a safetensors file: with the size of a header, and a brace."""
     with Path(path).open("rb") as file:
         begin = file.read(9)
     size = Path(path).stat().st_size
@@ -28,11 +25,10 @@ def looks_like_safetensors(path: Path | str) -> bool:
 def read_safetensors(path: Path | str) -> dict[str, np.ndarray]:
     """Reads a `.safetensors` file.
 
-    Takes as much memory as the file is large, and some for its header.
+    Takes about as much memory as the size of the file.
 
     Returns:
-        Name -> array, independent of the file; bfloat16 as `ml_dtypes.bfloat16`. The header's
-        metadata are left out.
+        Name -> array; bfloat16 as `ml_dtypes.bfloat16`. The metadata in the header are ignored.
 
     Raises:
         OSError: if there is no such file, or it cannot be read.
@@ -46,13 +42,13 @@ def read_safetensors(path: Path | str) -> dict[str, np.ndarray]:
     arrays = {}
     try:
         with safe_open(path, framework="numpy") as file:
-            # The library checks that the tensors fill the file exactly and do not overlap, so all
-            # of them together cannot be larger than it.
+            # The library checks that tensors do not overlap, so together they are not larger than
+            # the file.
             for name in file.keys():  # noqa: SIM118  (the file itself cannot be iterated over)
                 arrays[name] = np.array(file.get_tensor(name))
     except OSError:
         raise
-    except AttributeError as error:  # its way to say that NumPy has no such type
+    except AttributeError as error:  # raised by the library for dtypes that NumPy lacks
         raise SafetensorsError(f"{path}: unknown kind of numbers ({error})") from error
     except Exception as error:
         raise SafetensorsError(f"{path}: damaged, or not a safetensors file ({error})") from error
@@ -76,21 +72,20 @@ def write_safetensors(path: Path | str, state: Mapping[str, np.ndarray]) -> None
     """Writes a state dict as a `.safetensors` file, marked as PyTorch's (`{"format": "pt"}`).
 
     Args:
-        path: file to write, replaced if it exists. See `files.replacing` for a write that cannot
-            leave half a file.
+        path: file to write, replaced if it exists; not atomic, see `files.replacing`.
         state: name -> array, floating-point (bfloat16 too), integer or bool.
 
     Raises:
         OSError: if the file cannot be written.
-        SafetensorsError: if an array has a dtype that such files cannot hold.
+        SafetensorsError: if the format does not support the dtype of an array.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    # The library writes an array's memory as it lies, whatever its strides are.
+    # The library ignores strides and writes the memory of an array as it is.
     arrays = {name: np.require(array, requirements="C") for name, array in state.items()}
     try:
         save_file(arrays, path, metadata={"format": "pt"})
-    except SafetensorError as error:  # its only class of errors, also for a full disk
+    except SafetensorError as error:  # its only type of error, even for a full disk
         kind = OSError if "I/O error" in str(error) else SafetensorsError
         raise kind(f"{path}: {error}") from error

@@ -1,7 +1,7 @@
-"""What names and shapes of a state dict tell: numbers of blocks, sizes, expansion factors.
+"""Infers numbers of blocks, sizes and expansion factors from names and shapes of a state dict.
 
-A damaged state dict should still be recognised as what it was meant to be, so that what is wrong
-with it can be listed. So everything here goes by as many names as there are and not by one.
+An incomplete state dict must still be recognised, so that the missing parts can be listed. So
+nothing here depends on a single name.
 """
 
 import re
@@ -16,10 +16,10 @@ StateDict = Mapping[str, np.ndarray]
 
 
 def count_numbered(state: StateDict, pattern: str) -> int:
-    """How many parts a pattern's one group numbers in the names: one more than the highest number.
+    """Number of parts, by the highest number that the group of a pattern matches in the names.
 
     Raises:
-        ValueError: if most numbers up to the highest are missing, so that no damage explains it.
+        ValueError: if most of the lower numbers are missing.
     """
     found = {int(match[1]): match[0] for name in state if (match := re.match(pattern, name))}
     count = max(found, default=-1) + 1
@@ -32,20 +32,20 @@ def count_numbered(state: StateDict, pattern: str) -> int:
 
 
 def any_matches(state: StateDict, pattern: str) -> bool:
-    """Whether the pattern matches the beginning of a name."""
+    """Whether a name begins with the pattern."""
     return any(re.match(pattern, name) for name in state)
 
 
 def size_of(state: StateDict, what: str, *places: tuple[str, int]) -> int:
-    """A size that stands in several shapes, from the first that is there.
+    """The size of an axis, from the first of several arrays that exists.
 
     Args:
         state: name -> array.
-        what: what it is the size of, for the message.
-        *places: (name, axis) to look at, in this order.
+        what: name of the size, for the error message.
+        *places: (name, axis) in order of preference.
 
     Raises:
-        ValueError: if none of these names is there with such an axis.
+        ValueError: if there is no such array.
     """
     for name, axis in places:
         if name in state and state[name].ndim > axis:
@@ -56,18 +56,18 @@ def size_of(state: StateDict, what: str, *places: tuple[str, int]) -> int:
 
 
 def expansion_factor(pairs: Iterable[tuple[int, int]], default: float) -> float:
-    """The factor by which hidden layers are wider, hidden = int(channels * factor).
+    """The factor in hidden = int(channels * factor).
 
-    Many decimals give the same widths. Of those that explain the most layers, it is the default if
-    that is among them, else the one with the fewest digits, else the smallest.
+    Many factors give the same widths. Of those that fit the most layers, this is the default if
+    possible, else the one with the fewest digits, else the smallest.
 
     Args:
         pairs: (channels, hidden channels) of each layer; channels > 0.
-        default: the factor of the published network.
+        default: factor of the published network.
     """
-    layers = dict(Counter(pairs).most_common(32))  # real networks have a handful of widths
-    # If any factor with so many digits fits some layers, then also the smallest such factor, which
-    # is hidden / channels of one of them, rounded up.
+    layers = dict(Counter(pairs).most_common(32))  # real networks have few widths
+    # If a factor with that many digits fits some layers, so does the smallest such factor, which is
+    # hidden / channels of one of them, rounded up.
     candidates = {(0, float(default))} | {
         (1 + digits, -(-hidden * 10**digits // channels) / 10**digits)
         for channels, hidden in layers
