@@ -1,16 +1,16 @@
 """Synthetic degradations of clean photos: the registry, specs, and mixtures.
 
-A spec names one or several degradations in the order in which they happen, each with an optional
-strength: `"noise:25"`, `"low_light+haze+rain"`, `"haze:0.5+rain"`. A strength that is left out is
-drawn from the class's range; one that is a range, `"noise:1-50"`, or a choice, `"noise:15/25/50"`,
-from that. `"clean"` means no degradation and stands alone. A new class is one module with a
-`Degradation` constant and one entry in `_REGISTERED`; one of a user's own is registered by
-`register`.
+A spec names one or several degradations in the order of application, each with an optional
+strength: `"noise:25"`, `"low_light+haze+rain"`, `"haze:0.5+rain"`. Without a strength, it is drawn
+    from the
+range of the class; a range, `"noise:1-50"`, or a choice, `"noise:15/25/50"`, replaces that range.
+`"clean"` means no degradation and cannot be combined. A new built-in class is a module with a
+`Degradation` constant and an entry in `_REGISTERED`; user-defined ones are added by `register`.
 
-NumPy and OpenCV only: worker processes of the data pipeline import this package and must hold no
-accelerator. Importing it changes no global setting, so OpenCV keeps its own thread pool, which
-slows several workers down; a process that degrades patches in bulk should call
-`cv2.setNumThreads(0)` once at its start, as the data pipeline's workers do.
+This package imports only NumPy and OpenCV, because the worker processes of the data pipeline use it
+and must not occupy an accelerator. It changes no global setting, so OpenCV keeps its own thread
+pool, which slows down parallel processes; these should call `cv2.setNumThreads(0)` once, as the
+workers of the data pipeline do.
 """
 
 import numbers
@@ -54,7 +54,7 @@ _BY_NAME = {degradation.name: degradation for degradation in _REGISTERED}
 
 
 def names() -> tuple[str, ...]:
-    """Names of all degradations, in registry order (which is no class index)."""
+    """Names of all degradations, in registry order (not class labels)."""
     return tuple(_BY_NAME)
 
 
@@ -66,17 +66,17 @@ def get(name: str) -> Degradation:
 
 
 def register(degradation: Degradation) -> Degradation:
-    """Makes a degradation of a user's own known by its name, as docs/extending.md shows.
+    """Registers a user-defined degradation by its name; see docs/extending.md.
 
-    Its `apply` has to be a function of a module: worker processes import it from there.
+    Its `apply` must be a module-level function, since worker processes import it.
 
     Raises:
-        ValueError: if the name is another one's, or no lower-case word.
+        ValueError: if the name is taken or not a lower-case word.
     """
     name = degradation.name
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ValueError(
-            f"a degradation's name is made of lower-case letters, digits and '_', not {name!r}"
+            f"a degradation's name must consist of lower-case letters, digits and '_': {name!r}"
         )
     if _BY_NAME.setdefault(name, degradation) != degradation:
         raise ValueError(f"there is another degradation {name!r}: choose a new name")
@@ -84,20 +84,19 @@ def register(degradation: Degradation) -> Degradation:
 
 
 def parse(spec: str) -> tuple[tuple[Degradation, float | None], ...]:
-    """Reads a spec such as `"haze:0.5+rain"`.
+    """Parses a spec such as `"haze:0.5+rain"`.
 
     Args:
         spec: names joined by `+` in the order of application, each with an optional `:strength`,
-            `:low-high` or `:a/b/c`; spaces around the parts do not matter.
+            `:low-high` or `:a/b/c`; spaces around the parts are ignored.
 
     Returns:
-        A pair per part: the degradation, and its strength or None (to be drawn); with a range
-        or a choice, a degradation that draws from it.
+        For each part (degradation, strength), with None for a strength to be drawn from the range
+        of that degradation.
 
     Raises:
-        ValueError: empty spec or part, unknown name (lists the known ones), a strength that is no
-            number, negative, NaN or too large (states the allowed range), or `clean` with a
-            strength or with other parts.
+        ValueError: for an empty spec or part, an unknown name (lists the known ones), an invalid
+            strength (states the allowed range), or `clean` with a strength or other parts.
     """
     if not isinstance(spec, str) or not spec.strip():
         raise ValueError(
@@ -127,11 +126,11 @@ def apply_parts(
     parts: tuple[tuple[Degradation, float | None], ...],
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Applies what `parse` returned, in order, without checks: the pipeline's inner call.
+    """Applies the degradations from `parse` in order, without checks.
 
     Args:
         image: float32 [h, w, 3], RGB, [0, 1]; not modified.
-        parts: as from `parse`; where a strength is None it is drawn right before it is used.
+        parts: result of `parse`; each strength that is None is drawn just before its degradation.
         rng: the only source of randomness.
 
     Returns:
@@ -154,13 +153,13 @@ def degrade(image: np.ndarray, spec: str, *, seed: int | np.random.Generator = 0
         image: float [h, w, 3], RGB, [0, 1], any size; not modified.
         spec: see `parse`.
         seed: an integer >= 0, which always gives the same result, or a NumPy Generator, which
-            moves on with every call.
+            advances with every call.
 
     Returns:
         float32 [h, w, 3]. In [0, 1] if the last degradation of the spec clips (all do but noise).
 
     Raises:
-        ValueError: a bad spec (see `parse`), image or seed.
+        ValueError: for an invalid spec (see `parse`), image or seed.
     """
     parts = parse(spec)
     image = _checked_image(image)
@@ -172,7 +171,7 @@ def degrade(image: np.ndarray, spec: str, *, seed: int | np.random.Generator = 0
 
 
 def _checked_image(image: np.ndarray) -> np.ndarray:
-    """`image` as float32 [h, w, 3], or a ValueError that says what is expected."""
+    """The image as float32 [h, w, 3]; ValueError with advice if it is not a valid one."""
     image = np.asarray(image)
     expected = "a float image [height, width, 3], RGB, in [0, 1], is expected"
     if np.issubdtype(image.dtype, np.integer):

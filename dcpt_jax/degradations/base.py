@@ -1,4 +1,4 @@
-"""What a degradation is: a named function of an image with one strength."""
+"""A degradation: a named function of an image and a strength."""
 
 import dataclasses
 import math
@@ -12,24 +12,22 @@ _RANGE = re.compile(r"([0-9.]+)\s*-\s*([0-9.]+)")
 
 @dataclasses.dataclass(frozen=True)
 class Degradation:
-    """One way of damaging an image, as data: what to call, how strongly, and where it is from.
+    """One kind of degradation: its function, range of strengths, and description.
 
     Attributes:
         name: as written in a spec (`"noise"` in `"noise:25+haze"`) and in task sets.
         apply: `(image, strength, rng) -> degraded`. `image` is float32 [h, w, 3], RGB, [0, 1] (or
-            beyond, behind a degradation that does not clip), any h and w >= 1, and is not
-            modified; `degraded` is a new float32 array of that shape. All randomness comes from
-            `rng`. Nothing is checked here: `degrade` checks, a training pipeline need not.
-        strength_range: (low, high), from which `sample_strength` draws; equal for a class that has
-            one strength only, (0, 0) for `clean`, which has none. Larger is worse, on average over
-            draws, for every class.
-        largest: largest strength accepted when one is given by hand, >= `strength_range[1]`; 0 if
-            none is accepted.
-        unit: what the strength counts.
-        clips: True when the result always lies in [0, 1]; False when it may leave that range.
-        summary: one sentence for a person.
-        source: the literature the synthesis follows.
-        strengths: the only strengths to draw from, equally often; () = all of `strength_range`.
+            beyond, after a degradation that does not clip), any h and w >= 1, and is not modified;
+            `degraded` is a new float32 array of that shape. All randomness comes from `rng`.
+            Arguments are not checked; `degrade` does that.
+        strength_range: (low, high) for `sample_strength`; low = high for a class with a single
+            strength, (0, 0) for `clean`. Larger strengths are worse, on average over draws.
+        largest: largest explicit strength allowed, >= `strength_range[1]`; 0 = none is allowed.
+        unit: unit of the strength.
+        clips: True if the result always lies in [0, 1].
+        summary: description in one sentence.
+        source: the literature that the synthesis follows.
+        strengths: discrete strengths to draw from, equally likely; () = all of `strength_range`.
     """
 
     name: str
@@ -50,17 +48,17 @@ class Degradation:
         return float(rng.uniform(low, high))
 
     def with_strength(self, text: str) -> tuple["Degradation", float | None]:
-        """What a spec says behind the colon: one strength, or what to draw from.
+        """Parses the strength in a spec: a number, a range or a choice.
 
         Args:
             text: "25", the range "1-50" or the choice "15/25/50"; see `check_strength` for the
                 numbers.
 
         Returns:
-            (this, the strength), or (this with another range or choice, None).
+            (self, strength), or (copy with another range or choice, None).
 
         Raises:
-            ValueError: for other texts, and for a range that ends below its start.
+            ValueError: for other texts, or a range that ends below its start.
         """
         if "/" in text:
             strengths = tuple(map(self.check_strength, text.split("/")))
@@ -72,7 +70,7 @@ class Degradation:
         low, high = map(self.check_strength, ends.groups())
         if low > high:
             raise ValueError(
-                f"strengths {text!r} of {self.name!r}: a range ends where it starts or higher: "
+                f"strengths {text!r} of {self.name!r}: a range must not end below its start: "
                 f"'{self.name}:{high:g}-{low:g}'"
             )
         return dataclasses.replace(self, strength_range=(low, high), strengths=()), None
@@ -81,8 +79,8 @@ class Degradation:
         """Returns `value` as a float, or raises ValueError with the allowed range.
 
         Args:
-            value: a number or its text, from 0 (leaves the image as it is, but for the sensor noise
-                of `low_light`) to `largest`; `strength_range` does not limit it.
+            value: a number or text from 0 (no change, except for the sensor noise of `low_light`)
+                to `largest`; may lie outside `strength_range`.
         """
         if not self.largest:
             raise ValueError(f"{self.name!r} takes no strength, not {value!r}: write '{self.name}'")

@@ -1,4 +1,4 @@
-"""Blur by movement of the camera during the exposure."""
+"""Motion blur by camera shake."""
 
 import cv2
 import numpy as np
@@ -7,7 +7,7 @@ from dcpt_jax.degradations.base import Degradation
 
 _MOMENTS = 48  # random accelerations along one exposure
 _SAMPLES_PER_MOMENT = 12  # dense enough that a path of 255 px leaves no gaps between samples
-_INERTIA = 0.93  # share of the velocity that is left after one moment
+_INERTIA = 0.93  # share of the velocity that remains after one moment
 
 
 def _path_response() -> np.ndarray:
@@ -23,18 +23,18 @@ _PATH_RESPONSE = _path_response()
 def camera_shake_kernel(extent: float, rng: np.random.Generator) -> np.ndarray:
     """Draws a motion-blur kernel: the path of a point of light over the sensor.
 
-    The camera drifts in a random direction and is pushed at random, with inertia, which gives
-    nearly straight paths as well as curly ones. The drift never dies out, so that no path dwells in
-    one place and blurs nothing. The path is scaled to the wanted extent, centred on its mean, so
-    that the blurred image is not displaced, and drawn with sub-pixel positions.
+    The camera drifts in a random direction and gets random pushes, with inertia; the paths are
+    nearly straight to curly. The drift is constant, so every path has an extent. The path is scaled
+    to `extent`, centred on its mean so that the blurred image is not displaced, and drawn with
+    sub-pixel accuracy.
 
     Args:
-        extent: largest distance between two points of the path along x or y, in pixels; up to 1 is
-            a kernel that leaves the image as it is.
+        extent: largest distance between two points of the path along x or y, in pixels; up to 1
+            gives the identity kernel.
         rng: source of direction, shakiness and pushes.
 
     Returns:
-        float32 [rows, columns], both odd, non-negative, sum 1; not larger than the path needs.
+        float32 [rows, columns], both odd, non-negative, sum 1, of minimal size.
 
     References:
         Boracchi and Foi, Modeling the Performance of Image Restoration from Motion Blur (2012);
@@ -49,12 +49,12 @@ def camera_shake_kernel(extent: float, rng: np.random.Generator) -> np.ndarray:
     path = drift + shakiness * (_PATH_RESPONSE @ pushes)
     moments = np.arange(_MOMENTS * _SAMPLES_PER_MOMENT + 1) / _SAMPLES_PER_MOMENT
     x, y = (np.interp(moments, np.arange(_MOMENTS + 1), path[:, axis]) for axis in (0, 1))
-    scale = (extent - 1.0) / max(np.ptp(x), np.ptp(y))  # a point is a pixel wide already
+    scale = (extent - 1.0) / max(np.ptp(x), np.ptp(y))  # a single point is one pixel wide
     return _draw_path((x - x.mean()) * scale, (y - y.mean()) * scale)
 
 
 def _draw_path(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Kernel of equal shares of light at `(x, y)`, [n] pixels from its centre, bilinear."""
+    """Kernel with equal weights at the points `(x, y)`, [n] offsets from its centre, bilinear."""
     half_width, half_height = (int(np.ceil(np.abs(axis).max())) for axis in (x, y))
     columns, rows = 2 * half_width + 1, 2 * half_height + 1
     x, y = x + half_width, y + half_height

@@ -1,4 +1,4 @@
-"""Blur by a lens that is not focused on the scene."""
+"""Defocus blur."""
 
 import cv2
 import numpy as np
@@ -6,15 +6,15 @@ import numpy as np
 from dcpt_jax.degradations.base import Degradation
 from dcpt_jax.degradations.low_light import linear_from_srgb, srgb_from_linear
 
-_BLADES = (5, 6, 7, 8, 9)  # of the diaphragms in use; more cannot be told from a disc
-_FINENESS = 4  # points per pixel and axis at which shapes are drawn
+_BLADES = (5, 6, 7, 8, 9)  # usual numbers of diaphragm blades; with more it is nearly a disc
+_FINENESS = 4  # supersampling per axis
 
 
 def disc_kernel(radius: float) -> np.ndarray:
     """The image of a point of light through a fully open lens: an evenly lit disc.
 
     Args:
-        radius: in pixels, >= 0; up to 0.5 is a kernel that leaves the image as it is.
+        radius: in pixels, >= 0; up to 0.5 gives the identity kernel.
 
     Returns:
         float32 [side, side], side odd, non-negative, sum 1, symmetric; pixels on the edge are
@@ -30,7 +30,7 @@ def polygon_kernel(radius: float, blades: int, rotation: float) -> np.ndarray:
     """The image of a point of light through a diaphragm of straight blades: a regular polygon.
 
     Args:
-        radius: of the disc of the same area, in pixels, >= 0; up to 0.5 is the identity as well.
+        radius: of the disc of the same area, in pixels, >= 0; up to 0.5 gives the identity kernel.
         blades: number of sides, >= 3.
         rotation: direction of the middle of one side, in radians.
 
@@ -50,14 +50,14 @@ def polygon_kernel(radius: float, blades: int, rotation: float) -> np.ndarray:
 
 
 def aperture_kernel(radius: float, rng: np.random.Generator) -> np.ndarray:
-    """Draws a kernel of defocus: a disc or a polygon of 5 to 9 blades, equally often.
+    """Draws a defocus kernel: a disc, or a polygon of 5 to 9 blades, equally likely.
 
     Args:
-        radius: of the disc, or of the disc of the polygon's area, in pixels.
+        radius: of the disc, or of the disc with the polygon's area, in pixels.
         rng: source of the shape, the number of blades and their rotation.
 
     Returns:
-        float32 [side, side], side odd, non-negative, sum 1, centred to a thirtieth of a pixel.
+        float32 [side, side], side odd, non-negative, sum 1, centred to 1/30 of a pixel.
     """
     is_disc = rng.random() < 0.5
     blades, rotation = int(rng.choice(_BLADES)), rng.uniform(0.0, 2.0 * np.pi)
@@ -82,8 +82,8 @@ def _pixels_inside(distance: np.ndarray) -> np.ndarray:
 def blur_by_defocus(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Blurs with one aperture kernel over the whole image, in linear light.
 
-    The lens spreads light, not sRGB values: in linear light bright points open into bright discs,
-    which is what tells an unfocused photo from a softened one.
+    A lens blurs light, not sRGB values: in linear light bright points become bright discs, as in
+    photos out of focus.
 
     Args:
         image: float32 [h, w, 3], RGB, [0, 1]; values beyond are clipped first; mirrored at the

@@ -1,4 +1,4 @@
-"""Parts of the image that are lost, to be filled in."""
+"""Missing image regions, to be inpainted."""
 
 from collections.abc import Iterator
 
@@ -7,11 +7,11 @@ import numpy as np
 
 from dcpt_jax.degradations.base import Degradation
 
-# Each of these draws into a mask for ever: one more line, box or stretch of a brush per step.
+# These generators draw one shape per step into a mask, without end.
 
 
 def _draw_lines(mask: np.ndarray, rng: np.random.Generator) -> Iterator[None]:
-    """Straight lines from anywhere to anywhere, 5 to 10 pixels thick in images of 80 and more."""
+    """Lines between random points, 5 to 10 pixels thick in images of at least 80 pixels."""
     height, width = mask.shape
     thickness = max(round(min(rng.uniform(5.0, 10.0), min(height, width) / 8)), 1)
     while True:
@@ -21,7 +21,7 @@ def _draw_lines(mask: np.ndarray, rng: np.random.Generator) -> Iterator[None]:
 
 
 def _draw_boxes(mask: np.ndarray, rng: np.random.Generator) -> Iterator[None]:
-    """Upright rectangles, each side between 1/16 and 1/4 of the image's shorter side."""
+    """Axis-aligned rectangles with sides of 1/16 to 1/4 of the image's shorter side."""
     height, width = mask.shape
     while True:
         sides = rng.uniform(1 / 16, 1 / 4, 2) * min(height, width)
@@ -33,14 +33,14 @@ def _draw_boxes(mask: np.ndarray, rng: np.random.Generator) -> Iterator[None]:
 
 
 def _draw_strokes(mask: np.ndarray, rng: np.random.Generator) -> Iterator[None]:
-    """Free-form strokes: a round brush that goes to and fro, and is set down again elsewhere."""
+    """Free-form strokes of a round brush that moves in zigzags."""
     height, width = mask.shape
     while True:
         thickness = max(round(rng.uniform(0.04, 0.12) * min(height, width)), 1)
         position = rng.random(2) * (width, height)
         heading = rng.uniform(0.0, 2.0 * np.pi)
         for stretch in range(rng.integers(4, 13)):
-            # To alternating sides of the heading, so that the stroke covers a region as a hand's.
+            # On alternating sides of the heading, so that a stroke covers a region.
             turn = rng.uniform(4 / 15, 8 / 15) * np.pi
             direction = heading + (turn if stretch % 2 else -turn)
             length = abs(rng.normal(1.0, 0.5)) * np.hypot(height, width) / 8
@@ -59,12 +59,12 @@ _KINDS = ("lines", "lines", "boxes", "strokes")  # lines as often as both others
 def draw_holes(
     height: int, width: int, share: float, kind: str, rng: np.random.Generator
 ) -> np.ndarray:
-    """Draws where an image is lost: "lines", "boxes" or "strokes" over a share of its pixels.
+    """Draws a mask of "lines", "boxes" or "strokes" that covers a share of the pixels.
 
-    The share, below 1, is exceeded by at most the last shape.
+    The share, below 1, is exceeded at most by the last shape.
 
     Returns:
-        uint8 [h, w], 255 where lost and 0 elsewhere.
+        uint8 [h, w], 255 where the image is missing and 0 elsewhere.
     """
     mask = np.zeros((height, width), np.uint8)
     drawing = _SHAPES[kind](mask, rng)
@@ -74,10 +74,10 @@ def draw_holes(
 
 
 def cut_holes(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Covers parts of the image with white or black, one of them per image.
+    """Covers parts of the image with white or black (one colour per image).
 
-    Half of the images get DCPT's straight lines of 5 to 10 pixels; its 5 to 10 of them cover 12 to
-    39 % of a crop of 128 (95 in 100 crops). The others get boxes or free-form strokes.
+    Half of the images get straight lines of 5 to 10 pixels, as in DCPT, whose 5 to 10 lines cover
+    12 to 39 % of a 128x128 crop (central 95 %). The others get boxes or free-form strokes.
 
     Args:
         image: float32 [h, w, 3], RGB, [0, 1]; values beyond are clipped.
@@ -85,7 +85,7 @@ def cut_holes(image: np.ndarray, strength: float, rng: np.random.Generator) -> n
         rng: source of the kind, the holes and their colour.
 
     Returns:
-        float32 [h, w, 3] in [0, 1]; exactly the image wherever no hole is.
+        float32 [h, w, 3] in [0, 1]; unchanged outside the holes.
 
     References:
         DCPT (2025), lines; Pathak et al., Context Encoders (2016), boxes; Yu et al., Free-Form

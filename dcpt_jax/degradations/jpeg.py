@@ -1,4 +1,4 @@
-"""Artefacts of lossy compression."""
+"""JPEG compression artefacts."""
 
 import cv2
 import numpy as np
@@ -7,7 +7,7 @@ from dcpt_jax.degradations.base import Degradation
 
 
 def jpeg_file(image: np.ndarray, quality: int) -> np.ndarray:
-    """The bytes of a JPEG file, with colour at half the resolution (4:2:0), as OpenCV's default is.
+    """Encodes a JPEG file with 4:2:0 chroma subsampling, OpenCV's default.
 
     Args:
         image: float32 [h, w, 3], RGB, [0, 1], h and w up to 65,500; rounded to 8 bits.
@@ -22,16 +22,14 @@ def jpeg_file(image: np.ndarray, quality: int) -> np.ndarray:
 
 
 def compress_as_jpeg(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Writes the image as a JPEG file in memory and reads it again.
-
-    OpenCV's encoder and decoder with their defaults, as in DCPT (see `jpeg_file`).
+    """Compresses the image as JPEG and decompresses it, with OpenCV's defaults as in DCPT.
 
     Args:
         image: float32 [h, w, 3], RGB, [0, 1], h and w up to 65,500; values beyond are clipped
             first.
         strength: 100 - quality, rounded to a whole number: quality 10 is strength 90. Quality 100
-            loses colour detail as well, so 0 stands for no compression at all.
-        rng: not used; what is lost is decided by image and strength.
+            still loses colour detail, so strength 0 skips the compression.
+        rng: not used.
 
     Returns:
         float32 [h, w, 3] in [0, 1], multiples of 1/255 unless strength is 0.

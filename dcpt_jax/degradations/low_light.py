@@ -1,17 +1,17 @@
-"""Photos taken with too little light."""
+"""Low light: under-exposure with sensor noise."""
 
 import numpy as np
 
 from dcpt_jax.degradations.base import Degradation
 
-# The sRGB curve is a straight line up to the knee and a power above it. Both are added up, each
-# held at its value at the knee on the other's side: choosing per pixel is several times slower.
+# The sRGB curve is linear up to the knee and a power function above. Here both parts are clamped at
+# the knee and added, which is several times faster than selecting per pixel.
 _SRGB_KNEE = np.float32(0.04045)
 _LINEAR_KNEE = np.float32(0.0031308)
 
 
 def linear_from_srgb(image: np.ndarray) -> np.ndarray:
-    """Light from sRGB values: float32 [0, 1] in and out (IEC 61966-2-1)."""
+    """Converts sRGB values to linear light: float32 in [0, 1] (IEC 61966-2-1)."""
     light = np.maximum(image, _SRGB_KNEE)
     light += np.float32(0.055)
     light *= np.float32(1.0 / 1.055)
@@ -24,7 +24,7 @@ def linear_from_srgb(image: np.ndarray) -> np.ndarray:
 
 
 def srgb_from_linear(light: np.ndarray) -> np.ndarray:
-    """The sRGB values of light: float32 [0, 1] in and out (IEC 61966-2-1)."""
+    """Converts linear light to sRGB values: float32 in [0, 1] (IEC 61966-2-1)."""
     image = np.maximum(light, _LINEAR_KNEE)
     np.power(image, np.float32(1.0 / 2.4), out=image)
     image *= np.float32(1.055)
@@ -37,16 +37,16 @@ def srgb_from_linear(light: np.ndarray) -> np.ndarray:
 
 
 def underexpose(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Takes the photo again with less light and the noise that a sensor then shows.
+    """Simulates an under-exposed photo with sensor noise.
 
-    In linear light: the exposure is divided by 2^strength; then come shot noise, whose variance is
-    the light over the full well, and read noise, of constant variance, both drawn per image from
-    the range of small sensors; the sensor clips, and the sRGB curve is put back.
+    In linear light: divides the exposure by 2^strength, adds shot noise (variance = light /
+    full-well capacity) and read noise (constant variance), and clips. Full-well capacity and read
+    noise are drawn per image from the range of small sensors. Then converts back to sRGB.
 
     Args:
         image: float32 [h, w, 3], RGB, [0, 1]; values beyond are clipped first.
-        strength: stops of under-exposure; 0 still adds the (then faint) sensor noise.
-        rng: source of the noise and its size.
+        strength: stops of under-exposure; 0 still adds faint sensor noise.
+        rng: source of the noise and its parameters.
 
     Returns:
         float32 [h, w, 3] in [0, 1].

@@ -1,25 +1,25 @@
-"""Colour from a sensor that measures one colour per pixel."""
+"""Demosaicing artefacts of a Bayer sensor."""
 
 import cv2
 import numpy as np
 
 from dcpt_jax.degradations.base import Degradation
 
-# Colours of the pixels (0, 0), (0, 1), (1, 0), (1, 1) as channels of RGB, and OpenCV's name of the
-# pattern, which goes by the second row from the second pixel on.
+# RGB channels of the pixels (0, 0), (0, 1), (1, 0), (1, 1), and OpenCV's code of the pattern, which
+# is named after the second and third pixel of the second row.
 _PATTERNS = (
     ((0, 1, 1, 2), cv2.COLOR_BayerBG2RGB_EA),
     ((1, 0, 2, 1), cv2.COLOR_BayerGB2RGB_EA),
     ((1, 2, 0, 1), cv2.COLOR_BayerGR2RGB_EA),
     ((2, 1, 1, 0), cv2.COLOR_BayerRG2RGB_EA),
 )
-_BORDER = 4  # pixels, even; the outermost demosaiced ones are worse than those inside
+_BORDER = 4  # pixels, even; demosaicing is worse at the border
 
 
 def demosaic(image: np.ndarray, pattern: int) -> np.ndarray:
     """Keeps one colour per pixel and interpolates the others along edges.
 
-    In 16 bits and after mirroring the border, so that neither rounding nor an odd size shows.
+    Works in 16 bits and with a mirrored border, so that rounding and odd sizes have no effect.
 
     Args:
         image: float32 [h, w, 3], RGB, [0, 1].
@@ -51,13 +51,13 @@ def demosaic(image: np.ndarray, pattern: int) -> np.ndarray:
 def pass_through_mosaic(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Samples the image through a Bayer pattern and demosaics it with OpenCV's edge-aware method.
 
-    Unlike DCPT, which always starts with red and swaps red and blue in the result by mistake, any
-    of the four phases of the pattern occurs, and colours stay what they are.
+    Uses all four phases of the pattern. (DCPT always starts with red, and by mistake swaps red and
+    blue in the result.)
 
     Args:
         image: float32 [h, w, 3], RGB, [0, 1]; values beyond are clipped first.
-        strength: share of the demosaicing's errors that is put into the image: 1 is the demosaiced
-            image, and all that training uses; less is milder than any camera.
+        strength: share of the demosaicing error that is added to the image. Training uses only 1,
+            the demosaiced image; smaller values are milder than any camera.
         rng: source of the phase.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Noise of the sensor: of one size everywhere, or growing with the light."""
+"""Gaussian noise, and signal-dependent (Poisson-Gaussian) sensor noise."""
 
 import numpy as np
 
@@ -11,9 +11,8 @@ from dcpt_jax.degradations.low_light import linear_from_srgb, srgb_from_linear
 def add_gaussian_noise(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Adds white Gaussian noise, independent per pixel and channel.
 
-    Neither clipped nor rounded, as in DCPT, so that the noise keeps mean 0 and its deviation
-    everywhere. Unlike DCPT, where a photo always meets the same noise field (seeded from its
-    index), every draw is new.
+    Neither clipped nor rounded, as in DCPT, so the noise has mean 0 and constant variance. Unlike
+    in DCPT, where each photo always has the same noise (seeded by its index), every draw is new.
 
     Args:
         image: float32 [h, w, 3], RGB, [0, 1].
@@ -44,18 +43,18 @@ NOISE = Degradation(
 
 
 def add_poisson_noise(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Adds the noise of a sensor at high sensitivity: shot noise and read noise.
+    """Adds shot noise and read noise of a sensor at high sensitivity.
 
-    In linear light: white is a number of electrons (the full well, the smaller the stronger), shot
-    noise is their Poisson distribution, and read noise of 1 to 3 electrons, drawn per image, is
-    added; the sensor clips, and the sRGB curve is put back. The counts are drawn from a continuous
-    distribution with the first three moments of the Poisson distribution, several times as fast.
+    In linear light: electron counts have a Poisson distribution, where white is the full-well
+    capacity; read noise of 1 to 3 electrons (drawn per image) is added; the sensor clips. Then
+    converts back to sRGB. For speed, counts are drawn from a continuous distribution with the same
+    first three moments as the Poisson distribution.
 
     Args:
         image: float32 [h, w, 3], RGB, [0, 1]; values beyond are clipped first.
-        strength: standard deviation of white's shot noise in linear light, in units of 1/255; the
-            full well is (255 / strength)^2 electrons.
-        rng: source of the noise and of the size of the read noise.
+        strength: standard deviation of the shot noise at white in linear light, in units of 1/255;
+            the full-well capacity is (255 / strength)^2 electrons.
+        rng: source of the noise and of the level of the read noise.
 
     Returns:
         float32 [h, w, 3] in [0, 1].
@@ -69,7 +68,7 @@ def add_poisson_noise(image: np.ndarray, strength: float, rng: np.random.Generat
     noise = rng.standard_normal(image.shape, dtype=np.float32)
     variance = light * electron
     skew = variance * electron
-    variance += read_variance + np.float32(1e-20)  # the last for strength 0
+    variance += read_variance + np.float32(1e-20)  # avoids 0 / 0 at strength 0
     # z + s (z^2 - 1) has the third moment 6 s + 8 s^3; only shot noise is skewed.
     skew /= 6.0 * variance
     light -= skew

@@ -1,4 +1,4 @@
-"""What photos from phones and the web suffer: a random chain of mild degradations."""
+"""Degradations of photos from phones and the web: a random chain of mild ones."""
 
 import dataclasses
 import math
@@ -14,20 +14,20 @@ _Range = tuple[float, float]
 
 @dataclasses.dataclass(frozen=True)
 class Pass:
-    """What one pass through the chain draws from, at strength 1; (low, high) throughout."""
+    """Ranges (low, high) and probabilities of one pass through the chain, at strength 1."""
 
     blur_chance: float  # probability of a blur
     sigma: _Range  # standard deviation of the blur along each axis, in pixels
     scale_chances: tuple[float, float, float]  # probabilities of scaling (down, up, not)
-    shrink: _Range  # one side becomes 1 / (1 + shrink) of the image's side
-    stretch: _Range  # or 1 + stretch of it
+    shrink: _Range  # scaling down by the factor 1 / (1 + shrink)
+    stretch: _Range  # scaling up by the factor 1 + stretch
     gaussian: _Range  # standard deviation of Gaussian noise, in 1/255
-    poisson: _Range  # standard deviation of Poisson noise where the image is white, in 1/255
+    poisson: _Range  # standard deviation of Poisson noise at white, in 1/255
     loss: _Range  # 100 minus the quality of the JPEG compression
 
 
 # Probabilities as published (options of Real-ESRGAN x4plus); ranges about half as large, since the
-# published ones end at a fourth of the clean image's size, which hides much of the damage.
+# published ones are for inputs of a quarter of the size, where much of the damage is not visible.
 PASSES = (
     Pass(
         blur_chance=1.0,
@@ -50,10 +50,10 @@ PASSES = (
         loss=(5.0, 50.0),  # as in the first pass, also published
     ),
 )
-_GREY_CHANCE = 0.4  # of noise that is the same in all channels
-_SINC_CHANCE, _FINAL_SINC_CHANCE = 0.1, 0.8  # in place of a blur; at the end
+_GREY_CHANCE = 0.4  # probability of equal noise in all channels
+_SINC_CHANCE, _FINAL_SINC_CHANCE = 0.1, 0.8  # sinc filter instead of a blur; at the end
 _KINDS = ("gaussian", "generalised", "plateau")
-# Of these kinds with equal axes, then with unequal ones.
+# Probabilities of these kinds with equal axes, then with unequal ones.
 _KIND_CHANCES = (0.45, 0.12, 0.12, 0.25, 0.03, 0.03)
 _ANY_KIND = np.cumsum(_KIND_CHANCES) / np.sum(_KIND_CHANCES)
 _FILTERS = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC)
@@ -62,16 +62,16 @@ _SINC_RADII = (3, 5)  # smallest and largest; published: 3 to 10
 
 
 def _bessel_table() -> tuple[np.ndarray, np.ndarray]:
-    """Points from 0 to 24, and the Bessel function J1 there, by Bessel's integral."""
+    """Points from 0 to 24, and the Bessel function J1 at these, by Bessel's integral."""
     points, angles = np.linspace(0.0, 24.0, 769), 2 * np.pi * np.arange(64) / 64
     return points, np.cos(angles - points[:, None] * np.sin(angles)).mean(axis=1)
 
 
 def _normal_table() -> np.ndarray:
-    """float32 [4096]: equally likely values with a normal distribution's mean, 0, and deviation, 1.
+    """float32 [4096]: quantiles of the normal distribution, with mean 0 and standard deviation 1.
 
-    Drawing from it takes a fifth of the time of `standard_normal`, and its steps are finer than
-    those of 8 bits for the noise here.
+    Drawing from this table is five times as fast as `standard_normal`, and fine enough for 8-bit
+    images.
     """
     inverse = statistics.NormalDist().inv_cdf
     half = np.array([inverse((i + 0.5) / 4096) for i in range(2048)])
@@ -92,9 +92,9 @@ def blur_kernel(
 
     Args:
         sigmas: standard deviations along both axes (of the Gaussian), in pixels, > 0.
-        angle: of the first axis, in radians.
+        angle: angle of the first axis, in radians.
         kind: one of the three.
-        shape: exponent; the larger, the flatter on top and the steeper at the side.
+        shape: exponent; larger values give a flatter top and steeper sides.
 
     Returns:
         float32 [side, side], side odd and at most 31, non-negative, sum 1, point-symmetric.
@@ -113,14 +113,14 @@ def blur_kernel(
 
 
 def sinc_kernel(cutoff: float, radius: int) -> np.ndarray:
-    """An ideal low-pass filter cut off at a radius, which rings at edges as sharpening does.
+    """A truncated ideal low-pass filter, which causes ringing at edges like sharpening.
 
     Args:
-        cutoff: highest frequency that passes, in radians per pixel, in (0, pi].
+        cutoff: cutoff frequency in radians per pixel, in (0, pi].
         radius: in pixels, up to 5.
 
     Returns:
-        float32 [2 radius + 1, 2 radius + 1], sum 1, with negative parts, symmetric.
+        float32 [2 radius + 1, 2 radius + 1], sum 1, symmetric, partly negative.
     """
     steps = np.arange(-radius, radius + 1)
     distance = np.hypot(steps, steps[:, None])
@@ -133,19 +133,20 @@ def sinc_kernel(cutoff: float, radius: int) -> np.ndarray:
 def degrade_as_in_reality(
     image: np.ndarray, strength: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Runs the image twice through blur, scaling, noise and JPEG compression, all random.
+    """Applies random blur, scaling, noise and JPEG compression, twice.
 
-    The second-order degradation process of Real-ESRGAN at equal size of input and output. Each of
-    the two passes has, in random order (as in BSRGAN; published: always in this one):
+    The second-order degradation process of Real-ESRGAN, with output of the size of the input. Each
+    of the two passes consists of these steps, in random order (as in BSRGAN; Real-ESRGAN: in this
+    one):
 
     * blur: a Gaussian, generalised Gaussian (exponent 0.5 to 4) or plateau-shaped kernel (1 to 2)
-      with equal or unequal axes, or in a tenth of the cases a sinc filter; in the second pass with
-      probability 0.8;
-    * scaling down or up, by area, bilinear or bicubic interpolation, all aligned at the corners of
-      the image, so nothing is displaced. The factor is relative to the original size;
-    * Gaussian or Poisson noise, in 40 % of the cases the same in all channels. Poisson noise is
-      approximated by a Gaussian of its variance;
-    * JPEG compression, whose grid of 8 x 8 pixels begins anywhere, as in a photo that was cropped.
+      with equal or unequal axes, or with probability 0.1 a sinc filter; the second pass has a blur
+      with probability 0.8;
+    * scaling down or up, with area, bilinear or bicubic interpolation, aligned at the image corners
+      so that nothing is displaced. The factor is relative to the original size;
+    * Gaussian or Poisson noise, with probability 0.4 equal in all channels. Poisson noise is
+      approximated by Gaussian noise of the same variance;
+    * JPEG compression with a random offset of the 8x8 grid, as in a cropped photo.
 
     In the second pass, compression comes last, and scaling back to the original size, followed by
     a sinc filter (probability 0.8), comes right before or after it. At strength 1 (`PASSES`):
@@ -165,9 +166,9 @@ def degrade_as_in_reality(
         image: float32 [h, w, 3], RGB, [0, 1], h and w up to 20,000; values beyond are clipped
             first.
         strength: multiplies all ranges (of scaling: 1 / factor - 1 down, factor - 1 up; of JPEG:
-            100 - quality, up to 95); 0 leaves the image as it is. Sinc filters pass frequencies up
-            to pi / (1 + u strength), with u uniform from 0 to 1.
-        rng: source of order, kinds, sizes and noise.
+            100 - quality, up to 95); 0 = unchanged. The cutoff of sinc filters is
+            pi / (1 + u strength), with u uniform from 0 to 1.
+        rng: source of all random choices.
 
     Returns:
         float32 [h, w, 3] in [0, 1], not displaced against `image`.
@@ -190,8 +191,8 @@ def degrade_as_in_reality(
     return np.clip(image, 0.0, 1.0, out=image)
 
 
-# The steps. Each takes the image as it is by then, the ranges of its pass, the size that the image
-# had at first, the strength and the source of randomness.
+# The steps of the chain: (current image, ranges of the pass, original size, strength, rng) ->
+# image.
 _Size = tuple[int, int]
 
 
@@ -213,7 +214,7 @@ def _blur(
         sigmas[1] = sigmas[0]
     kind = _KINDS[kind % len(_KINDS)]
     shape = 1 + rng.random()
-    if kind == "generalised":  # below 1 as often as above
+    if kind == "generalised":  # below and above 1 with equal probability
         shape = 0.5 + 0.5 * rng.random() if rng.random() < 0.5 else 1 + 3 * rng.random()
     kernel = blur_kernel(tuple(sigmas), angle, kind=kind, shape=shape)
     return cv2.filter2D(image, cv2.CV_32F, kernel, borderType=cv2.BORDER_REFLECT_101)
@@ -240,7 +241,7 @@ def _scale(
 
 
 def _resized(image: np.ndarray, size: _Size, rng: np.random.Generator) -> np.ndarray:
-    """The image with (height, width) `size`, corners on corners, by a random filter."""
+    """The image resized to (height, width) `size` by a random interpolation."""
     filtering = _FILTERS[rng.integers(len(_FILTERS))]
     if image.shape[:2] == size:
         return image

@@ -1,4 +1,4 @@
-"""Draws a picture sheet of every degradation at three strengths.
+"""Draws a contact sheet of every degradation at three strengths.
 
 `python -m dcpt_jax.degradations.sheet --output sheet.png [--photo PHOTO] [--crop 64] [--only snow]`
 """
@@ -20,9 +20,9 @@ _SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 def three_strengths(degradation: degradations.Degradation) -> tuple[float, float, float]:
-    """The low end, the middle and the high end of the range that training draws from.
+    """The low end, middle and high end of the training range.
 
-    Thirds of the strength for a class that has one strength only.
+    For a class with a single strength, 1/3, 2/3 and all of it.
     """
     low, high = degradation.strength_range
     if low == high:
@@ -43,12 +43,13 @@ def draw_sheet(
 
     Args:
         photo: float32 [h, w, 3], RGB, [0, 1].
-        cell: side of each picture on the sheet with its frame of 4, in pixels.
-        crop: degrade the middle [crop, crop] pixels of the photo, shown with square pixels as a
-            network sees them in training; 0 degrades the middle square of the photo at cell size.
-        seed: of the draws; mild, medium and strong of a row use the same draws.
-        draws: number of further pictures per row, strong again with other draws.
-        only: names of the degradations to draw; all but `clean`, the first column, if empty.
+        cell: side of each picture with its frame, in pixels.
+        crop: degrade only the central [crop, crop] pixels of the photo and enlarge them, as a
+            network sees them in training; 0 = degrade the central square of the photo, resized to
+            the cell.
+        seed: random seed; mild, medium and strong of a row use the same one.
+        draws: number of additional strong pictures per row, with other seeds.
+        only: names of the degradations to draw; () = all but `clean`.
 
     Returns:
         uint8 [rows, columns, 3], RGB.
@@ -77,7 +78,7 @@ def draw_sheet(
 
 
 def table() -> str:
-    """Markdown table of all degradations, as it stands in docs/degradations.md."""
+    """Markdown table of all degradations, for docs/degradations.md."""
     lines = [
         "| name | what | strength | drawn from | up to | result in [0, 1] | source |",
         "|---|---|---|---|---|---|---|",
@@ -98,13 +99,13 @@ def table() -> str:
 
 
 def _middle_square(photo: np.ndarray, side: int) -> np.ndarray:
-    """The middle [side, side] pixels, or fewer where the photo is smaller; contiguous."""
+    """The central [side, side] pixels, or fewer if the photo is smaller; contiguous."""
     top, left = (max(length - side, 0) // 2 for length in photo.shape[:2])
     return np.ascontiguousarray(photo[top : top + side, left : left + side])
 
 
 def _captioned(image: np.ndarray, cell: int, caption: str) -> np.ndarray:
-    """uint8 [caption + cell, cell, 3] with a thin frame of white at the right and bottom."""
+    """uint8 [caption + cell, cell, 3], with a white frame at the right and bottom."""
     pixels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
     picture = np.full((_CAPTION_HEIGHT + cell, cell, 3), 255, np.uint8)
     side = cell - _FRAME
@@ -117,7 +118,7 @@ def _captioned(image: np.ndarray, cell: int, caption: str) -> np.ndarray:
 
 
 def _read_photo(path: Path | None) -> np.ndarray:
-    """float32 [h, w, 3], RGB, [0, 1]: the file, or a portrait that comes with scikit-image."""
+    """float32 [h, w, 3], RGB, [0, 1]: the file, or a portrait from scikit-image."""
     if path is None:
         try:
             from skimage import data
@@ -142,12 +143,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=expanded_path, help="PNG or JPEG file to write")
     parser.add_argument("--table", action="store_true", help="print the table of all classes")
     parser.add_argument(
-        "--photo", type=expanded_path, help="photo to degrade; default: one of scikit-image"
+        "--photo", type=expanded_path, help="photo to degrade (default: one of scikit-image)"
     )
     parser.add_argument("--cell", type=int, default=256, help="side of each picture (pixels)")
-    parser.add_argument("--crop", type=int, default=0, help="degrade only this many middle pixels")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
-    parser.add_argument("--draws", type=int, default=0, help="further draws of the strongest")
+    parser.add_argument("--crop", type=int, default=0, help="crop a central square (pixels)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
+    parser.add_argument("--draws", type=int, default=0, help="additional strong pictures per row")
     parser.add_argument("--only", default="", help="names of degradations, separated by commas")
     return run_command(parser, run, arguments)
 
@@ -177,7 +178,7 @@ def run(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError(str(error)) from error
     bgr = cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR)
-    # Full colour resolution, or the sheet itself would blur the mosaic's colours.
+    # 4:4:4, since chroma subsampling would hide the artefacts of demosaicing.
     full_colour = [
         *(cv2.IMWRITE_JPEG_QUALITY, 90),
         *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),

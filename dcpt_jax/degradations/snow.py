@@ -6,29 +6,29 @@ import numpy as np
 from dcpt_jax.degradations.base import Degradation
 from dcpt_jax.degradations.weather import smooth_depth
 
-# Far, middle and near flakes. Of each layer: the blur of all its flakes (deviation in pixels), and
-# groups of flakes of one size, each (share of the flakes, diameter in pixels, opacity).
+# Layers of far, middle and near flakes: (standard deviation of the blur in pixels, groups of equal
+# flakes), each group (share of all flakes, diameter in pixels, opacity).
 _SNOW_LAYERS = (
     (0.7, ((0.45, 1.0, 0.7), (0.18, 1.5, 0.85))),
     (0.95, ((0.17, 2.2, 0.95), (0.1, 3.2, 0.9), (0.05, 4.4, 0.95), (0.02, 6.0, 0.85))),
     (1.9, ((0.014, 8.0, 0.75), (0.009, 11.0, 0.65), (0.005, 15.0, 0.5))),
 )
 _SUBPIXEL_BITS = 4
-_VEIL = 0.012  # optical thickness of the flakes too far away to be seen singly, per strength
+_VEIL = 0.012  # optical thickness of distant, unresolved snow, per unit of strength
 
 
 def snow_flakes(height: int, width: int, density: float, rng: np.random.Generator) -> np.ndarray:
-    """Draws snowflakes: irregular soft blobs of three distances, all driven by one wind.
+    """Draws snowflakes: irregular soft blobs at three distances, with one wind direction.
 
-    Small flakes are far and many, large ones near, few, out of focus and translucent. During the
-    exposure every flake moves by a part of its own size, so that blobs become short strokes but,
-    unlike rain, never lines.
+    Far flakes are small and many; near ones are large, few, out of focus and translucent. During
+    the exposure a flake moves by about its own size, so it becomes a short stroke, but no line as
+    in rain.
 
     Returns:
         float32 [h, w] opacity in [0, 1].
     """
     wind = rng.uniform(-0.7, 0.7)  # radians from the vertical
-    speed = rng.uniform(0.1, 1.1)  # way during the exposure, in diameters of the flake
+    speed = rng.uniform(0.1, 1.1)  # motion during the exposure, in diameters of the flake
     size = rng.uniform(0.8, 1.25)  # finer or coarser snow
     clear = np.ones((height, width), np.float32)
     for blur, groups in _SNOW_LAYERS:
@@ -61,20 +61,20 @@ def _flake_spines(
     motion: tuple[float, float],
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A crooked line along each flake's way, from which a round brush makes an irregular blob.
+    """A short crooked line along the motion of each flake, to be drawn with a round brush.
 
     Args:
         shape: (height, width) of the image.
         densities: [groups] expected numbers of flakes per 1,000 pixels.
         diameters: [groups] in pixels.
-        motion: direction in radians from the vertical, way in diameters.
-        rng: source of number, position, shape and way.
+        motion: (direction in radians from the vertical, length in diameters).
+        rng: source of number, position, shape and motion.
 
     Returns:
         int32 [flakes, points, xy] in 1/16 pixels, group after group; [groups] numbers of flakes.
     """
     wind, speed = motion
-    limits = np.array(shape[::-1]) + 2.0 * diameters.max()  # flakes also reach in from outside
+    limits = np.array(shape[::-1]) + 2.0 * diameters.max()  # include flakes that overlap the border
     counts = rng.poisson(densities * limits.prod() / 1000.0)
     diameter = np.repeat(diameters, counts)
     points = 2 if diameters.max() < 2.0 else 3
@@ -88,11 +88,11 @@ def _flake_spines(
 
 
 def add_snow(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Adds snowflakes in front of the veil of the snow too far away to be seen singly.
+    """Adds snowflakes and the veiling effect of distant snow.
 
-    The veil thickens with a smooth random depth as haze does, I = J t + A (1 - t); the flakes then
-    cover it with opacity z, A z + I (1 - z). Flakes and veil share one nearly white brightness A,
-    that of the sky: against something brighter flakes look grey.
+    The veil follows the haze model with a smooth random depth, I = J t + A (1 - t); the flakes then
+    cover it with opacity z, A z + I (1 - z). Flakes and veil have the same nearly white brightness
+    A (that of the sky), so flakes look grey against brighter objects.
 
     Args:
         image: float32 [h, w, 3], RGB, [0, 1].
@@ -110,7 +110,7 @@ def add_snow(image: np.ndarray, strength: float, rng: np.random.Generator) -> np
     depth = smooth_depth(height, width, rng)
     brightness = np.float32(rng.uniform(0.85, 1.0))
     opacity = 1.0 - snow_flakes(height, width, strength, rng)
-    opacity *= np.exp(np.float32(-_VEIL * strength) * depth)  # now: what is left of the scene
+    opacity *= np.exp(np.float32(-_VEIL * strength) * depth)  # now the visible share of the scene
     degraded = image - brightness
     degraded *= np.repeat(opacity, 3, axis=1).reshape(image.shape)
     degraded += brightness

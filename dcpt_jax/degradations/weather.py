@@ -1,4 +1,4 @@
-"""Haze and rain: light scattered on the way to the camera."""
+"""Haze and rain."""
 
 import cv2
 import numpy as np
@@ -11,7 +11,7 @@ _WAVES = 4  # cosine waves per axis in the depth field: half a period to one and
 
 
 def smooth_depth(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Draws a plausible outdoor depth field: smooth, and mostly farther away towards the top.
+    """Draws a plausible outdoor depth map: smooth, and mostly increasing towards the top.
 
     Returns:
         float32 [h, w]; the farthest point is 1, the nearest between 0.1 and 0.4.
@@ -38,13 +38,13 @@ def smooth_depth(height: int, width: int, rng: np.random.Generator) -> np.ndarra
 def add_haze(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Adds haze by the atmospheric scattering model, I = J t + A (1 - t) with t = exp(-beta d).
 
-    The depth d is drawn (see `smooth_depth`) and not estimated from the image; its maximum is 1,
-    so that beta is the optical thickness at the farthest point. The airlight A is one nearly grey
-    colour per image, its brightest channel in [0.7, 1.0].
+    The depth d is drawn at random (see `smooth_depth`), not estimated from the image. Its maximum
+    is 1, so beta is the optical thickness at the farthest point. The airlight A is a nearly grey
+    colour per image, with its brightest channel in [0.7, 1.0].
 
     Args:
         image: float32 [h, w, 3], RGB, [0, 1].
-        strength: scattering coefficient beta; tends to the plain airlight for large values.
+        strength: scattering coefficient beta; for large values the result tends to the airlight.
         rng: source of depth and airlight.
 
     Returns:
@@ -57,7 +57,7 @@ def add_haze(image: np.ndarray, strength: float, rng: np.random.Generator) -> np
     height, width = image.shape[:2]
     depth = smooth_depth(height, width, rng)
     airlight = rng.uniform(0.7, 1.0) * (1.0 - rng.uniform(0.0, 0.05, 3))
-    # Whole rows in place of [..., 3]: broadcasting along so short an axis is four times slower.
+    # Whole rows instead of [..., 3]: broadcasting along such a short axis is four times slower.
     airlight = np.tile(airlight.astype(np.float32), width)
     depth *= -strength
     degraded = image.reshape(height, 3 * width) - airlight
@@ -79,24 +79,24 @@ HAZE = Degradation(
 
 # --- rain ---------------------------------------------------------------------------------------
 
-# Far, near (long, wide, out of focus) and middle drops, each (share of the streaks, mean length in
-# pixels, thickness, opacity). Faintest first, because a later streak covers an earlier one.
+# Layers of far, near (long, wide, out of focus) and middle drops: (share of the streaks, mean
+# length in pixels, thickness, opacity). Faintest first, because later streaks cover earlier ones.
 _RAIN_LAYERS = ((0.58, 10.0, 1, 0.4), (0.04, 26.0, 2, 0.5), (0.38, 18.0, 1, 0.7))
 _SUBPIXEL_BITS = 4
 
 
 def rain_streaks(height: int, width: int, density: float, rng: np.random.Generator) -> np.ndarray:
-    """Draws rain streaks: one wind direction, three distances, soft edges, fading ends.
+    """Draws rain streaks: one wind direction, three distances, soft edges and ends.
 
     Returns:
         float32 [h, w] opacity in [0, 1].
     """
     canvas = np.zeros((height, width), np.uint8)
-    wind = rng.uniform(-0.6, 0.6)  # radians from the vertical, all streaks of the image
-    size = rng.uniform(0.8, 1.25)  # heavier rain, or a longer exposure: all streaks longer
+    wind = rng.uniform(-0.6, 0.6)  # radians from the vertical
+    size = rng.uniform(0.8, 1.25)  # factor of the length of all streaks
     brightness = rng.uniform(0.85, 1.0)
     for share, mean_length, thickness, opacity in _RAIN_LAYERS:
-        margin = size * mean_length  # streaks also reach in from outside
+        margin = size * mean_length  # include streaks that overlap the border
         area = (height + margin) * (width + margin)
         count = rng.poisson(density * share * area / 1000.0)
         x, y, relative_length, lean = rng.random((4, count))
@@ -105,7 +105,7 @@ def rain_streaks(height: int, width: int, density: float, rng: np.random.Generat
         angle = wind + 0.12 * (lean - 0.5)
         reach = np.array([half_length * np.sin(angle), half_length * np.cos(angle)])
         sides = np.stack([-reach, reach])  # [side, xy, count]
-        # The faint whole streak first, then its bright middle: the ends fade.
+        # First the whole streak, faint, then its bright middle, so that the ends fade.
         for part, part_opacity in ((1.0, 0.5 * opacity), (0.6, opacity)):
             ends = ((x, y) + part * sides).transpose(2, 0, 1)
             cv2.polylines(
@@ -121,9 +121,9 @@ def rain_streaks(height: int, width: int, density: float, rng: np.random.Generat
 
 
 def add_rain(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Adds rain streaks and the thin veil of the drops too far away to be seen singly.
+    """Adds rain streaks and a thin veil of distant, unresolved rain.
 
-    Both are white light screened over the image, I = J + (1 - J) m, so rain only brightens.
+    Both are white light, blended as I = J + (1 - J) m, so rain only brightens the image.
 
     Args:
         image: float32 [h, w, 3], RGB, [0, 1].
