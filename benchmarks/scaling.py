@@ -125,7 +125,7 @@ def table(
     """
     lines = [
         "| devices | state shared by | batch | state, GB | computed, TFLOP | sent, MB | "
-        "communication, ms | efficiency, none hidden |",
+        "communication, ms | efficiency, no overlap |",
         "|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for case in cases:
