@@ -60,9 +60,10 @@ def restore(
         params: its parameters.
         image: [h, w, 3] floating-point array, RGB in [0, 1], of any size >= 1x1.
         tile: side of the tiles in pixels, rounded up to `model.size_multiple`; an image that is not
-            larger runs whole. NAFNet computes each tile twice (see `averages`). None: whole as long as the working memory is estimated to stay below
-            2 GiB (for the networks of the paper: about 1 megapixel for NAFNet, 0.25 for Restormer
-            and PromptIR, 0.14 for SwinIR), else the largest tiles that do.
+            larger runs whole. NAFNet computes each tile twice (see `averages`). None: whole as long
+            as the working memory is estimated to stay below 2 GiB (for the networks of the paper:
+            about 1 megapixel for NAFNet, 0.25 for Restormer and PromptIR, 0.14 for SwinIR), else
+            the largest tiles that do.
         ensemble: mean over the eight flips and quarter turns of the image or of each tile; takes
             eight times as long.
 
