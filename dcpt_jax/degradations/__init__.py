@@ -76,7 +76,7 @@ def register(degradation: Degradation) -> Degradation:
     name = degradation.name
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ValueError(
-            f"a degradation's name must consist of lower-case letters, digits and '_': {name!r}"
+            f"a degradation's name consists of lower-case letters, digits and '_', not {name!r}"
         )
     if _BY_NAME.setdefault(name, degradation) != degradation:
         raise ValueError(f"there is another degradation {name!r}: choose a new name")
