@@ -80,7 +80,7 @@ def values(source):
         ),
         ("begins", "x/1_a.png", "x/1.png y/1_a.png", [("x/1_a.png", "x/1.png")]),
         ("suffix:x2", "0001x2.png", "0001.png", [("0001x2.png", "0001.png")]),
-        ("suffix:_in=_gt", "a_in.png", "a_gt.png", [("a_in.png", "a_gt.png")]),
+        ("suffix:in=gt", "a_in.png", "a_gt.png", [("a_in.png", "a_gt.png")]),
         ("prefix:rain=norain", "rain-001.png", "norain-001.png", [("rain-001.png",) * 2]),
         ("prefix:low=normal", "low07.png", "normal07.png", [("low07.png", "normal07.png")]),
         ("prefix:hazy_", "hazy_a.png", "a.png", [("hazy_a.png", "a.png")]),
@@ -206,6 +206,36 @@ def test_no_pairs_at_all_shows_what_the_names_look_like(tmp_path):
         pair_folders(tmp_path / "bad", tmp_path / "bad")
 
 
+@pytest.mark.parametrize(
+    ("bad", "good", "rule"),
+    [
+        ("0001_in.png 0002_in.png", "0001_gt.png 0002_gt.png", "suffix:in=gt"),
+        ("1x2.png 2x2.png", "1.png 2.png", "begins"),
+        ("rain-1.png rain-2.png", "norain-1.png norain-2.png", "prefix:=no"),
+        ("1.png 2.png", "1_gt.png 2_gt.png", "suffix:=_gt"),
+        ("im_1.png im_2.png", "1.png 2.png", "prefix:im_"),
+        ("1_0.8_0.2.jpg 2_0.9_0.2.jpg", "1.png 2.png", "reside"),
+        ("1-rain-1.png 1-rain-2.png 2-rain-1.png", "1.png 2.png", "begins"),
+    ],
+)
+def test_a_rule_that_pairs_the_names_is_offered(tmp_path, bad, good, rule):
+    write(tmp_path / "bad", bad)
+    write(tmp_path / "good", good)
+    with pytest.raises(SourceError, match=f"; '{rule}' pairs them$"):
+        pair_folders(tmp_path / "bad", tmp_path / "good")
+    pairing = pair_folders(tmp_path / "bad", tmp_path / "good", rule)
+    assert len(pairing) == len(bad.split()) and not pairing.unused
+
+
+def test_a_rule_for_one_folder_is_offered_where_the_names_say_which_is_clean(tmp_path):
+    write(tmp_path / "known", "1_gt.png 1_in.png 2_gt.png 2_in.png")
+    with pytest.raises(SourceError, match="; 'suffix:in=gt' pairs them$"):
+        pair_folders(tmp_path / "known", tmp_path / "known")
+    write(tmp_path / "unknown", "1_a.png 1_b.png")
+    with pytest.raises(SourceError, match="prefix:A=B, order$"):
+        pair_folders(tmp_path / "unknown", tmp_path / "unknown")
+
+
 def test_order_needs_equally_many_files(tmp_path):
     write(tmp_path / "bad", "1.png 2.png")
     write(tmp_path / "good", "1.png")
@@ -247,6 +277,28 @@ def test_list_file_of_another_system(two, gap):
     )
     (two / "list.txt").write_bytes("\r\n".join(lines).encode("utf-8-sig"))
     assert values(PairSource(pair_list(two / "list.txt"))) == [(25, 20), (5, 0), (5, 10)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("bad/2.png,good/2.png", "bad/2.png, good/2.png", "bad/2.png;good/2.png"),
+        *('"bad/2.png" "good/2.png"', '"bad/2.png","good/2.png"', '"bad/2.png"\t"good/2.png"'),
+        "~/bad/2.png ~/good/2.png",
+    ],
+)
+def test_list_file_with_commas_quotes_or_the_home_folder(two, line, monkeypatch):
+    monkeypatch.setenv("HOME", str(two))
+    (two / "list.txt").write_text(f"{line}\n")
+    assert values(PairSource(pair_list(two / "list.txt"))) == [(25, 20)]
+
+
+def test_names_in_a_list_may_hold_commas_and_spaces(two):
+    for name in ("a, b.png", "c,d.png"):
+        (two / name).write_bytes((two / "bad/0.png").read_bytes())
+    lines = 'a, b.png\tgood/0.png\n"a, b.png" good/0.png\n"a, b.png", good/0.png\n'
+    (two / "list.txt").write_text(lines + "c,d.png good/0.png\n")
+    assert values(PairSource(pair_list(two / "list.txt"))) == [(5, 0)] * 4
 
 
 def test_name_that_no_file_can_have_is_one_bad_pair(two):

@@ -5,8 +5,10 @@
 
 import collections
 import contextlib
+import csv
 import dataclasses
 import functools
+import itertools
 import logging
 import os
 import re
@@ -20,6 +22,7 @@ from dcpt_jax import image_folders, images
 from dcpt_jax.data import sources
 from dcpt_jax.data.sources import Cache, Pair, Source
 from dcpt_jax.data.spec import CLEAN_FIRST, RULES, SourceError, parse_rule
+from dcpt_jax.files import expand_home
 from dcpt_jax.image_folders import FileList
 
 # Words in names of files and folders that suggest clean or degraded photos.
@@ -32,6 +35,7 @@ _DEGRADED_WORDS = frozenset(
     | {"noisy", "snow", "snowy", "low", "dark", "degraded", "distorted", "corrupted"}
 )
 _COMPARED = 1000  # number of pairs checked for swapped names, spread over the list
+_TRIED = 4  # number of names of each folder that suggest a rule
 _SWAP_FOLDERS = "in the other order: pairs:DEGRADED_DIR,CLEAN_DIR"
 
 _logger = logging.getLogger(__name__)
@@ -142,7 +146,7 @@ def _by_name(
         if len(match.found) != 1
     ]
     if not paired:
-        raise SourceError(_no_pairs(files, clean_files, rule, unpaired))
+        raise SourceError(_no_pairs(files, clean_files, rule, unpaired, same_folder))
     chosen = (
         FileList(files.root, [names[match.index] for match in paired]),
         FileList(clean_files.root, [clean_names[match.found[0]] for match in paired]),
@@ -222,8 +226,8 @@ def _why_unpaired(match: _Match, clean_files: FileList, rule: str) -> str:
 def pair_list(file: Path | str, *, clean_first: bool = False) -> Pairing:
     """Pairs named in a text file, one per line: degraded file, clean file.
 
-    The two are separated by a tab, or by spaces where neither name holds one. They are relative to
-    the list's folder. Empty lines and lines starting with "#" are ignored.
+    The two are separated by a tab, comma, semicolon or spaces, and may be in double quotes. They
+    are relative to the list's folder. Empty lines and lines starting with "#" are ignored.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -242,9 +246,7 @@ def pair_list(file: Path | str, *, clean_first: bool = False) -> Pairing:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip() or line.startswith("#"):
             continue
-        # Only spaces, since names may contain other Unicode white space.
-        parts = [part.strip(" ") for part in line.split("\t" if "\t" in line else " ")]
-        parts = [part for part in parts if part]
+        parts = [expand_home(part) for part in _split(line)]
         if len(parts) != 2:
             raise SourceError(
                 f"{file}, line {number}: {line.strip()!r} must name two files, degraded and "
@@ -258,6 +260,19 @@ def pair_list(file: Path | str, *, clean_first: bool = False) -> Pairing:
     return Pairing(degraded, clean, warnings=_order_warnings(degraded, clean, f"as {swap}"))
 
 
+def _split(line: str) -> list[str]:
+    """The names in a line of a list, two if any separator gives two."""
+    line = line.strip(" ")  # names may hold what counts as white space elsewhere in Unicode
+    parts: list[str] = []
+    for separator in "\t ,;":
+        if separator in line:
+            fields = next(csv.reader([line], delimiter=separator, skipinitialspace=True))
+            parts = [part.strip(" ") for part in fields if part.strip(" ")]
+            if len(parts) == 2 and not parts[0].endswith((",", ";")):
+                return parts
+    return parts[:1]
+
+
 def _order_warnings(degraded: FileList, clean: FileList, remedy: str) -> tuple[str, ...]:
     """A warning if the file names suggest that degraded and clean files are swapped."""
     scores, example = [], ""
@@ -265,7 +280,7 @@ def _order_warnings(degraded: FileList, clean: FileList, remedy: str) -> tuple[s
     for i in range(0, len(degraded), step):
         paths = [os.path.abspath(files[i]) for files in (degraded, clean)]
         shared = len(os.path.commonpath([os.path.dirname(path) for path in paths]))
-        words = [set(re.findall("[a-z]+", path[shared:].lower())) for path in paths]
+        words = [_words(path[shared:]) for path in paths]
         own, other = words[0] - words[1], words[1] - words[0]
         score = len(own & _CLEAN_WORDS) + len(other & _DEGRADED_WORDS)
         score -= len(own & _DEGRADED_WORDS) + len(other & _CLEAN_WORDS)
@@ -279,6 +294,10 @@ def _order_warnings(degraded: FileList, clean: FileList, remedy: str) -> tuple[s
         f"{swapped} of {len(scores)} pairs look swapped by their names ({example}), which would "
         f"teach a network to degrade photos; if they are, give them {remedy}",
     )
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall("[a-z]+", text.lower()))
 
 
 def concatenate(pairings: Sequence[Pairing]) -> Pairing:
@@ -304,14 +323,49 @@ def _number_order(name: str) -> list[tuple[int, int, str]]:
 
 
 def _no_pairs(
-    files: FileList, clean_files: FileList, rule: str, unpaired: list[tuple[int, str]]
+    files: FileList,
+    clean_files: FileList,
+    rule: str,
+    unpaired: list[tuple[int, str]],
+    same_folder: bool,
 ) -> str:
+    best = _fitting_rule(files.names(), clean_files.names(), same_folder)
+    advice = f"; {best!r} pairs them" if best else ""
     example = f"{files.name(unpaired[0][0])}: {unpaired[0][1]}" if unpaired else "no name fits it"
     return (
         f"no file in {files.root} has its clean photo in {clean_files.root} by the rule {rule!r} "
         f"({example}). There are {len(files)} files such as {files.name(0)!r} and "
-        f"{len(clean_files)} such as {clean_files.name(0)!r}; rules: {RULES}"
+        f"{len(clean_files)} such as {clean_files.name(0)!r}; rules: {RULES}{advice}"
     )
+
+
+def _fitting_rule(
+    names: Sequence[str], clean_names: Sequence[str], same_folder: bool
+) -> str | None:
+    """The rule that pairs most of the first names, if it pairs half of them."""
+    names = names[:_COMPARED]
+    rules = dict.fromkeys(("same", "reside", "begins"))
+    stems, clean_stems = (
+        [os.path.splitext(os.path.basename(name))[0] for name in some[:_TRIED]]
+        for some in (names, clean_names)
+    )
+    for own, clean in itertools.product(stems, clean_stems):
+        start = len(os.path.commonprefix([own, clean]))
+        end = len(os.path.commonprefix([own[::-1], clean[::-1]]))
+        for kind, same, old, new in (
+            ("suffix", start, own[start:], clean[start:]),
+            ("prefix", end, own[: len(own) - end], clean[: len(clean) - end]),
+        ):
+            odd = re.search("[=,;:]", old + new)
+            known = _words(old) & _DEGRADED_WORDS or _words(new) & _CLEAN_WORDS
+            if same and (old or new) and (known or not same_folder) and not odd:
+                rules[f"{kind}:{old}={new}" if new else f"{kind}:{old}"] = None
+    counts = {}
+    for rule in rules:
+        matches = _match(names, clean_names, rule, same_folder)
+        counts[rule] = sum(len(match.found) == 1 for match in matches)
+    best = max(counts, key=counts.__getitem__)
+    return best if counts[best] >= max(1, len(names) // (3 if same_folder else 2)) else None
 
 
 class SizeError(images.ImageError):

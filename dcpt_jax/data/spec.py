@@ -22,7 +22,7 @@ Rules:
     begins            the clean name is the longest one that the degraded name starts with:
                       0001-rain-3 -> 0001
     suffix:A          remove A at the end of the degraded name: suffix:x2, 01x2 -> 01
-    suffix:A=B        replace A at the end by B
+    suffix:A=B        replace A at the end by B; A may be empty: suffix:=_gt, 01 -> 01_gt
     prefix:A, A=B     likewise at the beginning: prefix:rain=norain, rain-001 -> norain-001
     order             n-th to n-th file, in natural order of names; both folders must hold equally
                       many files. For datasets whose names do not correspond.
