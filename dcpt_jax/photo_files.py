@@ -107,7 +107,8 @@ def _in_rgb(
     try:
         found = colour.embedded_profile(image)
         if found is None:
-            return pixels, None, []
+            guessed = image.mode == "CMYK"
+            return pixels, None, ["CMYK without a profile: its colours are a guess"] * guessed
         space, profile = found
         linear = space == "RGB" and colour.is_linear(profile)
         if space == "RGB" and not linear:

@@ -413,6 +413,24 @@ def test_a_file_is_loaded_directly(tmp_path, network, state, caplog):
         dcpt_jax.load(tmp_path / "missing.pth")
 
 
+@pytest.mark.parametrize(("other", "taken"), [("state_dict_ema", "params"), ("params_ema", None)])
+def test_weights_that_were_not_taken_are_told(tmp_path, state, other, taken):
+    whole = tmp_path / "both.pth"
+    arrays, tree = {}, {}
+    for name in ("params", other):
+        tree[name] = {}
+        for key, value in state.items():
+            number = str(len(arrays))
+            arrays[number] = value
+            strides = tuple(s // value.itemsize for s in value.strides)
+            tree[name][key] = tensor(number, value.size, value.shape, strides)
+    write_zip(whole, tree, arrays)
+    taken, left = (taken, other) if taken else (other, "params")
+    said = f"taken from its entry {taken}; --params takes another one: {left}"
+    assert said in reading.read_file(whole).remarks
+    assert said not in reading.read_file(whole, entry="params").remarks
+
+
 def test_a_folder_without_weights_names_its_files(tmp_path, capsys):
     (tmp_path / "net_g.pth").touch()
     assert command.main([str(tmp_path), str(tmp_path / "out.pth")]) == 1

@@ -38,6 +38,24 @@ def test_files_of_other_kinds_are_named(tmp_path, name, content, message):
         read_checkpoint(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("model.ckpt.index", b"\0\0\x1c\x08\1" + bytes(300), "a TensorFlow checkpoint"),
+        ("model.ckpt.data-00000-of-00001", bytes(range(1, 256)), "a TensorFlow checkpoint"),
+        ("saved_model.pb", b"\x08\1\x12\xd6" + bytes(300), "a TensorFlow checkpoint"),
+        ("checkpoint", b'model_checkpoint_path: "model.ckpt-1"\n', "a TensorFlow checkpoint"),
+        ("._net.pth", b"\0\5\x16\7\0\2\0\0Mac OS X" + bytes(300), "attributes that macOS keeps"),
+        ("net.pth", b"\x04\x22M\x18" + bytes(range(256)), "LZ4 archive; unpack"),
+        ("net.pth", bytes(range(33, 256)) * 3, "neither a zip archive nor the older layout"),
+    ],
+)
+def test_files_of_other_programs_are_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_checkpoint(tmp_path / name)
+
+
 @pytest.mark.parametrize("size", [0x7B, 0x227B, 0x088B1F])  # begin as JSON and gzip do
 def test_the_size_of_a_header_is_taken_for_no_other_kind(tmp_path, size):
     header = {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}

@@ -1,5 +1,6 @@
 """Recognises files of other formats, and explains how to get the weights."""
 
+import re
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,6 +25,8 @@ _BEGINNINGS = (
     (b"GIF8", "an image; `python -m dcpt_jax.restore` restores images"),
     (b"II*\0", "an image; `python -m dcpt_jax.restore` restores images"),
     (b"BM", "an image; `python -m dcpt_jax.restore` restores images"),
+    (b"\x04\x22M\x18", f"an LZ4 archive; {_UNPACK}"),
+    (b"\0\5\x16\7", "attributes that macOS keeps of a file; give the one of its name without `._`"),
     (b"BZh", f"a bzip2 archive; {_UNPACK}"),
     (b"(\xb5/\xfd", f"a Zstandard archive; {_UNPACK}"),
     (b"\x7fELF", "a program of Linux"),
@@ -38,6 +41,8 @@ _POINTER = (
     "a Git LFS pointer, not the file itself; get that with `git lfs pull` in its "
     "repository, or download it from the repository's web page"
 )
+_TENSORFLOW = "a part of a TensorFlow checkpoint or program; give a file of PyTorch"
+_OF_TENSORFLOW = re.compile(r"\.(index|meta|pb|data-\d+-of-\d+)$")
 _TORCHSCRIPT = (
     "a TorchScript program, not weights; save those of it with PyTorch: "
     "torch.save(torch.jit.load(FILE, 'cpu').state_dict(), 'weights.pth')"
@@ -62,6 +67,8 @@ def refuse_other_files(path: Path) -> None:
     with path.open("rb") as file:
         begin = file.read(512)
     kind = _kind(begin)
+    if _OF_TENSORFLOW.search(path.name) or begin.startswith(b"model_checkpoint_path:"):
+        kind = _TENSORFLOW
     if kind:
         raise ValueError(f"{path} is {kind}")
 

@@ -172,7 +172,8 @@ def _read_legacy(file: BinaryIO, budget: _Budget) -> Any:
     def plain() -> Any:
         return unpickle(file, refuse, budget.take)
 
-    if plain() != _LEGACY_MAGIC:
+    # A pickle begins with its protocol or, in the first one, with a letter for a large number.
+    if file.peek(1)[:1] not in (b"\x80", b"L") or plain() != _LEGACY_MAGIC:
         raise PthError("not a PyTorch checkpoint: neither a zip archive nor the older layout")
     if plain() != _LEGACY_PROTOCOL:
         raise PthError("refused: an unknown version of the older layout")

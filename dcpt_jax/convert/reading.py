@@ -14,7 +14,7 @@ from dcpt_jax import models, weights
 from dcpt_jax.convert import files
 from dcpt_jax.convert.messages import listed
 from dcpt_jax.convert.naming import from_torch, has_blocks
-from dcpt_jax.convert.recognise import ENTRIES, recognise, state_dict_of
+from dcpt_jax.convert.recognise import ENTRIES, recognise, state_dict_of, state_dicts_in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,9 @@ def read_file(
         ValueError: if it is refused, or does not fit its architecture.
     """
     try:
-        state, entry = state_dict_of(files.read_checkpoint(path), entry, prefix)
+        content = files.read_checkpoint(path)
+        asked = entry
+        state, entry = state_dict_of(content, entry, prefix)
         found = recognise(state, **(known or {}))
         kind = "classifier" if found.architecture == "classifier" else "network"
         if kind not in expected:
@@ -79,7 +81,11 @@ def read_file(
         message = f"not a valid network ({type(error).__name__}: {error})"
         message = str(error) if expected_error else message
         raise ValueError(message if str(path) in message else f"{path}: {message}") from error
-    if entry and entry not in ENTRIES:
+    others = [one for one in state_dicts_in(content) if one != entry] if asked is None else []
+    if others:
+        choice = f"taken from its entry {entry}; --params takes another one: {listed(others, 5)}"
+        remarks = [choice, *remarks]
+    elif entry and entry not in ENTRIES:
         remarks = [f"taken from its entry {entry}", *remarks]
     source = {"file": path.name, "entry": entry}
     if has_blocks(state):

@@ -58,7 +58,7 @@ def state_dict_of(
             "it is the state of an optimizer; the weights are in another file (BasicSR: "
             "training_states/N.state belongs to models/net_g_N.pth)"
         )
-    tensors = [entry for entry, value in content.items() if _is_state_dict(value)]
+    tensors = state_dicts_in(content)
     if key is None:
         key = next((entry for entry in ENTRIES if isinstance(content.get(entry), Mapping)), "")
         if not key and len(tensors) == 1:
@@ -81,12 +81,15 @@ def state_dict_of(
     return _without_wrappers(state if prefix is None else _behind(state, prefix)), key
 
 
-def _is_state_dict(value: Any) -> bool:
-    return (
-        isinstance(value, Mapping)
-        and bool(value)
+def state_dicts_in(content: Any) -> list[str]:
+    """The entries of a file's content that are state dicts."""
+    return [
+        entry
+        for entry, value in (content.items() if isinstance(content, Mapping) else ())
+        if isinstance(value, Mapping)
+        and value
         and all(isinstance(tensor, np.ndarray) for tensor in value.values())
-    )
+    ]
 
 
 def _without_wrappers(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
