@@ -17,6 +17,8 @@ from dcpt_jax.labels import FLAT, KINDS, Labels
 from dcpt_jax.modes import MODES
 from dcpt_jax.suggestions import did_you_mean
 
+_LARGEST = 2**31 - 1  # of whole numbers: JAX counts steps in 32 bits
+_LARGEST_OF = {"data.max_pixels": 2**53, "seed": 2**32 - 1, "data.num_workers": 1000}
 SCRATCH = "scratch"  # config.classifier_from: no classifier is taken over
 _SMALLEST_CROP = 16  # that all classifiers can halve
 # Parts of a config whose keys are class names, and what their values are; 0 and "" say nothing.
@@ -75,8 +77,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _known("dtype", config.dtype, ("float32", "bfloat16"))
     _known("matmul_precision", config.matmul_precision, ("default", "high", "highest"))
     _at_least("batch_size", config.batch_size, 1)
-    if not 0 <= config.seed < 2**32:
-        raise ConfigError(f"config.seed is {config.seed}; it must be from 0 to {2**32 - 1}")
+    _at_least("seed", config.seed, 0)
     mode = MODES[config.mode]
     if not mode.trains:
         if not config.init_from:
@@ -113,7 +114,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         if name in config:
             _at_least(name, config[name], 0)
     if "fft_weight" in config:
-        _finite_weight("fft_weight", config.fft_weight)
+        _at_least("fft_weight", config.fft_weight, 0)
     if "pixel_weight" in config:
         _check_loss_weights(config)
     if "first_pass" in config:
@@ -149,6 +150,7 @@ def validate_data(config: ml_collections.ConfigDict) -> None:
     Raises:
         ConfigError: naming the key, its value and what is allowed.
     """
+    _check_numbers(config)
     _known("mode", config.mode, tuple(MODES))
     plugins.load(config.plugins)
     trains = MODES[config.mode].trains
@@ -170,6 +172,19 @@ def validate_data(config: ml_collections.ConfigDict) -> None:
         _known("rounding", config.rounding, ("uint8", "none"))
         _known("channel", config.channel, ("rgb", "y"))
         _check_save_images(config.save_images)
+
+
+def _check_numbers(section: ml_collections.ConfigDict, above: str = "") -> None:
+    """Raises ConfigError for a number in any key that nothing can compute with."""
+    for name, value in section.items():
+        key = above + name
+        if isinstance(value, ml_collections.ConfigDict):
+            _check_numbers(value, f"{key}.")
+        elif isinstance(value, int) and abs(value) > _LARGEST_OF.get(key, _LARGEST):
+            most = _LARGEST_OF.get(key, _LARGEST)
+            raise ConfigError(f"config.{key} is {value}; it must be at most {most}")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"config.{key} is {value}; it must be a finite number")
 
 
 def _check_save_images(folder: str) -> None:
@@ -263,16 +278,10 @@ def _at_least(key: str, value: float, low: float) -> None:
         raise ConfigError(f"config.{key} is {value}; it must be {low} or larger")
 
 
-def _finite_weight(key: str, value: float) -> None:
-    _at_least(key, value, 0)
-    if not math.isfinite(value):
-        raise ConfigError(f"config.{key} is {value}; it must be a finite number")
-
-
 def _check_loss_weights(config: ml_collections.ConfigDict) -> None:
     """Raises ConfigError unless the terms of the loss have weights, and one of them counts."""
     for key in ("pixel_weight", "class_weight"):
-        _finite_weight(key, config[key])
+        _at_least(key, config[key], 0)
     if not config.pixel_weight and not config.class_weight:
         raise ConfigError(
             "config.pixel_weight and config.class_weight are both 0, which leaves nothing to "

@@ -164,4 +164,6 @@ def _explain(argv: Sequence[str]) -> str:
 def _last_line(error: BaseException) -> str:
     """The text of an error; of one inside a config file without the place where it arose."""
     text = str(error).strip()
+    text = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is no whole number", text)
+    text = re.sub(r"could not convert string to float: (.*)", r"\1 is no number", text)
     return text.splitlines()[-1].partition(": ")[2] if "Traceback" in text else text
