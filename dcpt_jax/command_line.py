@@ -59,6 +59,8 @@ def guarded(work: Callable[[Interruption], int]) -> int:
     for stream in (sys.stdout, sys.stderr):  # file names may hold bytes that are not text
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = show_unraisable
     with Interruption("stopping; press Ctrl-C again to stop at once") as interruption:
         try:
             try:
@@ -79,6 +81,13 @@ def guarded(work: Callable[[Interruption], int]) -> int:
                 place = "the output cannot be written: " if is_of_output(error) else ""
                 print(f"error: {place}{text}", file=sys.stderr)
             return 1
+
+
+def show_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Python's own hook, except for tasks of Orbax's event loop after it failed and was closed."""
+    error = unraisable.exc_value
+    if not isinstance(error, RuntimeError) or str(error) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def say(text: str) -> None:

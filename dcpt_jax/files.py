@@ -29,7 +29,8 @@ def replacing(path: Path | str) -> Iterator[Path]:
         temporary.chmod(mode)  # some libraries write files that only their owner can read
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno and error.filename is None:  # a full disk does not say which file
+        # A full disk does not say which file; the temporary one is of no interest.
+        if error.errno and error.filename in (None, str(temporary)):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,11 +66,3 @@ def quiet_libraries() -> None:
     for name in ("orbax", "jax", "grain"):
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    sys.unraisablehook = _show_unraisable
-
-
-def _show_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
-    """Python's own hook, except for tasks of Orbax's event loop, which is closed by then."""
-    error = unraisable.exc_value
-    if not isinstance(error, RuntimeError) or str(error) != "Event loop is closed":
-        sys.__unraisablehook__(unraisable)

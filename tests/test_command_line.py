@@ -30,6 +30,21 @@ def test_how_commands_end(error, status, message, capsys):
     assert capsys.readouterr().err == message
 
 
+def test_what_orbax_leaves_undone_after_a_failure_is_not_shown():
+    code = """
+import sys
+from dcpt_jax.command_line import guarded
+class Late:
+    def __init__(self, text): self.text = text
+    def __del__(self): raise RuntimeError(self.text)
+guarded(lambda interruption: 0)
+Late("Event loop is closed")
+Late("something else")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "something else" in done.stderr and "Event loop" not in done.stderr
+
+
 def test_the_status_is_that_of_the_command():
     parser = argparse.ArgumentParser()
     parser.add_argument("--status", type=int)

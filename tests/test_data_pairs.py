@@ -229,10 +229,10 @@ def test_a_rule_that_pairs_the_names_is_offered(tmp_path, bad, good, rule):
 
 def test_a_rule_for_one_folder_is_offered_where_the_names_say_which_is_clean(tmp_path):
     write(tmp_path / "known", "1_gt.png 1_in.png 2_gt.png 2_in.png")
-    with pytest.raises(SourceError, match="; 'suffix:in=gt' pairs them$"):
+    with pytest.raises(SourceError, match=r"; 'suffix:in=gt' pairs them$"):
         pair_folders(tmp_path / "known", tmp_path / "known")
     write(tmp_path / "unknown", "1_a.png 1_b.png")
-    with pytest.raises(SourceError, match="prefix:A=B, order$"):
+    with pytest.raises(SourceError, match=r"prefix:A=B, order$"):
         pair_folders(tmp_path / "unknown", tmp_path / "unknown")
 
 

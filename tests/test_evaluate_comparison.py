@@ -195,5 +195,5 @@ def test_a_run_is_read_from_what_an_evaluation_wrote(tmp_path):
     with pytest.raises(ComparisonError, match=r"does not say 'architecture'.*again"):
         comparison.read_run(tmp_path)
     (tmp_path / "evaluation.json").write_text("{")
-    with pytest.raises(ComparisonError, match="cannot be read"):
+    with pytest.raises(ComparisonError, match="is not JSON"):
         comparison.read_run(tmp_path)

@@ -142,6 +142,26 @@ def test_missing_and_damaged_weights_are_named(tmp_path, small):
         dcpt_jax.load(folder)
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("d/*", b"", r"a file of it is damaged or missing \(OUT_OF_RANGE at [\w.]+\)$"),
+        ("d/*", None, r"a file of it is damaged or missing \(NOT_FOUND at [\w.]+\)$"),
+        ("manifest.ocdbt", b"x", r"a file of it is damaged or missing \(DATA_LOSS at "),
+        ("_METADATA", b"", "a file of it is not JSON"),
+        ("_METADATA", b"{}", "a file of it lacks 'tree_metadata'"),
+    ],
+)
+def test_damaged_files_of_a_folder_are_told_in_short(tmp_path, small, file, content, message):
+    folder = save(tmp_path / "w", small)
+    for path in folder.glob(file):
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+    with pytest.raises(weights.WeightsError, match=rf"w cannot be read: {message}"):
+        dcpt_jax.load(folder)
+
+
 def test_without_a_path_the_bundled_network_is_loaded(tmp_path, small, monkeypatch, caplog):
     monkeypatch.setattr(folders, "BUNDLED", tmp_path / "bundled")
     with pytest.raises(FileNotFoundError, match=r"no bundled network in .*bundled\).*--weights"):

@@ -296,6 +296,13 @@ def _order_warnings(degraded: FileList, clean: FileList, remedy: str) -> tuple[s
     )
 
 
+def _shared(a: str, b: str) -> int:
+    """How many letters two names have in common at the beginning."""
+    return next(
+        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
+    )
+
+
 def _words(text: str) -> set[str]:
     return set(re.findall("[a-z]+", text.lower()))
 
@@ -350,8 +357,7 @@ def _fitting_rule(
         for some in (names, clean_names)
     )
     for own, clean in itertools.product(stems, clean_stems):
-        start = len(os.path.commonprefix([own, clean]))
-        end = len(os.path.commonprefix([own[::-1], clean[::-1]]))
+        start, end = _shared(own, clean), _shared(own[::-1], clean[::-1])
         for kind, same, old, new in (
             ("suffix", start, own[start:], clean[start:]),
             ("prefix", end, own[: len(own) - end], clean[: len(clean) - end]),

@@ -94,6 +94,8 @@ def read_run(path: Path | str) -> EvaluatedRun:
         raise ComparisonError(
             f"{path} holds no {FILE}; give a work directory of configs/evaluate.py"
         ) from error
+    except json.JSONDecodeError as error:
+        raise ComparisonError(f"{file} is not JSON: {error}; give {FILE} or its folder") from error
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ComparisonError(f"{file} cannot be read: {error}") from error
     except KeyError as error:
