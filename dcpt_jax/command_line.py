@@ -111,7 +111,10 @@ def _discard_output() -> None:
 
 def expanded_path(text: str) -> Path:
     """A path on the command line, for argparse: `~` is the home folder, after `--flag=` too."""
-    return Path(expand_home(text))
+    try:
+        return Path(expand_home(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def positive_int(text: str) -> int:

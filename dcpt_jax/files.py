@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-_HOME = re.compile(r"(?:^|(?<=[:,;]))~[^/,:;]*(?=[/,;]|$)")
+_HOME = re.compile(r"(?:^|(?<=[:,;]))(?:~[^/,:;]*|\$\w+|\$\{\w+\})(?=[/,;]|$)")
 
 
 @contextlib.contextmanager
@@ -63,9 +63,24 @@ def crc32_of(path: Path) -> int:
 
 
 def expand_home(text: str) -> str:
-    """Replaces `~` and `~user` where a path begins: at the start, and after ":", "," or ";".
+    """Replaces `~`, `~user` and `$NAME` where a path begins: at the start, after ":", "," or ";".
 
-    >>> expand_home("pairs:~/rain,~/clean")  # doctest: +SKIP
+    >>> expand_home("pairs:~/rain,$HOME/clean")  # doctest: +SKIP
     'pairs:/home/me/rain,/home/me/clean'
+
+    Raises:
+        ValueError: if a folder would be named after a user or variable that does not exist.
     """
-    return _HOME.sub(lambda match: os.path.expanduser(match[0]), text)
+    return _HOME.sub(_expanded, text)
+
+
+def _expanded(match: re.Match[str]) -> str:
+    start = match[0]
+    found = os.path.expandvars(os.path.expanduser(start))
+    goes_on = match.string[match.end() :].startswith("/")
+    if found == start and goes_on and not os.path.lexists(start):
+        kind = "user" if start.startswith("~") else "environment variable"
+        raise ValueError(
+            f"{start}/...: there is no {kind} of that name; a folder named so is ./{start}"
+        )
+    return found

@@ -33,10 +33,24 @@ def test_names_that_are_not_text_can_be_written(tmp_path):
         ("pairs:~/rain,~/clean,reside", "pairs:HOME/rain,HOME/clean,reside"),
         ("photos:/a;photos:~/b", "photos:/a;photos:HOME/b"),
         ("/data/~backup/a~b", "/data/~backup/a~b"),
-        ("~nobody-of-this-name/a", "~nobody-of-this-name/a"),
+        ("$ROOT/photos", "HOME/photos"),
+        ("pairs:${ROOT}/rain,$ROOT/clean", "pairs:HOME/rain,HOME/clean"),
+        ("/data/$ROOT", "/data/$ROOT"),
+        ("$RECYCLE.BIN/a", "$RECYCLE.BIN/a"),
+        ("~temporary.png", "~temporary.png"),
         ("5d", "5d"),
     ],
 )
 def test_the_home_folder_is_expanded_where_paths_begin(monkeypatch, text, expected):
-    monkeypatch.setenv("HOME", "/home/me")
+    for name in ("HOME", "ROOT"):
+        monkeypatch.setenv(name, "/home/me")
     assert files.expand_home(text) == expected.replace("HOME", "/home/me")
+
+
+@pytest.mark.parametrize("start", ["~nobody-of-this-name", "$NOT_SET_ANYWHERE"])
+def test_no_folder_is_named_after_who_does_not_exist(start, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"there is no (user|environment variable) of that name"):
+        files.expand_home(f"photos:{start}/a")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / start).mkdir()
+    assert files.expand_home(f"{start}/a") == f"{start}/a"

@@ -2,6 +2,7 @@ import errno
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -142,6 +143,21 @@ def test_missing_and_damaged_weights_are_named(tmp_path, small):
         dcpt_jax.load(folder)
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="needs limits of Unix")
+def test_a_write_that_fails_leaves_no_folder_and_no_tracebacks(tmp_path, small, caplog):
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"w cannot be written: File too large$"):
+            save(tmp_path / "w", small)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
+    assert "Traceback" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
@@ -257,6 +273,10 @@ def raised(error, cause=None):
         (OSError(errno.ENOSPC, "x"), "No space left on device"),
         (FileNotFoundError(errno.ENOENT, "x", "a/b"), "No such file or directory: a/b"),
         (RuntimeError("INTERNAL: [os_error_code='27' file='a']"), "File too large"),
+        (
+            ValueError("OUT_OF_RANGE: Error writing \"n/0\" in OCDBT: [os_error_code='27']"),
+            "File too large",
+        ),
         (RuntimeError("a" * 200 + "b" * 200), f"{'a' * 150} ... {'b' * 150}"),
         # What Orbax says of another error is no more than the place.
         (raised(ValueError("in Orbax"), OSError(errno.EIO, "x")), "Input/output error"),

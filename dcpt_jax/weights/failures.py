@@ -6,8 +6,8 @@ import re
 
 # TensorStore, of a file that is cut off, changed or not there; its texts go on for lines.
 _DAMAGE = re.compile(
-    r"(?:ValueError: )?(DATA_LOSS|OUT_OF_RANGE|NOT_FOUND|FAILED_PRECONDITION|INVALID_ARGUMENT): .*?"
-    r'"([^"]*?)(?:/\.zarray|/[\d.]+)?" in OCDBT'
+    r"(?:ValueError: )?(DATA_LOSS|OUT_OF_RANGE|NOT_FOUND|FAILED_PRECONDITION|INVALID_ARGUMENT): "
+    r'Error (?:opening "zarr" driver: .*? |reading )"([^"]*?)(?:/\.zarray|/[\d.]+)?" in OCDBT'
 )
 
 

@@ -1,9 +1,11 @@
 """Weights folders: written whole, and read from wherever weights are."""
 
+import contextlib
 import glob
 import logging
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +67,7 @@ def save_weights(folder: Path | str, params: Params, description: WeightsDescrip
     fresh = folder.with_name(f"{folder.name}.new-{os.getpid()}")
     try:
         arrays = jax.device_get(params)
-        with _checkpointer() as checkpointer:
+        with _without_orbax_logs(), _checkpointer() as checkpointer:
             checkpointer.save(fresh, arrays, force=True)
         checksums = checksums_of_arrays(arrays)
         write_description(fresh / DESCRIPTION, description.with_checksums(checksums))
@@ -80,6 +82,21 @@ def save_weights(folder: Path | str, params: Params, description: WeightsDescrip
             raise OSError(f"{folder} cannot be written: {reason_of(error)}") from error
         raise
     return folder
+
+
+@contextlib.contextmanager
+def _without_orbax_logs() -> Iterator[None]:
+    """Leaves out the tracebacks that Orbax's threads log after a failed write, which is raised."""
+    logger = logging.getLogger("absl")
+
+    def passes(record: logging.LogRecord) -> bool:
+        return f"{os.sep}orbax{os.sep}" not in record.pathname
+
+    logger.addFilter(passes)
+    try:
+        yield
+    finally:
+        logger.removeFilter(passes)
 
 
 def _checkpointer() -> ocp.StandardCheckpointer:
