@@ -7,7 +7,7 @@ start without JAX. Everything is described in the README.
 from dcpt_jax import command_start
 
 if command_start.starts_here():
-    command_start.end_at_ctrl_c()
+    command_start.end_in_one_line()
 
 import importlib
 from typing import Any

@@ -1,21 +1,22 @@
-"""Ctrl-C while a command imports its libraries, before `command_line.guarded` looks after it."""
+"""How a command ends while it imports its libraries, before `command_line.guarded` takes over."""
 
 import os
 import signal
 import sys
-from types import FrameType
+from types import FrameType, TracebackType
 
 
 def starts_here() -> bool:
     """Whether this process is one of the commands, in its first import of this package."""
     if sys.argv[:1] == ["-m"]:  # python -m, while the module is being located
         return any(word.partition(".")[0] == "dcpt_jax" for word in sys.orig_argv[1:])
-    return os.path.basename(sys.argv[0]) == "dcpt-jax" if sys.argv else False
+    return bool(sys.argv) and os.path.basename(sys.argv[0]) == "dcpt-jax"
 
 
-def end_at_ctrl_c() -> None:
-    """Makes Ctrl-C end the process with one line; nothing has been written that needs care."""
+def end_in_one_line() -> None:
+    """Makes Ctrl-C and a missing extra end the process with one line instead of a traceback."""
     signal.signal(signal.SIGINT, _end)
+    sys.excepthook = _show
 
 
 def _end(number: int, frame: FrameType | None) -> None:
@@ -23,4 +24,13 @@ def _end(number: int, frame: FrameType | None) -> None:
     try:
         os.write(2, b"interrupted\n")
     finally:
-        os._exit(130)
+        os._exit(130)  # nothing has been written yet that needs care
+
+
+def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    from dcpt_jax.extras import MissingExtraError
+
+    if isinstance(error, MissingExtraError):
+        print(f"error: {error}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)

@@ -130,7 +130,13 @@ def _alpha(path: Path, header: ImageHeader, data: bytes, dtype: np.dtype) -> np.
     if dtype == np.uint16:
         flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
         stored = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-        if stored is None or stored.dtype != dtype or stored.ndim != 3 or stored.shape[2] != 4:
+        if stored is None or stored.dtype != dtype:
+            return None
+        transparent = image.info.get("transparency")
+        if stored.ndim == 2 and isinstance(transparent, int):  # one level of grey, as PNG can say
+            alpha = np.where(stored == transparent, 0, 65535).astype(dtype)
+            return images.upright(alpha, header.orientation)
+        if stored.ndim != 3 or stored.shape[2] != 4:
             return None
         return images.upright(stored[..., 3], header.orientation)
     if header.kind == "PNG":

@@ -116,6 +116,21 @@ def test_ctrl_c_while_a_command_imports_ends_in_one_line(module, tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
+@pytest.mark.parametrize("module", ["dcpt_jax.main", "dcpt_jax.data.check", "dcpt_jax.tables"])
+def test_a_missing_extra_is_told_in_one_line_by_the_modules_too(module, tmp_path):
+    (tmp_path / "ml_collections.py").write_text("raise ImportError('not here')")
+    places = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"],
+        env=os.environ | {"PYTHONPATH": places},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: ") and 'the extra "train"' in done.stderr
+
+
 def test_importing_the_package_leaves_the_signals_of_others_alone():
     code = "import signal, dcpt_jax; print(signal.getsignal(signal.SIGINT))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

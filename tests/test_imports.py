@@ -62,7 +62,7 @@ ALLOWED = {
         *("command_line", "data", "degradations", "devices", "extras", "files", "image_folders"),
         *("images", "interruption", "models", "weights"),
     },
-    "command_start": set(),
+    "command_start": {"extras"},
     "command_line": {"devices", "files", "interruption", "suggestions"},
     "devices": set(),
     "extras": set(),

@@ -354,6 +354,22 @@ def test_alpha_of_grey_and_palette(tmp_path, mode):
     )
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_alpha_of_deep_pngs_with_one_transparent_colour(tmp_path, channels):
+    pixels = np.repeat(picture().astype(np.uint16)[..., :1] * 257, channels, axis=2)
+    assert cv2.imwrite(str(tmp_path / "a.png"), pixels)
+    level = int(pixels[3, 4, 0])
+    chunk = b"tRNS" + level.to_bytes(2, "big") * channels
+    crc = zlib.crc32(chunk).to_bytes(4, "big")
+    data = (tmp_path / "a.png").read_bytes()
+    length = (2 * channels).to_bytes(4, "big")
+    (tmp_path / "a.png").write_bytes(data[:33] + length + chunk + crc + data[33:])
+    assert copied(tmp_path / "a.png", tmp_path / "b.png") == []
+    result = cv2.imread(str(tmp_path / "b.png"), cv2.IMREAD_UNCHANGED)
+    expected = np.where(pixels[..., 0] == level, 0, 65535)
+    np.testing.assert_array_equal(result[..., 3], expected)
+
+
 def test_on_white():
     pixels = np.full((1, 3, 3), 100, np.uint8)
     found = on_white(pixels, np.array([[0, 51, 255]], np.uint8))
