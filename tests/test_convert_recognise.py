@@ -291,6 +291,15 @@ X = np.zeros(3, np.float32)
         ({"module.a": X, "network.b": X}, None, {"module.a", "network.b"}, ""),
         # The only entry that holds tensors alone.
         ({"model": {"a": X}, "optimizer": {"state": {0: {"exp_avg": X}}}}, None, {"a"}, "model"),
+        # Behind several wrappers.
+        (
+            {"checkpoint": {"model": {"state_dict": {"a": X}}}},
+            None,
+            {"a"},
+            "checkpoint.model.state_dict",
+        ),
+        ({"nets": {"g": {"a": X}, "d": {"b": X}}}, "nets.d", {"b"}, "nets.d"),
+        ({"net": {"sd": {"a": X}}, "optimizer": {"state": {"a": {"m": X}}}}, None, {"a"}, "net.sd"),
         # Only whole parts of names at the beginning are wrappers.
         ({"nafnet.a": X, "a.module.b": X}, None, {"nafnet.a", "a.module.b"}, ""),
     ],
@@ -335,6 +344,7 @@ def test_one_common_prefix_is_stripped_and_said(case, prefix):
         ({"params": {"a": X}, "epoch": 3}, "ema", "no entry 'ema'; entries: params"),
         ({"a": X}, "params", "no entry 'params'; entries: none"),
         ({"ema": {"a": X}, "net": {"a": X}}, None, "not tensors: ema, net; --params .*: ema, net"),
+        ({"nets": {"g": {"a": X}, "d": {"b": X}}}, None, "not tensors: nets; .*: nets.g, nets.d"),
         ({"optimizer": {"state": {}}, "epoch": 3}, None, "holds the state of an optimizer"),
         ({"params": {"a": X, "b": 3}}, None, "not tensors: b$"),
     ],

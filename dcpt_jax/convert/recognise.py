@@ -64,9 +64,10 @@ def state_dict_of(
         if not key and len(tensors) == 1:
             (key,) = tensors
     known = listed(tensors)
-    if key and not isinstance(content.get(key), Mapping):
+    found = tensors.get(key, content.get(key)) if key else content
+    if not isinstance(found, Mapping):
         raise ValueError(f"there is no entry {key!r}; entries: {known or 'none'}")
-    state = content[key] if key else content
+    state = found
     wrong = [str(name) for name, value in state.items() if not isinstance(value, np.ndarray)]
     if wrong:
         choice = f"; --params takes one of its entries: {known}" if known and not key else ""
@@ -81,15 +82,23 @@ def state_dict_of(
     return _without_wrappers(state if prefix is None else _behind(state, prefix)), key
 
 
-def state_dicts_in(content: Any) -> list[str]:
-    """The entries of a file's content that are state dicts."""
-    return [
-        entry
-        for entry, value in (content.items() if isinstance(content, Mapping) else ())
-        if isinstance(value, Mapping)
-        and value
-        and all(isinstance(tensor, np.ndarray) for tensor in value.values())
-    ]
+def state_dicts_in(content: Any, depth: int = 3) -> dict[str, Mapping[str, np.ndarray]]:
+    """The entries of a file's content that are state dicts, also in entries: "model.state_dict".
+
+    The states of optimizers, whose entries are numbered or named after parameters, are left out.
+    """
+    result = {}
+    for entry, value in content.items() if isinstance(content, Mapping) else ():
+        if not isinstance(entry, str) or entry.startswith("optim"):
+            continue
+        if not isinstance(value, Mapping) or not value:
+            continue
+        if all(isinstance(tensor, np.ndarray) for tensor in value.values()):
+            result[entry] = value
+        elif depth > 1:
+            inner = state_dicts_in(value, depth - 1)
+            result |= {f"{entry}.{name}": state for name, state in inner.items()}
+    return result
 
 
 def _without_wrappers(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
