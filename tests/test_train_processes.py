@@ -28,20 +28,20 @@ from tests.conftest import tiny_config
 
 photos, workdir, steps, fsdp_devices, stop, port, count, number = sys.argv[1:]
 if int(count) > 1:
-    processes.initialise(f"127.0.0.1:{port}", int(count), int(number))
+    processes.join(False, f"127.0.0.1:{port}", int(count), int(number))
 sharding.SPLIT_FROM = 64  # so that something of this small network is split
 config = tiny_config("pretrain", Path(photos))
 config.update(num_steps=int(steps), fsdp_devices=int(fsdp_devices))
 config.optimizer.decay_steps = config.classifier_optimizer.decay_steps = 12
 config.log.every_steps = 1
-after = loop.Watch.after
+after = loop.Monitor.after
 def slow(self, step, state, metrics):
     after(self, step, state, metrics)
     if step == 3 and number == "1":
         os.kill(os.getpid(), getattr(signal, stop))
     time.sleep(0.4)  # the signal takes its time to the other process
 if stop != "none":
-    loop.Watch.after = slow
+    loop.Monitor.after = slow
 try:
     result = loop.train(config, workdir.replace("NUMBER", number))
 except (OSError, RuntimeError) as error:
@@ -238,7 +238,7 @@ def test_one_process_needs_nothing_of_this(monkeypatch):
 
 def test_a_process_beyond_their_number():
     with pytest.raises(ValueError, match=r"--process_id is 2, .* 0 \.\. 1"):
-        processes.initialise("127.0.0.1:1", 2, 2)
+        processes.join(False, "127.0.0.1:1", 2, 2)
 
 
 def start_commands(photos, workdir, *more):

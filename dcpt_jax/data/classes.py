@@ -173,17 +173,22 @@ def _open_one(factory: SourceFactory, task: Task, text: str, stage: str) -> Clas
     data, missing = None, Missing()
     try:
         if text:
-            try:
-                data = factory.from_text(text, task)
-                missing = Missing(data.missing)
-            except (ValueError, OSError, ImportError) as error:
-                raise SourceError(f"--config.data.sources.{task.name}={text}: {error}") from error
+            data = _from_text(factory, task, text, "data.sources")
+            missing = Missing(data.missing)
         else:
             data, missing = factory.published(task, stage)
         training_class = _training_class(factory, task, data, missing)
     except (ValueError, OSError, ImportError) as error:
         return ClassResult(task, None, missing, data is None, error)
     return ClassResult(task, training_class, missing, data is None)
+
+
+def _from_text(factory: SourceFactory, task: Task, text: str, key: str) -> DescribedSource:
+    """The source that a text under a key of the config names; SourceError with the key if bad."""
+    try:
+        return factory.from_text(text, task)
+    except (ValueError, OSError, ImportError) as error:
+        raise SourceError(f"--config.{key}.{task.name}={text}: {error}") from error
 
 
 def validation_classes(
@@ -229,27 +234,20 @@ def validation_classes(
     )
     found = []
     for one in classes:
-        if text := (held_out_sources or {}).get(one.name):
-            try:
-                data = factory.from_text(text, one.task)
-            except (ValueError, OSError, ImportError) as error:
-                raise SourceError(
-                    f"--config.validation.sources.{one.name}={text}: {error}"
-                ) from error
-            found.append(_training_class(factory, one.task, data, Missing()))
-            continue
-        if one.is_synthetic:
-            found.append(_training_class(factory, one.task, None, Missing()))
-            continue
-        own = (sources or {}).get(one.name) or ""
         data = None
-        try:
-            data = _test_data(factory, one.task, own)
-        except (ValueError, OSError, ImportError) as error:
-            if isinstance(error, ImageError) and on_bad_file == "refuse":
-                raise
-            _logger.warning("no test data of %s: %s", one.name, error)
-        found.append(one if data is None else _training_class(factory, one.task, data, Missing()))
+        if text := (held_out_sources or {}).get(one.name):
+            data = _from_text(factory, one.task, text, "validation.sources")
+        elif not one.is_synthetic:
+            try:
+                data = _test_data(factory, one.task, (sources or {}).get(one.name) or "")
+            except (ValueError, OSError, ImportError) as error:
+                if isinstance(error, ImageError) and on_bad_file == "refuse":
+                    raise
+                _logger.warning("no test data of %s: %s", one.name, error)
+            if data is None:
+                found.append(one)
+                continue
+        found.append(_training_class(factory, one.task, data, Missing()))
     return tuple(found)
 
 

@@ -127,22 +127,20 @@ def inspect_photos(
     if skipped and on_bad_file == "refuse":
         raise sources.refused(images.ImageError(skipped[0][1]))
     found = len(paths) + len(skipped)
-    left_out = getattr(paths, "left_out", {})
-    if len(paths) > sources.CHECK_LIMIT:
-        if not isinstance(paths, FileList):
-            paths = tuple(Path(path) for path in paths)
-        sources.warn_of_each([reason for _, reason in skipped], "photo")
-        return PhotoReport(found, paths, tuple(skipped), checked=False, left_out=left_out)
-    files = [Path(path) for path in paths]
-    good, bad = sources.check_each(
-        lambda i: images.check_image(files[i], max_pixels=max_pixels), len(files), on_bad_file
-    )
-    used = tuple(files[i] for i in good)
-    skipped += [(files[i], str(error)) for i, error in bad]
+    checked = len(paths) <= sources.CHECK_LIMIT
+    used = paths if isinstance(paths, FileList) else tuple(map(Path, paths))
+    if checked:
+        files = list(used)
+        good, bad = sources.check_each(
+            lambda i: images.check_image(files[i], max_pixels=max_pixels), len(files), on_bad_file
+        )
+        used = tuple(files[i] for i in good)
+        skipped += [(files[i], str(error)) for i, error in bad]
     sources.warn_of_each([reason for _, reason in skipped], "photo")
     if not used:
         raise images.ImageError(f"none of {found} photos can be read; first: {skipped[0][1]}")
-    return PhotoReport(found, used, tuple(skipped), checked=True, left_out=left_out)
+    left_out = getattr(paths, "left_out", {})
+    return PhotoReport(found, used, tuple(skipped), checked, left_out)
 
 
 class PhotoSource(Source):

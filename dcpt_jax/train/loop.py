@@ -153,26 +153,26 @@ def _run_steps(
         description = weights.newest_description(workdir)
         metrics = {} if description is None else dict(description.metrics)
         return Result(state=state, finished=True, metrics=metrics)
-    with contextlib.closing(Watch(run, workdir, checkpoints, stream, stop)) as watch:
-        compiled = watch.compile(step, state)
+    with contextlib.closing(Monitor(run, workdir, checkpoints, stream, stop)) as monitor:
+        compiled = monitor.compile(step, state)
         stop.check()
         changes = {phase.first_step for phase in run.phases} - {first}
         while step < total and not stop.asked(step):
             if step in changes:
-                compiled = watch.compile(step, state)
-            batch = sharding.put_batch(watch.log.timed(stream), run.mesh)
+                compiled = monitor.compile(step, state)
+            batch = sharding.put_batch(monitor.log.timed(stream), run.mesh)
             with jax.transfer_guard("disallow"):  # no implicit host-device copies in a step
                 state, metrics = compiled(state, batch)
             step += 1
-            watch.after(step, state, metrics)
-        watch.finish(step, state)
-    processes.say(watch.log.summary(step - first))
+            monitor.after(step, state, metrics)
+        monitor.finish(step, state)
+    processes.say(monitor.log.summary(step - first))
     if stop.signal and step < total:
         processes.say(f"{stop.signal}: saved step {step} of {total}; the same command continues")
-    return Result(state=state, finished=step >= total, metrics=watch.latest)
+    return Result(state=state, finished=step >= total, metrics=monitor.latest)
 
 
-class Watch:
+class Monitor:
     """Everything besides the steps: compilation, metrics, pictures, validation, checkpoints."""
 
     def __init__(
@@ -244,15 +244,13 @@ class Watch:
         every = self._run.intervals
         stopping = self._stop.signal is not None
         last = step == self._run.num_steps
-        if (_due(step, every.pictures) or (bool(every.pictures) and last)) and not stopping:
+        if _due(step, every.pictures, last) and not stopping:
             sheet = self._validation.sheet(state)
             if sheet is not None:
                 self._writer.write_images(step, {"pictures": sheet})
         if _due(step, every.log):
             self._report(step)
-        validated = (_due(step, every.validation) or (bool(every.validation) and last)) and (
-            not stopping
-        )
+        validated = _due(step, every.validation, last) and not stopping
         if validated or _due(step, every.checkpoint):
             self._save(step, state, validate=validated)
 
@@ -296,5 +294,5 @@ class Watch:
         self._saved = step
 
 
-def _due(step: int, every: int) -> bool:
-    return bool(every) and step % every == 0
+def _due(step: int, every: int, last: bool = False) -> bool:
+    return bool(every) and (last or step % every == 0)

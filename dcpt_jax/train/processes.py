@@ -21,7 +21,19 @@ def join(
     num_processes: int | None = None,
     process_id: int | None = None,
 ) -> None:
-    """Joins other processes if the command-line flags of these names are set."""
+    """Joins other processes, if any; to be called before anything else initialises JAX's devices.
+
+    Args:
+        distributed: whether to detect the other arguments, on clusters that JAX supports (Slurm,
+            Open MPI, TPU pods, Kubernetes).
+        coordinator: address and port of process 0, e.g. "10.0.0.1:1234".
+        num_processes: number of processes.
+        process_id: index of this process.
+
+    Raises:
+        ValueError: if an argument is missing and cannot be detected, or is out of range.
+        RuntimeError: if the processes cannot connect.
+    """
     given = (coordinator, num_processes, process_id)
     if not distributed and given == (None, None, None):
         return
@@ -30,26 +42,6 @@ def join(
             "--coordinator_address, --num_processes and --process_id belong together: set all "
             "three, or --distributed on a cluster that JAX knows"
         )
-    initialise(*given)
-
-
-def initialise(
-    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
-) -> None:
-    """Joins other processes; to be called before anything else initialises JAX's devices.
-
-    Arguments left out are detected on clusters that JAX supports (Slurm, Open MPI, TPU pods,
-    Kubernetes).
-
-    Args:
-        coordinator: address and port of process 0, e.g. "10.0.0.1:1234".
-        num_processes: number of processes.
-        process_id: index of this process.
-
-    Raises:
-        ValueError: if JAX cannot detect what is left out, or an argument is out of range.
-        RuntimeError: if the processes cannot connect.
-    """
     if None not in (num_processes, process_id) and not 0 <= process_id < num_processes:
         raise ValueError(
             f"--process_id is {process_id}, but must be in 0 .. {num_processes - 1}, as "
@@ -58,7 +50,7 @@ def initialise(
     # Collectives on CPUs; the default of newer JAX versions. Has no effect on accelerators.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+        jax.distributed.initialize(*given)
     except ValueError as error:
         raise ValueError(
             f"the processes cannot be connected: {error} Set --coordinator_address, "

@@ -5,10 +5,9 @@ A step builder takes what is static (modules, optimisers, constants) and returns
 is `degraded` and `clean`, float [b, h, w, 3], and `task`, int [b].
 
 All builders take `optimizers` by trained part (other parts of the state are frozen, and get no
-gradient); `ema_decay` of the moving averages in the state; and `accumulate_steps`, see
-`update.make_step`. Builders with a classifier take `label_rows`: None if it has a logit per class
-(softmax); the multi-hot labels, 0/1 [classes, components], if it has a logit per component of the
-mixtures (sigmoid).
+gradient), and the keyword arguments of `update.make_step`. Builders with a classifier take
+`label_rows`: None if it has a logit per class (softmax); the multi-hot labels, 0/1 [classes,
+components], if it has a logit per component of the mixtures (sigmoid).
 """
 
 from dcpt_jax.train.steps.classify import make_classify_step

@@ -1,5 +1,6 @@
 """Training of the classifier alone, on the features of a frozen network."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,8 +21,7 @@ def make_classify_step(
     *,
     focal_gamma: float = 2.0,
     label_rows: np.ndarray | None = None,
-    ema_decay: float = 0.0,
-    accumulate_steps: int = 1,
+    **options: Any,
 ) -> Step:
     """Training of the classifier alone: `focal(classifier(features(degraded)), task)`.
 
@@ -31,24 +31,21 @@ def make_classify_step(
         optimizers: under "classifier".
         focal_gamma: exponent of the focal loss.
         label_rows: multi-hot labels of the classes, see the package.
-        ema_decay: see the package; the average is of the classifier here.
-        accumulate_steps: see the package.
+        **options: `ema_decay` and `accumulate_steps`, see `update.make_step`.
 
     Returns:
         A step whose metrics are loss, accuracy and the gradient norm.
     """
 
+    classify = functools.partial(
+        terms.classification, classifier, gamma=focal_gamma, label_rows=label_rows
+    )
+
     def loss_fn(params: dict[str, Any], batch: Batch) -> tuple[jax.Array, Metrics]:
         variables = {"params": params["network"]}
         features = network.apply(variables, batch["degraded"], method="features")
-        loss, accuracy = terms.classification(
-            classifier,
-            params["classifier"],
-            jax.lax.stop_gradient(features),
-            batch["task"],
-            gamma=focal_gamma,
-            label_rows=label_rows,
-        )
+        features = jax.lax.stop_gradient(features)
+        loss, accuracy = classify(params["classifier"], features, batch["task"])
         return loss, {"loss": loss, "accuracy": accuracy}
 
-    return make_step(loss_fn, optimizers, ema_decay=ema_decay, accumulate_steps=accumulate_steps)
+    return make_step(loss_fn, optimizers, **options)

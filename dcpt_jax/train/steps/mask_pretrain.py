@@ -1,5 +1,6 @@
 """Masked pre-training: the network learns to classify degradations from parts of an image."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,8 +28,7 @@ def make_mask_pretrain_step(
     class_weight: float = 1.0,
     focal_gamma: float = 2.0,
     label_rows: np.ndarray | None = None,
-    ema_decay: float = 0.0,
-    accumulate_steps: int = 1,
+    **options: Any,
 ) -> Step:
     """Masked degradation-classification pre-training (MaskDCPT, 2025).
 
@@ -54,8 +54,7 @@ def make_mask_pretrain_step(
             optimizer moves it. Its loss and accuracy are still reported.
         focal_gamma: exponent of the focal loss.
         label_rows: multi-hot labels of the classes, see the package.
-        ema_decay: see the package.
-        accumulate_steps: see the package.
+        **options: `ema_decay` and `accumulate_steps`, see `update.make_step`.
 
     Returns:
         A step whose metrics are loss, loss_pixel, loss_class, accuracy and the gradient norms.
@@ -68,33 +67,21 @@ def make_mask_pretrain_step(
         )
         return {**batch, "visible": visible}
 
+    classify = functools.partial(
+        terms.classification, classifier, gamma=focal_gamma, label_rows=label_rows
+    )
+
     def loss_fn(params: dict[str, Any], batch: Batch) -> tuple[jax.Array, Metrics]:
         visible = batch["visible"]
         features = network.apply(
             {"params": params["network"]}, batch["degraded"], visible, method="features"
         )
         output = reconstruction.apply({"params": params["reconstruction"]}, features, visible)
-        loss_pixel = losses.l1_loss(output, batch["clean"])
-        loss_class, accuracy = terms.classification(
-            classifier,
-            params["classifier"],
-            features,
-            batch["task"],
-            gamma=focal_gamma,
-            label_rows=label_rows,
-        )
         return terms.joint(
-            loss_pixel,
-            loss_class,
-            accuracy,
+            losses.l1_loss(output, batch["clean"]),
+            *classify(params["classifier"], features, batch["task"]),
             pixel_weight=pixel_weight,
             class_weight=class_weight,
         )
 
-    return make_step(
-        loss_fn,
-        optimizers,
-        ema_decay=ema_decay,
-        accumulate_steps=accumulate_steps,
-        prepare=with_mask,
-    )
+    return make_step(loss_fn, optimizers, prepare=with_mask, **options)

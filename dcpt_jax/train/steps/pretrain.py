@@ -1,5 +1,6 @@
 """Pre-training: the network learns to classify degradations."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,8 +27,7 @@ def make_pretrain_step(
     focal_gamma: float = 2.0,
     label_rows: np.ndarray | None = None,
     first_pass: str = "clean",
-    ema_decay: float = 0.0,
-    accumulate_steps: int = 1,
+    **options: Any,
 ) -> Step:
     """Degradation-classification pre-training (DCPT, section 3.2).
 
@@ -49,8 +49,7 @@ def make_pretrain_step(
         focal_gamma: exponent of the focal loss; 2 in the paper.
         label_rows: multi-hot labels of the classes, see the package.
         first_pass: x, "clean" or "degraded".
-        ema_decay: see the package.
-        accumulate_steps: see the package.
+        **options: `ema_decay` and `accumulate_steps`, see `update.make_step`.
 
     Returns:
         A step whose metrics are loss, loss_pixel, loss_class, accuracy and both gradient norms.
@@ -61,6 +60,10 @@ def make_pretrain_step(
     if first_pass not in FIRST_PASSES:
         raise ValueError(f"first_pass is {first_pass!r}; known: {', '.join(FIRST_PASSES)}")
 
+    classify = functools.partial(
+        terms.classification, classifier, gamma=focal_gamma, label_rows=label_rows
+    )
+
     def loss_fn(params: dict[str, Any], batch: Batch) -> tuple[jax.Array, Metrics]:
         variables, degraded = {"params": params["network"]}, batch["degraded"]
         if first_pass == "clean":
@@ -68,21 +71,11 @@ def make_pretrain_step(
             features = network.apply(variables, degraded, method="features")
         else:
             output, features = network.apply(variables, degraded, method="restored_and_features")
-        loss_pixel = losses.l1_loss(output, batch["clean"])
-        loss_class, accuracy = terms.classification(
-            classifier,
-            params["classifier"],
-            features,
-            batch["task"],
-            gamma=focal_gamma,
-            label_rows=label_rows,
-        )
         return terms.joint(
-            loss_pixel,
-            loss_class,
-            accuracy,
+            losses.l1_loss(output, batch["clean"]),
+            *classify(params["classifier"], features, batch["task"]),
             pixel_weight=pixel_weight,
             class_weight=class_weight,
         )
 
-    return make_step(loss_fn, optimizers, ema_decay=ema_decay, accumulate_steps=accumulate_steps)
+    return make_step(loss_fn, optimizers, **options)

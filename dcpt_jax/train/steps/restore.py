@@ -18,8 +18,7 @@ def make_restore_step(
     *,
     fft_weight: float = 0.0,
     loss_terms: str = "",
-    ema_decay: float = 0.0,
-    accumulate_steps: int = 1,
+    **options: Any,
 ) -> Step:
     """Restoration training: `L1(network(degraded), clean)`, with a moving average of the network.
 
@@ -28,8 +27,7 @@ def make_restore_step(
         optimizers: under "network".
         fft_weight: of a second term of the loss, see `terms.restoration`.
         loss_terms: further ones, see there.
-        ema_decay: see the package.
-        accumulate_steps: see the package.
+        **options: `ema_decay` and `accumulate_steps`, see `update.make_step`.
 
     Returns:
         A step whose metrics are loss, psnr (dB, of unrounded floats, over the whole batch) and the
@@ -43,10 +41,4 @@ def make_restore_step(
         )
         return loss, {"loss": loss, **metrics}
 
-    return make_step(
-        loss_fn,
-        optimizers,
-        ema_decay=ema_decay,
-        accumulate_steps=accumulate_steps,
-        finish=terms.with_psnr,
-    )
+    return make_step(loss_fn, optimizers, finish=terms.with_psnr, **options)

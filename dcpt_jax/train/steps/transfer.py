@@ -1,5 +1,6 @@
 """Cross-degradation transfer: restoration training guided by a frozen classifier."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,8 +27,7 @@ def make_transfer_step(
     focal_gamma: float = 0.0,
     fft_weight: float = 0.0,
     loss_terms: str = "",
-    ema_decay: float = 0.0,
-    accumulate_steps: int = 1,
+    **options: Any,
 ) -> Step:
     """Classifier-guided transfer to another degradation (DCPT; DCDist in the reference).
 
@@ -47,8 +47,7 @@ def make_transfer_step(
         focal_gamma: exponent of the focal loss; 0, as in the paper, is cross-entropy.
         fft_weight: of another term beside the L1, see `terms.restoration`.
         loss_terms: further ones, see there.
-        ema_decay: see the package.
-        accumulate_steps: see the package.
+        **options: `ema_decay` and `accumulate_steps`, see `update.make_step`.
 
     Returns:
         A step whose metrics are loss, loss_pixel, loss_class, accuracy (all but loss only with
@@ -57,13 +56,12 @@ def make_transfer_step(
     """
     if not guidance:
         return make_restore_step(
-            network,
-            optimizers,
-            fft_weight=fft_weight,
-            loss_terms=loss_terms,
-            ema_decay=ema_decay,
-            accumulate_steps=accumulate_steps,
+            network, optimizers, fft_weight=fft_weight, loss_terms=loss_terms, **options
         )
+
+    classify = functools.partial(
+        terms.classification, classifier, gamma=focal_gamma, label_rows=label_rows
+    )
 
     def loss_fn(params: dict[str, Any], batch: Batch) -> tuple[jax.Array, Metrics]:
         variables = {"params": params["network"]}
@@ -74,21 +72,8 @@ def make_transfer_step(
             restored, batch["clean"], fft_weight=fft_weight, loss_terms=loss_terms
         )
         task = batch["task"] if labels is None else jnp.asarray(labels)[batch["task"]]
-        loss_class, accuracy = terms.classification(
-            classifier,
-            params["classifier"],
-            features,
-            task,
-            gamma=focal_gamma,
-            label_rows=label_rows,
-        )
-        loss, metrics = terms.joint(loss_pixel, loss_class, accuracy, class_weight=guidance)
+        classified = classify(params["classifier"], features, task)
+        loss, metrics = terms.joint(loss_pixel, *classified, class_weight=guidance)
         return loss, metrics | pixel_metrics
 
-    return make_step(
-        loss_fn,
-        optimizers,
-        ema_decay=ema_decay,
-        accumulate_steps=accumulate_steps,
-        finish=terms.with_psnr,
-    )
+    return make_step(loss_fn, optimizers, finish=terms.with_psnr, **options)
