@@ -6,6 +6,7 @@ import pytest
 from dcpt_jax import images
 from dcpt_jax.data import held_out, pairs
 from dcpt_jax.data.classes import TrainingClass, synthetic_classes
+from dcpt_jax.data.pair_files import pair_folders
 from dcpt_jax.data.photos import PhotoSource
 from dcpt_jax.data.tasks import Task, resolve_tasks
 from tests.conftest import HEIGHT, WIDTH
@@ -91,7 +92,7 @@ def test_pairs_are_cut_at_the_same_place_and_not_degraded_again(tmp_path, paths)
     for i in range(2):
         images.write_image(tmp_path / "bad" / f"{i}.png", images.read_image(paths[i]) + 100 / 255)
         images.write_image(tmp_path / "good" / f"{i}.png", images.read_image(paths[i]))
-    source = pairs.PairSource(pairs.pair_folders(tmp_path / "bad", tmp_path / "good"))
+    source = pairs.PairSource(pair_folders(tmp_path / "bad", tmp_path / "good"))
     one = TrainingClass(Task("haze", "haze"), source, "pairs", is_synthetic=False)
     found = list(held_out.samples([one], size=8, per_photo=4))
     assert len(found) == 8

@@ -16,7 +16,8 @@ from dcpt_jax.data.classes import TrainingClass, open_classes
 from dcpt_jax.data.manifest import Options
 from dcpt_jax.data.pack import pack
 from dcpt_jax.data.packed import PackedSource, Record, verify
-from dcpt_jax.data.pairs import PairSource, pair_folders
+from dcpt_jax.data.pair_files import pair_folders
+from dcpt_jax.data.pairs import PairSource
 from dcpt_jax.data.photos import PhotoSource
 from dcpt_jax.data.pipeline import make_batches
 from dcpt_jax.data.sources import Pair

@@ -8,7 +8,8 @@ import pytest
 
 from dcpt_jax import images
 from dcpt_jax.data import sources
-from dcpt_jax.data.pairs import PairSource, pair_folders, pair_list
+from dcpt_jax.data.pair_files import pair_folders, pair_list
+from dcpt_jax.data.pairs import PairSource
 from dcpt_jax.data.source_factory import open_source
 from dcpt_jax.data.sources import Cache
 from dcpt_jax.data.spec import SourceError

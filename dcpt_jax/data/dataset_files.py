@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dcpt_jax import image_folders
-from dcpt_jax.data import pairs
+from dcpt_jax.data import pair_files
 from dcpt_jax.data.datasets import Dataset, Folders, get
-from dcpt_jax.data.pairs import Pairing
+from dcpt_jax.data.pair_files import Pairing
 from dcpt_jax.data.spec import SourceError
 from dcpt_jax.image_folders import FileList
 
@@ -76,7 +76,7 @@ def find(name: str, folder: Path | str, split: str, *, task: str = "") -> Found:
             + "".join(f"; {reason}" for reason in dict.fromkeys(reasons))
         )
     if isinstance(found[0], Pairing):
-        return Found(dataset, split, pairs.concatenate(found), None, tuple(missing))
+        return Found(dataset, split, pair_files.concatenate(found), None, tuple(missing))
     return Found(dataset, split, None, image_folders.concatenate(found), tuple(missing))
 
 
@@ -105,7 +105,7 @@ def _open(
     for degraded, names in _matching(folder, folders.degraded):
         for clean, _ in _matching(folder, _filled(folders.clean, names)):
             try:
-                one = pairs.pair_folders(
+                one = pair_files.pair_folders(
                     degraded, clean, folders.rule, border=folders.border, deep=folders.deep
                 )
             except (SourceError, OSError) as error:
@@ -113,7 +113,7 @@ def _open(
             else:
                 found.append(one)
             break
-    return pairs.concatenate(found) if found else None
+    return pair_files.concatenate(found) if found else None
 
 
 def _photos_in(place: Path, folders: Folders) -> FileList:

@@ -8,7 +8,8 @@ from typing import Any
 from dcpt_jax import image_folders
 from dcpt_jax.data import dataset_files, datasets, spec
 from dcpt_jax.data.datasets import DATASETS, Dataset
-from dcpt_jax.data.pairs import Pairing, PairSource, pair_folders, pair_list
+from dcpt_jax.data.pair_files import Pairing, pair_folders, pair_list
+from dcpt_jax.data.pairs import PairSource
 from dcpt_jax.data.photos import PhotoSource, bundled_photos, folder_photos
 from dcpt_jax.data.registered import RegisteredSource
 from dcpt_jax.data.sources import Cache, Concatenated

@@ -7,7 +7,7 @@ A source is one of these, or several joined by ";":
     photos:DIR                             clean photos, degraded by the class's synthetic
                                            degradation
     pairs:DEGRADED_DIR,CLEAN_DIR[,RULE]    pairs in two folders
-    list:FILE[,clean_first]                pairs named in a text file, see `pairs.pair_list`
+    list:FILE[,clean_first]                pairs named in a text file, see `pair_files`
     tfds:NAME[/CONFIG][:SPLIT]             a TFDS dataset in ArrayRecord files, see `data.tfds`
     packed:DIR                             sub-images written by `data.pack`
     DATASET:DIR                            a public dataset in that folder, see `data.datasets`

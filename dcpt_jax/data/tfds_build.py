@@ -17,8 +17,8 @@ from typing import Any
 
 from dcpt_jax import images
 from dcpt_jax.command_line import UsageError, is_of_output, run_command
-from dcpt_jax.data import dataset_files, datasets, pairs, spec
-from dcpt_jax.data.pairs import Pairing
+from dcpt_jax.data import dataset_files, datasets, pair_files, pairs, spec
+from dcpt_jax.data.pair_files import Pairing
 from dcpt_jax.data.sources import unique_names
 from dcpt_jax.data.tfds import first_line, import_tfds
 from dcpt_jax.files import expand_home
@@ -128,7 +128,9 @@ def run(options: argparse.Namespace) -> int:
     name = options.name
     try:
         if own:
-            splits = {s: pairs.pair_folders(*spec.parse_pairs(text)) for s, text in own.items()}
+            splits = {
+                s: pair_files.pair_folders(*spec.parse_pairs(text)) for s, text in own.items()
+            }
         else:
             splits = pairings_of(name, options.manual, task=options.task)
             name += f"_{dataset_files.kind_of(options.task)}" if options.task else ""
