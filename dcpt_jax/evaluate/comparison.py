@@ -275,7 +275,7 @@ def _compares(runs: Sequence[EvaluatedRun], table: published.Table, name: str) -
 
 
 def _without_published(runs: Sequence[EvaluatedRun], tables: Sequence[published.Table]) -> str:
-    """Which classes have no published figures beside them, and why; "" if all have."""
+    """A note on classes that cannot be compared with published figures; "" if all can."""
     known = tables or _tables(runs)
     if not known:
         sets = ", ".join(dict.fromkeys(run.task_set for run in runs))
@@ -284,11 +284,8 @@ def _without_published(runs: Sequence[EvaluatedRun], tables: Sequence[published.
     others = [name for name in names if not any(_compares(runs, table, name) for table in known)]
     if not others:
         return ""
-    which = "any class" if len(others) == len(names) else ", ".join(others)
-    return (
-        f"No published figures stand beside {which}: not measured on the test images that those "
-        "are of."
-    )
+    which = "all classes" if len(others) == len(names) else ", ".join(others)
+    return f"Not compared with publications, because of other test images: {which}."
 
 
 def _source_note(method: str, table: published.Table) -> str:
