@@ -20,7 +20,7 @@ _NAMED = 20  # most problems named in a message
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How photos are cut and stored; the same for a whole folder."""
+    """Options of cutting and storing photos, the same for a whole folder."""
 
     size: int = 256  # largest height and width of a sub-image
     stride: int = 192  # largest distance between the corners of neighbouring sub-images

@@ -1,4 +1,4 @@
-"""Which files are pairs of a degraded and a clean photo: by their names, or from a list.
+"""Finds pairs of a degraded and a clean photo, by file names or from a list.
 
 `spec` documents the rules by which file names are matched.
 """
@@ -288,7 +288,7 @@ def _order_warnings(degraded: FileList, clean: FileList, remedy: str) -> tuple[s
 
 
 def _shared(a: str, b: str) -> int:
-    """How many letters two names have in common at the beginning."""
+    """Length of the common prefix of two names."""
     return next(
         (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
     )

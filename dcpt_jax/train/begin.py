@@ -1,4 +1,4 @@
-"""Where a run begins: at its own newest checkpoint, at another run's, or at step 0."""
+"""Starts or resumes a run: from its own newest checkpoint, another run's, or step 0."""
 
 from collections.abc import Mapping
 from pathlib import Path

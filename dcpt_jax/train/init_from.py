@@ -23,11 +23,11 @@ HEAD = "head"  # the classifier's last layer; its last axis has the classes or c
 
 @dataclasses.dataclass(frozen=True)
 class Initial:
-    """Where the parameters of a run come from."""
+    """Initial parameters of a run, and their origin."""
 
     # Host arrays of "network" and "classifier", as far as they are taken over from other weights
     params: weights.Params = dataclasses.field(default_factory=dict)
-    # What `model.json` records about it
+    # Their record in `model.json`
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     classifier: ClassifierDescription | None = None  # the classifier taken over, or None
     description: WeightsDescription | None = None  # of the weights in `config.init_from`, or None
@@ -172,7 +172,7 @@ def take_over_classifier(fresh: Any, found: Any, columns: tuple[tuple[int, int],
 
 
 def places(initial: Initial) -> str:
-    """Where the initial weights come from, for messages."""
+    """The origin of the initial weights, for messages."""
     found = [initial.network_from or "scratch"]
     if "classifier" in initial.params and initial.classifier_from:
         found.append(f"the classifier of {initial.classifier_from}")
@@ -260,5 +260,5 @@ def _classifier_of(description: WeightsDescription, mode: Mode) -> ClassifierDes
 
 
 def _run_of(description: WeightsDescription) -> dict[str, Any]:
-    """What `model.json` records about the run that wrote some weights."""
+    """The record in `model.json` of the run that wrote some weights."""
     return {"mode": description.mode, "steps": description.steps}

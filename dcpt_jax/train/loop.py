@@ -39,7 +39,7 @@ from dcpt_jax.train.writers import (
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """How a run ended."""
+    """Result of a training run."""
 
     state: TrainState
     finished: bool  # False if stopped by a signal
