@@ -77,7 +77,7 @@ def measure(photos: Sequence[Path], weights: Path | None) -> dict[str, Any]:
 def table(found: dict[str, Any]) -> Iterator[str]:
     """Markdown rows of what `measure` found."""
     yield ("| class | PSNR degraded | restored | gain | SSIM degraded | restored | in tiles "
-           "| with local converter | named rightly |")  # fmt: skip
+           "| with local converter | classified correctly |")  # fmt: skip
     yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|"
     for name, one in found.items():
         (before, similar), (after, restored) = one["degraded"], one["whole"]
