@@ -9,6 +9,7 @@ from dcpt_jax import extras
 from dcpt_jax.command_line import UsageError, guarded, is_of_output
 from dcpt_jax.devices import DeviceError, start_devices
 from dcpt_jax.files import expand_home
+from dcpt_jax.interruption import Interruption
 from dcpt_jax.modes import MODES
 
 with extras.needed("train", "training and evaluation"):
@@ -37,14 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, 1 for an error, 2 for wrong use, 130 if interrupted.
     """
-    status = guarded(lambda interruption: _run(sys.argv if argv is None else argv))
+    status = guarded(lambda interruption: _run(sys.argv if argv is None else argv, interruption))
     if status and any(flags.FLAGS[name].value for name in _SEVERAL):
         sys.stderr.flush()
         os._exit(status)  # else it would wait for the others, whose step waits for this process
     return status
 
 
-def _run(argv: Sequence[str]) -> int:
+def _run(argv: Sequence[str], interruption: Interruption) -> int:
     values = flags.FLAGS
     try:
         others = config_flags.parse([one for one in argv if one not in _HELP], values)
@@ -64,7 +65,7 @@ def _run(argv: Sequence[str]) -> int:
             )
     logs.quiet_libraries()
     try:
-        run(values.config, expand_home(values.workdir))
+        run(values.config, expand_home(values.workdir), interruption)
         return 0
     except KeyboardInterrupt:
         print(
@@ -81,11 +82,12 @@ def _run(argv: Sequence[str]) -> int:
         return 1
 
 
-def run(config: ml_collections.ConfigDict, workdir: str) -> None:
+def run(config: ml_collections.ConfigDict, workdir: str, interruption: Interruption) -> None:
     """Trains or evaluates, as the mode of a config says; everything is written to `workdir`."""
     if MODES[config.mode].trains:
         from dcpt_jax.train import loop, processes
 
+        interruption.check()
         processes.join(*(flags.FLAGS[name].value for name in _SEVERAL))
         start_devices()
         processes.say(f"workdir: {workdir}")
@@ -93,6 +95,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
         return
     from dcpt_jax.evaluate import run as evaluation
 
+    interruption.check()
     if any(flags.FLAGS[name].value is not None for name in _SEVERAL[1:]):
         raise ValueError("evaluation runs in a single process: leave out the flags for several")
     print(f"workdir: {workdir}", flush=True)

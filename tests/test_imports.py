@@ -69,8 +69,8 @@ ALLOWED = {
     "modes": set(),
     "tables": {"command_line", "evaluate"},
     "main": {
-        *("command_line", "config", "devices", "evaluate", "extras", "files", "logs", "modes"),
-        "train",
+        *("command_line", "config", "devices", "evaluate", "extras", "files", "interruption"),
+        *("logs", "modes", "train"),
     },
     "__main__": {"command_line", "extras", "suggestions", *COMMANDS},
     "logs": set(),

@@ -177,6 +177,7 @@ def run(options: argparse.Namespace) -> int:
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
+    options.interruption.check()
     bgr = cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR)
     # 4:4:4, since chroma subsampling would hide the artefacts of demosaicing.
     full_colour = [
