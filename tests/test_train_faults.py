@@ -566,9 +566,9 @@ def test_a_loss_that_is_not_finite(tmp_path, photo_folder, half_way, uninterrupt
 
 POISONED = """
 import itertools
+import sys
 
 import numpy as np
-from absl import app
 
 from dcpt_jax import main
 from dcpt_jax.train import sharding
@@ -582,7 +582,7 @@ def put_poisoned(batch, mesh):
 
 if __name__ == "__main__":
     sharding.put_batch = put_poisoned
-    app.run(main.main, flags_parser=main.parse_flags)
+    sys.exit(main.main())
 """
 
 
