@@ -249,10 +249,17 @@ def _about(model: Any, **facts: Any) -> dict[str, Any]:
 
 
 def _short_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """A name of each folder: its own or, where that is not unique, the path."""
-    names = {path: path.absolute().name for path in paths}
-    counts = list(names.values())
-    return {path: name if counts.count(name) == 1 else str(path) for path, name in names.items()}
+    """A name of each folder: the shortest end of its path that no other ends in."""
+    parts = {path: path.absolute().parts for path in paths}
+
+    def name(path: Path) -> str:
+        for count in range(1, len(parts[path]) + 1):
+            end = parts[path][-count:]
+            if sum(other[-count:] == end for other in parts.values()) == 1:
+                return "/".join(end)
+        return str(path)  # two spellings of one folder
+
+    return {path: name(path) for path in parts}
 
 
 def _probe(network: Network, probed: Any, seed: int) -> Any:
