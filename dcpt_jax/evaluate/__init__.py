@@ -1,4 +1,4 @@
-"""Measuring weights on held-out photos: samples in, tables and a picture sheet out."""
+"""Evaluation of weights on held-out photos: tables of scores and a sheet of example images."""
 
 from dcpt_jax import extras
 

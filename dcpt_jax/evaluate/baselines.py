@@ -1,12 +1,12 @@
-"""Classical restoration methods of public libraries, as yardsticks for a network.
+"""Classical restoration methods of public libraries, as baselines for a network.
 
-A method sees the degraded image alone: not the class, the strength of the noise, the kernel of the
-blur, nor the clean image. What it needs to know it estimates, or takes from the fixed settings
-below, which are those of the libraries' examples or were chosen on the bundled training photos.
+A method is given the degraded image only: not its class, noise level, blur kernel or clean image.
+It estimates its parameters or uses the fixed settings below, which are those of the libraries'
+examples or were chosen on the bundled training photos.
 
 There is no method for haze: no release of scikit-image or OpenCV, contrib modules included, has a
-dark channel prior. Inpainting (`cv2.inpaint`) is left out because it has to be told which pixels
-are missing.
+dark channel prior. Inpainting (`cv2.inpaint`) is left out because it needs a mask of the missing
+pixels.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import numpy as np
 
 from dcpt_jax import extras
 
-# Of the Gaussian that stands for every blur, as the true kernel is unknown; sigma in pixels. Ten
+# Sigma in pixels of the Gaussian kernel assumed for every blur, as the true kernel is unknown. Ten
 # iterations, or the unsupervised Wiener filter, reach a lower PSNR on blurred training photos.
 BLUR_SIGMA, BLUR_ITERATIONS = 1.5, 5
 
@@ -30,8 +30,8 @@ class Method:
     Attributes:
         name: heading of its column.
         function: float32 [h, w, 3] -> float [h, w, 3].
-        library: the function that does the work.
-        citation: of the method.
+        library: the library function that it calls.
+        citation: publication of the method.
     """
 
     name: str
@@ -46,11 +46,11 @@ class Method:
             degraded: float32 [h, w, 3], at least 11 pixels high and wide; may exceed [0, 1].
 
         Returns:
-            float32 [h, w, 3] in [0, 1]. Pixels for which the method gives no finite value, as for
-            an image without any detail, are those of `degraded`.
+            float32 [h, w, 3] in [0, 1]. Where the method returns a non-finite value, as for an
+            image without any detail, the pixel of `degraded` is kept.
         """
         with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore", RuntimeWarning)  # means over no wavelet coefficients
+            warnings.simplefilter("ignore", RuntimeWarning)  # means of empty wavelet bands
             found = self.function(degraded)
         return np.clip(np.where(np.isfinite(found), found, degraded), 0, 1).astype(np.float32)
 
@@ -58,9 +58,9 @@ class Method:
 def non_local_means(image: np.ndarray) -> np.ndarray:
     """Non-local means, with the noise estimated from the finest wavelet coefficients.
 
-    scikit-image's in place of OpenCV's `fastNlMeansDenoisingColored`, which takes 8-bit images
-    alone, needs no less time and reaches a lower PSNR (25.4 dB against 29.0 on noisy training
-    photos, from 21.5). Patches, distance and h = 0.6 sigma are those of scikit-image's example.
+    Uses scikit-image instead of OpenCV's `fastNlMeansDenoisingColored`, which supports only 8-bit
+    images, is no faster and reaches a lower PSNR (25.4 dB against 29.0 on noisy training photos of
+    21.5 dB). Patches, distance and h = 0.6 sigma are those of scikit-image's example.
     """
     from skimage import restoration
 
@@ -78,7 +78,7 @@ def non_local_means(image: np.ndarray) -> np.ndarray:
 
 
 def wavelet(image: np.ndarray) -> np.ndarray:
-    """Soft thresholds of BayesShrink in YCbCr; the noise is estimated for each channel."""
+    """Wavelet denoising: BayesShrink soft thresholds in YCbCr, noise estimated per channel."""
     from skimage import restoration
 
     return restoration.denoise_wavelet(
@@ -92,13 +92,13 @@ def wavelet(image: np.ndarray) -> np.ndarray:
 
 
 def richardson_lucy(image: np.ndarray) -> np.ndarray:
-    """Richardson-Lucy deconvolution by a Gaussian of `BLUR_SIGMA`, `BLUR_ITERATIONS` times."""
+    """Richardson-Lucy deconvolution with the kernel of `BLUR_SIGMA` and `BLUR_ITERATIONS`."""
     from skimage import restoration
 
     radius = int(np.ceil(3 * BLUR_SIGMA))
     kernel = cv2.getGaussianKernel(2 * radius + 1, BLUR_SIGMA)
     kernel = kernel @ kernel.T
-    margin = 2 * radius  # the library takes what is outside for black, which would spread inwards
+    margin = 2 * radius  # the library assumes black outside, which would spread inwards
     sides = ((margin, margin), (margin, margin), (0, 0))
     extended = np.pad(np.clip(image, 0, 1), sides, mode="reflect")
     channels = [
@@ -109,7 +109,7 @@ def richardson_lucy(image: np.ndarray) -> np.ndarray:
 
 
 def gamma(image: np.ndarray) -> np.ndarray:
-    """The power of all values that takes the image's mean to 0.5."""
+    """Gamma correction that brings the mean of the image to 0.5."""
     from skimage import exposure
 
     image = np.clip(image, 0, 1)
@@ -118,9 +118,9 @@ def gamma(image: np.ndarray) -> np.ndarray:
 
 
 def clahe(image: np.ndarray) -> np.ndarray:
-    """Contrast-limited adaptive histogram equalisation of HSV's value, with the library's settings.
+    """Contrast-limited adaptive histogram equalisation of the HSV value channel.
 
-    Tiles are an eighth of the image's sides; the clip limit is 0.01.
+    Uses the library's defaults: tiles of 1/8 of the image's sides, clip limit 0.01.
     """
     from skimage import exposure
 

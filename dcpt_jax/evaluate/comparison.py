@@ -1,11 +1,11 @@
-"""Measured figures beside published ones, and the rules of what may stand beside what.
+"""Comparison of measured results with published ones.
 
-Figures stand in one table only if they compare:
+Only comparable figures are put into one table:
 
-* All are of one convention of PSNR and SSIM; another is refused.
-* All runs measured the same classes on the same data; others are refused.
-* A published figure of a class appears only where the run measured the test set that it is of,
-  all of it and whole images. A note names the classes without one.
+* All runs and tables have the same convention of PSNR and SSIM.
+* All runs measured the same classes on the same data.
+* A published figure of a class is shown only if the run measured the same test set, complete and
+  with whole images. A note lists the classes without a comparable figure.
 """
 
 import dataclasses
@@ -22,38 +22,38 @@ FILE = "evaluation.json"
 
 
 class ComparisonError(ValueError):
-    """Figures that do not compare, or that are not there; the message says what to change."""
+    """Figures that are not comparable, or missing; the message says what to change."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
     """Means over the samples of one class of a run; PSNR in dB."""
 
-    psnr: float  # of the restored images, like `ssim`
+    psnr: float  # of the restored images
     ssim: float
-    degraded: float  # PSNR of the degraded ones
-    samples: int  # how many
-    data: str = ""  # what they are, in words
-    # The published test set that they are, see `data.classes.TrainingClass`; or ""
+    degraded: float  # PSNR of the degraded images
+    samples: int
+    data: str = ""  # description of the samples, for people
+    # The complete test set that the samples are, see `data.classes.TrainingClass`; or ""
     test_set: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluatedRun:
-    """What an evaluation measured."""
+    """Results of one evaluation."""
 
     name: str  # heading of its column
-    task_set: str  # what the weights were trained on
-    architecture: str  # of the network
-    convention: Convention  # of PSNR and SSIM
-    crop_size: int  # of the samples, in pixels; 0 = whole images
+    task_set: str  # task set of the weights
+    architecture: str
+    convention: Convention
+    crop_size: int  # side of the samples in pixels; 0 = whole images
     classes: Mapping[str, Measured]  # figures by class
-    mean: Measured  # figures of the plain mean over the classes
-    remark: str = ""  # what else a reader should know; "" for nothing
+    mean: Measured  # plain means over the classes
+    remark: str = ""  # a further note for readers; or ""
 
     @property
     def setting(self) -> str:
-        """Convention and size of the samples, in words."""
+        """Convention and size of the samples, for people."""
         size = f"crops of {self.crop_size}x{self.crop_size} pixels"
         return f"{self.convention}, {size if self.crop_size else 'whole images'}"
 
@@ -62,9 +62,9 @@ class EvaluatedRun:
 class Row:
     """One class, or the mean."""
 
-    name: str  # of the class, or "mean"
-    measured: tuple[Measured, ...]  # of each run
-    published: tuple[Score | None, ...]  # of each method; None where there is none that compares
+    name: str  # class, or "mean"
+    measured: tuple[Measured, ...]  # one per run
+    published: tuple[Score | None, ...]  # one per method; None if not comparable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,18 +72,18 @@ class Comparison:
     """A table of runs and published methods."""
 
     runs: tuple[EvaluatedRun, ...]  # the measured columns
-    # The published columns, with the tables that they come from
+    # The published columns: (method, its table)
     methods: tuple[tuple[str, published.Table], ...]
     rows: tuple[Row, ...]  # the classes, then the mean
-    header: str  # what has to be said above the table of classes without published figures; or ""
-    notes: tuple[str, ...]  # what else has to be said
+    header: str  # note above the table on classes without published figures; or ""
+    notes: tuple[str, ...]  # notes below the table
 
 
 def read_run(path: Path | str) -> EvaluatedRun:
-    """Reads what an evaluation wrote.
+    """Reads the results of an evaluation.
 
     Raises:
-        ComparisonError: if there is no such file, or it lacks something.
+        ComparisonError: if there is no such file, or it is incomplete.
     """
     path = Path(path)
     file = path / FILE if path.is_dir() else path
@@ -106,7 +106,7 @@ def read_run(path: Path | str) -> EvaluatedRun:
 
 
 def parse_run(content: Mapping[str, Any], name: str) -> EvaluatedRun:
-    """The run in the content of an `evaluation.json`; KeyError for what is missing."""
+    """The run in the content of an `evaluation.json`; KeyError for missing keys."""
 
     def measured(values: Mapping[str, Any], one: str = "") -> Measured:
         return Measured(
@@ -131,16 +131,16 @@ def parse_run(content: Mapping[str, Any], name: str) -> EvaluatedRun:
 
 
 def compare(runs: Sequence[EvaluatedRun], methods: Sequence[str] | None = None) -> Comparison:
-    """Puts runs beside each other and beside published figures.
+    """Compares runs with each other and with published figures.
 
     Args:
         runs: one or more.
-        methods: published ones of the runs' task set; None: the runs' backbones without and with
-            pre-training, as far as they were published in the runs' convention.
+        methods: published methods of the runs' task set; None: the runs' backbones without and with
+            pre-training, if published in the runs' convention.
 
     Raises:
-        ComparisonError: if the runs do not compare with each other, or a method that was asked for
-            is unknown or of another convention.
+        ComparisonError: if the runs are not comparable with each other, or a requested method is
+            unknown or of another convention.
     """
     _check_runs(runs)
     if methods is None:
@@ -183,7 +183,7 @@ def compare(runs: Sequence[EvaluatedRun], methods: Sequence[str] | None = None) 
 
 
 def _check_runs(runs: Sequence[EvaluatedRun]) -> None:
-    """Raises ComparisonError unless all runs measured the same things in the same way."""
+    """Raises ComparisonError unless all runs measured the same data in the same convention."""
     first = runs[0]
     for other in runs[1:]:
         if (other.convention, other.crop_size) != (first.convention, first.crop_size):
@@ -227,7 +227,7 @@ def _default_methods(
 def _requested_methods(
     runs: Sequence[EvaluatedRun], methods: Sequence[str]
 ) -> list[tuple[str, published.Table]]:
-    """(method, table) of the methods asked for; ComparisonError if one cannot be shown."""
+    """(method, table) of the requested methods; ComparisonError if one cannot be shown."""
     known = {method: table for table in _tables(runs) for method in table.methods}
     sets = {run.task_set for run in runs}
     columns = []
@@ -258,13 +258,13 @@ def _tables(runs: Sequence[EvaluatedRun]) -> list[published.Table]:
 
 
 def _is_of(method: str, architecture: str) -> bool:
-    """Whether a method is a backbone, or what (Mask)DCPT made of it."""
+    """Whether a published method is this backbone, without or with (Mask)DCPT's pre-training."""
     prefix, _, backbone = method.rpartition("-")
     return backbone.lower() == architecture and prefix in ("", "DCPT", "MaskDCPT")
 
 
 def _compares(runs: Sequence[EvaluatedRun], table: published.Table, name: str) -> bool:
-    """Whether the runs measured the test set that the table's figures of a class are of."""
+    """Whether the runs measured the test set of a class's figures in the table."""
     wanted = table.test_sets.get(name)
     return wanted is not None and all(
         name in run.classes

@@ -1,4 +1,4 @@
-"""What an evaluation found, as numbers, as Markdown and as JSON values."""
+"""Results of an evaluation: as numbers, as Markdown and as JSON values."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ import numpy as np
 
 from dcpt_jax import metrics
 
-# Letters of all column headings together, beyond which a table has numbers in their place: more
-# than this does not fit a terminal or a page.
+# Total length of column headings above which they are replaced by numbers, so that the table fits a
+# terminal or page.
 _WIDEST_HEADINGS = 60
 
 
@@ -27,11 +27,11 @@ class ClassScores:
 
 @dataclasses.dataclass(frozen=True)
 class BaselineScores:
-    """Means over the samples of each class, in their order, of a classical method."""
+    """Scores of a classical method: means over the samples of each class."""
 
-    name: str  # of the method
-    library: str  # the function that did the work
-    citation: str  # of the method
+    name: str
+    library: str  # the library function that was used
+    citation: str  # publication of the method
     psnr: tuple[float, ...]  # dB, one mean per class
     ssim: tuple[float, ...]  # one mean per class
 
@@ -42,25 +42,26 @@ class Evaluation:
 
     classes: tuple[ClassScores, ...]  # one result per class
     convention: str  # how PSNR and SSIM were computed
-    # int [classes, predicted classes], row = true class; with a classifier of components [classes,
-    # components], in how many samples each was found. None without a classifier.
+    # With a classifier of classes: int [classes, predicted classes], row = true class; of
+    # components: int [classes, components], number of samples in which each was detected. None
+    # without classifier.
     confusion: np.ndarray | None
-    predicted: tuple[str, ...]  # names of its columns
-    # Of a classifier of components: 0/1 [classes, components], which of them each class consists
-    # of. None for a classifier of classes.
+    predicted: tuple[str, ...]  # names of the columns of `confusion`
+    # With a classifier of components: 0/1 [classes, components], the components of each class. Else
+    # None.
     truth: np.ndarray | None = None
-    # With it: int [classes], samples in which the classifier was right in all components
+    # With a classifier of components: int [classes], samples with all components correct
     exact: np.ndarray | None = None
-    # With it: int [classes], samples in which it found no component: "clean", it says
+    # With a classifier of components: int [classes], samples in which none was detected ("clean")
     nothing: np.ndarray | None = None
-    # The same convention, as values
+    # The convention as values
     metric: metrics.Convention = dataclasses.field(default_factory=metrics.Convention)
-    data: tuple[str, ...] = ()  # what the samples of each class are, in words; () to say nothing
-    # The published test set that each class was measured on, as a whole and on whole images, see
+    data: tuple[str, ...] = ()  # description of each class's samples, for people; () = none
+    # The test set of each class, if measured completely and on whole images, see
     # `data.classes.TrainingClass.test_set`; "" or () for other samples
     test_sets: tuple[str, ...] = ()
-    crop_size: int | None = None  # of the samples, in pixels; 0 = whole images, None = not said
-    # What classical methods made of the same samples; () if they were not asked for
+    crop_size: int | None = None  # side of the samples in pixels; 0 = whole images, None = unknown
+    # Scores of classical methods on the same samples; () if not requested
     baselines: tuple[BaselineScores, ...] = ()
 
     def mean(self) -> ClassScores:
@@ -70,27 +71,27 @@ class Evaluation:
         return ClassScores("mean", sum(c.samples for c in self.classes), **means)
 
     def class_accuracy(self, index: int) -> float:
-        """Share of the samples of a class that the classifier named rightly, in all components."""
+        """Share of the samples of a class that were classified correctly, in all components."""
         if self.truth is not None:
             return float(self.exact[index] / self.classes[index].samples)
         row = self.confusion[index]
         return float(row[self.predicted.index(self.classes[index].name)] / row.sum())
 
     def accuracy(self) -> float:
-        """Mean over the classes of `class_accuracy`, as test data differ in size."""
+        """Mean of `class_accuracy` over the classes, as their numbers of samples may differ."""
         return float(np.mean([self.class_accuracy(i) for i in range(len(self.classes))]))
 
     def component_accuracy(self, index: int) -> float:
-        """Mean over the classes of the share of samples that are right in one component."""
+        """Accuracy of one component: mean over the classes of the share of correct samples."""
         return float(self._shares_right(self.confusion, self.truth)[index])
 
     def _shares_right(self, found: np.ndarray, truth: np.ndarray) -> np.ndarray:
-        """Per column of [classes, columns]: mean share of samples in which it was rightly said."""
+        """Per column of [classes, columns]: share of correct samples, averaged over the classes."""
         samples = np.array([[c.samples] for c in self.classes])
         return np.mean(np.where(truth, found, samples - found) / samples, axis=0)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything as plain values."""
+        """All results as plain values."""
         measured, multi_hot = self.confusion is not None, self.truth is not None
         components = {
             "names": list(self.predicted),
@@ -118,7 +119,7 @@ class Evaluation:
         return found
 
     def _baseline_values(self, baseline: BaselineScores) -> dict[str, Any]:
-        """A classical method's results as plain values."""
+        """Scores of a classical method as plain values."""
         pairs = zip(baseline.psnr, baseline.ssim, strict=True)
         named = zip(self.classes, pairs, strict=True)
         return {
@@ -158,7 +159,7 @@ class Evaluation:
         return "\n".join(lines) + "\n"
 
     def _baseline_lines(self) -> list[str]:
-        """The tables of the classical methods, of PSNR and of SSIM."""
+        """Tables of PSNR and SSIM of the classical methods."""
         lines = [
             "The same samples, classical methods. None is told the class, the noise's strength or "
             "the blur's kernel. Bold: the best of each row."
@@ -179,7 +180,7 @@ class Evaluation:
         return [*lines, "", *(f"- {b.name}: {b.library}; {b.citation}" for b in self.baselines)]
 
     def _confusion_lines(self) -> list[str]:
-        """The table of a classifier of classes."""
+        """Confusion matrix of a classifier of classes."""
         heading = (
             f"Classification accuracy {self.accuracy():.1%} (mean of the classes; chance "
             f"{1 / len(self.predicted):.0%})."
@@ -199,7 +200,7 @@ class Evaluation:
         return [heading, f"{legend}.", "", *_markdown(["", *columns, "accuracy"], rows)]
 
     def _component_lines(self) -> list[str]:
-        """The table of a classifier of components."""
+        """Table for a classifier of components."""
         found, truth, columns = self.confusion, self.truth, self.predicted
         is_clean = ~self.truth.any(axis=1)
         if is_clean.any():
@@ -228,7 +229,7 @@ class Evaluation:
 
 
 def aligned(markdown: str) -> str:
-    """Text whose Markdown tables have aligned columns, for a terminal."""
+    """Aligns the columns of the Markdown tables in a text, for a terminal."""
     out, table = [], []
     for line in [*markdown.splitlines(), ""]:
         if line.startswith("|"):
@@ -246,14 +247,14 @@ def _values(result: ClassScores) -> dict[str, Any]:
 
 
 def _best_in_bold(values: Sequence[float], digits: int) -> list[str]:
-    """The values as text; those that show as the highest are bold."""
+    """The values as text; the highest, as displayed, are bold."""
     texts = [f"{value:.{digits}f}" for value in values]
     best = f"{max(values):.{digits}f}"
     return [f"**{text}**" if text == best else text for text in texts]
 
 
 def _markdown(headings: list[str], rows: list[list[str]]) -> list[str]:
-    """A Markdown table; all columns but the first are flush right."""
+    """A Markdown table; all columns but the first are right-aligned."""
     first = "| " + " | ".join(headings).lstrip() + " |"
     rule = "|---|" + "--:|" * (len(headings) - 1)
     return [first, rule, *(f"| {' | '.join(row)} |" for row in rows)]

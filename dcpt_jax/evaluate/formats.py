@@ -11,7 +11,7 @@ _NONE = "-"
 
 
 def heading(comparison: Comparison) -> str:
-    """What the figures are, and which classes have no published ones beside them."""
+    """Convention of the figures, and the classes without published ones."""
     setting = comparison.runs[0].setting
     kinds = "measured and published" if comparison.methods else "measured"
     return f"PSNR in dB / SSIM, {kinds}: {setting}. {comparison.header}".rstrip()
@@ -28,7 +28,7 @@ def to_markdown(comparison: Comparison) -> str:
 
 
 def to_latex(comparison: Comparison) -> str:
-    """A `table` environment, with heading and notes as its caption; needs no package."""
+    """A `table` environment with heading and notes as its caption; needs no LaTeX package."""
     headings, rows = _cells(comparison)
     caption = " ".join([heading(comparison), *_remarks(comparison)])
     lines = [
@@ -57,7 +57,7 @@ _CSV_COLUMNS = (
 
 
 def to_csv(comparison: Comparison) -> str:
-    """A line for each class, run and published method; empty where nothing compares."""
+    """One line per class, run and published method; cells without a comparable figure are empty."""
     out = io.StringIO()
     writer = csv.DictWriter(out, _CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -100,7 +100,7 @@ FORMATS = {"markdown": to_markdown, "csv": to_csv, "latex": to_latex}
 
 
 def _remarks(comparison: Comparison) -> list[str]:
-    """The notes, and what each class was measured on."""
+    """The notes, and the data of each class."""
     measured = ((row.name, row.measured[0].data) for row in comparison.rows[:-1])
     return [*comparison.notes, *(f"{name}: measured on {data}." for name, data in measured if data)]
 
@@ -135,7 +135,7 @@ def _is_second_hand(row: Row, index: int) -> bool:
 
 
 def _differences(measured: Measured, score: Score) -> tuple[float | None, float | None]:
-    """Measured less published PSNR and SSIM; None where one is not published."""
+    """Measured minus published PSNR and SSIM; None if not published."""
     return (
         None if score.psnr is None else measured.psnr - score.psnr,
         None if score.ssim is None else measured.ssim - score.ssim,

@@ -1,4 +1,4 @@
-"""Picture sheets: rows of images with a heading per column and a caption per row."""
+"""Image sheets: rows of images with a heading per column and a caption per image."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ _LARGEST_FONT, _SMALLEST_FONT = 14, 10  # of captions
 
 
 def grid(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
-    """Puts rows of equally large float images [h, w, 3] together, clipped to [0, 1]."""
+    """Joins rows of equally large float images [h, w, 3] to one, clipped to [0, 1]."""
     height, width = rows[0][0].shape[:2]
     columns = len(rows[0])
     sheet = np.full(
@@ -28,7 +28,7 @@ def grid(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
 
 
 def shrink(image: np.ndarray, factor: int) -> np.ndarray:
-    """Means over squares of `factor` pixels: [h, w, 3] -> [h // factor, w // factor, 3]."""
+    """Downscales by averaging: [h, w, 3] -> [h // factor, w // factor, 3]."""
     h, w = (side // factor for side in image.shape[:2])
     whole = image[: h * factor, : w * factor]
     return whole.reshape(h, factor, w, factor, 3).mean((1, 3))
@@ -40,14 +40,13 @@ def sheet(
     headings: Sequence[str],
     captions: Sequence[Sequence[str]],
 ) -> np.ndarray:
-    """A labelled sheet: headings above the columns, a caption above each image.
+    """An image sheet with headings above the columns and a caption above each image.
 
     Args:
         rows: as for `grid`.
         headings: one text per column.
-        captions: one text per image, in the shape of `rows`; "" leaves a place empty. Text that
-            is wider than its image is set smaller, and cut where that does not suffice.
-
+        captions: one text per image, in the shape of `rows`; "" for none. Text wider than its image
+            is set in a smaller font, and truncated if that is not enough.
     Returns:
         uint8 [h, w, 3].
     """
@@ -73,7 +72,7 @@ def sheet(
 
 
 def _fitting(text: str, width: int) -> tuple[str, Any]:
-    """The text and the largest font in which it is not wider than `width` pixels."""
+    """The text, truncated if necessary, and the largest font that fits `width` pixels."""
     from PIL import ImageFont
 
     for size in range(_LARGEST_FONT, _SMALLEST_FONT - 1, -1):

@@ -1,8 +1,8 @@
-"""Published figures of DCPT, MaskDCPT and what they compare with, as data.
+"""Published figures of DCPT, MaskDCPT and the methods that they are compared with.
 
-Nothing here was measured with this package. A `Table` says what its figures are of: the test
-images, where the publication says which, and the convention of PSNR and SSIM. Figures that a
-publication reports of other groups' methods are marked as second-hand.
+Nothing here was measured with this package. Each `Table` states the convention of PSNR and SSIM
+and, if the publication names them, the test images. Figures that a publication quotes for other
+groups' methods are marked as second-hand.
 """
 
 import dataclasses
@@ -18,39 +18,39 @@ AVERAGE = "average"
 class Score:
     """Published figures of one method and class."""
 
-    method: str  # as the publication calls it
-    name: str  # of the class, or `AVERAGE`: what the publication gives as its mean over the classes
-    psnr: float | None  # dB; None where not published, like the others
+    method: str  # as named in the publication
+    name: str  # class, or `AVERAGE`: the mean over the classes as published
+    psnr: float | None  # dB; None if not published, like the others
     ssim: float | None = None  # in [-1, 1]
     lpips: float | None = None  # AlexNet, version 0.1 (smaller is better)
     fid: float | None = None  # Fréchet inception distance (smaller is better)
-    second_hand: bool = False  # whether the publication reports another group's method
+    second_hand: bool = False  # whether quoted for another group's method
 
 
 @dataclasses.dataclass(frozen=True)
 class TestSet:
-    """Test images that figures are of."""
+    """The test images of published figures."""
 
     name: str  # as in `data.classes.TrainingClass.test_set`
-    images: int  # how many there are
+    images: int  # number of images
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
     """A published table."""
 
-    # What the networks were trained on: "5d", "10d", "cdd11", "12d", "mixed", or "gaussian_noise"
-    # for networks of 5d (or as named) on noise of several strengths
+    # Training data of the networks: "5d", "10d", "cdd11", "12d", "mixed", or "gaussian_noise" for
+    # networks of 5d (or as stated) tested on noise of several strengths
     task_set: str
-    title: str  # for people
-    classes: tuple[str, ...]  # in the publication's order, in this package's words where it has one
+    title: str  # title for people
+    classes: tuple[str, ...]  # in the publication's order; names of this package where they exist
     convention: Convention  # of PSNR and SSIM; all figures are of whole images
-    source: str  # publication and place
-    # By class, where it is known and this package can read it. Classes that are not in it cannot be
-    # compared with measured figures.
+    source: str  # publication and table
+    # By class, if known and readable by this package. Figures of other classes cannot be compared
+    # with measured ones.
     test_sets: Mapping[str, TestSet]
     scores: tuple[Score, ...]  # all figures
-    remark: str = ""  # what a reader should know; "" for nothing
+    remark: str = ""  # a note for readers; or ""
 
     @functools.cached_property
     def methods(self) -> tuple[str, ...]:
@@ -58,21 +58,21 @@ class Table:
         return tuple(dict.fromkeys(score.method for score in self.scores))
 
     def score(self, method: str, name: str) -> Score | None:
-        """The figures of a method and class (or `AVERAGE`); None where none are published."""
+        """The figures of a method and class (or `AVERAGE`); None if not published."""
         found = (s for s in self.scores if (s.method, s.name) == (method, name))
         return next(found, None)
 
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """A published figure that depends on another."""
+    """A published figure as a function of another quantity."""
 
-    title: str  # for people
-    method: str  # whose
-    x: str  # what it depends on, e.g. "steps".
+    title: str
+    method: str
+    x: str  # the other quantity, e.g. "steps"
     at: tuple[float, ...]  # values of x
-    values: tuple[float, ...]  # the figure at each of them
-    source: str  # publication and place
+    values: tuple[float, ...]  # the figure at each value of x
+    source: str  # publication and figure
 
 
 _ROUNDED, _FLOATS = Convention("rgb", "uint8"), Convention("rgb", "none")

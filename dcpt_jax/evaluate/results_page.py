@@ -1,4 +1,4 @@
-"""Generates `docs/results.md`: measured and published results, and what is not measured yet."""
+"""Generates `docs/results.md`: measured results, published results, and those not measured yet."""
 
 import textwrap
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def page(runs: Sequence[EvaluatedRun]) -> str:
 
 
 def _wrapped(line: str) -> str:
-    """A line of prose, wrapped; rows of tables stay as they are."""
+    """Wraps a line of prose; table rows are unchanged."""
     if line.startswith("|"):
         return line
     indent = "  " if line.startswith("- ") else ""
@@ -48,7 +48,7 @@ def _wrapped(line: str) -> str:
 
 
 def _missing(runs: Sequence[EvaluatedRun]) -> str:
-    """The published results of (Mask)DCPT for which no run was measured on the same images."""
+    """Table of the published (Mask)DCPT results that no run measured on the same images."""
     shown = {
         (table.task_set, method)
         for run in runs

@@ -1,4 +1,4 @@
-"""`--config=configs/evaluate.py`: how well weights restore and classify held-out photos."""
+"""`--config=configs/evaluate.py`: measures restoration and classification on held-out photos."""
 
 import dataclasses
 import functools
@@ -27,9 +27,9 @@ from dcpt_jax.precision import matmul_precision
 from dcpt_jax.restore import predictor
 from dcpt_jax.weights import WeightsDescription
 
-SHEET_HEIGHT = 2400  # pixels of all pictures of the sheet above one another, at most
-SHOWN_SIDE = 256  # of whole images, the middle is shown
-JUDGED_SIDE = 512  # and classified: classifiers learn from crops smaller than this
+SHEET_HEIGHT = 2400  # largest total height of the sheet's images, in pixels
+SHOWN_SIDE = 256  # of larger images, the centre is shown
+JUDGED_SIDE = 512  # and classified, as classifiers are trained on smaller crops
 WHOLE = "whole images"
 
 
@@ -37,18 +37,18 @@ WHOLE = "whole images"
 class Judge:
     """A classifier with the network whose features it was trained on."""
 
-    network: nn.Module  # whose features it takes
+    network: nn.Module  # the network that computes its features
     classifier: nn.Module  # of classes or of components
     params: weights.Params  # of both
-    labels: Labels  # what its logits stand for
+    labels: Labels  # meaning of its logits
 
     def predict(self, degraded: np.ndarray) -> np.ndarray:
-        """Answers for images [b, h, w, 3]: 0/1 [b, outputs], a single 1 for a judge of classes."""
+        """Predictions for images [b, h, w, 3]: 0/1 [b, outputs], one-hot if of classes."""
         logits = _classify(self.network, self.classifier, self.params, degraded)
         return self.labels.answers(logits)
 
     def truth(self, tasks: Sequence[task_sets.Task]) -> np.ndarray | None:
-        """The right answer to each task, see `Labels.rows`; None if it does not know them all."""
+        """The label of each task, see `Labels.rows`; None if the classifier lacks one of them."""
         if unknown := self.labels.unknown(tasks):
             logging.warning(
                 "classification is not measured: the classifier knows %s, but not %s",
@@ -60,14 +60,14 @@ class Judge:
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> Evaluation:
-    """Measures the weights in `config.init_from`; prints the tables and writes them.
+    """Measures the weights in `config.init_from`; prints and writes the tables.
 
     Args:
         config: see `configs/evaluate.py`.
-        workdir: where `evaluation.md`, `evaluation.json` and `sheet.png` go.
+        workdir: folder for `evaluation.md`, `evaluation.json` and `sheet.png`.
 
     Returns:
-        The measured numbers.
+        The results.
 
     Raises:
         ConfigError: if the config is wrong.
@@ -91,7 +91,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> Evaluati
     print(f"evaluate {config.init_from}: {sum(counts)} samples, {whole}", flush=True)
     for one, count in zip(classes, counts, strict=True):
         print(f"  {one.name}: {count} of {one.origin}", flush=True)
-    # A class of published test photos may have a fixed strength of its own.
+    # A class of published test photos may have a fixed strength.
     tasks = tuple(one.task for one in classes)
     samples = held_out.samples(classes, **places, seed=config.seed)
     if data.crop_size:
@@ -102,7 +102,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> Evaluati
         restored = saving.save_each(restored, [task.name for task in tasks], config.save_images)
     pictures = PictureSheet([task.name for task in tasks], counts, data.crop_size)
     convention = metrics.Convention(config.channel, config.rounding)
-    # `restored` is computed while it is scored.
+    # `restored` is a generator: images are restored while they are scored.
     with matmul_precision(config.matmul_precision), Interruption() as interruption:
         restored = _until_interrupted(restored, interruption)
         evaluation = score(tasks, restored, judge, pictures, metric=convention, methods=methods)
@@ -110,7 +110,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> Evaluati
         evaluation,
         convention=f"{evaluation.convention}, {whole}",
         data=tuple(one.origin for one in classes),
-        # Crops of test images are not what published figures are of.
+        # Published figures are of whole images, not of crops.
         test_sets=tuple("" if data.crop_size else one.test_set for one in classes),
         crop_size=data.crop_size,
     )
@@ -123,10 +123,10 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> Evaluati
 def find_judge(
     config: ml_collections.ConfigDict, params: weights.Params, description: WeightsDescription
 ) -> Judge | None:
-    """The classifier to measure; prints which one it is.
+    """Finds the classifier to measure, and prints its folder.
 
-    It is the one asked for, that of the weights, or the nearest among their ancestors: for each
-    run first the classifier that it took over, then the network that it started from.
+    It is that of `config.classifier_from`, that of the weights, or the nearest one among the runs
+    that they were initialised from: for each run first its `classifier_from`, then its `init_from`.
     """
     place = config.classifier_from or config.init_from
     if config.classifier_from:
@@ -153,14 +153,14 @@ def find_judge(
 def _nearest_classifier(
     place: str, description: WeightsDescription
 ) -> tuple[Path, weights.Params, WeightsDescription] | None:
-    """Folder, parameters and description of the nearest ancestor that has a classifier."""
+    """Folder, parameters and description of the nearest ancestor run with a classifier."""
     waiting, seen = [(Path(place).absolute(), description)], set()
     while waiting:
         folder, description = waiting.pop(0)
         source = description.source
         origins = [source.get("classifier_from", {}).get("path"), source.get("init_from")]
         for origin in filter(None, origins):
-            # As it was given, or beside the weights where both were moved together.
+            # The recorded path, or beside the weights if both folders were moved together.
             for found in (Path(origin).absolute(), folder.parent / Path(origin).name):
                 if found in seen or found == folder:
                     continue
@@ -183,7 +183,7 @@ def restore_each(
     samples = iter(samples)
     while batch := list(itertools.islice(samples, batch_size)):
         degraded = [sample.degraded for sample in batch]
-        # The last batch is filled up, so that one program is compiled.
+        # The last batch is padded, so that only one program is compiled.
         degraded += degraded[-1:] * (batch_size - len(batch))
         restored = np.clip(_restore(network, params, np.stack(degraded)), 0, 1)
         yield from zip(batch, restored, strict=False)
@@ -192,9 +192,9 @@ def restore_each(
 def restore_whole(
     network: nn.Module, params: Any, samples: Iterable[held_out.Sample]
 ) -> Iterator[tuple[held_out.Sample, np.ndarray]]:
-    """Each sample with its restored image, clipped to [0, 1], as `dcpt_jax.restore` restores it.
+    """Each sample with its restored image, clipped to [0, 1]; restored as by `dcpt_jax.restore`.
 
-    Images of any size, one at a time; those too large for the memory in tiles.
+    Images of any size, one at a time; in tiles if too large for the memory.
     """
     restore = predictor.Predictor(network, params)
     for sample in samples:
@@ -210,9 +210,12 @@ def score(
     metric: metrics.Convention = scores.DEFAULT,
     methods: Sequence[baselines.Method] = (),
 ) -> Evaluation:
-    """Means per class, also of other methods, and what a classifier said that knows all classes."""
+    """Mean scores per class, also of other methods, and the classifier's predictions.
+
+    Nothing is classified if the classifier lacks one of the classes.
+    """
     names = [task.name for task in tasks]
-    # Of each class, of each sample: PSNR and SSIM of degraded, restored and each method's image.
+    # Per class and sample: PSNR and SSIM of the degraded, the restored and each method's image.
     measured: dict[int, list[tuple[list[float], list[float]]]] = {i: [] for i in range(len(tasks))}
     truth = judge.truth(tasks) if judge is not None else None
     said = np.zeros_like(truth, int) if truth is not None else None
@@ -249,20 +252,20 @@ def score(
 
 
 def _until_interrupted(items: Iterable[Any], interruption: Interruption) -> Iterator[Any]:
-    """The items; raises KeyboardInterrupt between two of them after Ctrl-C or SIGTERM."""
+    """Yields the items; raises KeyboardInterrupt before the next one after Ctrl-C or SIGTERM."""
     for item in items:
         interruption.check()
         yield item
 
 
 class PictureSheet:
-    """Two samples of each class, of different crops: degraded | restored | clean.
+    """Two samples of each class: degraded | restored | clean.
 
-    Pictures are shown smaller, by a whole factor, where the sheet would get too high to look at.
+    Images are downscaled by an integer factor if the sheet would be too high.
     """
 
     def __init__(self, names: Sequence[str], counts: Sequence[int], side: int):
-        """Decides which samples to show: not of the same crop in every row."""
+        """Selects the samples to show, with different crops in different rows."""
         self._names = names
         self._side = side or SHOWN_SIDE
         self._chosen = {
@@ -275,7 +278,7 @@ class PictureSheet:
     def offer(
         self, sample: held_out.Sample, restored: np.ndarray, before: float, after: float
     ) -> None:
-        """Keeps a sample that is to be shown; `before` and `after` are its PSNR in dB."""
+        """Keeps a sample if it is selected; `before` and `after` are its PSNR in dB."""
         task = sample.task
         if self._seen[task] in self._chosen[task]:
             shown = (sample.degraded, restored, sample.clean)
@@ -330,7 +333,7 @@ def trained_on(description: WeightsDescription, asked: str) -> str:
 
     Args:
         description: of the weights.
-        asked: the tasks that are evaluated; taken for converted weights, which do not say theirs.
+        asked: the evaluated tasks; used for converted weights, which do not state theirs.
     """
     classes = set(description.classes)
     for name, tasks in task_sets.TASK_SETS.items():
@@ -344,7 +347,7 @@ def trained_on(description: WeightsDescription, asked: str) -> str:
 
 
 def _changes(config: ml_collections.ConfigDict, description: WeightsDescription) -> dict[str, Any]:
-    """Keyword arguments in which the network differs from that of training."""
+    """Keyword arguments of the network that differ from those of the training."""
     changes = {"dtype": config.dtype}
     crop = description.crop_size
     if config.local_pooling and crop and "tlc_size" in description.arguments:
@@ -355,13 +358,13 @@ def _changes(config: ml_collections.ConfigDict, description: WeightsDescription)
 
 
 def _middle(image: np.ndarray, side: int) -> np.ndarray:
-    """The middle of an image, at most `side` pixels high and wide."""
+    """The centre of an image, at most `side` pixels high and wide."""
     top, left = (max(length - side, 0) // 2 for length in image.shape[:2])
     return image[top : top + side, left : left + side]
 
 
 def _padded(image: np.ndarray, side: int) -> np.ndarray:
-    """An image made `side` pixels high and wide by white at the bottom and right."""
+    """Pads an image to `side` x `side` pixels with white at the bottom and right."""
     h, w = image.shape[:2]
     return np.pad(image, ((0, side - h), (0, side - w), (0, 0)), constant_values=1.0)
 

@@ -1,4 +1,4 @@
-"""Files of evaluated samples, for other programs to measure."""
+"""Writes the images of evaluated samples, for metrics of other programs."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,11 +14,11 @@ KINDS = ("degraded", "restored", "clean")
 def save_each(
     restored: Iterable[tuple[held_out.Sample, np.ndarray]], names: Sequence[str], folder: Path | str
 ) -> Iterator[tuple[held_out.Sample, np.ndarray]]:
-    """Writes the images of each sample, and passes it on.
+    """Writes the images of each sample, and yields the sample.
 
     The files are `FOLDER/CLASS/{degraded,restored,clean}/NAME.png`, 8-bit RGB, with the same names
-    in all three folders: what a metric that rounds to 8 bits compares. Characters that file names
-    cannot hold everywhere are written as "_", and equal names are numbered.
+    in all three folders. Characters that are not portable in file names are replaced by "_", and
+    equal names are numbered.
     """
     taken: set[tuple[int, str]] = set()
     for sample, image in restored:

@@ -1,4 +1,4 @@
-"""How one sample is scored, in an evaluation as in the validation of a training run."""
+"""Scores of one sample, shared by the evaluation and by the validation during training."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ def of_image(
 
 
 def of_answer(said: np.ndarray, truth: np.ndarray) -> float:
-    """1 if a classifier's answer, 0/1 [outputs], is right in every output; else 0."""
+    """1 if all outputs of a classifier, 0/1 [outputs], are correct, else 0."""
     return float((said == truth).all())
 
 

@@ -1,4 +1,4 @@
-"""`python -m dcpt_jax.inspect`: which degradations the classifier sees in photo files."""
+"""`python -m dcpt_jax.inspect`: predicts the degradations of photo files."""
 
 import argparse
 import json
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Inspects the photos that the options name; returns the exit status, see --help."""
+    """Inspects the photos named by the options; returns the exit status, see --help."""
     photos, failures, left_out = find_photos(options.inputs)
     if not photos:
         for path, reason in failures:
@@ -100,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
 def find_photos(
     inputs: Sequence[Path],
 ) -> tuple[list[Path], list[tuple[Path, str]], Counter[str]]:
-    """The photos that files and folders name, (input, reason) of failures, and files left out."""
+    """The photos named by files and folders, (input, reason) of failures, and files left out."""
     photos, failures, left_out = {}, [], Counter()
     for path in inputs:
         try:
@@ -117,7 +117,7 @@ def find_photos(
 def _inspect_all(
     photos: Sequence[Path], inspector: Any, display: Display, options: argparse.Namespace
 ) -> int:
-    """Shows each photo's verdict; returns how many could not be inspected."""
+    """Prints the result of each photo; returns the number of failures."""
     failed = 0
     widths = [
         max(len(title), *(len(str(text)) for text in texts))
@@ -129,7 +129,7 @@ def _inspect_all(
         options.interruption.check()
         try:
             found = inspector(images.read_image(photo, max_pixels=options.max_pixels))
-        except Exception as error:  # whatever one file does to the libraries, the others go on
+        except Exception as error:  # a failure of a library on one file must not stop the others
             failed += 1
             named = isinstance(error, images.ImageError)
             display.failure(str(error) if named else f"{photo}: {error or type(error)}")
@@ -153,7 +153,7 @@ def _row(texts: tuple[str, str, str], widths: Sequence[int]) -> str:
 
 
 def _inspector(weights: Path | None) -> Any:
-    """Loads the classifier; UsageError if it cannot be."""
+    """Loads the classifier; UsageError if that fails."""
     from dcpt_jax.inspect.inspector import Inspector
 
     if weights is not None and not weights.is_dir():

@@ -1,14 +1,14 @@
 """A degradation classifier applied to photos of any size.
 
-The classifier learned from crops of one size, and the averages inside the networks are those of
-such crops. So a photo is judged by crops of that size, not resized: at most 4 x 4 of them, spread
-evenly. That bounds memory and time whatever the photo's size, and as a degradation covers the whole
-photo, samples of it are enough. Photos smaller than a crop are padded by reflection at the bottom
-and right, as in training.
+The classifier was trained on crops of one size, and some networks average features over the whole
+input. So a photo is not resized but classified by crops of the training size: at most 4 x 4, evenly
+spread. This bounds memory and time for photos of any size, and suffices because a degradation
+covers the whole photo. Photos smaller than a crop are padded by reflection at the bottom and right,
+as in training.
 
-The logits of the crops are averaged. The classifier ends with a mean over positions and a linear
-layer, so the mean of logits extends that mean over all crops: those with clear evidence count more
-than flat ones, where the logits are small.
+The logits of the crops are averaged. As the classifier ends with a mean over positions and a linear
+layer, this extends the mean over positions to all crops: crops with clear evidence have more
+influence than flat ones, whose logits are small.
 """
 
 import functools
@@ -23,38 +23,36 @@ import numpy as np
 from dcpt_jax import images
 from dcpt_jax import weights as weights_folders
 
-GRID = 4  # crops along each axis, at most
-CROP = 128  # pixels; of the paper, for weights that do not say the size of their training crops
+GRID = 4  # most crops along each axis
+CROP = 128  # pixels; the paper's crop size, for weights without a recorded one
 
 
 def inspect(image: Any, weights: Path | str | None = None) -> dict[str, float]:
-    """Tells which degradations the classifier sees in an image; this is `dcpt_jax.inspect`.
+    """Predicts the degradations of an image; this is `dcpt_jax.inspect`.
 
     Args:
         image: [h, w, 3] floating-point array, RGB in [0, 1], of any size >= 1x1.
-        weights: weights folder or work directory that holds a classifier; None: the network that
-            comes with this package. They are read anew by every call; for many images see
-            `Inspector`.
+        weights: weights folder or work directory with a classifier; None: the bundled network. They
+            are read at each call; for many images use `Inspector`.
 
     Returns:
-        Probability of each degradation, the largest first. A flat classifier names one class of
-        several: its probabilities add up to 1. For a multi-hot classifier each is the probability
-        that this degradation is there, alone or with others.
+        Probability of each degradation, the largest first. They sum to 1 for a flat classifier; for
+        a multi-hot classifier each is independent, as several degradations may be present.
 
     Raises:
         FileNotFoundError: if there are no such weights.
-        ValueError: if the weights hold no classifier, or `image` is something else.
+        ValueError: if the weights have no classifier, or `image` is invalid.
     """
     return Inspector.load(weights)(image)
 
 
 class Inspector:
-    """A classifier ready to inspect images, with the network whose features it takes.
+    """A classifier and the network that computes its features, ready to inspect images.
 
-    One program is compiled, for one crop; the module says how photos are judged by crops.
+    Only one program is compiled, for a single crop size; see the top of this module.
 
     Attributes:
-        labels: what the logits stand for.
+        labels: meaning of the logits.
     """
 
     def __init__(
@@ -63,9 +61,9 @@ class Inspector:
         description: weights_folders.WeightsDescription,
         place: Path | str | None = None,
     ):
-        """Moves the weights, as `weights.load_weights` returns them, to the device.
+        """Moves the weights, as returned by `weights.load_weights`, to the device.
 
-        `place` names them in the ValueError that is raised if they hold no classifier.
+        `place` is their location for the ValueError raised if they have no classifier.
         """
         classifier = description.required_classifier(place)
         self.labels = classifier.labels
@@ -80,7 +78,7 @@ class Inspector:
         return cls(*weights_folders.load_weights(weights), weights)
 
     def __call__(self, image: Any) -> dict[str, float]:
-        """Inspects an image; see `inspect` for what it takes and returns."""
+        """Inspects an image; see `inspect` for arguments and result."""
         crops = spread_crops(images.checked_image(image), self._side)
         logits = [np.asarray(self._logits(crop)) for crop in crops]
         return self.labels.probabilities(np.mean(np.stack(logits), axis=0, dtype=np.float64))
@@ -90,11 +88,11 @@ class Inspector:
 
 
 def spread_crops(image: np.ndarray, side: int) -> Iterator[np.ndarray]:
-    """Crops that cover an image, or are spread evenly over one that is too large for that.
+    """Crops that cover an image, or are evenly spread if the image is too large for that.
 
     Yields:
-        float32 [side, side, 3], `GRID` x `GRID` of them at most; padded by reflection where the
-        image is smaller.
+        float32 [side, side, 3], at most `GRID` x `GRID` crops; smaller images are padded by
+        reflection.
     """
     rows, columns = (_starts(length, side) for length in image.shape[:2])
     for top in rows:
@@ -105,9 +103,9 @@ def spread_crops(image: np.ndarray, side: int) -> Iterator[np.ndarray]:
 
 
 def _starts(length: int, side: int) -> list[int]:
-    """Where crops begin along one axis: the first at its start, the last near its end.
+    """Start positions of the crops along one axis, from its start to near its end.
 
-    At multiples of 8 pixels, where the blocks of a JPEG file begin, as they do in training crops.
+    Multiples of 8 pixels, so that the blocks of JPEG files are aligned as in training crops.
     """
     count = min(-(-length // side), GRID)
     return sorted(set((np.linspace(0, max(length - side, 0), count).astype(int) // 8 * 8).tolist()))
