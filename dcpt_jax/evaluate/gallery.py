@@ -47,6 +47,7 @@ def sheet(
         headings: one text per column.
         captions: one text per image, in the shape of `rows`; "" for none. Text wider than its image
             is set in a smaller font, and truncated if that is not enough.
+
     Returns:
         uint8 [h, w, 3].
     """
