@@ -1,4 +1,4 @@
-"""The restoration networks and the degradation classifier; `create_model` knows them by name."""
+"""The restoration networks and the degradation classifier; `create_model` creates them by name."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ __all__ = [
 
 
 def register(network: type[RestorationNetwork]) -> type[RestorationNetwork]:
-    """Makes a network of a user's own known by its `architecture`; usable as a decorator.
+    """Registers a user's network under its `architecture`; usable as a decorator.
 
     Raises:
-        ValueError: if the name is another one's.
+        ValueError: if the name is taken by another network.
     """
     if BACKBONES.setdefault(network.architecture, network) is not network:
         raise ValueError(f"there is another network {network.architecture!r}: choose a new name")
@@ -50,7 +50,7 @@ def register(network: type[RestorationNetwork]) -> type[RestorationNetwork]:
 
 
 def create_model(name: str, *, dtype: Any = jnp.float32, **arguments: Any) -> RestorationNetwork:
-    """Creates a restoration network; with its name alone, the one of the DCPT paper.
+    """Creates a restoration network, by default with the DCPT paper's arguments.
 
     Args:
         name: a key of `BACKBONES`.
@@ -62,7 +62,7 @@ def create_model(name: str, *, dtype: Any = jnp.float32, **arguments: Any) -> Re
         the attributes that `RestorationNetwork` lists.
 
     Raises:
-        ValueError: for an unknown name or an unfit value.
+        ValueError: for an unknown name or an invalid value.
         TypeError: for an unknown keyword argument.
     """
     if name not in BACKBONES:
@@ -93,13 +93,13 @@ def create_classifier(
         feature_dims: channels of the features, finest first: `model.feature_dims`.
         num_classes: number of classes, one logit each.
         num_blocks: bottlenecks at each level.
-        resize_features: True for features that are all of one size (SwinIR's):
+        resize_features: True if all features have the same size (SwinIR):
             `model.equal_feature_sizes`.
-        image_input: True for the reference's classifier that is also given the image.
+        image_input: True for the reference's classifier that also takes the image.
         dtype: compute type, float32, bfloat16 or float64 (needs jax_enable_x64).
 
     Raises:
-        ValueError: for an unfit value.
+        ValueError: for an invalid value.
     """
     return DegradationClassifier(
         feature_dims=feature_dims,
@@ -112,16 +112,16 @@ def create_classifier(
 
 
 def parameter_shapes(model: nn.Module) -> dict[str, Any]:
-    """Shapes and dtypes of all parameters, without computing any.
+    """Shapes and dtypes of all parameters, by abstract evaluation.
 
     Args:
         model: a network or a classifier of this package.
 
     Returns:
-        The nested dict that `init` puts under "params", of jax.ShapeDtypeStruct.
+        The nested dict of jax.ShapeDtypeStruct that `init` would return under "params".
     """
     shapes = _parameter_shapes(model, jax.config.jax_enable_x64)
-    return jax.tree.map(lambda leaf: leaf, shapes)  # dicts of the caller's own
+    return jax.tree.map(lambda leaf: leaf, shapes)  # a copy, as the cached dicts are shared
 
 
 @functools.lru_cache(maxsize=64)  # tracing a large network takes seconds

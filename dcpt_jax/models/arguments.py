@@ -1,4 +1,4 @@
-"""Checks of arguments and inputs that all networks share."""
+"""Checks of arguments and inputs, shared by all networks."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def compute_dtype(dtype: Any) -> jnp.dtype:
 
 
 def parameter_dtype(dtype: Any) -> jnp.dtype:
-    """Type of the parameters of a network that computes in `dtype`: float32, or float64."""
+    """Dtype of the parameters of a network that computes in `dtype`: float32, or float64."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
 def check_dtype_is_enabled(dtype: Any) -> None:
-    """Raises ValueError if JAX would silently compute in float32 in place of float64."""
+    """Raises ValueError if JAX would silently use float32 instead of float64."""
     if jnp.dtype(dtype) == jnp.float64 and not jax.config.jax_enable_x64:
         raise ValueError(
             "the network has dtype float64, but 64-bit types are switched off in JAX; "

@@ -1,4 +1,4 @@
-"""The degradation classifier of DCPT (its `PromptIR_NoImg_DC`): features in, logits out."""
+"""The degradation classifier of DCPT (`PromptIR_NoImg_DC` in its code): features to logits."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from dcpt_jax.models.layers import (
 
 
 class DegradationClassifier(nn.Module):
-    """Tells from the features of a restoration network how its input was degraded.
+    """Classifies the degradation of an image from the features of a restoration network.
 
-    The features are taken up one after another, finest first, each weighted by the softmax of a
-    learned number; after each, the map goes through residual bottlenecks and shrinks by half.
-    It does not see the image, unless `image_input` asks for the reference's `PromptIR_DC`.
-    With the features of the paper's NAFNet and five classes it has 49.3 million parameters.
+    The features are added one after another, finest first, each weighted by the softmax of a
+    learned scalar; after each, the map passes residual bottlenecks and is halved in size. The
+    image is not an input, except with `image_input` (the reference's `PromptIR_DC`). For the
+    features of the paper's NAFNet and five classes it has 49.3 million parameters.
 
     Attributes:
         feature_dims: channels of the features, finest first: `model.feature_dims`.
         num_classes: number of logits.
         num_blocks: bottlenecks at each level, and again at the end.
         resize_features: False for features that halve in size from one to the next (rounding
-            down); True for features that are all of one size (SwinIR's): of the i-th, every
-            2^i-th pixel is used.
-        image_input: True to start from the image too, for networks whose first feature has half
-            its size (PromptIR's).
+            down); True for features of equal size (SwinIR): of the i-th, every 2^i-th pixel is
+            used.
+        image_input: True to add an embedding of the image, for networks whose first feature has
+            half its size (PromptIR).
         dtype: compute type, float32, bfloat16 or float64. Parameters, norm statistics and logits
             stay float32 (float64 in a float64 classifier).
     """
@@ -65,7 +65,7 @@ class DegradationClassifier(nn.Module):
         super().__post_init__()
 
     def arguments(self) -> dict[str, Any]:
-        """Keyword arguments that rebuild this classifier, JSON-able; without the compute type."""
+        """Keyword arguments that rebuild this classifier, JSON-serialisable; without the dtype."""
         return {
             "feature_dims": list(self.feature_dims),
             "num_classes": self.num_classes,
@@ -83,13 +83,13 @@ class DegradationClassifier(nn.Module):
         Args:
             features: one [b, h_i, w_i, feature_dims[i]] float array for each entry of
                 `feature_dims`, finest first, as `model.apply(..., method="features")` returns them.
-            degraded: the images that they come from, [b, h, w, 3]; only with `image_input`.
+            degraded: the images of these features, [b, h, w, 3]; only with `image_input`.
 
         Returns:
             Logits [b, num_classes], float32 (float64 in a float64 classifier).
 
         Raises:
-            ValueError: if number, channels or sizes of the features or images do not fit.
+            ValueError: if number, channels or sizes of the features or images do not match.
         """
         check_dtype_is_enabled(self.dtype)
         self._check(features)
@@ -122,7 +122,7 @@ class DegradationClassifier(nn.Module):
         return head(x.astype(stored).mean(axis=(1, 2)))
 
     def _check(self, features: Sequence[jax.Array]) -> None:
-        """Raises ValueError unless the features fit `feature_dims` and each other."""
+        """Raises ValueError unless the features match `feature_dims` and each other."""
         count = len(self.feature_dims)
         if isinstance(features, jax.Array) or len(features) != count:
             got = "one array" if isinstance(features, jax.Array) else f"{len(features)} features"
@@ -157,7 +157,7 @@ class DegradationClassifier(nn.Module):
             )
 
     def _check_image(self, first: jax.Array, degraded: jax.Array | None) -> None:
-        """Raises ValueError unless there are images of the right size, or none are expected."""
+        """Raises ValueError unless images of the right size are given, or none if not expected."""
         if (degraded is not None) != self.image_input:
             expected = "the degraded images too" if self.image_input else "features alone"
             raise ValueError(f"this classifier takes {expected} (image_input={self.image_input})")
@@ -173,7 +173,7 @@ class DegradationClassifier(nn.Module):
 
 
 class ImageEmbedding(nn.Module):
-    """A first look at the image at half size: convolution 7x7 of stride 2, then a norm."""
+    """Image embedding at half size: a 7x7 convolution of stride 2, then a norm."""
 
     features: int
     dtype: Any = jnp.float32
@@ -194,7 +194,7 @@ def subsample(x: jax.Array, step: int) -> jax.Array:
 def halve_by_maximum(x: jax.Array) -> jax.Array:
     """Max pool 2x2 with stride 2, odd edges dropped: [b, h, w, c] -> [b, h // 2, w // 2, c].
 
-    By pairs, rows then columns: the gradient of XLA's windowed maximum is ten times slower on CPUs.
+    Pairwise, rows then columns: the gradient of XLA's windowed maximum is ten times slower on CPUs.
     """
     h, w = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
     x = jnp.maximum(x[:, 0:h:2], x[:, 1:h:2])
@@ -202,7 +202,7 @@ def halve_by_maximum(x: jax.Array) -> jax.Array:
 
 
 class Bottlenecks(nn.Module):
-    """Several residual bottlenecks in a row, `block_0`, `block_1`, ..."""
+    """A sequence of residual bottlenecks, `block_0`, `block_1`, ..."""
 
     blocks: int
     dtype: Any = jnp.float32
@@ -216,7 +216,7 @@ class Bottlenecks(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Residual bottleneck that widens: 1x1 to 2c channels, 3x3, 1x1 back to c, each with a norm.
+    """Widening residual bottleneck: 1x1 to 2c channels, 3x3, 1x1 back to c, each with a norm.
 
     As He et al., Deep Residual Learning (2016), with layer norms and an expansion of 2.
     """

@@ -1,8 +1,8 @@
-"""How operations are computed: one way on CPUs, another on GPUs and TPUs.
+"""Formulations of the networks' operations: one for CPUs, another for GPUs and TPUs.
 
-XLA on CPUs is slow at plain grouped and 1x1 convolutions, so `dcpt_jax.models.cpu` has other
-formulations of the same operations. `by_platform` picks one when a program is lowered, because
-only then is the platform known: inputs may be committed to a CPU of a machine with a GPU, and
+On CPUs XLA is slow at plain grouped and 1x1 convolutions, so `dcpt_jax.models.cpu` has other
+formulations of the same operations. `by_platform` selects one when a program is lowered, as the
+platform is unknown before: inputs may be committed to a CPU of a machine with a GPU, and
 `jax.export` lowers for platforms that this machine does not have.
 """
 
@@ -22,15 +22,15 @@ from jax import lax
 class Formulation:
     """How operations are computed.
 
-    The defaults are for accelerators, as measured on one H100 (docs/accelerators.md). Everything
-    that is not listed is XLA's own convolution, `jax.nn.gelu` and so on, differentiated by JAX.
+    The defaults are for accelerators, as measured on one H100 (docs/accelerators.md). All
+    operations not listed are XLA's convolution, `jax.nn.gelu` and so on, differentiated by JAX.
 
     Attributes:
         cpu: whether to use `dcpt_jax.models.cpu`.
-        pointwise: 1x1 convolutions: as matrix products, or as XLA's convolution.
-        patch: convolutions whose stride is their size, likewise.
-        depthwise: as XLA's convolution, or as nine shifted products ("taps"), slower but with as
-            many operations as it should have in XLA's count.
+        pointwise: 1x1 convolutions as matrix products or as XLA's convolution.
+        patch: the same choice for convolutions whose stride is their size.
+        depthwise: as XLA's convolution, or as nine shifted products ("taps"), which are slower but
+            have the correct number of operations in XLA's cost analysis.
         keep_products: whether the backward pass of a block keeps only the results of convolutions
             and matrix products, and recomputes everything else.
     """
@@ -45,13 +45,13 @@ class Formulation:
 ACCELERATOR = Formulation()
 CPU = Formulation(cpu=True, keep_products=False)
 
-# The formulation being traced, and what `cpu.folding` knows about the arrays of that trace.
+# The formulation being traced, and the notes of `cpu.folding` on the arrays of that trace.
 _current: contextvars.ContextVar[tuple[Formulation, dict] | None] = contextvars.ContextVar(
     "formulation", default=None
 )
 
 
-# The formulation of the platform that everything is lowered for; None where that is not known.
+# The formulation of the platform that everything is lowered for; None if unknown.
 _known: contextvars.ContextVar[Formulation | None] = contextvars.ContextVar("known", default=None)
 
 
@@ -68,7 +68,7 @@ def on_cpu() -> bool:
 
 
 def notes() -> dict[int, Any]:
-    """A dict that lives as long as the formulation being traced; empty outside."""
+    """Notes with the lifetime of the formulation being traced; outside, an unused empty dict."""
     state = _current.get()
     return {} if state is None else state[1]
 
@@ -96,9 +96,9 @@ def formulated(formulation: Formulation) -> Iterator[None]:
 def traced_for(platform: str) -> Iterator[None]:
     """Declares the platform that everything traced inside is lowered for ("cpu", "gpu" or "tpu").
 
-    `by_platform` then traces one formulation instead of two, which halves the time that tracing a
-    training step takes. As a decorator it applies to each call of a function. A function that was
-    jitted and traced before keeps its first trace, as with `formulated`.
+    `by_platform` then traces one formulation instead of two, which halves the tracing time of a
+    training step. Usable as a decorator. A function that was jitted and traced before keeps its
+    first trace, as with `formulated`.
     """
     before = _known.set(CPU if platform == "cpu" else ACCELERATOR)
     try:
@@ -110,16 +110,16 @@ def traced_for(platform: str) -> Iterator[None]:
 def by_platform(function: Callable[..., Any], *args: Any) -> Any:
     """Returns `function(*args)`, formulated for the platform that the program is lowered for.
 
-    Inside `traced_for` the function is traced once. Elsewhere it is traced twice, once for `CPU`
-    and once for `ACCELERATOR`; lowering keeps one trace, so compile time and program are those of
-    that formulation alone. The two may keep different values for the backward pass: JAX passes
-    zeros in place of the values that only the other one needs, and XLA removes them. Formulations
-    for CPUs have backward passes of their own (`jax.custom_vjp`), which rule out forward mode; JAX
-    raises that error at lowering, so forward mode works everywhere else. A `jax.custom_vjp` around
-    both would rule it out everywhere.
+    Inside `traced_for` the function is traced once. Elsewhere it is traced twice, for `CPU` and for
+    `ACCELERATOR`; lowering keeps one of them, so that compile time and program are those of that
+    formulation alone. The two may save different values for the backward pass: JAX passes zeros for
+    those of the other formulation, and XLA removes them. The formulations for CPUs have custom
+    backward passes (`jax.custom_vjp`), which do not support forward mode; JAX raises that error at
+    lowering, so forward mode works on other platforms. A `jax.custom_vjp` around both would exclude
+    it on all platforms.
 
-    Inside another `by_platform` or `formulated` the choice is made already, and the function is
-    simply called. Outside `jax.jit` the default device decides.
+    Inside another `by_platform` or `formulated`, the function is simply called. Outside `jax.jit`
+    the default device decides.
     """
     if current() is not None:
         return function(*args)
@@ -140,14 +140,14 @@ def by_platform(function: Callable[..., Any], *args: Any) -> Any:
 def is_product(primitive: Any, *_: Any, **__: Any) -> bool:
     """Policy of `jax.checkpoint` for `Formulation.keep_products`.
 
-    Norms, gates, biases and factors are recomputed in the kernels that need them; by default JAX
-    would keep several float32 maps of each norm.
+    Norms, gates, biases and factors are recomputed in the kernels that use them; by default JAX
+    would save several float32 maps for each norm.
     """
     return primitive in (lax.conv_general_dilated_p, lax.dot_general_p)
 
 
 def checkpointed(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` with the memory saving of the formulation being traced, if it has one."""
+    """Applies the rematerialisation of the formulation being traced, if any, to `function`."""
     formulation = current()
     keep_products = formulation is not None and formulation.keep_products
     return jax.checkpoint(function, policy=is_product) if keep_products else function

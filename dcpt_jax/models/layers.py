@@ -1,8 +1,8 @@
-"""Layers that the networks share, and the choice between their formulations.
+"""Layers shared by the networks, and the choice between their formulations.
 
-Networks say what is computed; the layers decide how. `LayerNorm`, `Conv`, `scale_channels`,
-`project_and_split`, `gelu` and `attend_in_windows` take and return plain arrays; on CPUs they use
-`dcpt_jax.models.cpu`, elsewhere XLA's and JAX's own operations (see `formulation`).
+`LayerNorm`, `Conv`, `scale_channels`, `project_and_split`, `gelu` and `attend_in_windows` take and
+return plain arrays. On CPUs they use `dcpt_jax.models.cpu`, elsewhere the operations of XLA and JAX
+(see `formulation`).
 """
 
 from __future__ import annotations
@@ -24,11 +24,10 @@ from dcpt_jax.models.masking import hide
 
 
 def pad_to_multiple(images: jax.Array, multiple: int) -> jax.Array:
-    """Pads [b, h, w, c] at the bottom and right, so that both sizes are multiples of `multiple`.
+    """Pads [b, h, w, c] at the bottom and right to multiples of `multiple`.
 
-    By reflection (the edge pixel is not repeated). Where the image is too small for one
-    reflection, it is reflected back and forth as often as needed; an axis of one pixel, which has
-    nothing to reflect, repeats that pixel.
+    By reflection (without repeating the edge pixel), repeated if the image is too small for a
+    single one; an axis of one pixel repeats that pixel.
     """
     bottom, right = (-size % multiple for size in images.shape[1:3])
     if not bottom and not right:
@@ -39,7 +38,8 @@ def pad_to_multiple(images: jax.Array, multiple: int) -> jax.Array:
 def pixel_shuffle(x: jax.Array, factor: int = 2) -> jax.Array:
     """Moves channels to pixels: [b, h, w, c * factor^2] -> [b, h * factor, w * factor, c].
 
-    Ordered as PyTorch's PixelShuffle: the target channel is the slowest index of the source's.
+    Ordered as PyTorch's PixelShuffle: the output channel is the slowest index of the input
+    channels.
     """
     b, h, w, c = x.shape
     target = c // factor**2
@@ -55,11 +55,11 @@ def pixel_unshuffle(x: jax.Array, factor: int = 2) -> jax.Array:
 
 
 def uniform_by_fan_in(fan_in: int) -> nn.initializers.Initializer:
-    """Uniform in +-1/sqrt(fan_in): what PyTorch gives convolutions, linear layers and biases."""
+    """Uniform in +-1/sqrt(fan_in): PyTorch's default for convolutions, linear layers and biases."""
     bound = 1 / math.sqrt(fan_in)
 
     def initialise(key, shape, dtype=jnp.float32):
-        # Drawn flat: XLA compiles a generator for four axes about ten times as long.
+        # Drawn flat, as XLA compiles a generator for four axes about ten times as long.
         flat = jax.random.uniform(key, (math.prod(shape),), dtype, -bound, bound)
         return flat.reshape(shape)
 
@@ -83,8 +83,8 @@ def normal(deviation: float) -> nn.initializers.Initializer:
 def add_wide(x: jax.Array, bias: jax.Array) -> jax.Array:
     """`x + bias`, computed in the dtype of the bias and returned in that of x.
 
-    So the bias's gradient, a sum over all pixels, is summed in float32 also where x is bfloat16: a
-    bfloat16 sum of more than a few hundred numbers stalls.
+    The gradient of the bias, a sum over all pixels, is then computed in float32 even if x is
+    bfloat16: a bfloat16 sum of more than a few hundred numbers stagnates.
     """
     return (x.astype(bias.dtype) + bias).astype(x.dtype)
 
@@ -104,7 +104,7 @@ def scale_channels(x: jax.Array, factor: jax.Array) -> jax.Array:
 def plain_conv(
     x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: int = 0, groups: int = 1
 ) -> jax.Array:
-    """XLA's own convolution, zero padded by `padding` pixels on every side."""
+    """XLA's convolution, zero padded by `padding` pixels on every side."""
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -116,7 +116,7 @@ def plain_conv(
 
 
 def depthwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Depthwise 3x3 convolution, zero padded to the same size; the one that everything uses.
+    """Depthwise 3x3 convolution, zero padded to the same size, formulated for the platform.
 
     Args:
         x: [b, h, w, c].
@@ -142,12 +142,12 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
-    """Convolution, zero padded to the same size, or without padding where patches do not overlap.
+    """Convolution, zero padded to the same size; without padding if `stride` is the kernel size.
 
     Args:
         x: [b, h, w, in].
         kernel: [size, size, in, out], of the same dtype.
-        stride: of the convolution; if it is the kernel's size, h and w are multiples of it.
+        stride: of the convolution; if it is the kernel size, h and w must be multiples of it.
 
     Returns:
         [b, h / stride, w / stride, out], sizes rounded up.
@@ -170,18 +170,18 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 def multiply(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Product [..., in] and [in, out] to [..., out].
+    """Matrix product of [..., in] and [in, out], giving [..., out].
 
-    On two axes: on four, XLA picks a slower product and a much slower gradient.
+    Reshapes to two axes: on four, XLA picks a slower product and a much slower gradient.
     """
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def space_to_depth(x: jax.Array, size: int) -> jax.Array:
-    """Cuts [b, h, w, c] into size x size cells: [b, h/size, w/size, size * size * c].
+    """Moves size x size cells to channels: [b, h, w, c] -> [b, h/size, w/size, size * size * c].
 
-    The new channels are ordered row in cell, column in cell, channel: the order of a flattened
-    [size, size, c, out] kernel, and not that of PyTorch's PixelUnshuffle.
+    The new channels are ordered row in cell, column in cell, channel, as in a flattened
+    [size, size, c, out] kernel; PyTorch's PixelUnshuffle has another order.
     """
     b, h, w, c = x.shape
     cells = x.reshape(b, h // size, size, w // size, size, c).transpose(0, 1, 3, 2, 4, 5)
@@ -197,16 +197,16 @@ class _Weighted(nn.Module, kw_only=True):
     bias_init: nn.initializers.Initializer | None = None
 
     def _kernel_shape(self, channels: int) -> tuple[int, ...]:
-        """Shape of the kernel for an input with so many channels; the output's come last."""
+        """Shape of the kernel for this number of input channels; its last axis is the output's."""
         raise NotImplementedError
 
     def _product(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        """The layer without its bias, for x and kernel of one dtype."""
+        """The layer without bias; x and kernel have the same dtype."""
         raise NotImplementedError
 
     @nn.compact
     def weights(self, channels: int) -> tuple[jax.Array, jax.Array | None]:
-        """Kernel and bias for an input with so many channels."""
+        """Kernel and bias for this number of input channels."""
         shape, stored = self._kernel_shape(channels), parameter_dtype(self.dtype)
         by_fan_in = uniform_by_fan_in(math.prod(shape[:-1]))
         kernel = self.param("kernel", self.kernel_init or by_fan_in, shape, stored)
@@ -215,7 +215,7 @@ class _Weighted(nn.Module, kw_only=True):
         return kernel, self.param("bias", self.bias_init or by_fan_in, shape[-1:], stored)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Applies the layer in `dtype`."""
+        """Applies the layer, computing in `dtype`."""
         return by_platform(functools.partial(_apply, self), x, *self.weights(x.shape[-1]))
 
 
@@ -237,8 +237,8 @@ def _apply(layer: _Weighted, x: jax.Array, kernel: jax.Array, bias: jax.Array | 
 class Conv(_Weighted):
     """Convolution [b, h, w, in] -> [b, h', w', features].
 
-    Size 1 and 3 keep the image size (zero padding); with `stride` equal to `size` it works on
-    patches without padding. Parameters: `kernel` [size, size, in, features], `bias` [features].
+    Sizes 1 and 3 keep the image size (zero padding); with `stride` equal to `size`, patches are not
+    padded. Parameters: `kernel` [size, size, in, features], `bias` [features].
     """
 
     features: int
@@ -287,17 +287,17 @@ def project_and_split(
     mix: DepthwiseConv | None = None,
     visible: jax.Array | None = None,
 ) -> list[jax.Array]:
-    """Splits mix(project(x)) along the channels, as gates and attention need it.
+    """Computes mix(project(x)) and splits its channels, for gates and attention.
 
-    On CPUs, where a map is copied to be split, and its gradient to be put together again, each part
-    is computed by itself. Elsewhere one large convolution is faster.
+    On CPUs each part is computed separately, which avoids copying the map to split it and its
+    gradient to join it. Elsewhere one large convolution is faster.
 
     Args:
         x: [..., in].
-        parts: number of parts, which divides `project.features`.
+        parts: number of parts; must divide `project.features`.
         project: 1x1 convolution or linear layer.
         mix: depthwise convolution of the result, or None.
-        visible: mask of what `mix` may see, see `masking`.
+        visible: mask for the input of `mix`, see `masking`.
 
     Returns:
         `parts` maps [..., features / parts].
@@ -324,8 +324,8 @@ class LayerNorm(nn.Module):
     """Layer norm over the channels of each pixel; statistics in float32 or, in float64, float64.
 
     Parameters: `scale` [c] and, if `centred`, `bias` [c]. Ba et al., Layer Normalization (2016);
-    biased variance, `epsilon` inside the root. Not `centred`, it divides by the same deviation but
-    subtracts no mean: the bias-free norm of Restormer.
+    biased variance, `epsilon` inside the root. If not `centred`, it divides by the same deviation
+    but does not subtract the mean: the bias-free norm of Restormer.
     """
 
     epsilon: float = 1e-6
@@ -343,7 +343,7 @@ class LayerNorm(nn.Module):
         epsilon, centred, dtype = self.epsilon, self.centred, self.dtype
 
         def compute(x, scale, bias):
-            # Rounded first, so that a norm sees the same whether or not a caller rounded before it.
+            # Rounds first, so that the result does not depend on whether the caller has rounded x.
             normal = normalise(x.astype(dtype).astype(stored), epsilon, centred=centred)
             y = normal * scale
             y = (y if bias is None else y + bias).astype(dtype)
@@ -355,10 +355,10 @@ class LayerNorm(nn.Module):
 
 
 def normalise(x: jax.Array, epsilon: float, *, centred: bool) -> jax.Array:
-    """Divides each row by its standard deviation.
+    """Divides each row by its standard deviation, optionally after subtracting the mean.
 
     Args:
-        x: [..., c] in the dtype for the statistics.
+        x: [..., c] in the dtype of the statistics.
         epsilon: added to the variance.
         centred: whether to subtract the mean.
 
@@ -404,15 +404,15 @@ def attend_in_windows(
     """Softmax attention between the pixels of each window; scores and softmax in float32 at least.
 
     Args:
-        query: [b, rows, columns, pixels of a window, c].
-        key: the same.
-        value: the same.
-        heads: attention heads.
-        visible: None, or [b, rows, columns, pixels of a window], 0 for pixels that get no weight. A
-            window that has no others becomes zero.
+        query: [b, rows, columns, pixels per window, c].
+        key: same shape.
+        value: same shape.
+        heads: number of attention heads.
+        visible: None, or [b, rows, columns, pixels per window], 0 for pixels to exclude. Windows
+            without visible pixels become zero.
 
     Returns:
-        [b, rows, columns, pixels of a window, c] in the dtype of `value`.
+        [b, rows, columns, pixels per window, c] in the dtype of `value`.
     """
     wide, bias = parameter_dtype(value.dtype), None
     if visible is not None:
@@ -420,7 +420,8 @@ def attend_in_windows(
         query, key, value = (
             jnp.where(visible[..., None] > 0, x, zero) for x in (query, key, value)
         )
-        # Finite, so that where no key is visible, and all get the same, the softmax is finite too.
+        # Finite, so that the softmax stays finite in windows without visible keys, where all
+        # weights are equal.
         bias = jnp.where(visible > 0, 0, jnp.finfo(wide).min / 2).astype(wide)
 
     def compute(query, key, value, bias):

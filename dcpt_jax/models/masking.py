@@ -1,22 +1,21 @@
-"""Masked images: a network that sees some patches of its input only, as MaskDCPT pre-trains it.
+"""Masked images for MaskDCPT's pre-training: the network sees only some patches of its input.
 
-A mask `visible` is [b, h, w, 1], 1 where the network may look and 0 elsewhere, at the full size of
-the image and constant on cells of some number of pixels. That number is a multiple of the network's
-`size_multiple`, so that a pixel of any map inside the network lies in one cell, and the mask of a
-map is found by taking every so many-th pixel. Where the mask is None everything is visible, and
-nothing is computed for it.
+A mask `visible` is [b, h, w, 1] at the full size of the image: 1 for visible and 0 for hidden
+pixels, constant on square cells. The cell size is a multiple of the network's `size_multiple`, so
+that each pixel of an inner map lies in one cell, and the mask is subsampled for it. None means that
+everything is visible, and costs no computation.
 
 As in sparse masked modelling (SparK: Tian et al., Designing BERT for Convolutional Networks, 2023)
-visible positions never depend on hidden ones. For that, whatever mixes positions gets an input
-that is zero where it is hidden: convolutions then see visible positions and zeros, sums over an
-image count visible ones alone, and attention gives the others no weight. All else works on single
-pixels or inside cells. So do the norms: they are over the channels of a pixel, and masked as they
-are. Inside a network hidden positions may hold anything; its features are zero there.
+visible positions never depend on hidden ones. Inputs of all operations that mix positions are
+zeroed where hidden: convolutions see zeros there, averages include only visible positions, and
+attention gives hidden ones no weight. All other operations, including the layer norms over
+channels, work on single pixels or inside cells. Inside a network, values at hidden positions are
+arbitrary; in its features they are zero.
 
-All that is the networks' `masking` "sparse". With "maskdcpt" NAFNet, PromptIR and SwinIR compute
-what the released code of MaskDCPT does, where hidden positions hold numbers that do not depend on
-the image and take part: convolutions see the biases there, averages are over all positions, and
-SwinIR's windows attend to them. Restormer is the same in both.
+This is `masking` "sparse". With "maskdcpt", NAFNet, PromptIR and SwinIR reproduce the released code
+of MaskDCPT, where hidden positions have values that do not depend on the image but are not
+excluded: convolutions see the biases there, averages are over all positions, and SwinIR's windows
+attend to them. For Restormer both are the same.
 """
 
 from __future__ import annotations
@@ -30,28 +29,28 @@ MASKINGS = ("sparse", "maskdcpt")
 
 
 def hide(x: jax.Array, visible: jax.Array | None) -> jax.Array:
-    """Sets a map to zero where it is hidden, whatever is there.
+    """Sets the hidden positions of a map to zero.
 
     Args:
         x: [b, h', w', c].
-        visible: [b, h, w, 1], h and w the same multiple of h' and w'; None changes nothing.
+        visible: [b, h, w, 1], where h and w are the same multiple of h' and w'; None is a no-op.
 
     Returns:
         [b, h', w', c] in the dtype of x.
     """
     if visible is None:
         return x
-    # No product: NaN times zero is NaN.
+    # Not a product, as NaN times zero is NaN.
     return jnp.where(at_size_of(x, visible) > 0, x, jnp.zeros((), x.dtype))
 
 
 def visible_mean(x: jax.Array, visible: jax.Array | None, *, keepdims: bool = False) -> jax.Array:
-    """Mean of a map over the visible positions of each image; zero where an image has none.
+    """Mean of a map over the visible positions of each image; zero if it has none.
 
     Args:
         x: [b, h', w', c].
-        visible: see `hide`; with None the mean is over all positions.
-        keepdims: whether to keep the two axes.
+        visible: see `hide`; None averages over all positions.
+        keepdims: whether to keep the two spatial axes.
 
     Returns:
         [b, c], or [b, 1, 1, c].
@@ -63,19 +62,19 @@ def visible_mean(x: jax.Array, visible: jax.Array | None, *, keepdims: bool = Fa
 
 
 def at_size_of(x: jax.Array, visible: jax.Array) -> jax.Array:
-    """The mask of a map [b, h', w', c]: [b, h, w, 1] -> [b, h', w', 1]."""
+    """Subsamples a mask to a map [b, h', w', c]: [b, h, w, 1] -> [b, h', w', 1]."""
     rows, columns = visible.shape[1] // x.shape[1], visible.shape[2] // x.shape[2]
     return visible[:, ::rows, ::columns]
 
 
 def check_masking(masking: Any) -> None:
-    """Raises ValueError for a value that is not among the `MASKINGS`."""
+    """Raises ValueError for a value not in `MASKINGS`."""
     if masking not in MASKINGS:
         raise ValueError(f"masking is {masking!r}, but must be one of {', '.join(MASKINGS)}")
 
 
 def check_visible(visible: Any, images: jax.Array, multiple: int) -> None:
-    """Raises ValueError unless a mask is float [b, h, w, 1], with sizes that need no padding."""
+    """Raises ValueError unless a mask is float [b, h, w, 1] and its sizes need no padding."""
     shape = (*images.shape[:3], 1)
     if jnp.shape(visible) != shape or not jnp.issubdtype(jnp.result_type(visible), jnp.floating):
         raise ValueError(
@@ -107,7 +106,7 @@ def hidden_count(ratio: float, patch: int, height: int, width: int) -> int:
 def random_mask(
     rng: jax.Array, shape: tuple[int, int, int], *, ratio: float, patch: int, dtype: Any
 ) -> jax.Array:
-    """Hides patches at random, in each image exactly `hidden_count` of them.
+    """Hides random patches, exactly `hidden_count` in each image.
 
     Args:
         rng: key.
@@ -122,6 +121,6 @@ def random_mask(
     b, h, w = shape
     rows, columns = h // patch, w // patch
     order = jax.random.uniform(rng, (b, rows * columns)).argsort(axis=1)
-    rank = order.argsort(axis=1)  # a permutation also where numbers are equal
+    rank = order.argsort(axis=1)  # a permutation even if random numbers are equal
     cells = (rank >= hidden_count(ratio, patch, h, w)).astype(dtype).reshape(b, rows, columns, 1)
     return cells.repeat(patch, axis=1).repeat(patch, axis=2)

@@ -38,8 +38,8 @@ Window = tuple[int, int]
 class NAFNet(RestorationNetwork):
     """NAFNet, a U-Net without activation functions (DCPT's `NAFNetBaseline`).
 
-    Takes and gives what `RestorationNetwork` says; `size_multiple` is 2^levels. The defaults are
-    the network of the DCPT paper (67.9 million parameters).
+    Input and output as in `RestorationNetwork`; `size_multiple` is 2^levels. The defaults are the
+    network of the DCPT paper (67.9 million parameters).
 
     Features for the classifier: the outputs of the decoder stages, finest first: width * 2^i
     channels at 1/2^i of the padded size.
@@ -53,10 +53,10 @@ class NAFNet(RestorationNetwork):
         tlc_size: None, or the training size in pixels (a number, or height and width; multiples
             of `size_multiple`): replaces each global average pool by a local one whose window is
             1.5 times that size. The parameters are the same with and without.
-        masking: "sparse" or "maskdcpt": what is computed for partly hidden images, see `masking`.
+        masking: "sparse" or "maskdcpt": treatment of hidden patches, see `masking`.
         dtype: compute type, float32, bfloat16 or float64. Parameters, norm statistics and
             average pools stay float32 (float64 in a float64 network).
-        remat: compute inner values again in the backward pass instead of keeping them.
+        remat: recompute activations inside blocks in the backward pass instead of keeping them.
     """
 
     width: int = 64
@@ -70,7 +70,7 @@ class NAFNet(RestorationNetwork):
     remat: bool = False
 
     architecture: ClassVar[str] = "nafnet"
-    output_layer: ClassVar[str] = "ending"  # whose output is added to the image
+    output_layer: ClassVar[str] = "ending"  # its output is added to the image
 
     def __post_init__(self):
         """Checks the arguments; raises ValueError."""
@@ -113,7 +113,7 @@ class NAFNet(RestorationNetwork):
         return tuple(self.width * 2**level for level in range(len(self.encoder_blocks)))
 
     def setup(self):
-        """Names the parts; the parameters follow these names."""
+        """Creates the modules; parameters are named after them."""
         levels = len(self.encoder_blocks)
 
         def stage(blocks: int, level: int) -> Stage:
@@ -129,7 +129,7 @@ class NAFNet(RestorationNetwork):
             Conv(2 * channels, size=2, stride=2, dtype=self.dtype) for channels in self.feature_dims
         ]
         self.middle = stage(self.middle_blocks, levels)
-        # Each 1x1 convolution doubles the channels before the pixel shuffle takes a fourth of them.
+        # 1x1 convolutions double the channels, and pixel shuffles divide them by four.
         self.up = [
             Conv(4 * channels, use_bias=False, dtype=self.dtype)
             for channels in reversed(self.feature_dims)
@@ -140,7 +140,7 @@ class NAFNet(RestorationNetwork):
         self.ending = Conv(3, size=3, dtype=self.dtype)
 
     def _pooling_window(self, level: int) -> Window | None:
-        """Window of the local average pool at a level, in pixels of that level."""
+        """Window of the local average pool at a level, in pixels of that level; None = global."""
         if self.tlc_size is None:
             return None
         return tuple((side // 2**level) * int(1.5 * side) // side for side in self.tlc_size)
@@ -148,7 +148,7 @@ class NAFNet(RestorationNetwork):
     def body(
         self, padded: jax.Array, visible: jax.Array | None = None
     ) -> tuple[tuple[jax.Array, ...], jax.Array]:
-        """Everything but the last convolution: (decoder outputs, the finest of them)."""
+        """Everything but the last convolution: (decoder outputs, the finest one)."""
         if visible is not None and self.tlc_size is not None:
             raise ValueError(
                 f"tlc_size is {self.tlc_size}, but local averages are for whole images: partly "
@@ -172,10 +172,11 @@ class NAFNet(RestorationNetwork):
 
 
 class NAFBlock(nn.Module):
-    """Block of NAFNet (section 4 of its paper); the identity at first, as `beta` and `gamma` are 0.
+    """Block of NAFNet (section 4 of its paper); initially the identity, as `beta` and `gamma` are
+    0.
 
     `window`: None for the global average pool, or the (height, width) of a local one.
-    `masking`: as of the network.
+    `masking`: see `NAFNet`.
     """
 
     window: Window | None = None
@@ -192,7 +193,7 @@ class NAFBlock(nn.Module):
         gamma = self.param("gamma", zeros, *scale_shape)
         conv = functools.partial(Conv, dtype=self.dtype)
         norm = functools.partial(LayerNorm, self.norm_epsilon, dtype=self.dtype)
-        # MaskDCPT's code hides what the norms and the first branch return; ours, its inside.
+        # MaskDCPT's code masks the outputs of norms and first branch; "sparse" masks inside of it.
         inside, outside = (visible, None) if self.masking == "sparse" else (None, visible)
 
         y = hide(norm(name="norm_1")(x), outside)
@@ -217,11 +218,11 @@ def pooled(
     Args:
         x: [b, h, w, c].
         pointwise: function of single pixels, [b, h', w', c] -> [b, h', w', c].
-        window: None averages over the whole image; otherwise the (height, width) over which to
-            average, as in the test-time local converter: every window that lies fully inside the
-            image, and at the borders the nearest such window.
-        visible: None, or the mask of the `masking` module, to average over visible positions; for
-            whole images only.
+        window: None for the global average; otherwise (height, width) of a local average as in the
+            test-time local converter: over each window inside the image, and at the borders over
+            the nearest such window.
+        visible: None, or the mask for an average over visible positions, see `masking`; requires
+            the global average.
 
     Returns:
         [b, 1, 1, c] if the window is None or covers the image, otherwise [b, h, w, c].
@@ -230,10 +231,10 @@ def pooled(
     wide = x.astype(parameter_dtype(x.dtype))
     if window is None or (window[0] >= h and window[1] >= w):
         return pointwise(visible_mean(wide, visible, keepdims=True))
-    # Running sums of a large map would lose digits; those of its deviations from the mean do not.
+    # Running sums of a large map lose precision; sums of deviations from the mean do not.
     centre = wide.mean(axis=(1, 2), keepdims=True)
     means = moving_mean(moving_mean(wide - centre, window[0], axis=1), window[1], axis=2) + centre
-    # Repeating the border commutes with a function of single pixels, so it can come last.
+    # Repeating border values commutes with a function of single pixels, so it comes last.
     missing = [(size - present) for size, present in zip((h, w), means.shape[1:3], strict=True)]
     margins = [(count // 2, math.ceil(count / 2)) for count in missing]
     return jnp.pad(pointwise(means), ((0, 0), *margins, (0, 0)), mode="edge")

@@ -1,4 +1,4 @@
-"""What all restoration networks have in common: padding, the global residual, the feature taps."""
+"""Base class of the restoration networks: padding, global residual, features for the classifier."""
 
 from __future__ import annotations
 
@@ -15,23 +15,22 @@ from dcpt_jax.models.masking import check_visible, hide
 
 
 class RestorationNetwork(nn.Module):
-    """A network from degraded to restored images of the same size.
+    """Base class of networks from degraded to restored images of the same size.
 
     Input and output: [b, h, w, 3], RGB in [0, 1], of any size from 1x1; the output is not clipped
-    and is float32 (float64 in a float64 network). Inside, images are padded by reflection at the
-    bottom and right to multiples of `size_multiple` (see `pad_to_multiple` for very small ones);
-    outputs are cut again, features are not.
+    and is float32 (float64 in a float64 network). Images are padded by reflection at the bottom and
+    right to multiples of `size_multiple` (see `pad_to_multiple` for very small ones). Outputs are
+    cropped to the input size, features are not.
 
-    A subclass has the fields `dtype` and `remat` besides its own, defines `size_multiple`
-    and `feature_dims`, and splits its forward pass in two: `body` up to the last
-    feature, `tail` behind it.
+    A subclass has the fields `dtype` and `remat` and its own ones, defines `size_multiple` and
+    `feature_dims`, and splits its forward pass in two: `body` up to the last feature, and `tail`.
 
     Attributes:
         architecture: name in `create_model`.
         output_layer: entry of the parameters whose output is added to the image.
-        equal_feature_sizes: whether all features have the full size, in place of halving from one
-            to the next; their classifier needs `resize_features=True`.
-        smallest_size: height and width from which on images are taken.
+        equal_feature_sizes: whether all features have the full size instead of halving from one to
+            the next; their classifier needs `resize_features=True`.
+        smallest_size: smallest accepted height and width.
     """
 
     architecture: ClassVar[str]
@@ -46,11 +45,12 @@ class RestorationNetwork(nn.Module):
 
     @property
     def feature_dims(self) -> tuple[int, ...]:
-        """Channels of the features, in the order in which `features` returns them."""
+        """Channels of the features, in the order of `features`."""
         raise NotImplementedError
 
     def arguments(self) -> dict[str, Any]:
-        """Keyword arguments that rebuild this network, JSON-able; without `dtype` and `remat`."""
+        """Keyword arguments that rebuild this network, JSON-serialisable; no `dtype` and
+        `remat`."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         for name in ("dtype", "remat", "parent", "name"):
             del values[name]
@@ -62,15 +62,15 @@ class RestorationNetwork(nn.Module):
     def body(
         self, padded: jax.Array, visible: jax.Array | None = None
     ) -> tuple[tuple[jax.Array, ...], Any]:
-        """The network up to the last feature: (features, what `tail` needs).
+        """The network up to the last feature: (features, input of `tail`).
 
-        With `visible`, [b, h, w, 1], only as far as the `masking` module says; the features are
-        then those of visible positions, and anything elsewhere.
+        With `visible`, [b, h, w, 1], masked as described in `masking`; values of the returned
+        features are then arbitrary at hidden positions.
         """
         raise NotImplementedError
 
     def tail(self, rest: Any) -> jax.Array:
-        """The rest of the network: what is added to the padded image, [b, h, w, 3]."""
+        """The rest of the network: the residual of the padded image, [b, h, w, 3]."""
         raise NotImplementedError
 
     def __call__(self, degraded: jax.Array) -> jax.Array:
@@ -90,21 +90,21 @@ class RestorationNetwork(nn.Module):
     def features(
         self, degraded: jax.Array, visible: jax.Array | None = None
     ) -> tuple[jax.Array, ...]:
-        """Features for the degradation classifier; nothing behind the last of them runs.
+        """Features for the degradation classifier; the network is not run beyond the last of them.
 
         Args:
             degraded: [b, h, w, 3] float, RGB in [0, 1].
-            visible: None, or [b, h, w, 1] float: 1 where the network may look and 0 elsewhere,
-                constant on cells whose size is a multiple of `size_multiple`, like h and w. See the
-                `masking` module.
+            visible: None, or [b, h, w, 1] float mask, 1 for visible and 0 for hidden pixels,
+            constant
+                on cells whose size is a multiple of `size_multiple`, as are h and w. See `masking`.
 
         Returns:
-            One [b, h', w', feature_dims[i]] in `dtype` for each tap, of the padded image, not cut;
-            zero where hidden.
+            One [b, h', w', feature_dims[i]] in `dtype` for each feature, of the padded image; zero
+            where hidden.
 
         Raises:
             ValueError: if `degraded` is not a batch of floating-point RGB images, or `visible` does
-                not fit it.
+                not match it.
         """
         padded = self._padded(degraded)
         if visible is not None:
@@ -112,10 +112,10 @@ class RestorationNetwork(nn.Module):
         return tuple(hide(feature, visible) for feature in self.body(padded, visible)[0])
 
     def restored_and_features(self, degraded: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        """What `__call__` and `features` return, from one pass."""
+        """The results of `__call__` and `features` from a single forward pass."""
         padded = self._padded(degraded)
         features, rest = self.body(padded)
-        # The image itself is added in full precision: bfloat16 has fewer levels than 8-bit pixels.
+        # Added in full precision: bfloat16 has fewer levels than 8-bit pixels.
         restored = padded + self.tail(rest).astype(padded.dtype)
         return restored[:, : degraded.shape[1], : degraded.shape[2]], features
 

@@ -25,31 +25,31 @@ from dcpt_jax.models.transformer import (
 class PromptIR(Levels):
     """PromptIR: Restormer's levels, with learned prompts mixed in at each level of the decoder.
 
-    Takes and gives what `RestorationNetwork` says; `size_multiple` is 8. The defaults are the
-    network of the DCPT paper (35.4 million parameters). Attention is softmax attention and the
-    epsilon of the norms 1e-5.
+    Input and output as in `RestorationNetwork`; `size_multiple` is 8. The defaults are the network
+    of the DCPT paper (35.4 million parameters). Attention is softmax attention, and the epsilon of
+    the norms is 1e-5.
 
-    Features for the classifier: what the three levels become with their prompts, after
-    the 1x1 convolutions: 2 dim, 4 dim and 4 dim channels at 1/2, 1/4 and 1/8 of the padded size.
-    Nothing at full size behind them runs.
+    Features for the classifier: the three levels with their prompts, after the 1x1 convolutions:
+    2 dim, 4 dim and 4 dim channels at 1/2, 1/4 and 1/8 of the padded size. The decoder at full size
+    is not run for them.
 
     Attributes:
         dim: channels at full size, even; they double with each level.
         num_blocks: number of blocks in each of the four levels, finest first.
-        num_refinement_blocks: number of blocks behind the decoder, at full size.
-        heads: attention heads in each level; those of the blocks over prompts are `heads[2]`.
-        ffn_expansion: hidden channels of the feed-forward parts, as a multiple.
-        bias: biases in all convolutions but the first, those that change the size and that of the
-            prompts; True in MaskDCPT's PromptIR.
-        norm: "bias_free", which subtracts no mean, or "with_bias", ordinary layer norm.
+        num_refinement_blocks: number of blocks after the decoder, at full size.
+        heads: attention heads in each level; blocks over prompts use `heads[2]`.
+        ffn_expansion: hidden channels of the feed-forward networks, as a multiple of the channels.
+        bias: biases in all convolutions except the first, those that change the size and those of
+            the prompts; True in MaskDCPT's PromptIR.
+        norm: "bias_free", without subtracting the mean, or "with_bias", standard layer norm.
         prompt_dims: channels of the prompts at half, quarter and eighth size.
         prompt_sizes: height and width of these prompts; they are resized to the features.
         prompt_len: number of prompts in each level.
-        masking: "sparse" or "maskdcpt" (for `bias` False): what is computed for partly hidden
-            images, see `masking`.
+        masking: "sparse" or "maskdcpt" (requires `bias` False): treatment of hidden patches, see
+            `masking`.
         dtype: compute type, float32, bfloat16 or float64. Parameters, norm statistics and
             attention weights stay float32 (float64 in a float64 network).
-        remat: compute inner values again in the backward pass instead of keeping them.
+        remat: recompute activations inside blocks in the backward pass instead of keeping them.
     """
 
     dim: int = 48
@@ -93,7 +93,7 @@ class PromptIR(Levels):
         return (2 * self.dim, 4 * self.dim, 4 * self.dim)
 
     def setup(self):
-        """Names the parts; the parameters follow these names."""
+        """Creates the modules; parameters are named after them."""
         dim = self.dim
         style = BlockStyle(
             ffn_expansion=self.ffn_expansion,
@@ -137,7 +137,7 @@ class PromptIR(Levels):
     def body(
         self, padded: jax.Array, visible: jax.Array | None = None
     ) -> tuple[tuple[jax.Array, ...], Any]:
-        """Encoder and decoder down to half size: (prompted levels, what the tail needs)."""
+        """Encoder, and decoder down to half size: (levels with prompts, input of `tail`)."""
         level_1, level_2, level_3, latent = self.encode(padded, visible)
         prompted_3 = run_block(self.noise_3, self.prompt_3(latent, visible), visible)
         prompted_3 = self.reduce_noise_3(prompted_3)
@@ -152,20 +152,20 @@ class PromptIR(Levels):
         return (prompted_1, prompted_2, prompted_3), (prompted_1, level_1)
 
     def tail(self, rest: Any) -> jax.Array:
-        """The decoder at full size, refinement and the last convolution."""
+        """The decoder at full size, the refinement and the last convolution."""
         prompted_1, level_1 = rest
         decoded_1 = self.decoder_1(joined(self.up_1(prompted_1), level_1))
         return self.output(self.refinement(decoded_1))
 
 
 class Prompts(nn.Module):
-    """Learnt maps, weighted by what the features are like on average (PromptIR, eqs. 2 and 3).
+    """Learned prompts, weighted by a softmax of the averaged features (PromptIR, eqs. 2 and 3).
 
     Attributes:
         features: channels of the prompts.
-        size: their height and width; the weighted prompt is resized to the features.
+        size: height and width of the prompts; the weighted prompt is resized to the features.
         count: number of prompts.
-        masking: as of the network.
+        masking: see `PromptIR`.
     """
 
     features: int
@@ -176,10 +176,10 @@ class Prompts(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, visible: jax.Array | None = None) -> jax.Array:
-        """[b, h, w, c] -> [b, h, w, c + features]: the prompt behind the features.
+        """[b, h, w, c] -> [b, h, w, c + features]: features and prompt, concatenated.
 
-        With `visible`, as in the `masking` module, the average is over visible positions (for
-        "maskdcpt" over all, zero where hidden), and the prompt's convolution sees those alone.
+        With `visible` (see `masking`) the average is over visible positions (for "maskdcpt" over
+        all, zero where hidden), and the prompt's convolution sees only visible positions.
         """
         wide = parameter_dtype(self.dtype)
         shape = (self.count, self.size, self.size, self.features)
@@ -196,10 +196,10 @@ class Prompts(nn.Module):
 
 
 def resized(x: jax.Array, height: int, width: int) -> jax.Array:
-    """Bilinear resize [b, h, w, c] -> [b, height, width, c], not smoothed where it shrinks.
+    """Bilinear resize [b, h, w, c] -> [b, height, width, c], without antialiasing.
 
-    As PyTorch's `interpolate` with align_corners=False; `jax.image.resize` low-passes or has other
-    borders. A matrix product along each axis: prompts are small.
+    As PyTorch's `interpolate` with align_corners=False; `jax.image.resize` antialiases or treats
+    borders differently. Computed as a matrix product along each axis, as prompts are small.
     """
     rows = jnp.asarray(bilinear_weights(x.shape[1], height), x.dtype)
     columns = jnp.asarray(bilinear_weights(x.shape[2], width), x.dtype)

@@ -1,4 +1,4 @@
-"""The light decoder of MaskDCPT's pre-training: features of visible patches in, whole image out."""
+"""The light decoder of MaskDCPT's pre-training: from features of visible patches to the image."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ from dcpt_jax.models.arguments import (
 from dcpt_jax.models.layers import Conv, normal, pixel_shuffle
 from dcpt_jax.models.masking import at_size_of
 
-# A map is pooled until a patch of the mask is one pixel of it, but at most so often.
+# A map is pooled until a mask patch is one pixel, but at most this number of times.
 MOST_HALVINGS = 4
 
 
 class ReconstructionHead(nn.Module):
-    """Paints the clean image from the features of a network that saw parts of the degraded one.
+    """Reconstructs the clean image from a network's features of a partly hidden degraded image.
 
-    The publication (MaskDCPT, 2025) speaks of a light reconstruction decoder and says no more; this
-    form is ours. A 1x1 convolution brings each feature to `width` channels, a learned token takes
-    the place of what is hidden, and the maps are enlarged to the size of the finest feature and
-    summed. That sum is pooled by half again and again, until a hidden patch is one pixel, and on
-    the way back each level adds its own map and goes through one 3x3 convolution. So hidden patches
-    are painted from what lies around them, wherever in the network the features come from; two
-    convolutions at full size alone would not reach into a patch. The last 3x3 convolution and a
-    pixel shuffle give the image. It starts from gray and does not see the degraded image.
+    The publication (MaskDCPT, 2025) mentions a light reconstruction decoder without details; this
+    design is ours. A 1x1 convolution maps each feature to `width` channels, a learned token
+    replaces hidden positions, and the maps are enlarged to the size of the finest feature and
+    summed. The sum is repeatedly pooled by half until a hidden patch is one pixel; on the way back
+    each level adds its own map and applies one 3x3 convolution. So hidden patches are filled from
+    their surroundings for features of all networks; two convolutions at full size would not reach
+    into a patch. A last 3x3 convolution and a pixel shuffle give the image, which starts from gray.
+    The degraded image is not an input.
 
     Attributes:
         feature_dims: channels of the features, finest first: `model.feature_dims`.
-        patch: height and width in pixels of the patches that are hidden.
+        patch: height and width in pixels of the hidden patches.
+        width: channels inside the decoder.
         width: channels inside.
         dtype: compute type, float32, bfloat16 or float64. Parameters and the image stay float32
             (float64 in a float64 head).
@@ -63,15 +64,14 @@ class ReconstructionHead(nn.Module):
         Args:
             features: one [b, h_i, w_i, feature_dims[i]] for each entry of `feature_dims`, finest
                 first, as `model.apply(..., method="features")` returns them; sizes equal or
-                halving. What stands at hidden positions does not matter.
-            visible: the mask that they were computed with, [b, h, w, 1], h and w multiples of
-                `patch`.
+                halving. Values at hidden positions are ignored.
+            visible: the mask used for the features, [b, h, w, 1], h and w multiples of `patch`.
 
         Returns:
             [b, h, w, 3] float32 (float64 in a float64 head), not clipped.
 
         Raises:
-            ValueError: if the channels do not fit `feature_dims`.
+            ValueError: if the channels do not match `feature_dims`.
         """
         check_dtype_is_enabled(self.dtype)
         if tuple(feature.shape[-1] for feature in features) != self.feature_dims:
@@ -87,7 +87,7 @@ class ReconstructionHead(nn.Module):
             y = Conv(self.width, dtype=self.dtype, name=f"project_{i}")(feature)
             y = jnp.where(at_size_of(y, visible) > 0, y, tokens[i])
             x = x + enlarged(y, size // y.shape[1])
-        scale = visible.shape[1] // size  # of the image to its finest feature: PromptIR's is 2
+        scale = visible.shape[1] // size  # of the finest feature: 2 for PromptIR
         levels = [x]
         for _ in range(self._halvings(scale)):
             levels.append(halve_by_mean(levels[-1]))
@@ -100,7 +100,7 @@ class ReconstructionHead(nn.Module):
         return pixel_shuffle(image, scale).astype(stored)
 
     def _halvings(self, scale: int) -> int:
-        """How often the finest feature can be halved with each pixel inside one patch."""
+        """Number of times that the finest feature can be halved without mixing patches."""
         pixels, count = self.patch // scale, 0
         while pixels % 2 == 0 and count < MOST_HALVINGS:
             pixels, count = pixels // 2, count + 1
@@ -113,6 +113,6 @@ def enlarged(x: jax.Array, factor: int) -> jax.Array:
 
 
 def halve_by_mean(x: jax.Array) -> jax.Array:
-    """Mean of each 2x2 pixels: [b, h, w, c] -> [b, h / 2, w / 2, c]."""
+    """Mean over 2x2 pixels: [b, h, w, c] -> [b, h / 2, w / 2, c]."""
     x = (x[:, 0::2] + x[:, 1::2]) / 2
     return (x[:, :, 0::2] + x[:, :, 1::2]) / 2

@@ -14,28 +14,28 @@ from dcpt_jax.models.transformer import ATTENTIONS, BlockStyle, Levels, check_ch
 
 
 class Restormer(Levels):
-    """Restormer as DCPT trains it, and as originally published and in MaskDCPT.
+    """Restormer as trained by DCPT; options give the original and MaskDCPT's version.
 
-    Takes and gives what `RestorationNetwork` says; `size_multiple` is 8. The defaults are the
-    network of the DCPT paper (26.1 million parameters).
+    Input and output as in `RestorationNetwork`; `size_multiple` is 8. The defaults are the network
+    of the DCPT paper (26.1 million parameters).
 
     Features for the classifier: the outputs of the decoder levels 1, 2 and 3: 2 dim, 2 dim and
-    4 dim channels at full, half and quarter size. The refinement blocks do not run.
+    4 dim channels at full, half and quarter size. The refinement blocks are not run for them.
 
     Attributes:
         dim: channels at full size, even; they double with each level.
         num_blocks: number of blocks in each of the four levels, finest first.
-        num_refinement_blocks: number of blocks behind the decoder, at full size.
+        num_refinement_blocks: number of blocks after the decoder, at full size.
         heads: attention heads in each level.
-        ffn_expansion: hidden channels of the feed-forward parts, as a multiple.
-        bias: biases in the 1x1 convolutions behind concatenations and in the last convolution;
-            with `attention` "softmax" also in those of attention and feed-forward parts.
-        norm: "bias_free", which subtracts no mean, or "with_bias", ordinary layer norm.
-        attention: "relu": DCPT's, whose norms have an epsilon of 1e-6; "softmax": as originally
-            published, 1e-5. MaskDCPT's is this one with `norm` "with_bias".
+        ffn_expansion: hidden channels of the feed-forward networks, as a multiple of the channels.
+        bias: biases in the 1x1 convolutions after concatenations and in the last convolution;
+            with `attention` "softmax" also in those of attention and feed-forward networks.
+        norm: "bias_free", without subtracting the mean, or "with_bias", standard layer norm.
+        attention: "relu" as in DCPT (epsilon of the norms 1e-6), or "softmax" as originally
+            published (1e-5). MaskDCPT uses "softmax" with `norm` "with_bias".
         dtype: compute type, float32, bfloat16 or float64. Parameters, norm statistics and
             attention weights stay float32 (float64 in a float64 network).
-        remat: compute inner values again in the backward pass instead of keeping them.
+        remat: recompute activations inside blocks in the backward pass instead of keeping them.
     """
 
     dim: int = 48
@@ -63,7 +63,7 @@ class Restormer(Levels):
         return (2 * self.dim, 2 * self.dim, 4 * self.dim)
 
     def setup(self):
-        """Names the parts; the parameters follow these names."""
+        """Creates the modules; parameters are named after them."""
         relu, dim = self.attention == "relu", self.dim
         style = BlockStyle(
             ffn_expansion=self.ffn_expansion,
@@ -90,7 +90,7 @@ class Restormer(Levels):
     def body(
         self, padded: jax.Array, visible: jax.Array | None = None
     ) -> tuple[tuple[jax.Array, ...], jax.Array]:
-        """Encoder and decoder: (decoder outputs finest first, the finest of them)."""
+        """Encoder and decoder: (decoder outputs finest first, the finest one)."""
         level_1, level_2, level_3, latent = self.encode(padded, visible)
         up_3 = self.up_3(hide(latent, visible))
         decoded_3 = self.decoder_3(self.reduce_3(joined(up_3, level_3)), visible)
@@ -101,5 +101,5 @@ class Restormer(Levels):
         return (decoded_1, decoded_2, decoded_3), decoded_1
 
     def tail(self, rest: jax.Array) -> jax.Array:
-        """Refinement and the last convolution."""
+        """The refinement and the last convolution."""
         return self.output(self.refinement(rest))

@@ -1,8 +1,8 @@
-"""A row of equal blocks.
+"""A sequence of equal blocks.
 
-The blocks are written out one after another. A `lax.scan` over their stacked parameters is no gain
-on two cores: the full NAFNet's step (28 blocks) compiled in 38 s in place of 24 s and took twice as
-long, the full Restormer's three times.
+The blocks are unrolled. On two cores a `lax.scan` over stacked parameters was slower: the full
+NAFNet's step (28 blocks) compiled in 38 s instead of 24 s and took twice as long, the full
+Restormer's three times.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from dcpt_jax.models.formulation import (
     on_cpu,
 )
 
-# From this many repetitions on, the parameters of a row are drawn together: XLA takes about 0.1 s
-# to compile each drawing of random numbers, and a large network has hundreds.
+# From this number of equal blocks their parameters are drawn together: XLA takes about 0.1 s to
+# compile each random draw, and a large network has hundreds.
 DRAW_FROM = 3
 
 
 class Stage(nn.Module):
-    """Several blocks in a row, `block_0`, `block_1`, ...; [b, h, w, c] -> [b, h, w, c].
+    """A sequence of blocks, `block_0`, `block_1`, ...; [b, h, w, c] -> [b, h, w, c].
 
     Attributes:
         blocks: number of blocks.
-        kinds: functions that make a block from the keyword arguments `name` and `parent`; they take
-            turns (SwinIR's windows are shifted in every second block).
-        remat: whether to recompute each block's inner values in the backward pass instead of
+        kinds: functions that make a block from the keyword arguments `name` and `parent`, used in
+            turn (SwinIR shifts the windows of every second block).
+        remat: whether to recompute each block's activations in the backward pass instead of
             keeping them (Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016).
     """
 
@@ -44,15 +44,16 @@ class Stage(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, visible: jax.Array | None = None) -> jax.Array:
-        """Applies the blocks one after another; `visible` as in the `masking` module."""
+        """Applies the blocks in sequence; for `visible` see `masking`."""
         return self.run(x, visible)
 
     def run(self, x: jax.Array, visible: jax.Array | None) -> jax.Array:
-        """The blocks alone, for stages with more in them; call it from a compact method."""
+        """Applies only the blocks, for subclasses with further layers; call it in a compact
+        method."""
         repeats, rest = divmod(self.blocks, len(self.kinds))
         if self.is_initializing() and repeats >= DRAW_FROM and not rest:
             self._draw(x, repeats)
-        # One function for each kind, so that JAX traces equal blocks once.
+        # One function for each kind, so that JAX traces equal blocks only once.
         functions = [block_function(make(parent=None), self.remat) for make in self.kinds]
         for i in range(self.blocks):
             k = i % len(self.kinds)
@@ -61,20 +62,20 @@ class Stage(nn.Module):
         return x
 
     def _draw(self, x: jax.Array, repeats: int) -> None:
-        """Makes the parameters of all blocks, of each kind at once."""
+        """Creates the parameters of all blocks, together for each kind."""
         for k, make in enumerate(self.kinds):
             block = make(parent=None)
             keys = jax.random.split(self.make_rng("params"), repeats)
             draw = jax.vmap(lambda key, x, block=block: block.init(key, x)["params"], (0, None))
             with formulated(ACCELERATOR):
-                drawn = jax.jit(draw)(keys, x)  # jitted, so that only the parameters are computed
+                drawn = jax.jit(draw)(keys, x)  # jitted: computes only the parameters
             for i in range(repeats):
                 one = jax.tree.map(lambda leaf, i=i: leaf[i], drawn)
                 self.put_variable("params", f"block_{i * len(self.kinds) + k}", one)
 
 
 def block_function(block: nn.Module, remat: bool = False) -> Callable[..., jax.Array]:
-    """A function of (params, (x, visible)) that runs a block as its platform does it best."""
+    """A function of (params, (x, visible)) that runs a block in the platform's formulation."""
 
     def apply(params: Any, inputs: Any) -> jax.Array:
         return block.apply({"params": params}, *inputs)
@@ -98,14 +99,14 @@ def run_block(
     *,
     function: Callable[..., jax.Array] | None = None,
 ) -> jax.Array:
-    """Runs a block by its `block_function`; None makes a new one, without `remat`.
+    """Runs a block by its `block_function`; None creates one without `remat`.
 
-    While parameters are made or intermediate values captured, the block itself runs, so that its
-    parent sees it. Captured values are kept, so there is nothing to recompute.
+    While parameters are initialised or intermediates captured, the block itself runs, so that its
+    parent sees them. Captured values are kept, so there is nothing to recompute.
     """
     params = block.variables.get("params")
     if block.is_initializing():
-        with formulated(ACCELERATOR):  # one formulation is traced in half the time of two
+        with formulated(ACCELERATOR):  # tracing a single formulation takes half the time
             return block(x, visible)
     if params is None or block.is_mutable_collection("intermediates"):
         return block(x, visible)

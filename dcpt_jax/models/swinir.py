@@ -28,18 +28,18 @@ from dcpt_jax.models.stage import Stage
 CONNECTIONS = ("1conv", "3conv")
 STAGES = 6
 # Mean colour of the DIV2K photos, subtracted from the image before the first convolution. Rounded
-# to float32 as in the reference, so that networks in float64 agree to the last digits.
+# to float32 as in the reference, so that float64 networks agree with it to the last digits.
 MEAN = np.float32([0.4488, 0.4371, 0.4040])
 
 
 class SwinIR(RestorationNetwork):
     """SwinIR as in DCPT, for restoration at the same size.
 
-    It differs from the published network: windows have no relative position bias, and shifted
-    windows no mask, so that at the borders pixels also attend to those of the opposite border.
+    Unlike the published network, windows have no relative position bias and shifted windows no
+    mask, so that pixels at a border also attend to those at the opposite border.
 
-    Takes and gives what `RestorationNetwork` says; `size_multiple` is the window size. The
-    defaults are the network of the DCPT paper (11.5 million parameters).
+    Input and output as in `RestorationNetwork`; `size_multiple` is the window size. The defaults
+    are the network of the DCPT paper (11.5 million parameters).
 
     Features for the classifier: the outputs of the last three stages, the last stage first, all of
     the full padded size, embed_dim channels.
@@ -47,17 +47,17 @@ class SwinIR(RestorationNetwork):
     Attributes:
         embed_dim: channels.
         depths: number of blocks in each of the six stages.
-        num_heads: attention heads in each stage; they divide `embed_dim`.
-        window_size: height and width of the windows of attention, in pixels.
-        mlp_ratio: hidden channels of the feed-forward parts: int(embed_dim * mlp_ratio).
+        num_heads: attention heads in each stage; must divide `embed_dim`.
+        window_size: height and width of the attention windows, in pixels.
+        mlp_ratio: hidden channels of the feed-forward networks: int(embed_dim * mlp_ratio).
         qkv_bias: biases of queries, keys and values.
         patch_norm: a norm before the first stage.
         resi_connection: convolutions at the end of each stage: "1conv", or "3conv" (fewer
             channels in between).
-        masking: "sparse" or "maskdcpt": what is computed for partly hidden images, see `masking`.
+        masking: "sparse" or "maskdcpt": treatment of hidden patches, see `masking`.
         dtype: compute type, float32, bfloat16 or float64. Parameters, norm statistics and
             attention weights stay float32 (float64 in a float64 network).
-        remat: compute inner values again in the backward pass instead of keeping them.
+        remat: recompute activations inside blocks in the backward pass instead of keeping them.
     """
 
     embed_dim: int = 180
@@ -119,7 +119,7 @@ class SwinIR(RestorationNetwork):
         return (self.embed_dim,) * (STAGES // 2)
 
     def setup(self):
-        """Names the parts; the parameters follow these names."""
+        """Creates the modules; parameters are named after them."""
         half = STAGES // 2
 
         def stage(index: int) -> ResidualStage:
@@ -154,7 +154,7 @@ class SwinIR(RestorationNetwork):
     def body(
         self, padded: jax.Array, visible: jax.Array | None = None
     ) -> tuple[tuple[jax.Array, ...], Any]:
-        """All stages: (outputs of the last three, last first; what the tail needs)."""
+        """All stages: (outputs of the last three, last first; input of `tail`)."""
         outside = None if self.masking == "sparse" else visible
         mean = 0 if outside is not None else jnp.asarray(MEAN, padded.dtype)
         shallow = hide(self.first(hide(padded - mean, visible)), outside)
@@ -168,13 +168,14 @@ class SwinIR(RestorationNetwork):
         return tuple(reversed(features)), (x, shallow)
 
     def tail(self, rest: Any) -> jax.Array:
-        """The convolutions behind the stages; the mean colour cancels out in the residual."""
+        """The convolutions after the stages; the mean colour cancels out in the residual."""
         x, shallow = rest
         return self.last(self.after_body(self.norm(x)) + shallow)
 
 
 class ResidualStage(Stage):
-    """Blocks whose windows shift every second time, then convolutions, and the input (RSTB)."""
+    """Residual Swin transformer block (RSTB): blocks with alternately shifted windows, then
+    convs."""
 
     resi_connection: str = "1conv"
     masking: str = "sparse"
@@ -182,7 +183,7 @@ class ResidualStage(Stage):
 
     @nn.compact
     def __call__(self, x: jax.Array, visible: jax.Array | None = None) -> jax.Array:
-        """[b, h, w, c] -> [b, h, w, c]; `visible` as in the `masking` module."""
+        """[b, h, w, c] -> [b, h, w, c]; for `visible` see `masking`."""
         conv = connection(self.resi_connection, x.shape[-1], self.dtype, name="conv")
         y = hide(self.run(x, visible), visible)
         y = conv(y, visible) if isinstance(conv, ThreeConvs) else conv(y)
@@ -190,15 +191,15 @@ class ResidualStage(Stage):
 
 
 class SwinBlock(nn.Module):
-    """Attention inside windows, then a feed-forward part, both residual (SwinIR, eqs. 8 and 9).
+    """Window attention and a feed-forward network, both residual (SwinIR, eqs. 8 and 9).
 
     Attributes:
-        heads: attention heads.
+        heads: number of attention heads.
         window: height and width of the windows in pixels.
-        hidden: channels inside the feed-forward part.
+        hidden: channels inside the feed-forward network.
         qkv_bias: biases of queries, keys and values.
-        shift: pixels by which the image is rolled up and to the left before it is cut.
-        masking: as of the network.
+        shift: pixels by which the image is rolled up and left before it is cut into windows.
+        masking: see `SwinIR`.
     """
 
     heads: int
@@ -213,15 +214,15 @@ class SwinBlock(nn.Module):
     def __call__(self, x: jax.Array, visible: jax.Array | None = None) -> jax.Array:
         """[b, h, w, c] -> [b, h, w, c]; h and w are multiples of the window.
 
-        `visible` as in the `masking` module.
+        For `visible` see `masking`.
         """
         outside = None if self.masking == "sparse" else visible
-        # Norms work on single pixels: the one in front of the attention is taken in its windows.
+        # Norms work on single pixels, so the one before the attention is applied to its windows.
         windows, seen = cut_windows(x, self.window, self.shift), None
         if visible is not None:
             seen = cut_windows(visible, self.window, self.shift)
         y = LayerNorm(1e-5, dtype=self.dtype, name="norm_1")(windows)
-        if outside is not None:  # hidden pixels become zero and take part in the attention
+        if outside is not None:  # hidden pixels become zero and are attended to
             y, seen = hide(y, seen), None
         attention = WindowAttention(self.heads, self.qkv_bias, self.dtype, name="attention")
         y = attention(y, None if seen is None else seen[..., 0])
@@ -231,10 +232,10 @@ class SwinBlock(nn.Module):
 
 
 def cut_windows(x: jax.Array, window: int, shift: int) -> jax.Array:
-    """Rolls the image by `shift` up and to the left, and cuts it.
+    """Rolls the image by `shift` up and left, and cuts it into windows.
 
     Returns:
-        [b, h, w, c] -> [b, h / window, w / window, window * window, c].
+        [b, h / window, w / window, window * window, c] from [b, h, w, c].
     """
     b, h, w, c = x.shape
     cells = jnp.roll(x, (-shift, -shift), axis=(1, 2))
@@ -259,7 +260,7 @@ class WindowAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, visible: jax.Array | None = None) -> jax.Array:
-        """[b, rows, columns, n, c], n pixels of a window, to the same.
+        """[b, rows, columns, n, c] with n pixels per window -> the same shape.
 
         `visible` is [b, rows, columns, n], see `masking`.
         """
@@ -271,7 +272,7 @@ class WindowAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with a GELU in between; `hidden` channels inside."""
+    """Feed-forward network: two linear layers with `hidden` channels and a GELU between them."""
 
     hidden: int
     dtype: Any = jnp.float32
@@ -284,13 +285,14 @@ class FeedForward(nn.Module):
 
 
 class ThreeConvs(nn.Module):
-    """Three convolutions with a quarter of the channels in between, leaky ReLUs of slope 0.2."""
+    """Three convolutions with a quarter of the channels between them, leaky ReLUs of slope 0.2."""
 
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, visible: jax.Array | None = None) -> jax.Array:
-        """[b, h, w, c] -> [b, h, w, c]; x is zero where `visible` (see `masking`) hides it."""
+        """[b, h, w, c] -> [b, h, w, c]; x is already zero where hidden by `visible` (see
+        `masking`)."""
         channels = x.shape[-1]
         y = Conv(channels // 4, size=3, dtype=self.dtype, name="conv_0")(x)
         y = nn.leaky_relu(y, 0.2)
@@ -300,14 +302,14 @@ class ThreeConvs(nn.Module):
 
 
 def connection(kind: str, channels: int, dtype: Any, name: str | None = None) -> nn.Module:
-    """The convolutions behind a row of blocks, of one of the `CONNECTIONS`."""
+    """The convolutions after a stage, of one of the kinds in `CONNECTIONS`."""
     if kind == "3conv":
         return ThreeConvs(dtype, name=name)
     return Conv(channels, size=3, dtype=dtype, name=name)
 
 
 def linear(features: int, dtype: Any, *, name: str, use_bias: bool = True) -> Linear:
-    """Linear layer with SwinIR's initialisation: kernel of deviation 0.02, no bias at first."""
+    """Linear layer with SwinIR's initialisation: kernel with standard deviation 0.02, zero bias."""
     return Linear(
         features,
         use_bias=use_bias,

@@ -1,4 +1,4 @@
-"""The transformer block of Restormer and PromptIR, whose attention is between channels.
+"""The transformer block of Restormer and PromptIR, with attention between channels.
 
 Zamir et al., Restormer: Efficient Transformer for High-Resolution Image Restoration (CVPR 2022).
 """
@@ -36,22 +36,22 @@ from dcpt_jax.models.stage import Stage
 
 NORMS = ("bias_free", "with_bias")
 ATTENTIONS = ("relu", "softmax")
-# Norms of queries and keys are clamped from below by this, so that zero images have gradients.
+# Lower bound of the norms of queries and keys, so that zero images have finite gradients.
 _SMALLEST_NORM = 1e-12
 
 
 @dataclasses.dataclass(frozen=True)
 class BlockStyle:
-    """What all blocks of a network have in common."""
+    """Options shared by all blocks of a network."""
 
-    ffn_expansion: float  # hidden channels of the feed-forward part: int(channels * ffn_expansion)
+    ffn_expansion: float  # hidden channels: int(channels * ffn_expansion)
     use_bias: bool  # whether the convolutions have biases
     norm: str  # "bias_free" (no mean subtracted, no bias) or "with_bias"
     epsilon: float  # of the norms
-    attention: str  # "softmax", or "relu" in place of it, as in DCPT's Restormer
-    # Initialiser of the convolution kernels; None for PyTorch's default
+    attention: str  # "softmax", or "relu" instead, as in DCPT's Restormer
+    # Initialiser of the convolution kernels; None = PyTorch's default
     kernel_init: nn.initializers.Initializer | None
-    bias_init: nn.initializers.Initializer | None  # of their biases, likewise
+    bias_init: nn.initializers.Initializer | None  # of the biases; None = PyTorch's default
     dtype: Any
 
     def conv(self, features: int, name: str) -> Conv:
@@ -82,14 +82,14 @@ class BlockStyle:
 
 
 class TransformerBlock(nn.Module):
-    """Attention between channels, then a gated feed-forward part, both residual (Restormer, 3)."""
+    """Channel attention and a gated feed-forward network, both residual (Restormer, section 3)."""
 
     heads: int
     style: BlockStyle
 
     @nn.compact
     def __call__(self, x: jax.Array, visible: jax.Array | None = None) -> jax.Array:
-        """[b, h, w, c] -> [b, h, w, c]; `visible` as in the `masking` module."""
+        """[b, h, w, c] -> [b, h, w, c]; for `visible` see `masking`."""
         style = self.style
         y = style.layer_norm("norm_1")(x)
         x = x + ChannelAttention(self.heads, style, name="attention")(y, visible)
@@ -98,20 +98,21 @@ class TransformerBlock(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """Transposed attention of Restormer (MDTA, eq. 1): which channels of a head go together."""
+    """Multi-Dconv head transposed attention (MDTA) of Restormer, eq. 1: between channels of a
+    head."""
 
     heads: int
     style: BlockStyle
 
     @nn.compact
     def __call__(self, x: jax.Array, visible: jax.Array | None = None) -> jax.Array:
-        """[b, h, w, c] -> [b, h, w, c], c a multiple of `heads`; `visible` as in `masking`."""
+        """[b, h, w, c] -> [b, h, w, c], c a multiple of `heads`; for `visible` see `masking`."""
         style, channels = self.style, x.shape[-1]
         wide = parameter_dtype(style.dtype)
         temperature = self.param("temperature", nn.initializers.ones, (self.heads,), wide)
         project, mix = style.conv(3 * channels, "qkv"), style.depthwise("qkv_depthwise")
         qkv = project_and_split(x, 3, project, mix, visible)
-        # Zero where hidden, queries and keys add nothing to the sums over pixels.
+        # Zeros at hidden positions add nothing to the sums over pixels.
         query, key, value = (hide(y, visible) for y in qkv)
         y = attend(query, key, value, temperature, style.attention)
         return style.conv(channels, "project_out")(y)
@@ -122,14 +123,14 @@ def attend(
 ) -> jax.Array:
     """Attention between the channels of each head.
 
-    The reference normalises queries and keys over all pixels and multiplies them then. Here they
-    are multiplied first, and the small matrix of products is divided by both norms: the same, and
-    no normalised map is ever written.
+    The reference normalises queries and keys over all pixels before the product. Here the small
+    matrix of products is divided by both norms instead, which gives the same result without writing
+    normalised maps.
 
     Args:
         query: [b, h, w, c].
-        key: the same.
-        value: the same.
+        key: same shape.
+        value: same shape.
         temperature: [heads], in the dtype of norms and softmax.
         attention: "relu" or "softmax".
 
@@ -158,13 +159,13 @@ def _inverse_norm(x: jax.Array, dtype: Any) -> jax.Array:
 
 
 class FeedForward(nn.Module):
-    """Gated feed-forward part of Restormer (GDFN, eq. 2)."""
+    """Gated-Dconv feed-forward network (GDFN) of Restormer, eq. 2."""
 
     style: BlockStyle
 
     @nn.compact
     def __call__(self, x: jax.Array, visible: jax.Array | None = None) -> jax.Array:
-        """[b, h, w, c] -> [b, h, w, c]; `visible` as in the `masking` module."""
+        """[b, h, w, c] -> [b, h, w, c]; for `visible` see `masking`."""
         style, channels = self.style, x.shape[-1]
         hidden = int(channels * style.ffn_expansion)
         project, mix = style.conv(2 * hidden, "project_in"), style.depthwise("depthwise")
@@ -173,7 +174,7 @@ class FeedForward(nn.Module):
 
 
 class Levels(RestorationNetwork):
-    """What Restormer and PromptIR share: four levels of transformer blocks, halving in size.
+    """Base class of Restormer and PromptIR: four levels of transformer blocks, halving in size.
 
     A subclass has the fields dim, num_blocks, num_refinement_blocks, heads, ffn_expansion, bias,
     norm, dtype and remat.
@@ -183,7 +184,7 @@ class Levels(RestorationNetwork):
 
     @property
     def size_multiple(self) -> int:
-        """Heights and widths are padded to multiples of this: three times by half."""
+        """Heights and widths are padded to multiples of this, as they are halved three times."""
         return 8
 
     def check_arguments(self) -> None:
@@ -213,12 +214,12 @@ class Levels(RestorationNetwork):
         self.dtype = compute_dtype(self.dtype)
 
     def stage(self, blocks: int, heads: int, style: BlockStyle) -> Stage:
-        """A row of transformer blocks."""
+        """A sequence of transformer blocks."""
         block = functools.partial(TransformerBlock, heads, style)
         return Stage(blocks, kinds=(block,), remat=self.remat)
 
     def conv(self, features: int, style: BlockStyle, *, size: int = 1, bias: bool = False) -> Conv:
-        """A convolution between the stages."""
+        """A convolution between stages."""
         return Conv(
             features,
             size=size,
@@ -229,7 +230,7 @@ class Levels(RestorationNetwork):
         )
 
     def setup_encoder(self, style: BlockStyle) -> None:
-        """The way down, the same in both networks."""
+        """Creates the encoder, which is the same in both networks."""
         self.patch_embed = self.conv(self.dim, style, size=3)
         self.encoder_1 = self.stage(self.num_blocks[0], self.heads[0], style)
         self.down_1 = self.conv(self.dim // 2, style, size=3)
@@ -253,17 +254,17 @@ class Levels(RestorationNetwork):
 
 
 def check_divides(name: str, divisor: int, number: int) -> None:
-    """Raises ValueError unless a number of channels can be split into so many heads."""
+    """Raises ValueError unless the channels can be divided into this number of heads."""
     if number % divisor:
         raise ValueError(f"{name} is {divisor}, but must divide its number of channels, {number}")
 
 
 def check_choice(name: str, value: Any, known: tuple[str, ...]) -> None:
-    """Raises ValueError for a value that is none of the known ones."""
+    """Raises ValueError for a value not in `known`."""
     if value not in known:
         raise ValueError(f"{name} is {value!r}, but must be one of {', '.join(known)}")
 
 
 def joined(up: jax.Array, skip: jax.Array) -> jax.Array:
-    """Upsampled features before those of the encoder, along the channels."""
+    """Concatenates upsampled features and those of the encoder, along the channels."""
     return jnp.concatenate([pixel_shuffle(up), skip], axis=-1)

@@ -1,8 +1,8 @@
 """Formulations of the networks' operations that XLA runs fast on CPUs.
 
-`layers.py` and `stage.py` choose them; no other module imports this package. Each computes what the
-plain operation computes, up to rounding. Most have their own backward pass, so derivatives are
-reverse mode only (`jax.grad`, not `jax.jvp`). What each brings is measured in docs/models.md.
+`layers.py` and `stage.py` select them; no other module imports this package. Each gives the result
+of the plain operation up to rounding. Most have custom backward passes, so only reverse-mode
+derivatives work (`jax.grad`, not `jax.jvp`). docs/models.md gives the measured gains.
 """
 
 from dcpt_jax.models.cpu import convolutions, folding, gelu, norms, windows

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# From this many channels in and out on, `square_conv` beats XLA's gradient of a 3x3 kernel.
+# From this number of input and output channels, `square_conv` beats XLA's 3x3 kernel gradient.
 WIDE = 48
-# Of a core's cache: what a loop over parts of a map works on at a time.
+# Cache per core; loops process parts of a map of about this size.
 _CACHE_BYTES = 2**20
 
 
@@ -18,8 +18,8 @@ _CACHE_BYTES = 2**20
 def square_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """3x3 convolution, zero padded to the same size: [b, h, w, in], [3, 3, in, out].
 
-    The kernel's gradient is nine matrix products, faster than XLA's from `WIDE` channels in and out
-    on: 48 ms instead of 222 for 180 channels at 128x128.
+    The kernel's gradient is nine matrix products, faster than XLA's from `WIDE` input and output
+    channels: 48 ms instead of 222 for 180 channels at 128x128.
     """
     return _convolve(x, kernel)
 
@@ -35,11 +35,11 @@ def _square_backward(saved, gradient):
 
 
 def _square_kernel_gradient(padded: jax.Array, gradient: jax.Array) -> jax.Array:
-    """Sums over images and pixels the products of both, for each of nine shifts of the input.
+    """The kernel's gradient: for each of nine shifts, the sum over images and pixels of products.
 
-    Each is a matrix product of a shifted copy. Some rows at a time, so that the copies stay in
-    cache: that halves the time for 60 channels at 128x128. As for depthwise kernels the batch is
-    not cut, since it may be spread over devices.
+    Each is a matrix product with a shifted copy of the input, computed some rows at a time to keep
+    the copies in cache, which halves the time for 60 channels at 128x128. The batch is not split,
+    since it may be sharded over devices.
     """
     (b, h, w, outputs), inputs = gradient.shape, padded.shape[-1]
     accumulator = jnp.promote_types(padded.dtype, jnp.float32)
@@ -64,7 +64,7 @@ def _square_kernel_gradient(padded: jax.Array, gradient: jax.Array) -> jax.Array
 
 
 def _rows_in_cache(height: int, row_bytes: int) -> int:
-    """The most rows, a divisor of the height, that fit into the cache; or one."""
+    """The largest divisor of the height whose rows fit into the cache, at least 1."""
     fitting = (rows for rows in range(height, 1, -1) if rows * row_bytes <= _CACHE_BYTES)
     return next((rows for rows in fitting if height % rows == 0), 1)
 
@@ -95,8 +95,8 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _depthwise_forward(x, kernel):
-    # The padded input is kept, not the input: nothing else is made of that, and what is behind the
-    # convolution may be computed again from it.
+    # Keeps the padded input for the backward pass, not the input: the input is then not needed
+    # again, and the operations after this one can recompute from the padded copy.
     padded = _pad_by_one(x)
     return _sum_of_taps(padded, kernel), (padded, kernel)
 
@@ -109,12 +109,12 @@ def _depthwise_backward(saved, gradient):
 
 
 def _depthwise_kernel_gradient(padded: jax.Array, padded_gradient: jax.Array) -> jax.Array:
-    """Sums the input times the gradient, shifted, over images and pixels, for each of nine shifts.
+    """The kernel's gradient: input times gradient, summed over images and pixels for nine shifts.
 
-    Row by row into [b, 3, w, c] accumulators that stay in cache, one for each shift along the row;
-    one reduction over all pixels is about eight times slower. Four rows at a time, so that the
-    accumulators are read and written a fourth as often. The batch axis is kept until the end, so
-    that a batch that is spread over devices is summed across them once and not once a row.
+    Accumulates rows into [b, 3, w, c] arrays that stay in cache, one for each horizontal shift; a
+    single reduction over all pixels is about eight times slower. Four rows at a time, so that the
+    accumulators are read and written a fourth as often. The batch axis is reduced last, so that a
+    batch sharded over devices is summed across them once instead of once per row.
     """
     b, h, w, c = padded.shape[0], padded.shape[1] - 2, padded.shape[2] - 2, padded.shape[3]
     accumulator = jnp.promote_types(padded.dtype, jnp.float32)

@@ -1,11 +1,11 @@
 """The exact GELU and its gated form, which keep only their inputs for the backward pass.
 
 Hendrycks and Gimpel, Gaussian Error Linear Units (2016): x times the standard normal distribution
-function of x. By `erf`: XLA's `erfc`, by which `jax.nn.gelu` is computed, takes 2.6 times as long
-on CPUs. Computed in float32 also for bfloat16, where 1 + erf(x) would lose its digits.
+function of x. Computed by `erf`: the `erfc` used by `jax.nn.gelu` takes 2.6 times as long on CPUs.
+Computed in float32 for bfloat16 inputs too, as 1 + erf(x) would lose its digits.
 
-The backward passes compute erf(-x) where the forward passes compute erf(x): XLA would merge equal
-expressions and keep their map from the forward to the backward pass, which took an eighth of the
+The backward passes compute erf(-x) where the forward passes compute erf(x). XLA would merge equal
+expressions and keep the result from the forward to the backward pass, which took an eighth of the
 memory of SwinIR's training step.
 """
 
@@ -20,7 +20,7 @@ from jax import lax
 
 @jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
-    """Phi(x) * x, Phi the standard normal distribution function; x of any shape."""
+    """Phi(x) * x with Phi the standard normal distribution function; x of any shape."""
     return (_wide(x) * _distribution(_wide(x))).astype(x.dtype)
 
 

@@ -1,4 +1,4 @@
-"""Normalisation of rows, whose backward pass keeps the result and one number a row."""
+"""Row normalisation whose backward pass keeps only the result and one number per row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def normalise(x: jax.Array, epsilon: float, centred: bool) -> jax.Array:
 
 
 def _normal_and_inverse(x: jax.Array, epsilon: float, centred: bool) -> tuple[jax.Array, jax.Array]:
-    """What `normalise` gives, and one divided by the deviations, [..., 1]."""
+    """The result of `normalise`, and the reciprocals of the deviations, [..., 1]."""
     mean = x.mean(axis=-1, keepdims=True)
     inverse = lax.rsqrt(jnp.square(x - mean).mean(axis=-1, keepdims=True) + epsilon)
     return (x - mean if centred else x) * inverse, inverse

@@ -1,4 +1,4 @@
-"""Recomputation in the backward pass that XLA on CPUs does not undo."""
+"""Recomputation in the backward pass that XLA does not undo on CPUs."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from dcpt_jax.models.formulation import CPU, formulated
 
 
 def rematerialised(function: Callable[[Any, Any], jax.Array]) -> Callable[[Any, Any], jax.Array]:
-    """The same function of (params, inputs), which keeps only those two for the backward pass.
+    """The same function of (params, inputs), which keeps only these two for the backward pass.
 
-    XLA on CPUs merges what `jax.checkpoint` recomputes with the forward pass, so that no memory is
-    saved. Here the recomputation is in one branch of a condition, which keeps it apart: eight
-    Restormer blocks at 128x128 then take 134 MB instead of 749.
+    On CPUs XLA merges the recomputation of `jax.checkpoint` with the forward pass, which saves no
+    memory. A conditional around the recomputation prevents this: eight Restormer blocks at 128x128
+    then take 134 MB instead of 749.
     """
 
     def run(params, inputs):
-        with formulated(CPU):  # JAX traces the backward pass later, outside the caller's
+        with formulated(CPU):  # the backward pass is traced later, outside the caller's context
             return function(params, inputs)
 
     apply = jax.custom_vjp(run)
@@ -37,7 +37,7 @@ def rematerialised(function: Callable[[Any, Any], jax.Array]) -> Callable[[Any, 
         return jax.tree.map(jnp.zeros_like, (params, inputs))
 
     def backward(saved, gradient):
-        # Nothing is larger than infinity, but XLA does not know that.
+        # Always False, but not known to XLA.
         impossible = gradient.ravel()[0] > jnp.inf
         return lax.cond(impossible, never, again, *saved, gradient)
 

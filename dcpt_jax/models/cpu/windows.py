@@ -20,19 +20,21 @@ def attend(
 ) -> jax.Array:
     """Softmax attention between the pixels of each window.
 
-    It goes through the rows of windows in up to eight parts: XLA works on the many small products
-    of a part on one core only, but on several parts at a time.
+    The rows of windows are processed in up to eight parts: XLA computes the many small products of
+    one part on a single core, but several parts in parallel.
 
     Args:
-        query: [b, rows, columns, pixels of a window, c].
-        key: the same.
-        value: the same.
+        query: [b, rows, columns, pixels per window, c].
+        key: same shape.
+        value: same shape.
+        bias: None, or [b, rows, columns, pixels per window], added to the scores of each key.
+        heads: number of attention heads.
         bias: None, or [b, rows, columns, pixels of a window], added to the scores of each key.
         heads: attention heads.
         wide: dtype of scores and softmax.
 
     Returns:
-        [b, rows, columns, pixels of a window, c].
+        [b, rows, columns, pixels per window, c].
     """
     maps, parts = [query, key, value], math.gcd(query.shape[1], 8)
     if parts > 1:
@@ -50,7 +52,7 @@ def attend(
 
 @jax.custom_vjp
 def _join_gradients_once(x: jax.Array) -> jax.Array:
-    """Gives x [..., c], whose gradient comes in parts that XLA else joins anew for each use."""
+    """Identity on [..., c] that joins a gradient given in parts once, not anew for each use."""
     return x
 
 
@@ -59,7 +61,7 @@ def _join_forward(x):
 
 
 def _join_backward(_, gradient):
-    # On two axes, as the matrix products behind it take it: another shape would be another copy.
+    # With two axes, as the following matrix products take it: other shapes would need another copy.
     flat = lax.optimization_barrier(gradient.reshape(-1, gradient.shape[-1]))
     return (flat.reshape(gradient.shape),)
 
@@ -69,14 +71,14 @@ _join_gradients_once.defvjp(_join_forward, _join_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _attend_transposed(query, key, value, bias, wide):
-    """Attention of t windows with n pixels: three [t, n, heads, d], and None or [t, n], to one.
+    """Attention of t windows with n pixels, from three [t, n, heads, d] and None or [t, n].
 
-    All is kept with a window's pixels along the last axis: products are then 64 numbers wide, where
-    a head has 10 to 30 channels, and sums over keys are sums of rows. The weights are not divided
-    by their sums; that is done to the output, and the sums are the product with one more channel of
-    ones in the values. The backward pass needs for each query the sum of weights times their
-    gradients; that is the product of the output and its gradient (as in Dao et al., FlashAttention,
-    2022, appendix B), and subtracting it is once more that channel's product.
+    The window's pixels are kept along the last axis: products are then 64 numbers wide, where a
+    head has 10 to 30 channels, and sums over keys are sums of rows. The output is divided by the
+    sums of the weights, not the weights themselves; the sums come from an additional channel of
+    ones in the values. The backward pass needs, for each query, the sum of weights times their
+    gradients. This equals the product of the output and its gradient (as in Dao et al.,
+    FlashAttention, 2022, appendix B), which the additional channel subtracts.
     """
     return _transposed_forward(query, key, value, bias, wide)[0]
 
@@ -102,9 +104,9 @@ def _transposed_backward(wide, saved, gradient):
     (t, _, _, d), stored = gradient.shape, query.dtype
     gradient = _channels_first(gradient).astype(wide) / total
     along = (gradient * y).sum(axis=1, keepdims=True)
-    # Behind barriers the transposed maps are written out, and the products take the faster way.
+    # The barriers force XLA to write the transposed maps, so that it selects the faster products.
     value, key = lax.optimization_barrier((value.swapaxes(1, 2), key.swapaxes(1, 2)))
-    # In full precision, as it subtracts numbers that may be close.
+    # In full precision, as it subtracts numbers that may be close to each other.
     extended = jnp.concatenate([gradient, -along], axis=1)
     to_weights = jnp.einsum("tjd,tdi->tji", value.astype(wide), extended)
     to_scores = (weights.astype(wide) * to_weights).astype(stored)
