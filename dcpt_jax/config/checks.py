@@ -1,4 +1,4 @@
-"""Checks of a config, and comparison with that of an earlier run."""
+"""Checks of a config, and its comparison with the config of an earlier run."""
 
 import dataclasses
 import math
@@ -17,11 +17,11 @@ from dcpt_jax.labels import FLAT, KINDS, Labels
 from dcpt_jax.modes import MODES
 from dcpt_jax.suggestions import did_you_mean
 
-_LARGEST = 2**31 - 1  # of whole numbers: JAX counts steps in 32 bits
+_LARGEST = 2**31 - 1  # largest integer: JAX counts steps in 32 bits
 _LARGEST_OF = {"data.max_pixels": 2**53, "seed": 2**32 - 1, "data.num_workers": 1000}
-SCRATCH = "scratch"  # config.classifier_from: no classifier is taken over
-_SMALLEST_CROP = 16  # that all classifiers can halve
-# Parts of a config whose keys are class names, and what their values are; 0 and "" say nothing.
+SCRATCH = "scratch"  # value of config.classifier_from: start with an untrained classifier
+_SMALLEST_CROP = 16  # smallest crop that all classifiers can halve
+# Sections whose keys are class names, with the type of their values; 0 and "" mean "not set".
 CLASS_SECTIONS: dict[str, type] = {
     "repeats": int,
     "data.sources": str,
@@ -30,7 +30,7 @@ CLASS_SECTIONS: dict[str, type] = {
 
 
 def tasks_of(config: ml_collections.ConfigDict) -> tuple[task_sets.Task, ...]:
-    """The classes of a config, with its repeats, and those published for its recipe."""
+    """The classes of a config with its repeats, and with the published samples of its recipe."""
     try:
         tasks = task_sets.resolve_tasks(config.tasks)
     except ValueError as error:
@@ -49,12 +49,12 @@ def tasks_of(config: ml_collections.ConfigDict) -> tuple[task_sets.Task, ...]:
 
 
 def repeats_of(config: ml_collections.ConfigDict) -> dict[str, int]:
-    """The repeats that a config sets, by class name; classes that it leaves open are not in it."""
+    """The repeats set by a config, by class name; without classes that are not set."""
     return {name: count for name, count in (config.get("repeats") or {}).items() if count}
 
 
 def labels_of(config: ml_collections.ConfigDict) -> Labels:
-    """The labels of a classifier of the config's classes, of the kind `config.label`."""
+    """The labels, of the kind `config.label`, of a classifier of the config's classes."""
     return Labels.of_tasks(tasks_of(config), config.get("label", FLAT))
 
 
@@ -68,7 +68,7 @@ def phases_of(config: ml_collections.ConfigDict) -> tuple[phases.Phase, ...]:
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
-    """Checks a config before any device work.
+    """Checks a config before any computation.
 
     Raises:
         ConfigError: naming the key, its value and what is allowed.
@@ -91,7 +91,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
             f"{mode.name} starts from a trained network: set --config.init_from to a work "
             "directory or a weights folder"
         )
-    if not config.plugins:  # which may have a network of that name
+    if not config.plugins:  # plugins may register a network of that name
         _known("model.name", config.model.name, tuple(BACKBONES))
     _known("recipe", config.recipe, ("", *BACKBONES))
     _at_least("num_steps", config.num_steps, 1)
@@ -138,14 +138,14 @@ def _validate_validation(config: ml_collections.ConfigDict) -> None:
 
 
 def validation_metrics(config: ml_collections.ConfigDict) -> tuple[str, ...]:
-    """What a validation measures; the first is the one that tells the best checkpoint."""
+    """The metrics of a validation; the first one selects the best checkpoint."""
     mode = MODES[config.mode]
     restores = mode.restores or config.get("first_pass") == "degraded"
     return (*(("psnr", "ssim") if restores else ()), *(("accuracy",) if mode.classifies else ()))
 
 
 def validate_data(config: ml_collections.ConfigDict) -> None:
-    """Checks what a config says of the data alone, whatever is done with them.
+    """Checks the data section and the keys that belong to it.
 
     Raises:
         ConfigError: naming the key, its value and what is allowed.
@@ -158,7 +158,7 @@ def validate_data(config: ml_collections.ConfigDict) -> None:
     _known("data.colour", config.data.colour, ("srgb", "as_is"))
     _at_least("data.max_pixels", config.data.max_pixels, 1)
     _check_class_sections(config)
-    if config.data.crop_size or trains:  # an evaluation takes 0 for whole images
+    if config.data.crop_size or trains:  # 0 in an evaluation = whole images
         _at_least("data.crop_size", config.data.crop_size, _SMALLEST_CROP)
     _check_sources(config)
     if config.data.datasets and not os.path.isdir(config.data.datasets):
@@ -175,7 +175,7 @@ def validate_data(config: ml_collections.ConfigDict) -> None:
 
 
 def _check_numbers(section: ml_collections.ConfigDict, above: str = "") -> None:
-    """Raises ConfigError for a number in any key that nothing can compute with."""
+    """Raises ConfigError for a number in any key that is too large or not finite."""
     for name, value in section.items():
         key = above + name
         if isinstance(value, ml_collections.ConfigDict):
@@ -207,7 +207,7 @@ def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return plain(config)
 
 
-# Keys that change how a run is watched, fed or fitted into memory, never what it computes (within
+# Keys that change only logging, data loading or memory use, and not what is computed (within
 # rounding).
 _OPERATIONAL = ("log.", "checkpoint.", "validation.", "resume_from", "data.num_workers",
                 "data.cache_megabytes", "require_accelerator", "num_steps", "remat",
@@ -215,10 +215,10 @@ _OPERATIONAL = ("log.", "checkpoint.", "validation.", "resume_from", "data.num_w
 
 
 def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    """Lines "key: saved -> current" for keys whose difference makes another training run.
+    """Lines "key: saved -> current" for differences that make it another training run.
 
-    The number of steps may grow where the learning rate does not depend on it, so it counts
-    through `decay_steps` of the optimizers, which is 0 where a cosine follows the number of steps.
+    The number of steps may grow if the learning rate does not depend on it. It therefore counts
+    only through `decay_steps` of the optimizers, which is 0 if the cosine spans all steps.
     """
     saved, current = _comparable(saved), _comparable(current)
     a, b = _flatten(saved), _flatten(current)
@@ -239,7 +239,7 @@ def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[st
 
 
 def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config without classes that are not set and keys that a constant rate ignores."""
+    """A config without unset classes and without keys that a constant learning rate ignores."""
     config = dict(config)
     for section, entries in list(_class_sections(config)):
         *above, last = section.split(".")
@@ -279,7 +279,7 @@ def _at_least(key: str, value: float, low: float) -> None:
 
 
 def _check_loss_weights(config: ml_collections.ConfigDict) -> None:
-    """Raises ConfigError unless the terms of the loss have weights, and one of them counts."""
+    """Raises ConfigError unless the loss weights are valid and one of them is above 0."""
     for key in ("pixel_weight", "class_weight"):
         _at_least(key, config[key], 0)
     if not config.pixel_weight and not config.class_weight:
@@ -290,7 +290,7 @@ def _check_loss_weights(config: ml_collections.ConfigDict) -> None:
 
 
 def _check_mask(config: ml_collections.ConfigDict) -> None:
-    """Raises ConfigError unless the patches of the mask fit the crops; some have to be visible."""
+    """Raises ConfigError unless the mask's patches fit the crops and some of them stay visible."""
     _at_least("mask_patch", config.mask_patch, 1)
     _at_least("reconstruction.width", config.reconstruction.width, 1)
     crop, patch, ratio = config.data.crop_size, config.mask_patch, config.mask_ratio
@@ -307,7 +307,8 @@ def _check_mask(config: ml_collections.ConfigDict) -> None:
 
 
 def _check_later_phases(config: ml_collections.ConfigDict) -> None:
-    """Raises ConfigError if a later phase has a size that the first could not have either."""
+    """Raises ConfigError if a later phase has a size that is not valid for the first phase
+    either."""
     for first_step, crop_size, batch_size in phases_of(config)[1:]:
         phase = config.copy_and_resolve_references()
         phase.data.crop_size = crop_size
@@ -321,7 +322,7 @@ def _check_later_phases(config: ml_collections.ConfigDict) -> None:
 
 
 def _check_two_classes(config: ml_collections.ConfigDict) -> None:
-    """Raises ConfigError if a classifier has nothing to tell apart: it would always be right."""
+    """Raises ConfigError if a classifier would have a single class, and so always be correct."""
     if MODES[config.mode].classifies and len(tasks_of(config)) < 2:
         raise ConfigError(
             f"config.tasks is {config.tasks!r}, a single class; a classifier needs two or more, "
@@ -341,7 +342,7 @@ def _check_two_classes(config: ml_collections.ConfigDict) -> None:
 
 
 def _check_class_sections(config: ml_collections.ConfigDict) -> None:
-    """Raises ConfigError if a key that has to be a class is none, or repeats are negative."""
+    """Raises ConfigError if a key that must be a class name is not, or repeats are negative."""
     for section, entries in _class_sections(config):
         for name, value in entries.items():
             if task_sets.class_named(name) != name:
@@ -362,7 +363,7 @@ def _check_class_sections(config: ml_collections.ConfigDict) -> None:
 
 
 def _check_sources(config: ml_collections.ConfigDict) -> None:
-    """Raises ConfigError for a source of data that nothing can be read from."""
+    """Raises ConfigError for invalid sources of data."""
     for section, entries in _class_sections(config):
         for name, text in entries.items() if CLASS_SECTIONS[section] is str else ():
             if text:
@@ -373,7 +374,7 @@ def _check_sources(config: ml_collections.ConfigDict) -> None:
 
 
 def _class_sections(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(name, content) of those `CLASS_SECTIONS` that a config has."""
+    """(name, content) of the `CLASS_SECTIONS` in a config."""
     for section in CLASS_SECTIONS:
         entries = config
         for part in section.split("."):

@@ -1,8 +1,8 @@
-"""Flags that set something of one class: `--config.repeats.low_light+haze=3`.
+"""Flags for values of one class: `--config.repeats.low_light+haze=3`.
 
-A name like "low_light+haze" cannot stand in a flag of ml_collections, which reads flags as Python
-expressions, and its key is not there before the flag that chooses the classes has been read. So
-these flags are taken out of the command line, and set once the config is there.
+A name like "low_light+haze" is not allowed in a flag of ml_collections, which parses flags as
+Python expressions, and its key does not exist before the flag that selects the classes has been
+read. So these flags are removed from the command line and set once the config exists.
 """
 
 import dataclasses
@@ -23,15 +23,15 @@ _FLAG = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class ClassFlag:
-    """One of these flags."""
+    """A flag for one class."""
 
-    section: str  # where it belongs, "repeats" or "data.sources"
-    name: str  # of the class, as written
+    section: str  # section of the config, "repeats" or "data.sources"
+    name: str  # name of the class, as written
     value: str  # as written
 
 
 def take_class_flags(argv: Sequence[str]) -> tuple[list[str], list[ClassFlag]]:
-    """Splits a command line into (arguments for absl, flags of single classes)."""
+    """Splits a command line into (arguments for absl, flags for single classes)."""
     others, found = [], []
     rest = iter(argv)
     for argument in rest:
@@ -45,7 +45,7 @@ def take_class_flags(argv: Sequence[str]) -> tuple[list[str], list[ClassFlag]]:
 
 
 def set_class_flags(config: ml_collections.ConfigDict, found: Sequence[ClassFlag]) -> None:
-    """Sets such flags in a config, in their order, adding keys that it does not have yet."""
+    """Sets these flags in a config, in order, adding keys that do not exist yet."""
     for flag in found:
         try:
             section = config

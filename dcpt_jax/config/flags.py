@@ -43,15 +43,15 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
 def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
     """Parses a command line into `values.config`, None without `--config`; returns other arguments.
 
-    The last of several equal flags counts, for tuples too. In all values `~` is the home folder,
-    and whole numbers may be written as `1e3`.
+    If a flag is repeated the last one counts, also for tuples. In all values `~` is the home
+    folder, and integers may be written as `1e3`.
 
     Raises:
-        ConfigError: says in one sentence what is wrong, and what is known in its place.
+        ConfigError: saying in one sentence what is wrong, and which values are allowed.
     """
     argv, of_classes = take_class_flags(locate(argv))
     argv = _last_of_each([_readable(argument) for argument in argv])
-    before, sys.argv = sys.argv, list(argv)  # the config's flag looks there for its overrides
+    before, sys.argv = sys.argv, list(argv)  # the config flag reads its overrides from there
     try:
         others = values(argv)
         if values.config is not None:
@@ -66,7 +66,7 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[s
 
 
 def usage(command: str, values: flags.FlagValues, own: Sequence[str]) -> str:
-    """What `--help` prints: stages, presets and flags."""
+    """The text of `--help`: stages, presets and flags."""
     return "\n".join(
         [
             f"usage: {command} --config=FILE[:PRESET] --workdir=DIR [--config.KEY=VALUE ...]\n",
@@ -85,7 +85,7 @@ def usage(command: str, values: flags.FlagValues, own: Sequence[str]) -> str:
 
 
 def keys(config: ml_collections.ConfigDict, path: str = "config") -> Iterator[str]:
-    """The keys of a config with their values, as they would be written on a command line."""
+    """The keys of a config with their values, in the syntax of the command line."""
     for name, value in config.items():
         if isinstance(value, ml_collections.ConfigDict):
             yield from keys(value, f"{path}.{name}")
@@ -94,7 +94,7 @@ def keys(config: ml_collections.ConfigDict, path: str = "config") -> Iterator[st
 
 
 def _readable(argument: str) -> str:
-    """A flag of the config in the form that it is read in: 1e3 as 1000, lists of tasks bare."""
+    """Rewrites a config flag for its parser: 1e3 as 1000, lists of tasks without brackets."""
     name, equals, value = argument.partition("=")
     if not name.startswith("--config.") or not equals:
         return argument
@@ -106,7 +106,7 @@ def _readable(argument: str) -> str:
 
 
 def _last_of_each(argv: Sequence[str]) -> list[str]:
-    """Leaves out what a later `--config.KEY=VALUE` overrides: tuples would be joined."""
+    """Removes flags that a later `--config.KEY=VALUE` overrides; tuples would be concatenated."""
     names = [
         argument.partition("=")[0] if argument.startswith("--config.") and "=" in argument else ""
         for argument in argv
@@ -128,7 +128,7 @@ def _expand_home(config: ml_collections.ConfigDict) -> None:
 
 
 def _explain(argv: Sequence[str]) -> str:
-    """Which `--config.a.b` of the command line does not exist, and what would."""
+    """Names the `--config.a.b` of the command line that does not exist, with similar keys."""
     values = {}
     for arg, following in itertools.zip_longest(argv, argv[1:], fillvalue=""):
         if arg.startswith("--"):
@@ -141,7 +141,7 @@ def _explain(argv: Sequence[str]) -> str:
         config = runpy.run_path(path)["get_config"](preset)
     except ValueError as error:
         return str(error)
-    except Exception as error:  # anything that a file of the user's own may raise
+    except Exception as error:  # a user's config file may raise anything
         return f"{path}: {type(error).__name__}: {_last_line(error)}"
     for key in (name for name in values if name.startswith("config.")):
         node = config
@@ -162,7 +162,7 @@ def _explain(argv: Sequence[str]) -> str:
 
 
 def _last_line(error: BaseException) -> str:
-    """The text of an error; of one inside a config file without the place where it arose."""
+    """The text of an error; for an error in a config file without its location."""
     text = str(error).strip()
     text = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is no whole number", text)
     text = re.sub(r"could not convert string to float: (.*)", r"\1 is no number", text)

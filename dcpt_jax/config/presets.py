@@ -47,7 +47,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
 
 
 def backbone_keys(name: str) -> ml_collections.ConfigDict:
-    """`config.model` of a published network, a key of `BACKBONES`."""
+    """`config.model` of a published network; `name` is a key of `BACKBONES`."""
     return ml_collections.ConfigDict({"name": name, **BACKBONES[name]})
 
 
@@ -55,7 +55,7 @@ def parse_preset(arg: str, *, backbone: str = "", tasks: str = "") -> tuple[str,
     """Splits the text after the config's colon into (backbone, tasks), with defaults for both.
 
     Raises:
-        ConfigError: for a name that is neither, or two of one kind; lists the known ones.
+        ConfigError: for an unknown name, or two of one kind; lists the known ones.
     """
     found = {}
     for name in filter(None, (part.strip() for part in (arg or "").split(","))):
@@ -79,12 +79,12 @@ def _is_task(name: str) -> bool:
     return True
 
 
-# Samples in a pass of the pre-training on 5d, by class: those of NAFNet stand in the task set.
+# Samples in a pre-training pass on 5d, by class, where they differ from NAFNet's in the task set.
 _MORE_SAMPLES = {"low_light": 1_383 * 50, "motion_blur": 16_824 * 5}
 
 
-# Those of its masked pre-training, the same for all backbones: the data of the fine-tuning, times
-# its own repeats (MaskDCPT, 2025).
+# Samples of MaskDCPT's pre-training on 5d, the same for all backbones: the fine-tuning data with
+# repeats of its own (MaskDCPT, 2025).
 _MASKED_SAMPLES = {
     "rain": 200 * 300,
     "noise": 85_443 * 15,
@@ -95,14 +95,14 @@ _MASKED_SAMPLES = {
 
 
 def published_samples(task: Task, recipe: str, *, masked: bool = False) -> tuple[int, int]:
-    """Published samples of a class in a pass of (pre-training, restoration) of a backbone.
+    """Published number of samples of a class in a pass of (pre-training, restoration).
 
     Args:
         task: the class; only classes of 5d differ between backbones.
         recipe: the backbone, or "" for NAFNet.
         masked: for the masked pre-training, which uses the data of the restoration: the second
-            number is its own then. None are published but those of 5d; other classes keep those of
-            the restoration.
+            number is then that of the pre-training. Only those of 5d are published; for other
+            classes it stays that of the restoration.
     """
     before, after = task.samples
     of_5d = any((task.name, task.samples) == (one.name, one.samples) for one in TASK_SETS["5d"])

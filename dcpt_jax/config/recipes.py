@@ -1,4 +1,4 @@
-"""The files in `configs/`: part of a clone, and of the installed package."""
+"""Access to the files in `configs/`, in a clone or in the installed package."""
 
 import ast
 import runpy
@@ -30,7 +30,7 @@ def load(name: str, preset: str = "") -> ml_collections.ConfigDict:
 
 
 def summaries() -> dict[str, str]:
-    """First line of the docstring of each config file, by path: {"configs/pretrain.py": ...}."""
+    """First docstring line of each config file, by path: {"configs/pretrain.py": ...}."""
     found = {}
     for path in sorted(folder().glob("*.py")):
         text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
@@ -39,9 +39,9 @@ def summaries() -> dict[str, str]:
 
 
 def locate(argv: Sequence[str]) -> list[str]:
-    """Lets `--config=configs/pretrain.py` find the package's file outside a clone.
+    """Makes `--config=configs/pretrain.py` find the package's file outside a clone.
 
-    A file that exists in the working directory takes precedence; any other path stays as it is.
+    An existing file in the working directory takes precedence; other paths are unchanged.
     """
     result, before = [], ""
     for argument in argv:

@@ -1,10 +1,10 @@
-"""Restoring photos of any size: one image in Python, files and folders from the command line.
+"""Restoration of photos of any size: one image in Python, files and folders from a command.
 
 `dcpt_jax.restore(model, params, image, tile=None, ensemble=False)` restores one image: this package
-is callable, see `dcpt_jax.restore.predictor.restore` for what it takes and returns.
+is callable, see `dcpt_jax.restore.predictor.restore` for its arguments and result.
 `python -m dcpt_jax.restore INPUT... --output DIR --weights W` restores files, see `command`.
-For many images in one program `dcpt_jax.restore.predictor.Predictor` keeps the weights on the
-device between them.
+For many images in one program, use `dcpt_jax.restore.predictor.Predictor`, which keeps the weights
+on the device.
 """
 
 import sys
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class _CallableModule(types.ModuleType):
-    """Module that is also the function `restore`; JAX is imported by the first call only."""
+    """Module that can be called as the function `restore`; JAX is imported by the first call."""
 
     def __call__(
         self, model: Any, params: Any, image: Any, tile: int | None = None, ensemble: bool = False

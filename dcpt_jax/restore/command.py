@@ -1,7 +1,7 @@
 """`python -m dcpt_jax.restore`: restores photo files and folders of them.
 
-What goes where is decided before anything is computed, see `files`. JAX is imported only when there
-is something to restore.
+The target of each result is decided before any computation, see `targets`. JAX is imported only if
+there is something to restore.
 """
 
 import argparse
@@ -139,7 +139,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_result_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what says how results are written."""
+    """Adds the options for writing results."""
     add = parser.add_argument
     add(
         "--format",
@@ -186,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Restores the photos that the options name; returns the exit status, see --help."""
+    """Restores the photos named by the options; returns the exit status, see --help."""
     began = time.monotonic()
     if options.weights is not None and not options.weights.exists():
         raise UsageError(
@@ -245,7 +245,7 @@ def _restore_all(
     counts: Counter,
     written: list[Path],
 ) -> None:
-    """Works through the jobs; counts them, and notes the files that were written."""
+    """Runs the jobs; counts results and failures, and records the written files."""
     predict = None
     for job in jobs:
         options.interruption.check()
@@ -259,7 +259,7 @@ def _restore_all(
         began = time.monotonic()
         try:
             (height, width), seen, remarks = _restore_file(job, predict, classify, options)
-        except Exception as error:  # whatever one file does to the libraries, the others go on
+        except Exception as error:  # a failure of a library on one file must not stop the others
             counts["failed"] += 1
             named = isinstance(error, images.ImageError)
             display.failure(str(error) if named else f"{job.source}: {error or type(error)}")
@@ -282,7 +282,7 @@ def _restore_file(
     classify: Callable[[np.ndarray], str],
     options: argparse.Namespace,
 ) -> tuple[tuple[int, int], str, list[str]]:
-    """Reads, restores and writes one photo; returns its size, the verdict and remarks."""
+    """Reads, restores and writes one photo; returns its size, the classification and remarks."""
     pixels, carried = photo_files.read_photo(job.source, max_pixels=options.max_pixels)
     remarks = list(carried.remarks)
     if carried.alpha is not None and options.alpha != "keep":
@@ -305,7 +305,8 @@ def _restore_file(
 def _predictor(
     options: argparse.Namespace, display: Display
 ) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], str]]:
-    """Loads the weights; returns functions that restore and classify (or return "") an image."""
+    """Loads the weights; returns functions that restore an image and that classify it (or give
+    "")."""
     import jax
 
     from dcpt_jax.inspect.inspector import Inspector
@@ -324,7 +325,7 @@ def _predictor(
         f"{'; self-ensemble' if options.ensemble else ''}"
         f"{''.join(f'; {remark}' for remark in remarks)}"
     )
-    params = jax.device_put(params)  # once for both
+    params = jax.device_put(params)  # shared by both functions
     predict = Predictor(
         model,
         params["network"],
@@ -340,11 +341,11 @@ def _predictor(
 
 
 def load_network(path: Path | None, tlc: str | None) -> tuple[Any, dict[str, Any], Any, list[str]]:
-    """Network with the local converter as asked for.
+    """Loads a network, with the test-time local converter if requested.
 
     Returns:
-        (model, parameters of it and perhaps of a classifier, their `WeightsDescription`, what
-        the user should know about them).
+        (model, its parameters and perhaps those of a classifier, `WeightsDescription`, remarks for
+        the user).
     """
     from dcpt_jax import weights
     from dcpt_jax.convert.reading import read_weights

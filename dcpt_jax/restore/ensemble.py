@@ -1,4 +1,4 @@
-"""Self-ensemble: the mean over the eight flips and quarter turns of an image. NumPy only."""
+"""Self-ensemble: the mean over the eight flips and transpositions of an image. NumPy only."""
 
 from collections.abc import Callable
 
@@ -9,8 +9,8 @@ def self_ensemble(predict: Callable[[np.ndarray], np.ndarray], image: np.ndarray
     """Mean of a function's outputs for the eight orientations of an image, each turned back.
 
     The orientations are those of the reference: identity, left-right flip, up-down flip and both,
-    each as it is and transposed (Timofte et al., Seven Ways to Improve Example-Based Single Image
-    Super Resolution, 2016, section 3.4). An image that is not square is given in two shapes.
+    each also transposed (Timofte et al., Seven Ways to Improve Example-Based Single Image Super
+    Resolution, 2016, section 3.4). The function receives a non-square image in two shapes.
 
     Returns:
         [h, w, c] in the dtype of the outputs, not clipped.
@@ -19,7 +19,8 @@ def self_ensemble(predict: Callable[[np.ndarray], np.ndarray], image: np.ndarray
     for transposed in (False, True):
         for rows in (1, -1):
             for columns in (1, -1):
-                # Both ways begin or end with the flip, so that each undoes the other.
+                # The flip is first in one direction and last in the other, so that each undoes the
+                # other.
                 turned = image[::rows, ::columns]
                 if transposed:
                     turned = turned.swapaxes(0, 1)
@@ -27,6 +28,6 @@ def self_ensemble(predict: Callable[[np.ndarray], np.ndarray], image: np.ndarray
                 if transposed:
                     output = output.swapaxes(0, 1)
                 output = output[::rows, ::columns]
-                # The outputs may be read-only views of device memory: the sum is a copy.
+                # Outputs may be read-only views of device memory, so the sum starts as a copy.
                 total = output.copy() if total is None else np.add(total, output, out=total)
     return np.multiply(total, 1 / 8, out=total)

@@ -1,19 +1,19 @@
-"""Restoring one image of any size with a network: whole, or in tiles where it is large.
+"""Restoration of one image of any size: whole, or in tiles if it is large.
 
-Tiles do not give what the whole image gives, for none of the networks. Convolutions see a limited
-neighbourhood, and wherever that lies inside the tile the outputs agree but for rounding. But NAFNet
-also averages over the whole image, and Restormer and PromptIR compare their channels over all of
-its pixels: a tile has other averages, so its output differs by an amount that varies slowly from
-tile to tile, and blended seams hide the steps. NAFNet's tiles share one average instead (see
-`averages`), for which each is computed twice. SwinIR sees no further than its windows reach, but
-its shifted windows wrap around: pixels near a border attend to those of the opposite border, for a
-tile as for the whole image, so tiles differ near theirs.
+For all networks the result in tiles differs from that of the whole image. Convolutions have a
+limited receptive field, and pixels whose field is inside the tile agree up to rounding. But NAFNet
+also averages over the whole image, and Restormer and PromptIR compute channel attention over all
+its pixels: the averages of a tile differ, so its output is off by an amount that varies slowly from
+tile to tile, with the steps hidden by blended seams. NAFNet's tiles therefore share their averages
+(see `averages`), for which each tile is computed twice. SwinIR's receptive field is limited by its
+windows, but its shifted windows wrap around: pixels near a border attend to those at the opposite
+border, in a tile as in the whole image, so tiles differ near their borders.
 
-Measured on a 512x512 photo with networks of the reference's test weights, which are random and
-stronger than trained ones: tiles of 256 pixels differ from the whole by 66 % of the network's own
-change (root mean square) for Restormer, 25 % for PromptIR and 5 to 6 % for SwinIR (where more than
-half of the pixels agree but for rounding). For NAFNet with a `tlc_size` of 32, whose averages are
-local, it is 0.6 %; what tiles cost the bundled NAFNet is in `averages`.
+Measured on a 512x512 photo with the networks of the reference's test weights, which are random and
+stronger than trained ones: tiles of 256 pixels differ from the whole by 66 % of the network's
+residual (root mean square) for Restormer, 25 % for PromptIR and 5 to 6 % for SwinIR (where more
+than half of the pixels agree up to rounding). For NAFNet with a `tlc_size` of 32, whose averages
+are local, it is 0.6 %; `averages` gives the figures of the bundled NAFNet.
 """
 
 import functools
@@ -35,18 +35,18 @@ from dcpt_jax.restore.averages import averages_over_image, channel_weights, with
 from dcpt_jax.restore.ensemble import self_ensemble
 from dcpt_jax.restore.tiling import blended_spans, default_overlap, round_up, run_tiled, tiles
 
-# Working memory (without the weights) up to which an image runs whole. A constant and not what this
-# machine has free, so that a photo gives the same result everywhere.
+# Largest working memory (without the weights) for running an image whole. A constant instead of the
+# free memory, so that a photo gives the same result on every machine.
 MEMORY_BUDGET = 2 * 2**30  # bytes
-# Tiles are not halved below this when memory runs out: smaller ones see too little of the image.
+# Smallest side to which tiles are halved if memory runs out: smaller ones have too little context.
 MIN_TILE = 128
 # Working memory in units of the largest array of the forward pass. XLA on CPUs needs, for the
-# networks of the paper at 256x256, 2.0 for NAFNet and 1.7 for Restormer and PromptIR (other sizes:
-# up to 3.0). For SwinIR, whose windows are cut out, turned and weighted, it is 5.1, and 6.4 with
+# paper's networks at 256x256, 2.0 for NAFNet and 1.7 for Restormer and PromptIR (other sizes: up to
+# 3.0). For SwinIR it is 5.1, because of the cutting, rolling and weighting of windows, and 6.4 with
 # twice the hidden channels: XLA keeps each constant of the GELU as a map of their size. The rest is
 # a reserve for other devices.
 _ARRAYS_AT_ONCE = {"nafnet": 4, "restormer": 4, "promptir": 4, "swinir": 7}
-# Compiled programs that are kept: a folder of photos can have a different shape for each.
+# Number of compiled programs to keep, as each photo of a folder may have a different shape.
 _COMPILED_SHAPES = 16
 
 
@@ -59,30 +59,29 @@ def restore(
         model: restoration network, e.g. from `dcpt_jax.load`.
         params: its parameters.
         image: [h, w, 3] floating-point array, RGB in [0, 1], of any size >= 1x1.
-        tile: side of the tiles in pixels, rounded up to `model.size_multiple`; an image that is not
-            larger runs whole. NAFNet computes each tile twice (see `averages`). None: whole as long
-            as the working memory is estimated to stay below 2 GiB (for the networks of the paper:
-            about 1 megapixel for NAFNet, 0.25 for Restormer and PromptIR, 0.14 for SwinIR), else
-            the largest tiles that do.
+        tile: side of the tiles in pixels, rounded up to `model.size_multiple`; images up to this
+            size run whole. NAFNet computes each tile twice (see `averages`). None: whole if the
+            estimated working memory is below 2 GiB (for the networks of the paper: about 1
+            megapixel for NAFNet, 0.25 for Restormer and PromptIR, 0.14 for SwinIR), otherwise the
+            largest tiles within this limit.
         ensemble: mean over the eight flips and quarter turns of the image or of each tile; takes
             eight times as long.
 
     Returns:
-        [h, w, 3] float32, clipped to [0, 1]: a finished image. What the network gives unclipped,
-        `Predictor.raw` returns.
+        [h, w, 3] float32, clipped to [0, 1]. `Predictor.raw` returns the unclipped output.
 
     Raises:
-        ValueError: if `image` or `tile` is something else; the message says what is expected.
-        MemoryError: if not even the smallest tiles fit into memory.
+        ValueError: if `image` or `tile` is invalid; the message says what is expected.
+        MemoryError: if even the smallest tiles do not fit into memory.
     """
     return Predictor(model, params, tile=tile, ensemble=ensemble)(image)
 
 
 class Predictor:
-    """A network ready to restore images: weights on the device, tiles that fit into memory.
+    """A network ready to restore images, with its weights on the device.
 
-    Tiles have one shape and are compiled once; whole images are compiled once for each padded size.
-    If the device runs out of memory, tiles of half the side are used from then on.
+    All tiles have one shape and are compiled once; whole images are compiled once for each padded
+    size. If the device runs out of memory, tiles of half the side are used from then on.
     """
 
     def __init__(
@@ -95,10 +94,10 @@ class Predictor:
         report: Callable[[str], None] = logging.warning,
         tile_done: Callable[[int, int], None] | None = None,
     ):
-        """Moves the weights to the device; `restore` describes the first arguments.
+        """Moves the weights to the device; see `restore` for the first arguments.
 
-        `report` is called with a message when tiles are made smaller, `tile_done` after each tile
-        with the number done and the number of all, in which a tile computed twice counts twice.
+        `report` is called with a message when the tile size is reduced, and `tile_done` after each
+        tile with the number of tiles done and in total; a tile computed twice counts twice.
         """
         if tile is not None and (
             not isinstance(tile, numbers.Integral) or isinstance(tile, bool) or tile < 1
@@ -115,7 +114,7 @@ class Predictor:
         self._ensemble = ensemble
         self._report = report
         self._tile_done = tile_done
-        self._limit: int | None = None  # set when memory has run out
+        self._limit: int | None = None  # side of the tiles; set when memory has run out
 
     def __call__(self, image: Any) -> np.ndarray:
         """Restores an image; [h, w, 3] float32 clipped to [0, 1]. See `restore`."""
@@ -123,9 +122,9 @@ class Predictor:
         return np.clip(restored, 0, 1, out=restored).astype(np.float32, copy=False)
 
     def raw(self, image: Any) -> np.ndarray:
-        """The network's output for an image, [h, w, 3] float32 or, from a float64 network, float64.
+        """The network's output for an image: [h, w, 3] float32, or float64 from a float64 network.
 
-        Takes and raises what `restore` does; the output is not clipped.
+        Arguments and exceptions as for `restore`; the output is not clipped.
         """
         image = checked_image(image)
         height, width = image.shape[:2]
@@ -141,7 +140,7 @@ class Predictor:
                 if not _is_out_of_memory(error):
                     raise
                 reason = str(error).strip().splitlines()[0][:200]
-            # Outside the except block, so that the failed run's arrays are let go of.
+            # Outside the except block, so that the arrays of the failed run are released.
             self._shrink(min(tile, max(padded.shape[:2])), reason)
 
     def _run(self, padded: np.ndarray, tile: int) -> np.ndarray:
@@ -153,7 +152,7 @@ class Predictor:
         return np.array(predict(padded))  # a copy: device memory may be read-only
 
     def _in_tiles(self, tile: int, size: tuple[int, int]) -> Callable[[np.ndarray], np.ndarray]:
-        """A function that runs an image of this height and width, or turned, in tiles."""
+        """A function that runs an image of this height and width, or transposed, in tiles."""
         overlap = default_overlap(tile, self._model.size_multiple, context=self._context())
         spans = {length: blended_spans(length, tile, overlap) for length in size}
         shared = averages_over_image(self._model)
@@ -174,23 +173,23 @@ class Predictor:
                 found, areas = [], []
                 for row, column, pixels in tiles(image, *cuts):
                     found.append(counted(channel_weights, params, pixels))
-                    areas.append(row.weights.sum() * column.weights.sum())  # that it contributes
+                    areas.append(row.weights.sum() * column.weights.sum())  # contributed area
                 params = with_channel_weights(params, found, areas)
             return run_tiled(functools.partial(counted, _output, params), image, *cuts)
 
         return predict
 
     def _context(self) -> int:
-        """Pixels around a tile's part of the result that its local averages need to be right."""
+        """Pixels of context around a tile's part of the result that its local averages need."""
         tlc_size = getattr(self._model, "tlc_size", None)
         return 0 if tlc_size is None else 2 * max(tlc_size)
 
     def _tile_for(self, height: int, width: int) -> int:
-        """Side of the tiles for an image, which runs whole if that is not less than its sides."""
+        """Side of the tiles for an image; it runs whole if it is not larger."""
         side = self._tile
         if side is None:
             side = max(height, width)
-            if side > 2 * MIN_TILE:  # small images need no estimate
+            if side > 2 * MIN_TILE:  # smaller images need no estimate
                 pixels = MEMORY_BUDGET // bytes_per_pixel(self._model, self._params)
                 if height * width > pixels:
                     multiple = self._model.size_multiple
@@ -198,7 +197,7 @@ class Predictor:
         return side if self._limit is None else min(side, self._limit)
 
     def _shrink(self, side: int, reason: str) -> None:
-        """Halves the tiles, or raises MemoryError if they are as small as they may be."""
+        """Halves the tile size; raises MemoryError if it is already the smallest."""
         half = round_up(max(side // 2, MIN_TILE), self._model.size_multiple)
         if half >= side:
             raise MemoryError(f"the device has no memory even for {side}x{side} pixels: {reason}")
@@ -211,7 +210,7 @@ class Predictor:
 def padded_to_multiple(image: np.ndarray, multiple: int) -> np.ndarray:
     """Pads [h, w, c] by reflection at the bottom and right, as the networks do inside `apply`.
 
-    Done here too so that all sizes with the same padded size share one compiled program.
+    Done here too, so that all sizes with the same padded size share one compiled program.
     """
     bottom, right = (-size % multiple for size in image.shape[:2])
     if not bottom and not right:
@@ -220,10 +219,10 @@ def padded_to_multiple(image: np.ndarray, multiple: int) -> np.ndarray:
 
 
 def bytes_per_pixel(model: nn.Module, params: Any) -> int:
-    """Estimated working memory of a network for each pixel of an image, without its weights.
+    """Estimated working memory of a network per pixel of an image, without its weights.
 
-    A multiple of the largest array of the forward pass, which is traced and not run. Traced with
-    whole maps on every backend, so that an image is cut into the same tiles everywhere.
+    A multiple of the largest array of the forward pass, which is traced but not run. Traced for
+    accelerators on every backend, so that an image is cut into the same tiles everywhere.
     """
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
     leaves, structure = jax.tree.flatten(shapes)
@@ -243,9 +242,9 @@ def _bytes_per_pixel(model: nn.Module, structure: Any, leaves: tuple) -> int:
 
 
 def _largest_array(jaxpr: Any) -> int:
-    """Bytes of the largest array that a traced function makes, inner functions included.
+    """Bytes of the largest array in a traced function, inner functions included.
 
-    Numbers count as four bytes at least: XLA on CPUs computes bfloat16 in float32.
+    Elements count as at least four bytes: XLA on CPUs computes bfloat16 in float32.
     """
     largest = 0
     for equation in jaxpr.eqns:
@@ -259,14 +258,14 @@ def _largest_array(jaxpr: Any) -> int:
 
 
 def _output(model: nn.Module, params: Any, image: np.ndarray) -> np.ndarray:
-    """The network's output for an image whose size suits it, as it is."""
+    """The network's unclipped output for an image that needs no padding."""
     return np.asarray(_compiled(model, image.shape)(params, image))
 
 
 @functools.lru_cache(maxsize=_COMPILED_SHAPES)
 def _compiled(model: nn.Module, shape: tuple[int, ...]) -> Callable[[Any, Any], jax.Array]:
-    """Compiled forward pass for one image shape; the programs least recently used are dropped."""
-    del shape  # a function of its own for each shape, so that its program can be dropped
+    """Compiled forward pass for one image shape; the least recently used programs are dropped."""
+    del shape  # cached per shape, so that old compiled programs are released
     return jax.jit(functools.partial(_forward, model))
 
 

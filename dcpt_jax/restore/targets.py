@@ -1,6 +1,7 @@
-"""Which photos a command line names, and where each result goes.
+"""Finds the photos named by a command line, and the target of each result.
 
-Decided before anything is computed, so that no result can fall on an input or on another result.
+All targets are decided before any computation, so that no result overwrites an input or another
+result.
 """
 
 import os
@@ -13,14 +14,14 @@ from pathlib import Path
 from dcpt_jax import image_folders, images
 
 FORMATS = ("auto", "png", "jpg", "same")
-# Written without loss, so that --format auto keeps them.
+# Lossless formats, which --format auto keeps.
 _LOSSLESS_SUFFIXES = images.WRITABLE_SUFFIXES - {".jpg", ".jpeg"}
 _MARK = "_restored"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One photo and where its restored version goes."""
+    """One photo and the target of its restored version."""
 
     source: Path
     target: Path
@@ -28,9 +29,9 @@ class Job:
 
 @dataclass
 class Plan:
-    """What a command line asks for: jobs, (input, reason) that cannot be done, files left out.
+    """The jobs of a command line, (input, reason) of inputs that fail, and files left out.
 
-    `left_out` counts files as `FileList.left_out` does.
+    `left_out` counts files as `FileList.left_out`.
     """
 
     jobs: list[Job] = field(default_factory=list)
@@ -39,7 +40,7 @@ class Plan:
     left_out: Counter[str] = field(default_factory=Counter)
 
     def changed_formats(self) -> str:
-        """How many results can be written in their photos' format and are not; "" if none."""
+        """Counts results that could be written in the photo's format but are not; "" if none."""
         changed = [
             job.source.suffix.lower()
             for job in self.jobs
@@ -54,17 +55,17 @@ class Plan:
 
 
 def is_file_output(inputs: Sequence[Path], output: Path) -> bool:
-    """Whether `output` names the file for a single photo, and not a folder for results."""
+    """Whether `output` is a file for a single photo, not a folder for results."""
     named = output.suffix.lower() in images.WRITABLE_SUFFIXES and not output.is_dir()
     return named and len(inputs) == 1 and not inputs[0].is_dir()
 
 
 def output_folder(inputs: Sequence[Path], output: Path, form: str) -> Path:
-    """The folder that has to exist for the results.
+    """The folder to create for the results.
 
     Raises:
-        ValueError: if `output` is a file for a single photo and there are more, the photo itself,
-            or of another format than `form` says.
+        ValueError: if `output` is a file and there are several photos, or it is the photo itself,
+            or its format differs from `form`.
     """
     if not is_file_output(inputs, output):
         if output.suffix.lower() in images.WRITABLE_SUFFIXES and not output.is_dir():
@@ -83,16 +84,15 @@ def output_folder(inputs: Sequence[Path], output: Path, form: str) -> Path:
 
 
 def plan(inputs: Sequence[Path], output: Path, form: str) -> Plan:
-    """Finds the photos and decides where each result goes; nothing is read but folders.
+    """Finds the photos and decides the target of each result; only folders are read.
 
     Returns:
-        The jobs: no two have the same target, not even where case is ignored, and no target is an
-        input.
+        The jobs, with distinct targets, even if case is ignored, none of which is an input.
     """
     if is_file_output(inputs, output) and inputs[0].exists():
         return Plan(jobs=[Job(inputs[0], output)])
     result = Plan()
-    found: dict[str, tuple[Path, Path]] = {}  # absolute source: (source, folder for its result)
+    found: dict[str, tuple[Path, Path]] = {}  # absolute source: (source, folder of its result)
     searched = []
     for path in inputs:
         try:
@@ -107,7 +107,7 @@ def plan(inputs: Sequence[Path], output: Path, form: str) -> Plan:
     candidates: dict[Path, list[Path]] = {}
     for source, folder in found.values():
         inside = folder.resolve()
-        # A result that lies among the photos must be told from them in the next run.
+        # Results among the photos need a mark, so that the next run does not take them for photos.
         marked = inside == source.parent.resolve() or any(
             root == inside or root in inside.parents for root in searched
         )
@@ -127,7 +127,7 @@ def plan(inputs: Sequence[Path], output: Path, form: str) -> Plan:
 
 
 def _photos_of(path: Path, output: Path, result: Plan) -> list[tuple[Path, Path]]:
-    """Photos that an input names, each with the folder for its result."""
+    """The photos of an input, each with the folder for its result."""
     if path.is_file():
         return [(path, output)]
     photos, left_out = image_folders.find_images(path)
@@ -148,7 +148,7 @@ def _assign_targets(candidates: Mapping[Path, Sequence[Path]], result: Plan) -> 
     choice = dict.fromkeys(candidates, 0)
     while True:
         targets = {source: candidates[source][i] for source, i in choice.items()}
-        # Some file systems ignore case; names must differ there too.
+        # Some file systems ignore case, so names must differ regardless of case.
         keys = {source: os.path.abspath(target).casefold() for source, target in targets.items()}
         uses = Counter(keys.values())
         clashing = {
@@ -169,7 +169,7 @@ def _assign_targets(candidates: Mapping[Path, Sequence[Path]], result: Plan) -> 
 
 
 def _possible_targets(source: Path, folder: Path, form: str, marked: bool) -> list[Path]:
-    """Targets for one photo, the nicest first; the same in every run."""
+    """Targets for one photo, the preferred one first; the same in every run."""
     suffix = {"auto": source.suffix.lower(), "same": source.suffix}.get(form, f".{form}")
     kept = _LOSSLESS_SUFFIXES if form == "auto" else images.WRITABLE_SUFFIXES
     if suffix.lower() not in kept:
@@ -184,7 +184,7 @@ def _possible_targets(source: Path, folder: Path, form: str, marked: bool) -> li
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and number of a file, the same for all its names; None if there is no such file."""
+    """Device and inode of a file, the same for all its names; None if there is no such file."""
     try:
         status = os.stat(path)
     except OSError:

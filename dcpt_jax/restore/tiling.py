@@ -1,8 +1,8 @@
-"""Cutting an image into tiles and putting the outputs together again. NumPy only.
+"""Cuts an image into tiles and blends their outputs. NumPy only.
 
-Rows and columns are cut independently: a `Span` is a piece of one axis together with the weight of
-each of its pixels, and the weights of all spans of an axis add up to one at every pixel. A tile is
-a span of rows and a span of columns, and the whole is the weighted sum of the tiles.
+Rows and columns are cut independently. A `Span` is an interval of one axis with a weight for each
+of its pixels; at every pixel, the weights of all spans of an axis add up to one. A tile is a span
+of rows and a span of columns, and the result is the weighted sum of the tiles.
 """
 
 import itertools
@@ -16,9 +16,9 @@ MIN_OVERLAP = 32
 
 @dataclass(frozen=True)
 class Span:
-    """Piece of an axis: pixels `start` to `stop` (exclusive) with `weights` float64 [stop - start].
+    """Interval of an axis: pixels `start` to `stop` (exclusive), `weights` float64 [stop - start].
 
-    Where the weight is 0 a pixel is context only.
+    Pixels of weight 0 are context only.
     """
 
     start: int
@@ -32,10 +32,10 @@ def round_up(size: int, multiple: int) -> int:
 
 
 def default_overlap(tile: int, multiple: int, *, context: int = 0) -> int:
-    """Pixels that neighbouring tiles share.
+    """Number of pixels shared by neighbouring tiles.
 
-    An eighth of the tile, at least `MIN_OVERLAP`; more for a network that needs `context` pixels
-    around it, up to a quarter of the tile (which makes the work 1.8 times that without overlap).
+    An eighth of the tile, at least `MIN_OVERLAP`; more for a network that needs `context` pixels of
+    surroundings, up to a quarter of the tile (1.8 times the work of tiles without overlap).
 
     Returns:
         A multiple of `multiple`, less than the tile.
@@ -45,22 +45,22 @@ def default_overlap(tile: int, multiple: int, *, context: int = 0) -> int:
 
 
 def blended_spans(length: int, tile: int, overlap: int) -> list[Span]:
-    """Spans of one length whose seams are blended linearly.
+    """Spans that cover an axis, with linearly blended seams.
 
     Neighbours share `overlap` pixels, the last two more: the last span is moved inwards to keep its
-    length. Of the shared pixels, the outer quarter of a span, which knows least of what lies
-    beyond, has weight 0, and over the middle half the weight passes from one span to the next in a
-    straight line. At the ends of the axis the weight is 1.
+    length. Of the shared pixels, the outer quarter of a span, which has the least context, has
+    weight 0; over the middle half the weight changes linearly from one span to the next. At the
+    ends of the axis the weight is 1.
 
     Args:
         length: of the axis.
-        tile: length of a span; a single span covers an axis that is not longer.
+        tile: length of a span; an axis that is not longer has a single span.
         overlap: 0 <= overlap < tile.
 
     Returns:
-        Spans in rising order. If `length`, `tile` and `overlap` are multiples of a network's
-        `size_multiple`, so are all starts: every tile is then aligned with the network's coarser
-        levels as the whole image would be.
+        Spans in increasing order. If `length`, `tile` and `overlap` are multiples of a network's
+        `size_multiple`, so are all starts: every tile is then aligned with the coarser levels of
+        the network as in the whole image.
     """
     if not 0 <= overlap < tile:
         raise ValueError(f"overlap is {overlap}, but must be at least 0 and less than tile {tile}")
@@ -81,7 +81,7 @@ def blended_spans(length: int, tile: int, overlap: int) -> list[Span]:
 
 
 def _rise(overlap: int) -> np.ndarray:
-    """Weights at the start of a span, [overlap]; added to their mirror image they give 1."""
+    """Weights at the start of a span, [overlap]; they and their mirror image add up to 1."""
     quarter = overlap // 4
     ramp = overlap - 2 * quarter
     return np.concatenate([np.zeros(quarter), (np.arange(ramp) + 0.5) / ramp, np.ones(quarter)])
@@ -90,7 +90,8 @@ def _rise(overlap: int) -> np.ndarray:
 def tiles(
     image: np.ndarray, rows: Sequence[Span], columns: Sequence[Span]
 ) -> Iterator[tuple[Span, Span, np.ndarray]]:
-    """Each tile of [h, w, c], row by row: its rows, its columns, and its pixels in one piece."""
+    """Yields each tile of [h, w, c], row by row: its rows, its columns, and its contiguous
+    pixels."""
     for row, column in itertools.product(rows, columns):
         piece = image[row.start : row.stop, column.start : column.stop]
         yield row, column, np.ascontiguousarray(piece)
