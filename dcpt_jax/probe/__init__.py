@@ -1,4 +1,4 @@
-"""How well features of a network tell degradations apart: kNN accuracy and t-SNE, level by level.
+"""Separability of degradations in a network's features: kNN accuracy and t-SNE for each level.
 
 `python -m dcpt_jax.probe --weights W --output DIR` probes trained and untrained networks, see
 `command`. In Python:

@@ -1,4 +1,4 @@
-"""`python -m dcpt_jax.probe`: how well the features of networks tell degradations apart.
+"""`python -m dcpt_jax.probe`: measures how well features of networks separate degradations.
 
 JAX is imported only when there is something to compute.
 """
@@ -45,10 +45,10 @@ FILES = ("probe.md", "probe.json", "probe.png")
 class Network(NamedTuple):
     """A network to probe."""
 
-    name: str  # in table and picture
+    name: str  # in the table and the picture
     model: Any  # the Flax module
     params: Any  # its parameters
-    about: dict[str, Any]  # JSON-able facts
+    about: dict[str, Any]  # JSON-serialisable facts
 
 
 def parser() -> argparse.ArgumentParser:
@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Probes the networks that the options name; returns the exit status, see --help."""
+    """Probes the networks named by the options; returns the exit status, see --help."""
     from dcpt_jax.probe import picture
     from dcpt_jax.probe.report import Report
 
@@ -162,7 +162,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _tasks(options: argparse.Namespace) -> tuple[Any, ...]:
-    """The classes; UsageError where these options cannot be."""
+    """The classes; UsageError for invalid options."""
     from dcpt_jax.data import tasks as task_sets
     from dcpt_jax.probe.neighbours import NEIGHBOURS, TEST_SHARE
 
@@ -184,7 +184,7 @@ def _tasks(options: argparse.Namespace) -> tuple[Any, ...]:
 
 
 def _images(tasks: Sequence[Any], options: argparse.Namespace) -> tuple[Any, str]:
-    """The images, and what they are crops of, for people; UsageError if there are none."""
+    """The images and a description of them for people; UsageError if there are none."""
     from dcpt_jax.data.photos import PhotoSource, bundled_photos
     from dcpt_jax.probe.crops import probe_images
 
@@ -208,13 +208,13 @@ def _images(tasks: Sequence[Any], options: argparse.Namespace) -> tuple[Any, str
 
 
 def _networks(random: Sequence[str], paths: Sequence[Path], seed: int) -> Iterator[Network]:
-    """The networks in order, each read when its turn comes; UsageError if one cannot be used."""
+    """The networks in order, each loaded when it is needed; UsageError if one cannot be used."""
     from dcpt_jax import models, weights
     from dcpt_jax.probe.untrained import untrained_params
 
     shown = _short_names([*paths, *(Path(one) for one in random if one not in models.BACKBONES)])
     descriptions = {}
-    for path in shown:  # what cannot be used shows before anything is computed
+    for path in shown:  # checks all networks before any computation
         if not path.is_dir():
             known = ", ".join(models.BACKBONES)
             flag = "--weights" if path in paths else "--random"
@@ -249,7 +249,7 @@ def _about(model: Any, **facts: Any) -> dict[str, Any]:
 
 
 def _short_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """A name of each folder: the shortest end of its path that no other ends in."""
+    """A name for each folder: the shortest end of its path that is unique."""
     parts = {path: path.absolute().parts for path in paths}
 
     def name(path: Path) -> str:
@@ -257,7 +257,7 @@ def _short_names(paths: Sequence[Path]) -> dict[Path, str]:
             end = parts[path][-count:]
             if sum(other[-count:] == end for other in parts.values()) == 1:
                 return "/".join(end)
-        return str(path)  # two spellings of one folder
+        return str(path)  # two spellings of the same folder
 
     return {path: name(path) for path in parts}
 
@@ -282,7 +282,7 @@ def _probe(network: Network, probed: Any, seed: int) -> Any:
                         coordinates=embedding.tsne_of(products, seed=seed),
                     )
                 )
-        except (OSError, ValueError) as error:  # no space, or features that are not finite
+        except (OSError, ValueError) as error:  # no disk space, or features that are not finite
             raise UsageError(f"{network.name}: {error}") from error
     print(f"probed {network.name} in {time.monotonic() - began:.0f} s", flush=True)
     return NetworkResult(network.name, network.about, tuple(results))

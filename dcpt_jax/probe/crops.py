@@ -1,4 +1,4 @@
-"""The images that networks are probed with: crops of clean photos, degraded by class."""
+"""The images for probing networks: crops of clean photos, degraded by class."""
 
 import math
 from collections.abc import Sequence
@@ -18,28 +18,28 @@ class ProbeImages(NamedTuple):
 
     degraded: np.ndarray  # float32 [n, crop, crop, 3]; in [0, 1] only if the degradation clips
     labels: np.ndarray  # int [n], index of the class
-    num_photos: int  # how many photos they are crops of
+    num_photos: int  # number of photos that they are crops of
 
 
 def probe_images(
     tasks: Sequence[Task], photos: PhotoSource, *, per_class: int, crop: int, seed: int = 0
 ) -> ProbeImages:
-    """Degrades equally many crops by each class, the same ones at every call.
+    """Degrades an equal number of crops with each class; the result depends only on the arguments.
 
-    No crop is used twice: otherwise the nearest neighbours of an image would be the same crop in
-    other classes. Where there are enough photos each gives its centre to one class. Otherwise each
-    photo gives several crops at different places, dealt out to the classes in turn, so that the
-    content of a photo does not tell the class.
+    Each crop is used only once: otherwise the nearest neighbours of an image would be the same crop
+    in other classes. If there are enough photos, each gives its centre crop to one class. Otherwise
+    each photo gives several crops at different places, assigned to the classes in turn, so that the
+    content of a photo does not predict the class.
 
     Args:
         tasks: the classes.
-        photos: clean photos; those smaller than the crop are extended by reflection.
+        photos: clean photos; those smaller than the crop are padded by reflection.
         per_class: number of images of each class, >= 1.
         crop: height and width in pixels, >= 1.
-        seed: chooses which photo goes to which class, and the degradations.
+        seed: of the assignment of photos to classes, and of the degradations.
 
     Raises:
-        ValueError: if a photo would have to give more different crops than it has.
+        ValueError: if a photo would have to give more crops than it has different ones.
         ImageError: if a photo cannot be read.
     """
     wanted = per_class * len(tasks)
@@ -47,7 +47,7 @@ def probe_images(
         chosen = [(2 * i + 1) * len(photos) // (2 * wanted) for i in range(wanted)]
     else:
         chosen = range(len(photos))
-    # In the order of their names, photos could go to the classes by a pattern in those.
+    # In file name order, a pattern in the names could correlate with the classes.
     order = np.random.default_rng(hashed(seed, "photos")).permutation(chosen).tolist()
     counts = [wanted // len(order) + (i < wanted % len(order)) for i in range(len(order))]
     places = []
@@ -85,7 +85,7 @@ def crop_places(
     """Different places of crops in a photo, spread over it, in random order.
 
     Returns:
-        (top, left) of each.
+        (top, left) of each crop.
     """
     tall, wide = (max(side - crop, 0) + 1 for side in (height, width))
     if count > tall * wide:

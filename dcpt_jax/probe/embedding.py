@@ -1,4 +1,4 @@
-"""t-SNE of features of any size, from their inner products."""
+"""t-SNE of features of any size, computed from their inner products."""
 
 import numpy as np
 
@@ -18,17 +18,18 @@ def tsne(
     perplexity: float = PERPLEXITY,
     iterations: int = ITERATIONS,
 ) -> np.ndarray:
-    """Places samples in the plane so that neighbours stay neighbours.
+    """Embeds samples in the plane by t-SNE.
 
-    As published, each sample is divided by its L2 norm, the perplexity is 30 and there are 2000
-    iterations. Unlike there, t-SNE gets the leading principal components in place of all features.
+    As in the published study, each sample is divided by its L2 norm, the perplexity is 30 and there
+    are 2000 iterations. Unlike there, t-SNE is given the leading principal components instead of
+    all features.
 
     Args:
         features: [n, ...] float, n >= 4, flattened here; a memory-mapped array is read block by
             block.
-        seed: of the optimisation; the same gives the same picture on one machine.
+        seed: of the optimisation; the result is reproducible on one machine.
         components: number of principal components, at most n - 1.
-        perplexity: lowered to (n - 1) / 3 where n is small.
+        perplexity: reduced to (n - 1) / 3 for small n.
         iterations: >= 250.
 
     Returns:
@@ -80,23 +81,23 @@ def principal_components(products: np.ndarray, count: int) -> np.ndarray:
     """Coordinates of samples along their leading principal components, from their inner products.
 
     Returns:
-        float64 [n, count], by falling variance; zeros where all samples are equal.
+        float64 [n, count], by decreasing variance; zeros if all samples are equal.
     """
     mean = products.mean(axis=0)
     centred = products - mean - mean[:, None] + mean.mean()
     values, vectors = np.linalg.eigh(centred)
     order = np.argsort(-values)[: min(count, len(values) - 1)]
     values, vectors = values[order], vectors[:, order]
-    # Rounding leaves small values, also negative ones, where there is no variance.
+    # Without variance, rounding leaves small values, which may be negative.
     values = np.where(values > 1e-12 * products.trace(), values, 0)
     points = vectors * np.sqrt(values)
-    # The sign of an eigenvector is arbitrary: the largest coordinate is made positive.
+    # The sign of an eigenvector is arbitrary: makes the largest coordinate positive.
     largest = np.take_along_axis(points, np.abs(points).argmax(axis=0)[None], axis=0)
     return points * np.where(largest < 0, -1, 1)
 
 
 def _normalised(products: np.ndarray) -> np.ndarray:
-    """Inner products of the samples divided by their L2 norms; samples of zeros stay zeros."""
+    """Inner products of the samples after division by their L2 norms; zero samples stay zero."""
     norms = np.sqrt(products.diagonal())
     norms = np.where(norms > 0, norms, 1)
     return products / norms / norms[:, None]

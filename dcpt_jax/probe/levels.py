@@ -1,4 +1,4 @@
-"""Features of every level of a network, of many images, with bounded memory."""
+"""Features of many images at every level of a network, with bounded memory."""
 
 import functools
 import shutil
@@ -38,22 +38,22 @@ def features(
     batch_size: int = BATCH_SIZE,
     folder: Path | str | None = None,
 ) -> tuple[Level, ...]:
-    """Computes the features that the degradation classifier gets, of many images.
+    """Computes the features of many images that the degradation classifier uses as input.
 
     Args:
         model: restoration network of `dcpt_jax.create_model`.
         params: its parameters, what `dcpt_jax.load` returns.
         images: [n, h, w, 3] float, RGB in [0, 1].
-        batch_size: images that are computed at a time.
-        folder: where to keep the flattened features in files, memory-mapped, one for each level;
-            None keeps them in memory. The caller removes the files.
+        batch_size: number of images computed at a time.
+        folder: where to write the flattened features, one memory-mapped file per level; None keeps
+            them in memory. The caller deletes the files.
 
     Returns:
         The levels, finest first (SwinIR: last stage first). Row i of each belongs to image i.
 
     Raises:
-        ValueError: if `images` is not a batch of images, or `batch_size` below 1.
-        OSError: if the folder's disk has too little space.
+        ValueError: if `images` is not a batch of images, or `batch_size` is below 1.
+        OSError: if there is too little disk space.
     """
     if len(np.shape(images)) != 4 or not len(images) or batch_size < 1:
         raise ValueError(
@@ -80,7 +80,7 @@ def features(
     with Interruption() as interruption:
         for start in range(0, len(images), batch_size):
             interruption.check()
-            start = min(start, len(images) - batch_size)  # the last batch is full: one program
+            start = min(start, len(images) - batch_size)  # full batches: one program
             rows = slice(start, start + batch_size)
             batch = np.asarray(images[rows], np.float32)
             for level, (maps, pooled) in zip(levels, _features(model, params, batch), strict=True):

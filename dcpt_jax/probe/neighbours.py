@@ -1,8 +1,8 @@
 """Accuracy of a k-nearest-neighbour classifier on features of any size.
 
-Features of full resolution have millions of numbers per image. Euclidean distances follow from
-inner products, and those are sums over blocks of columns, so only one block is in memory at a time.
-The classifier then works on the [n, n] matrix of inner products.
+Full-resolution features have millions of numbers per image. Euclidean distances follow from inner
+products, which are sums over blocks of columns, so only one block is in memory at a time. The
+classifier then works on the [n, n] matrix of inner products.
 """
 
 import math
@@ -45,27 +45,27 @@ def knn_accuracy(
     test_share: float = TEST_SHARE,
     seeds: Sequence[int] = SPLIT_SEEDS,
 ) -> Accuracy:
-    """Measures how well the nearest neighbours of a sample tell its class.
+    """Measures the accuracy of a k-nearest-neighbour classifier on features.
 
-    As scikit-learn's `KNeighborsClassifier(neighbours, algorithm="brute")` on the splits of
-    `train_test_split(test_size=test_share, random_state=seed)`: Euclidean distances of the features
-    as they are, uniform votes, and the lowest label where votes are equal. Among samples that are
-    exactly equally far away the same are chosen; only where more than 256 samples are fitted, that
-    choice of scikit-learn's depends on its number of threads.
+    Reproduces scikit-learn's `KNeighborsClassifier(neighbours, algorithm="brute")` on the splits of
+    `train_test_split(test_size=test_share, random_state=seed)`: Euclidean distances of unscaled
+    features, uniform votes, and the lowest label for equal votes. Among samples of exactly equal
+    distance the same ones are selected; only with more than 256 fitted samples does scikit-learn's
+    selection depend on its number of threads.
 
     Args:
         features: [n, ...] float, flattened here; a memory-mapped array is read block by block.
         labels: [n] int.
-        neighbours: number of neighbours that vote, >= 1.
-        test_share: share of the samples that is held out, in (0, 1).
+        neighbours: number of voting neighbours, >= 1.
+        test_share: share of held-out samples, in (0, 1).
         seeds: one split for each.
 
     Returns:
         The accuracy on the held-out samples of each split.
 
     Raises:
-        ValueError: if shapes do not fit, values are not finite, or fewer samples than `neighbours`
-            are fitted.
+        ValueError: if shapes do not match, values are not finite, or fewer samples than
+            `neighbours` are fitted.
 
     References:
         DCPT (ICLR 2025), section 3.1: the preliminary study.
@@ -129,7 +129,7 @@ def knn_accuracy_of(
 
 
 def split(count: int, test_share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of (fitted, held-out) samples, as scikit-learn's `train_test_split` shuffles them."""
+    """Indices of (fitted, held-out) samples, in the order of scikit-learn's `train_test_split`."""
     order = np.random.RandomState(seed).permutation(count)
     held_out = math.ceil(test_share * count)
     return order[held_out:], order[:held_out]
@@ -142,23 +142,23 @@ def predict(
     queries: np.ndarray,
     neighbours: int = NEIGHBOURS,
 ) -> np.ndarray:
-    """Labels that the nearest fitted samples vote for.
+    """Predicts labels by a vote of the nearest fitted samples.
 
     Returns:
         [queries] labels.
     """
     classes, votes = np.unique(labels[fitted], return_inverse=True)
-    # Squared distances less the square of the query itself, which does not change their order.
+    # Squared distances minus the squared norm of the query, which does not change their order.
     distances = products.diagonal()[fitted] - 2 * products[np.ix_(queries, fitted)]
     winners = [np.bincount(votes[near]).argmax() for near in _nearest(distances, neighbours)]
     return classes[winners]
 
 
 def _nearest(distances: np.ndarray, count: int) -> Iterator[list[int]]:
-    """Indices of the `count` smallest entries of each row, in no order.
+    """Indices of the `count` smallest entries of each row, in no particular order.
 
-    scikit-learn collects them in a heap with the largest on top. Which of several equal entries
-    leaves the heap first depends on how entries descend in it, so it is the same heap here.
+    Uses the same heap as scikit-learn, with the largest entry on top, as the heap's structure
+    decides which one of several equal entries is removed first.
     """
     for row in distances.tolist():
         heap = [(math.inf, -1)] * count
@@ -169,7 +169,7 @@ def _nearest(distances: np.ndarray, count: int) -> Iterator[list[int]]:
 
 
 def _replace_largest(heap: list[tuple[float, int]], entry: tuple[float, int]) -> None:
-    """Puts an entry in place of the top and lets it descend, as scikit-learn's `heap_push`."""
+    """Replaces the top entry and restores the heap, as scikit-learn's `heap_push`."""
     at, size = 0, len(heap)
     while (child := 2 * at + 1) < size:
         if child + 1 < size and heap[child + 1][0] > heap[child][0]:

@@ -6,24 +6,24 @@ from pathlib import Path
 from dcpt_jax import extras
 from dcpt_jax.probe.report import Report, accuracy_text, shape_text
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart; the palest come last.
+# Okabe and Ito's colours, distinguishable with colour blindness; the palest come last.
 COLOURS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#F0E442"),
 )
-MARKERS = "os^Dvp*XP<>"  # as many as make no pair of colour and marker occur twice for 88 classes
+MARKERS = "os^Dvp*XP<>"  # enough for 88 distinct pairs of colour and marker
 _CELL, _LEAST_WIDTH = 3.0, 5.0  # inches
-_CHARACTER = 0.09  # inches, in the titles' size
+_CHARACTER = 0.09  # inches, at the font size of the titles
 _DPI = 200
 
 
 def check_matplotlib() -> None:
-    """Raises ImportError if pictures cannot be drawn."""
+    """Raises ImportError if matplotlib is missing."""
     with extras.needed("probe", "the picture"):
         import matplotlib.figure  # noqa: F401
 
 
 def draw(report: Report, path: Path) -> None:
-    """Draws the t-SNE of each level of each network into a PNG or PDF file."""
+    """Draws the t-SNE of each level of each network to a PNG or PDF file."""
     check_matplotlib()
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -57,7 +57,7 @@ def draw(report: Report, path: Path) -> None:
             for label in range(len(report.classes)):
                 points = level.coordinates[report.labels == label]
                 axes.scatter(*points.T, s=16, alpha=0.85, linewidths=0, **_style(label))
-    entry = _CHARACTER * (max(map(len, report.classes)) + 6)  # inches in the legend
+    entry = _CHARACTER * (max(map(len, report.classes)) + 6)  # width of a legend entry in inches
     figure.legend(
         handles=handles,
         loc="outside lower center",

@@ -1,4 +1,4 @@
-"""What a probing gives: the table and the JSON."""
+"""Results of probing: the table and the JSON."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -23,8 +23,8 @@ class LevelResult:
 class NetworkResult:
     """One network."""
 
-    name: str  # in table and picture
-    about: Mapping[str, Any]  # JSON-able facts: architecture, arguments, where the weights are from
+    name: str  # in the table and the picture
+    about: Mapping[str, Any]  # JSON-serialisable: architecture, arguments, source of weights
     levels: tuple[LevelResult, ...]  # finest first
 
 
@@ -34,12 +34,12 @@ class Report:
 
     classes: tuple[str, ...]  # names in the order of the labels
     labels: np.ndarray  # [n] int, of the images
-    images: str  # what the images are, for people
-    settings: Mapping[str, Any]  # JSON-able, what decides about the images
-    networks: tuple[NetworkResult, ...]  # in the order in which they were given
+    images: str  # description of the images, for people
+    settings: Mapping[str, Any]  # JSON-serialisable options that determine the images
+    networks: tuple[NetworkResult, ...]  # in the order of the command line
 
     def to_markdown(self) -> str:
-        """The table, with the conventions it follows."""
+        """The table, with its conventions."""
         rows = [
             [network.name, str(number), shape_text(level.shape)]
             + [accuracy_text(accuracy) for accuracy in (level.flattened, level.pooled)]
@@ -63,7 +63,7 @@ class Report:
         return "\n".join(lines) + "\n"
 
     def to_json(self) -> dict[str, Any]:
-        """All numbers, JSON-able; accuracies in [0, 1]."""
+        """All numbers, JSON-serialisable; accuracies in [0, 1]."""
         return {
             **self.settings,
             "classes": list(self.classes),
@@ -82,7 +82,7 @@ class Report:
 
 
 def accuracy_text(accuracy: Accuracy) -> str:
-    """Mean and deviation in percent, such as "52.3 ± 1.9"."""
+    """Mean and standard deviation in percent, such as "52.3 ± 1.9"."""
     return f"{100 * accuracy.mean:.1f} ± {100 * accuracy.deviation:.1f}"
 
 
@@ -108,7 +108,7 @@ def _level_json(level: LevelResult) -> dict[str, Any]:
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table with aligned columns; all but the first are flush right."""
+    """A Markdown table with aligned columns; all but the first are right-aligned."""
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ _REDRAWN = ("kernel", "bias")
 
 
 def untrained_params(model: Any, seed: int = 0) -> Any:
-    """Draws the parameters of a network as the published study does.
+    """Initialises the parameters of a network as the published study does.
 
     Kernels of convolutions and linear layers are uniform in +-sqrt(6 / (5 fan_in)) (Kaiming with
     a = 2) and biases are 0. Everything else is as in `model.init`, so NAFNet's blocks are the
@@ -23,7 +23,7 @@ def untrained_params(model: Any, seed: int = 0) -> Any:
 
     Args:
         model: restoration network of `dcpt_jax.create_model`.
-        seed: of the draws.
+        seed: of the random numbers.
 
     Returns:
         The parameters, float32 NumPy arrays.

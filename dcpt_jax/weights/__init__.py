@@ -1,9 +1,9 @@
-"""Weights folders: parameters that any JAX program can read, and what they belong to.
+"""Weights folders: parameters that any JAX program can read, with their description.
 
-`W/weights` is an Orbax folder of host arrays, `{"network": ..., "classifier": ...}`, with
-`model.json` beside them. Orbax alone restores it, on any number of devices:
-`orbax.checkpoint.StandardCheckpointer().restore(path)`. The folder `dcpt_jax/bundled` is one: the
-network that is used where no weights are named.
+`W/weights` is an Orbax folder of host arrays, `{"network": ..., "classifier": ...}`, with a
+`model.json`. Orbax alone can restore it, on any number of devices:
+`orbax.checkpoint.StandardCheckpointer().restore(path)`. The folder `dcpt_jax/bundled` is an
+example: the network that is used by default.
 """
 
 from dcpt_jax.weights.checkpoint_files import (

@@ -1,8 +1,8 @@
-"""The checkpoints of a work directory, as far as other programs than training read them.
+"""Reads the checkpoints of a work directory, for all but the training.
 
-Training writes them, see `dcpt_jax.train.checkpoints`: `W/checkpoints/5000/` holds the items
-`state`, `data`, `config` and `model`, and after a validation its `metrics`. Orbax's files tell of a
-cut end, but not of a flipped bit: `checksums.json` does, with the CRC-32 of each file.
+`dcpt_jax.train.checkpoints` writes them: `W/checkpoints/5000/` holds the items `state`, `data`,
+`config` and `model`, and `metrics` after a validation. Orbax detects truncated files but not
+flipped bits, so `checksums.json` has the CRC-32 of each file.
 """
 
 from collections.abc import Callable
@@ -25,13 +25,13 @@ from dcpt_jax.weights.description import (
 from dcpt_jax.weights.failures import reason_of
 
 CHECKPOINTS, WEIGHTS = "checkpoints", "weights"  # folders in a work directory
-PARTS = ("network", "classifier")  # of a state, that are weights; others only help in training
+PARTS = ("network", "classifier")  # the weights in a state; others are used only in training
 CHECKSUMS = "checksums.json"
 _FILES = {"metrics": "metrics"}  # Orbax's names of the files inside items; others are "metadata"
 
 
 def checkpoint_steps(workdir: Path | str) -> list[int]:
-    """Steps of the whole checkpoints in a work directory, newest first."""
+    """Steps of the complete checkpoints in a work directory, newest first."""
     folder = Path(workdir) / CHECKPOINTS
     if not folder.is_dir():
         return []
@@ -42,8 +42,8 @@ def checkpoint_steps(workdir: Path | str) -> list[int]:
 def is_checkpoint(path: Path | str) -> bool:
     """Whether a path is one checkpoint of a work directory, such as W/checkpoints/5000.
 
-    One that was copied elsewhere has to have state and model; where it was written, anything of it
-    is enough, so that a damaged one is told from nothing. A work directory may be a number, too.
+    A copy elsewhere must have state and model. In `checkpoints` any of the items is enough, so that
+    a damaged checkpoint is recognised. The name of a work directory may be a number, too.
     """
     path = Path(path).expanduser().absolute()
 
@@ -58,7 +58,8 @@ def is_checkpoint(path: Path | str) -> bool:
 
 
 def checkpoint_folders(path: Path | str) -> list[Path]:
-    """Folders of the whole checkpoints in a work directory, newest first; or the one named."""
+    """Folders of the complete checkpoints in a work directory, newest first; or the given
+    checkpoint."""
     path = Path(path).expanduser().absolute()
     if is_checkpoint(path):
         return [path]
@@ -66,7 +67,7 @@ def checkpoint_folders(path: Path | str) -> list[Path]:
 
 
 def newest_description(path: Path | str) -> WeightsDescription | None:
-    """The description in a work directory's newest checkpoint that has one, or None.
+    """The description in the newest checkpoint that has one, or None.
 
     Args:
         path: work directory, or one of its checkpoints.
@@ -75,11 +76,11 @@ def newest_description(path: Path | str) -> WeightsDescription | None:
 
 
 def newest_readable(path: Path | str, read: Callable[[Path], Any]) -> Any | None:
-    """What is read of the newest checkpoint of which it can be read, or None.
+    """The result of `read` for the newest checkpoint for which it succeeds, or None.
 
     Args:
         path: work directory, or one of its checkpoints.
-        read: from the folder of a checkpoint; raises OSError or ValueError where it cannot.
+        read: function of a checkpoint's folder; raises OSError or ValueError if it fails.
     """
     for folder in checkpoint_folders(path):
         try:
@@ -93,7 +94,7 @@ def write_checksums(checkpoint: Path) -> None:
     """Writes the CRC-32 of each file in a checkpoint's items to `checksums.json`.
 
     Args:
-        checkpoint: its folder, before it gets its name.
+        checkpoint: its temporary folder, before it is renamed.
     """
     found = {
         file.relative_to(checkpoint).as_posix(): files.crc32_of(file)
@@ -104,9 +105,9 @@ def write_checksums(checkpoint: Path) -> None:
 
 
 def refuse_damaged(checkpoint: Path, item: str) -> None:
-    """Raises unless the files of an item are those that were written.
+    """Checks the files of an item against their checksums.
 
-    A copy of the items state and model alone, elsewhere, has no checksums and is not checked.
+    A copy elsewhere that has only the items state and model is not checked, as it has no checksums.
 
     Raises:
         OSError: if a file, or the checksums, cannot be read.
@@ -129,11 +130,11 @@ def refuse_damaged(checkpoint: Path, item: str) -> None:
 
 
 def read_item(checkpoint: Path, name: str) -> dict[str, Any]:
-    """An item of a training checkpoint that is JSON: "data", "config", "model" or "metrics".
+    """Reads a JSON item of a training checkpoint: "data", "config", "model" or "metrics".
 
     Raises:
         OSError: if it cannot be read.
-        WeightsError: if it is not what was written.
+        WeightsError: if it is damaged.
     """
     refuse_damaged(checkpoint, name)
     file = checkpoint / name / _FILES.get(name, "metadata")
@@ -147,22 +148,22 @@ def array_metadata(checkpoint: Path) -> Any:
     """Names, shapes and dtypes of the arrays in a checkpoint, in a tree like its state.
 
     Raises:
-        Exception: of many kinds if they cannot be read.
+        Exception: of various types, if they cannot be read.
     """
-    # The handler, as the checkpointer warns of a file that a folder of items has not.
+    # Uses the handler, as the checkpointer warns of a file that folders of items do not have.
     metadata = ocp.PyTreeCheckpointHandler().metadata(checkpoint / "state")
     return getattr(metadata, "tree", metadata)
 
 
 def load_checkpoint(folder: Path) -> tuple[Params, WeightsDescription]:
-    """Parameters and description of one training checkpoint, whatever devices it was written on.
+    """Parameters and description of one training checkpoint, for any number of devices.
 
     Raises:
-        WeightsError: if it is damaged, or its checksums differ from what was saved.
+        WeightsError: if it is damaged or its checksums do not match.
     """
     try:
         return _load_checkpoint(folder)
-    except Exception as error:  # the storage libraries raise many kinds
+    except Exception as error:  # the storage libraries raise various types
         raise WeightsError(f"checkpoint {folder} cannot be read: {reason_of(error)}") from error
 
 
@@ -181,10 +182,10 @@ def _load_checkpoint(folder: Path) -> tuple[Params, WeightsDescription]:
         args=ocp.args.PyTreeRestore(item=item, restore_args=to_host, partial_restore=True),
     )
     averaged = {**state["params"], **state.get("ema", {})}
-    # What only helps in training is no part of the weights.
+    # Parts used only in training are not weights.
     params = {name: averaged[name] for name in PARTS if name in averaged}
     if description.classifier is None:
-        params.pop("classifier", None)  # that of a transfer's guide
+        params.pop("classifier", None)  # the guide of a transfer
     if not (folder / CHECKSUMS).exists():
         refuse_other_shapes(params, description, folder)
     return params, description

@@ -1,4 +1,4 @@
-"""Checksums of arrays, which tell a flipped bit that Orbax's own files do not."""
+"""Checksums of arrays, to detect flipped bits, which Orbax does not."""
 
 import logging
 import zlib
@@ -19,27 +19,27 @@ from dcpt_jax.weights.description import (
 
 
 def checksums_of_arrays(tree: Any) -> dict[str, int]:
-    """CRC-32 of each array, with its dtype and shape, by its name, e.g. "network/intro/kernel".
+    """CRC-32 of each array, including dtype and shape, by name, e.g. "network/intro/kernel".
 
     The 68 million parameters of the paper's NAFNet take 0.1 s on one core.
 
     Args:
-        tree: of host arrays.
+        tree: host arrays.
     """
     return {name: _checksum(np.asarray(array)) for name, array in _named(tree).items()}
 
 
 def refuse_other_arrays(params: Params, description: WeightsDescription, folder: Path) -> None:
-    """Raises unless the arrays read from a weights folder are those that were written.
+    """Checks the arrays of a weights folder against their checksums.
 
     Args:
         params: as they are stored.
-        description: read from the folder. Without checksums the arrays' shapes alone are checked,
-            with a warning.
+        description: read from the folder. Without checksums only the shapes are checked, with a
+            warning.
         folder: for messages.
 
     Raises:
-        WeightsError: naming the arrays.
+        WeightsError: naming the arrays that differ.
     """
     if description.checksums is None:
         logging.warning("%s has no checksums: damage to its arrays would not be noticed", folder)
@@ -50,14 +50,14 @@ def refuse_other_arrays(params: Params, description: WeightsDescription, folder:
 
 
 def refuse_other_shapes(params: Params, description: WeightsDescription, folder: Path) -> None:
-    """Raises unless the arrays have the names and shapes that a description says.
+    """Checks that the arrays have the names and shapes of the described modules.
 
     Raises:
-        WeightsError: naming the arrays.
+        WeightsError: naming the arrays that differ.
     """
     found = {name: np.shape(array) for name, array in _named(params).items()}
     blocks = block_count(description.arguments)
-    if blocks > len(found):  # it would take forever to build them
+    if blocks > len(found):  # building so many blocks would take forever
         raise WeightsError(
             f"{folder}: the network has {blocks:,} blocks by its description, but there are "
             f"{len(found)} arrays"
@@ -88,5 +88,5 @@ def _named(tree: Any) -> dict[str, Any]:
 
 def _checksum(array: np.ndarray) -> int:
     kind = zlib.crc32(f"{array.dtype} {array.shape}".encode())
-    # As bytes: NumPy offers no buffer of bfloat16.
+    # As bytes, since bfloat16 does not support the buffer protocol.
     return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8), kind)

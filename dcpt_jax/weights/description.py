@@ -1,4 +1,4 @@
-"""`model.json`: what parameters belong to, typed, and the one place that reads and writes it."""
+"""`model.json`, the typed description of weights: its only reader and writer."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from dcpt_jax.labels import FLAT, KINDS, MULTI_HOT, Labels
 
 DESCRIPTION = "model.json"
 FORMAT = 1
-CONVERTED = "converted"  # mode of weights that no run of this package made
+CONVERTED = "converted"  # mode of weights from other programs
 
 Params = dict[str, Any]
 Arguments = dict[str, Any]  # keyword arguments of a module; sequences are tuples
 
-_MOST = 2**53  # of a whole number; of a network's size `_LARGEST`
+_MOST = 2**53  # largest integer; `_LARGEST` has those of network sizes
 _LARGEST = 2**16
 _BLOCK_COUNTS = {
     *("encoder_blocks", "middle_blocks", "decoder_blocks"),
     *("num_blocks", "num_refinement_blocks", "depths"),
 }
-_LONGEST = 10_000  # names in a list, and characters of a text
+_LONGEST = 10_000  # longest list of names, and longest text in characters
 
 
 class WeightsError(ValueError):
-    """Weights that are damaged, or whose description says something that cannot be."""
+    """Weights that are damaged or have an invalid description."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class ClassifierDescription:
     labels: Labels
 
     def module(self, **changes: Any) -> nn.Module:
-        """The classifier, with some keyword arguments changed."""
+        """Creates the classifier, with some keyword arguments changed."""
         return models.create_classifier(**{**self.arguments, **changes})
 
 
@@ -51,13 +51,13 @@ class ClassifierDescription:
 class Checksums:
     """CRC-32 of a weights folder."""
 
-    description: int  # of all else in `model.json`
-    arrays: Mapping[str, int]  # of each array by its name, e.g. "network/intro/kernel".
+    description: int  # of everything else in `model.json`
+    arrays: Mapping[str, int]  # by name, e.g. "network/intro/kernel"
 
 
 @dataclasses.dataclass(frozen=True)
 class WeightsDescription:
-    """What parameters belong to and where they came from.
+    """Architecture and origin of weights.
 
     Attributes:
         architecture: name for `create_model`.
@@ -65,15 +65,15 @@ class WeightsDescription:
         classifier: the degradation classifier beside the network, or None.
         task_set: name of the task set, or the classes joined by commas; "" if unknown.
         classes: names of the classes trained on, in index order; () if unknown.
-        mode: of the run that made the parameters.
+        mode: of the run that trained the parameters.
         steps: of that run, up to here.
-        crop_size: in pixels, of its training crops.
-        averaged: parts whose moving average is taken, "network" and "classifier".
-        source: where the run started, see `_SOURCE` for the keys.
+        crop_size: of its training crops, in pixels.
+        averaged: parts stored as their moving average, "network" and "classifier".
+        source: what the run was initialised from, see `_SOURCE` for the keys.
         metrics: means over its last steps.
         best: step and metrics of its best checkpoint, if it was validated.
-        guide: the classifier that guided a transfer, which is needed to continue it.
-        checksums: of the folder; None in checkpoints, which have others.
+        guide: the classifier that guided a transfer, needed to continue it.
+        checksums: of the folder; None in checkpoints, which store checksums of files.
     """
 
     architecture: str
@@ -92,17 +92,17 @@ class WeightsDescription:
     checksums: Checksums | None = None
 
     def network(self, **changes: Any) -> nn.Module:
-        """The network, with some keyword arguments changed."""
+        """Creates the network, with some keyword arguments changed."""
         return models.create_model(self.architecture, **{**self.arguments, **changes})
 
     def required_classifier(self, place: Path | str | None) -> ClassifierDescription:
         """The classifier.
 
         Args:
-            place: where the weights are, for the message; None: in this package.
+            place: location of the weights for the message; None: the bundled ones.
 
         Raises:
-            WeightsError: if there is none.
+            WeightsError: if the weights have no classifier.
         """
         if self.classifier is None:
             raise WeightsError(
@@ -138,7 +138,7 @@ class WeightsDescription:
         return json.loads(json.dumps(content))  # tuples become lists, as in the file
 
     def with_checksums(self, arrays: Mapping[str, int]) -> WeightsDescription:
-        """The same with the checksums of a weights folder.
+        """Returns a copy with the checksums of a weights folder.
 
         Args:
             arrays: checksum of each array by its name.
@@ -172,26 +172,26 @@ def describe(
 
 
 def local_converter_size(network: nn.Module, crop: int) -> int:
-    """The `tlc_size` for a network that was trained on crops of this many pixels.
+    """The `tlc_size` for a network that was trained on crops of this number of pixels.
 
-    Networks take only sizes that suit all their levels, so it is rounded up to one.
+    Rounded up, as networks require a size that fits all their levels.
     """
     return -(-int(crop) // network.size_multiple) * network.size_multiple
 
 
 def block_count(arguments: Mapping[str, Any]) -> int:
-    """How many blocks a network of these keyword arguments has."""
+    """Number of blocks of a network with these keyword arguments."""
     counts = [value for name, value in arguments.items() if name in _BLOCK_COUNTS]
     return sum(sum(value) if isinstance(value, tuple) else value for value in counts)
 
 
 def checksum_of_json(content: Any) -> int:
-    """CRC-32 of JSON values, however they are laid out."""
+    """CRC-32 of JSON values, independent of formatting."""
     return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 def write_description(file: Path, description: WeightsDescription) -> None:
-    """Writes a `model.json`, one key a line.
+    """Writes a `model.json` with one key per line.
 
     Raises:
         OSError: if it cannot be written.
@@ -215,7 +215,7 @@ def read_json(file: Path) -> Any:
 
     Raises:
         OSError: if it cannot be read.
-        WeightsError: if it is no JSON.
+        WeightsError: if it is not valid JSON.
     """
     try:
         return json.loads(file.read_text(encoding="utf-8"))
@@ -224,11 +224,11 @@ def read_json(file: Path) -> Any:
 
 
 def parse_description(content: Any, file: Path | str) -> WeightsDescription:
-    """A description from the content of a `model.json`, or of the like in a checkpoint.
+    """Parses the content of a `model.json`, or the equivalent in a checkpoint.
 
     Args:
         content: JSON values.
-        file: where they are from, for messages.
+        file: its origin, for messages.
 
     Raises:
         WeightsError: naming the file, the key, its value and what is allowed.
@@ -239,11 +239,11 @@ def parse_description(content: Any, file: Path | str) -> WeightsDescription:
         raise WeightsError(f"{file} does not describe weights: {wrong}") from wrong
 
 
-# The parser: a kind turns one JSON value into ours, or raises `_Wrong`.
+# The parser: a kind is a function that parses one JSON value, or raises `_Wrong`.
 
 
 class _Wrong(Exception):
-    """Names a key, its value and what is allowed."""
+    """An invalid value; names the key, its value and what is allowed."""
 
     def __init__(self, key: str, value: Any, allowed: str):
         if isinstance(value, Exception):
@@ -317,7 +317,7 @@ def _optional(kind: _Kind) -> _Kind:
 
 
 def _values(kind: _Kind) -> _Kind:
-    """An object of any keys, whose values are of one kind."""
+    """An object with arbitrary keys and values of one kind."""
 
     def read(key: str, value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
@@ -328,7 +328,7 @@ def _values(kind: _Kind) -> _Kind:
 
 
 def _keys(known: Mapping[str, tuple[_Kind, Any]]) -> _Kind:
-    """An object of known keys, each with its kind and its default or `_REQUIRED`."""
+    """An object with known keys, each with its kind and its default or `_REQUIRED`."""
 
     def read(key: str, value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
@@ -359,7 +359,7 @@ _SOURCE = _keys(
         "init_from": (_text, None),
         "classifier_from": (_keys({"path": (_text, _REQUIRED), **_RUN}), None),
         **_RUN,
-        # Of converted weights: the file, its entry, and the layout of its names if MaskDCPT's.
+        # For converted weights: the file, its entry, and the layout of names if MaskDCPT's.
         "file": (_text, None),
         "entry": (_text, None),
         "layout": (_text, None),
@@ -443,14 +443,14 @@ def _classifier(key: str, content: Mapping[str, Any]) -> ClassifierDescription:
 def _arguments(
     key: str, given: dict[str, Any], create: Callable[..., nn.Module], *, checked: bool = True
 ) -> Arguments:
-    """Keyword arguments that a module takes, with its defaults for those that are missing.
+    """The keyword arguments of a module, with its defaults for missing ones.
 
-    `checked`: whether their kinds are those of the defaults; a plugin's network may take any.
+    `checked`: whether their types must be those of the defaults; a plugin's network may take any.
     """
     needed = {"feature_dims": (1,), "num_classes": 1} if create is models.create_classifier else {}
     try:
         known = create(**needed, **({"image_input": True} if needed else {})).arguments()
-    except TypeError:  # a network of a user's own, whose arguments have no defaults
+    except TypeError:  # a user's network whose arguments have no defaults
         known = given
     for name, value in given.items():
         if name not in known:
@@ -467,7 +467,7 @@ def _arguments(
 
 
 def _check_like(key: str, value: Any, example: Any) -> None:
-    """Raises `_Wrong` unless a keyword argument is of the kind of an example."""
+    """Raises `_Wrong` unless a keyword argument has the type of an example."""
     if example is None:  # NAFNet's `tlc_size`
         if value is not None:
             _check_like(key, value, [1] if isinstance(value, list) else 1)

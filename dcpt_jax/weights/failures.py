@@ -1,10 +1,10 @@
-"""What went wrong, in a line: the storage libraries raise many kinds of errors, with long texts."""
+"""One-line reasons for errors of the storage libraries, whose texts are long and of many kinds."""
 
 import json
 import os
 import re
 
-# TensorStore, of a file that is cut off, changed or not there; its texts go on for lines.
+# TensorStore's errors for truncated, changed or missing files; their texts have many lines.
 _DAMAGE = re.compile(
     r"(?:ValueError: )?(DATA_LOSS|OUT_OF_RANGE|NOT_FOUND|FAILED_PRECONDITION|INVALID_ARGUMENT): "
     r'Error (?:opening "zarr" driver: .*? |reading )"([^"]*?)(?:/\.zarray|/[\d.]+)?" in OCDBT'
@@ -12,11 +12,12 @@ _DAMAGE = re.compile(
 
 
 def reason_of(error: BaseException) -> str:
-    """What went wrong, in a line of at most some 300 characters.
+    """The reason of an error, in one line of about 300 characters at most.
 
-    Where the system refused something it is the system's word, with the file it is about.
+    For an error of the operating system it is the system's message, with the file name.
     """
-    # What Orbax says of another error is no more than the place; ours quote it.
+    # Orbax wraps other errors in messages that name only the location; messages of this package
+    # quote the error.
     while (cause := error.__cause__) is not None and not (str(cause) and str(cause) in str(error)):
         error = cause
     if isinstance(error, OSError) and error.errno:

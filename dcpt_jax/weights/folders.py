@@ -1,4 +1,4 @@
-"""Weights folders: written whole, and read from wherever weights are."""
+"""Weights folders: written atomically, and read from any place that holds weights."""
 
 import contextlib
 import glob
@@ -35,10 +35,10 @@ from dcpt_jax.weights.description import (
 )
 from dcpt_jax.weights.failures import reason_of
 
-# The weights that come with the package: `python -m dcpt_jax.convert RUN dcpt_jax/bundled --dtype
-# float16` makes them of a run of configs/classify.py, which keeps network and classifier.
+# The bundled weights, made with `python -m dcpt_jax.convert RUN dcpt_jax/bundled --dtype float16`
+# from a run of configs/classify.py, which keeps network and classifier.
 BUNDLED = Path(__file__).resolve().parents[1] / "bundled"
-# What is in a weights folder: the description, and Orbax's files, of whatever version.
+# Content of a weights folder: the description, and files of any version of Orbax.
 _WRITTEN = {
     *(DESCRIPTION, "_METADATA", "_CHECKPOINT_METADATA", "_sharding", "array_metadatas"),
     *("manifest.ocdbt", "d", "commit_success.txt"),
@@ -46,13 +46,13 @@ _WRITTEN = {
 
 
 def save_weights(folder: Path | str, params: Params, description: WeightsDescription) -> Path:
-    """Writes a weights folder; an older one in its place is replaced only once this is whole.
+    """Writes a weights folder; an older one is replaced only once the new one is complete.
 
-    Any other folder in its place is kept beside it, under a name that a warning says. Where several
-    processes train together, one of them calls this.
+    Any other folder in its place is kept beside it under another name, with a warning. If several
+    processes train together, only one of them calls this.
 
     Args:
-        folder: where to; parents are made.
+        folder: target; missing parent folders are created.
         params: {"network": ...[, "classifier": ...]}, arrays of any kind.
         description: see `describe`; checksums are added.
 
@@ -60,7 +60,7 @@ def save_weights(folder: Path | str, params: Params, description: WeightsDescrip
         The folder's absolute path.
 
     Raises:
-        OSError: if it cannot be written; nothing has changed then.
+        OSError: if it cannot be written; nothing is changed then.
     """
     folder = Path(folder).absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def save_weights(folder: Path | str, params: Params, description: WeightsDescrip
             *folder.parent.glob(f"{glob.escape(fresh.name)}.orbax-checkpoint-tmp*"),
         ):
             shutil.rmtree(left, ignore_errors=True)
-        if isinstance(error, Exception):  # the storage libraries raise many kinds
+        if isinstance(error, Exception):  # the storage libraries raise various types
             raise OSError(f"{folder} cannot be written: {reason_of(error)}") from error
         raise
     return folder
@@ -86,7 +86,7 @@ def save_weights(folder: Path | str, params: Params, description: WeightsDescrip
 
 @contextlib.contextmanager
 def _without_orbax_logs() -> Iterator[None]:
-    """Leaves out the tracebacks that Orbax's threads log after a failed write, which is raised."""
+    """Suppresses tracebacks logged by Orbax's threads after a failed write, which raises anyway."""
     logger = logging.getLogger("absl")
 
     def passes(record: logging.LogRecord) -> bool:
@@ -100,7 +100,7 @@ def _without_orbax_logs() -> Iterator[None]:
 
 
 def _checkpointer() -> ocp.StandardCheckpointer:
-    """One that waits for no other process, where several train together."""
+    """A checkpointer that does not wait for other processes of a distributed run."""
     if jax.process_count() == 1:
         return ocp.StandardCheckpointer()
     this = jax.process_index()
@@ -111,7 +111,7 @@ def _checkpointer() -> ocp.StandardCheckpointer:
 
 
 def _put_in_place(fresh: Path, folder: Path) -> None:
-    """Renames a new folder to its name; an older weights folder of that name is removed."""
+    """Renames a new folder to its final name; removes an older weights folder of that name."""
     if not folder.exists():
         fresh.rename(folder)
         return
@@ -130,7 +130,7 @@ def _put_in_place(fresh: Path, folder: Path) -> None:
 
 
 def is_weights_folder(folder: Path | str) -> bool:
-    """Whether a folder is one that `save_weights` wrote, and holds nothing else."""
+    """Whether a folder was written by `save_weights` and holds nothing else."""
     folder = Path(folder)
     try:
         read_description(folder / DESCRIPTION)
@@ -142,10 +142,10 @@ def is_weights_folder(folder: Path | str) -> bool:
 
 
 def bundled_weights() -> Path:
-    """The weights folder that comes with this package.
+    """The folder of the bundled weights.
 
     Raises:
-        FileNotFoundError: if this installation has none.
+        FileNotFoundError: if this installation does not have them.
     """
     if not (BUNDLED / DESCRIPTION).is_file():
         raise FileNotFoundError(
@@ -158,25 +158,25 @@ def bundled_weights() -> Path:
 def load_weights(path: Path | str | None = None) -> tuple[Params, WeightsDescription]:
     """Reads parameters and description from a weights folder, a work directory or a checkpoint.
 
-    A work directory whose run has not ended yet holds no `weights`; its newest readable checkpoint
-    is taken then, the moving average of the network if there is one. If a finished run was
-    continued and has not ended again, its older `weights` are taken, with a warning.
+    For a work directory without `weights`, whose run has not ended, the newest readable checkpoint
+    is used, with the moving average of the network if any. If a finished run was continued and has
+    not ended again, its older `weights` are used, with a warning.
 
     Args:
         path: weights folder, work directory W, or one of its checkpoints, W/checkpoints/5000; None:
-            the network that comes with this package, see `bundled_weights`.
+            the bundled weights.
 
     Returns:
-        ({"network": ...[, "classifier": ...]} as host arrays, their description). Arrays that are
-        stored as float16 or bfloat16 are converted to float32.
+        ({"network": ...[, "classifier": ...]} as host arrays, their description). Arrays stored as
+        float16 or bfloat16 are converted to float32.
 
     Raises:
-        FileNotFoundError: if there are no weights; the message says what was looked for.
-        WeightsError: if the weights are damaged: their description, or arrays whose checksums
-            differ; or if the path is a file.
+        FileNotFoundError: if there are no weights; the message lists where they were searched.
+        WeightsError: if the weights are damaged (invalid description, or arrays that do not match
+            the checksums), or if the path is a file.
         DeviceError: if JAX has no device.
     """
-    start_devices()  # or Orbax's complaint would be taken for damage
+    start_devices()  # first, as Orbax's error without a device would look like damage
     if path is None:
         path = bundled_weights()
     path = Path(path).expanduser().absolute()
@@ -201,7 +201,7 @@ def load_weights(path: Path | str | None = None) -> tuple[Params, WeightsDescrip
 
 
 def _load_folder(folder: Path, newest: int) -> tuple[Params, WeightsDescription]:
-    """Reads a weights folder, beside which a checkpoint of the step `newest` may lie."""
+    """Reads a weights folder; `newest` is the step of the newest checkpoint beside it."""
     description = read_description(folder / DESCRIPTION)
     if description.steps is not None and newest > description.steps:
         logging.warning(
@@ -211,7 +211,7 @@ def _load_folder(folder: Path, newest: int) -> tuple[Params, WeightsDescription]
     try:
         with _checkpointer() as checkpointer:
             params = checkpointer.restore(folder)
-    except Exception as error:  # the storage libraries raise many kinds
+    except Exception as error:  # the storage libraries raise various types
         raise WeightsError(f"{folder} cannot be read: {reason_of(error)}") from error
     refuse_other_arrays(params, description, folder)
     return jax.tree.map(_as_parameter, params), description
@@ -219,7 +219,7 @@ def _load_folder(folder: Path, newest: int) -> tuple[Params, WeightsDescription]
 
 def _as_parameter(leaf: Any) -> np.ndarray:
     array = np.asarray(leaf)
-    # Half precision only saves space in files: parameters are float32.
+    # Half precision only reduces the file size: parameters are float32.
     return array.astype(np.float32) if array.dtype in (np.float16, jnp.bfloat16) else array
 
 
@@ -241,20 +241,20 @@ def load(path: Path | str | None = None) -> tuple[nn.Module, Params]:
 
 
 def load_classifier(path: Path | str | None = None) -> tuple[nn.Module, Params, tuple[str, ...]]:
-    """Degradation classifier, its parameters, and what each of its logits stands for.
+    """Degradation classifier, its parameters, and the meaning of its logits.
 
-    `load_weights` returns a description whose `classifier.labels` say how to read the logits.
+    The `classifier.labels` of the description returned by `load_weights` interpret the logits.
 
     Args:
         path: see `load_weights`.
 
     Returns:
-        (classifier, params, class names in index order; of a multi-hot classifier the names of its
+        (classifier, params, class names in index order; for a multi-hot classifier names of its
         components).
 
     Raises:
         FileNotFoundError: see `load_weights`.
-        WeightsError: if they are damaged or hold no classifier.
+        WeightsError: if the weights are damaged or have no classifier.
     """
     params, description = load_weights(path)
     classifier = description.required_classifier(path)
@@ -262,7 +262,7 @@ def load_classifier(path: Path | str | None = None) -> tuple[nn.Module, Params, 
 
 
 def saved_steps(workdir: Path | str) -> int | None:
-    """After how many steps a work directory's `weights` were written; None if there are none."""
+    """The step at which a work directory's `weights` were written; None if there are none."""
     try:
         return read_description(Path(workdir) / WEIGHTS / DESCRIPTION).steps
     except (OSError, ValueError):
