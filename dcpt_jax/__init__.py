@@ -1,7 +1,7 @@
 """Degradation-classification pre-training for image restoration, in JAX.
 
-The public names below are loaded on first use, so that data workers, which import this package too,
-start without JAX. Everything is described in the README.
+The public names below are loaded on first use, so that data workers, which also import this
+package, start without JAX. See the README for documentation.
 """
 
 from dcpt_jax import command_start
@@ -23,7 +23,7 @@ _PUBLIC = {
     "to_torch": "dcpt_jax.convert.naming",
     "degrade": "dcpt_jax.degradations",
 }
-# `restore` and `inspect` are packages and, called, the functions for one image.
+# `restore` and `inspect` are packages that can also be called as functions for one image.
 _MODULES = (
     *("degradations", "images", "inspect", "losses", "metrics", "models", "probe"),
     *("restore", "weights"),

@@ -1,4 +1,4 @@
-"""All commands under one name: `dcpt-jax COMMAND ...`, or `python -m dcpt_jax COMMAND ...`."""
+"""All commands: `dcpt-jax COMMAND ...`, or `python -m dcpt_jax COMMAND ...`."""
 
 import runpy
 import sys
@@ -7,7 +7,7 @@ from dcpt_jax import extras
 from dcpt_jax.command_line import guarded
 from dcpt_jax.suggestions import did_you_mean
 
-# Name, module, and what it does. `dcpt-jax NAME ...` is `python -m MODULE ...`.
+# Name, module, and description. `dcpt-jax NAME ...` is `python -m MODULE ...`.
 COMMANDS = (
     ("train", "dcpt_jax.main", "pre-train or fine-tune: --config=configs/pretrain.py --workdir=W"),
     ("evaluate", "dcpt_jax.main", "measure weights: --config=configs/evaluate.py --workdir=W"),
@@ -28,11 +28,11 @@ COMMANDS = (
 
 
 def main() -> int:
-    """Runs the command named by the first argument, with the rest as its command line.
+    """Runs the command named by the first argument, with the other arguments.
 
     Returns:
         The exit status: 0 for the list of commands, 1 if an extra is missing, 2 for an unknown
-        command. A command that runs exits with its own status.
+        command. Otherwise the command exits with its own status.
     """
     modules = {name: module for name, module, _ in COMMANDS}
     name, *arguments = sys.argv[1:] or ["--help"]

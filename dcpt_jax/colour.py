@@ -1,8 +1,8 @@
-"""ICC colour profiles: which there are in a file, and the way from their colours to sRGB.
+"""ICC colour profiles of image files, and conversion to sRGB.
 
-RGB and grey profiles made of curves (and a matrix) are converted with NumPy at the pixels' full
-depth. Pillow's ImageCms (Little CMS) converts all others, with 8 bits. Rendering is relative
-colorimetric: colours inside sRGB stay as they are, the others are clipped to its nearest values.
+RGB and grey profiles made of curves (and a matrix) are converted with NumPy at the pixels' bit
+depth, all others with Pillow's ImageCms (Little CMS) at 8 bits. The rendering intent is relative
+colorimetric: colours outside sRGB are clipped to its nearest values.
 
 NumPy and Pillow only; worker processes import this module, so it must stay free of jax.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageCms
 
-# sRGB's primaries as columns, in the connection space of all profiles (XYZ under D50).
+# Primaries of sRGB as columns, in the profile connection space (XYZ under D50).
 _SRGB_TO_XYZ = np.array(
     [
         [0.43606567, 0.38514709, 0.14307784],
@@ -25,7 +25,7 @@ _SRGB_TO_XYZ = np.array(
 )
 _SPACES = {b"RGB ": "RGB", b"GRAY": "grey", b"CMYK": "CMYK", b"Lab ": "Lab"}
 _GREY_MODES = frozenset({"1", "L", "LA", "I", "F", "I;16", "I;16B"})
-_ROWS = 256  # converted at once, so that large photos need little memory
+_ROWS = 256  # rows converted at once, to bound the memory for large photos
 
 
 class ProfileError(ValueError):
@@ -34,7 +34,7 @@ class ProfileError(ValueError):
 
 @dataclass(frozen=True)
 class _Curves:
-    """What a profile of curves says: one curve for each channel, and the primaries as columns."""
+    """The content of a curve-based profile: one curve per channel, and the primaries as columns."""
 
     curves: tuple[tuple[float, ...] | np.ndarray, ...]
     to_xyz: np.ndarray | None  # None: grey
@@ -44,14 +44,14 @@ def embedded_profile(image: Image.Image | None) -> tuple[str, bytes] | None:
     """Colour space and profile of a file's pixels; None if the file has none.
 
     Args:
-        image: the opened file; None: nothing is known of it.
+        image: the opened file; None if it could not be opened.
 
     Returns:
-        ("RGB", profile), likewise "grey" and "CMYK"; ("Lab", b"") for Lab pixels, which need none.
-        Grey pixels may have an RGB profile.
+        ("RGB", profile), likewise "grey" and "CMYK"; ("Lab", b"") for Lab pixels, which need no
+        profile. Grey pixels may have an RGB profile.
 
     Raises:
-        ProfileError: if the profile is damaged, or of another space than the pixels.
+        ProfileError: if the profile is damaged, or its space is not that of the pixels.
     """
     if image is None:
         return None
@@ -90,7 +90,7 @@ def is_linear(profile: bytes) -> bool:
 
 
 def is_srgb(profile: bytes) -> bool:
-    """Whether an RGB profile gives the colours of sRGB, to half a level of 8 bits."""
+    """Whether an RGB profile gives the colours of sRGB, within half an 8-bit level."""
     if profile[16:20] != b"RGB ":
         return False
     steps = np.linspace(0, 1, 9, dtype=np.float32)
@@ -108,8 +108,8 @@ def to_srgb(image: np.ndarray, profile: bytes) -> np.ndarray:
     """Converts an image with an RGB or grey profile to sRGB.
 
     Args:
-        image: float [h, w, 3] in [0, 1], the numbers of the file; of grey ones three times.
-        profile: an ICC profile whose space is RGB or grey.
+        image: float [h, w, 3] in [0, 1], as stored; grey values repeated three times.
+        profile: an ICC profile of RGB or grey.
 
     Returns:
         float32 [h, w, 3] in [0, 1]. Colours outside sRGB are clipped.
@@ -134,7 +134,7 @@ def to_srgb(image: np.ndarray, profile: bytes) -> np.ndarray:
 
 
 def cmyk_to_srgb(image: Image.Image, profile: bytes) -> np.ndarray:
-    """Converts Pillow's CMYK image with its profile to sRGB; uint8 [h, w, 3]."""
+    """Converts Pillow's CMYK image to sRGB by its profile; uint8 [h, w, 3]."""
     return np.array(_by_lcms(image, profile))
 
 
@@ -161,7 +161,7 @@ def _by_lcms(image: Image.Image, profile: bytes) -> Image.Image:
 
 @functools.lru_cache(maxsize=16)
 def _curves_of(profile: bytes) -> _Curves | None:
-    """The curves and matrix of a profile; None if it is made of tables or of another space."""
+    """The curves and matrix of a profile; None if it is table-based or of another space."""
     try:
         (count,) = struct.unpack_from(">I", profile, 128)
         entries = (
@@ -184,9 +184,9 @@ def _curves_of(profile: bytes) -> _Curves | None:
 
 
 def _curve(tag: bytes) -> tuple[float, ...] | np.ndarray:
-    """A curve from values to light: a table, or (gamma, a, b, c, d, e, f) of a formula.
+    """A curve from values to linear light: a table, or parameters (gamma, a, b, c, d, e, f).
 
-    The formula is (a x + b)^gamma + e from d on and c x + f below it.
+    The parametric curve is (a x + b)^gamma + e for x >= d, and c x + f below.
     """
     if tag[:4] == b"curv":
         (count,) = struct.unpack_from(">I", tag, 8)
@@ -214,7 +214,7 @@ def _curve(tag: bytes) -> tuple[float, ...] | np.ndarray:
 
 
 def _linear(values: np.ndarray, curve: tuple[float, ...] | np.ndarray) -> np.ndarray:
-    """Values in [0, 1] as light in [0, 1], float64."""
+    """Applies a curve: values in [0, 1] to linear light in [0, 1], float64."""
     values = np.clip(np.asarray(values, np.float64), 0, 1)
     if isinstance(curve, np.ndarray):
         return np.interp(values, np.linspace(0, 1, len(curve)), curve)

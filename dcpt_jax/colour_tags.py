@@ -1,7 +1,7 @@
-"""Colours that files state without an ICC profile, as ICC profiles of curves.
+"""Colour spaces that files state without an ICC profile, as ICC profiles of curves.
 
 PNG's cICP, gAMA and cHRM, the code points (nclx) of AVIF and HEIC, and the Adobe RGB that cameras
-write into EXIF alone. NumPy and Pillow only.
+state only in EXIF. NumPy and Pillow only.
 """
 
 import struct
@@ -29,15 +29,15 @@ _ADOBE_GAMMA = 2 + 51 / 256
 
 
 def state_profile(image: Image.Image, kind: str, data: bytes) -> None:
-    """Sets `image.info["icc_profile"]` by what a file without such a profile states.
+    """Sets `image.info["icc_profile"]` from the colour space stated by a file without a profile.
 
-    Nothing is set for sRGB. For transfers of HDR, which is not read as such, `image.info["hdr"]`
-    names them.
+    No-op for sRGB. HDR transfer characteristics, which are not supported, are named in
+    `image.info["hdr"]`.
 
     Args:
         image: the opened file.
-        kind: of the file, see `ImageHeader`.
-        data: its content.
+        kind: type of the file, see `ImageHeader`.
+        data: content of the file.
     """
     if image.info.get("icc_profile") or image.mode in ("CMYK", "LAB"):
         return
@@ -62,7 +62,7 @@ def state_profile(image: Image.Image, kind: str, data: bytes) -> None:
 
 
 def _code_points(kind: str, data: bytes) -> tuple[int, int] | None:
-    """Primaries and transfer characteristics of H.273 that a file states."""
+    """Primaries and transfer characteristics of H.273 stated by a file."""
     if kind == "PNG":
         at = data.find(b"cICP", 0, data.find(b"IDAT"))
         return None if at < 0 else (data[at + 4], data[at + 5])
@@ -73,17 +73,17 @@ def _code_points(kind: str, data: bytes) -> tuple[int, int] | None:
 
 
 def _is_adobe(exif: bytes) -> bool:
-    """Whether EXIF says, by the interoperability index R03, that the colours are Adobe RGB."""
+    """Whether EXIF states Adobe RGB, by the interoperability index R03."""
     block = Image.Exif()
     try:
         block.load(exif)
         return block.get_ifd(0xA005).get(1) == "R03"
-    except Exception:  # Pillow raises many kinds on broken blocks
+    except Exception:  # Pillow raises various types on broken blocks
         return False
 
 
 def rgb_profile(chromaticities: tuple[float, ...], gamma: float | None) -> bytes:
-    """An ICC profile of a matrix and one curve.
+    """An ICC profile of a matrix and one curve for all channels.
 
     Args:
         chromaticities: x and y of red, green, blue and white.

@@ -1,4 +1,4 @@
-"""What all commands share: exit statuses, paths, and progress."""
+"""Exit statuses, paths and progress, shared by all commands."""
 
 import argparse
 import contextlib
@@ -84,7 +84,8 @@ def guarded(work: Callable[[Interruption], int]) -> int:
 
 
 def show_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
-    """Python's own hook, except for tasks of Orbax's event loop after it failed and was closed."""
+    """Python's default hook, except for tasks left by Orbax after its event loop failed and
+    closed."""
     error = unraisable.exc_value
     if not isinstance(error, RuntimeError) or str(error) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)

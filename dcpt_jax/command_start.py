@@ -1,4 +1,4 @@
-"""How a command ends while it imports its libraries, before `command_line.guarded` takes over."""
+"""How a command ends while importing its libraries, before `command_line.guarded` takes over."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from types import FrameType, TracebackType
 
 
 def starts_here() -> bool:
-    """Whether this process is one of the commands, in its first import of this package."""
+    """Whether this process runs one of the commands and imports this package for the first time."""
     if sys.argv[:1] == ["-m"]:  # python -m, while the module is being located
         return any(word.partition(".")[0] == "dcpt_jax" for word in sys.orig_argv[1:])
     return bool(sys.argv) and os.path.basename(sys.argv[0]) == "dcpt-jax"
@@ -24,7 +24,7 @@ def _end(number: int, frame: FrameType | None) -> None:
     try:
         os.write(2, b"interrupted\n")
     finally:
-        os._exit(130)  # nothing has been written yet that needs care
+        os._exit(130)  # nothing has been written yet that needs cleaning up
 
 
 def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -1,19 +1,19 @@
-"""Starting JAX's devices, and a sentence where they do not start."""
+"""Starts JAX's devices, with a readable error if that fails."""
 
 import importlib.util
 
 
 class DeviceError(RuntimeError):
-    """JAX has no device to compute on; the message says what it was asked for and what there is."""
+    """JAX has no device; the message says what was requested and what is available."""
 
 
 def start_devices() -> None:
-    """Starts JAX's devices, unless they are started; DeviceError if there are none."""
+    """Starts JAX's devices if necessary; DeviceError if there are none."""
     import jax
 
     try:
         jax.devices()
-    except Exception as error:  # JAX raises many kinds, some without a word
+    except Exception as error:  # JAX raises various types, some without a message
         said = " ".join(str(error).split()) or type(error).__name__
         plugins = {"cuda": ("jax_cuda12_plugin", "jax_cuda13_plugin"), "tpu": ("libtpu",)}
         known = [k for k, names in plugins.items() if any(map(importlib.util.find_spec, names))]

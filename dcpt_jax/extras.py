@@ -10,15 +10,15 @@ class MissingExtraError(ImportError):
 
 @contextlib.contextmanager
 def needed(extra: str, purpose: str, *, instead: str = "") -> Iterator[None]:
-    """Names the extra to install if an import inside the `with` block fails.
+    """Names the extra to install if an import in the `with` block fails.
 
         with extras.needed("probe", "the t-SNE picture"):
             from sklearn.manifold import TSNE
 
     Args:
-        extra: that the imported packages belong to, such as "train".
-        purpose: what they are used for; begins the message.
-        instead: what else the user can do, such as "set --config.baselines=False".
+        extra: of the imported packages, such as "train".
+        purpose: what they are used for; starts the message.
+        instead: an alternative for the user, such as "set --config.baselines=False".
 
     Raises:
         MissingExtraError: in place of an ImportError.

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, their checksums, and `~` in paths that users write."""
+"""Atomic file writes, checksums, and `~` in paths given by users."""
 
 import contextlib
 import json
@@ -15,9 +15,9 @@ _HOME = re.compile(r"(?:^|(?<=[:,;]))(?:~[^/,:;]*|\$\w+|\$\{\w+\})(?=[/,;]|$)")
 
 @contextlib.contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, which it replaces at the end unless something raises.
+    """Yields a temporary path beside `path`, which replaces it at the end unless an error occurs.
 
-    Missing parent folders are made.
+    Missing parent folders are created.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,10 +26,10 @@ def replacing(path: Path | str) -> Iterator[Path]:
         temporary.touch()
         mode = temporary.stat().st_mode
         yield temporary
-        temporary.chmod(mode)  # some libraries write files that only their owner can read
+        temporary.chmod(mode)  # some libraries make files readable only by their owner
         os.replace(temporary, path)
     except OSError as error:
-        # A full disk does not say which file; the temporary one is of no interest.
+        # A full disk does not name the file; names `path`, not the temporary file.
         if error.errno and error.filename in (None, str(temporary)):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
@@ -44,12 +44,12 @@ def write_bytes(path: Path | str, content: bytes) -> None:
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Writes a UTF-8 file atomically; bytes of file names that are not text are escaped."""
+    """Writes a UTF-8 file atomically; undecodable bytes of file names are escaped."""
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path | str, content: Any, *, indent: int | None = 2) -> None:
-    """Writes JSON atomically. Raises ValueError for NaN and infinities, which JSON lacks."""
+    """Writes JSON atomically; ValueError for NaN and infinities, which JSON lacks."""
     write_text(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
 
 
@@ -63,13 +63,13 @@ def crc32_of(path: Path) -> int:
 
 
 def expand_home(text: str) -> str:
-    """Replaces `~`, `~user` and `$NAME` where a path begins: at the start, after ":", "," or ";".
+    """Expands `~`, `~user` and `$NAME` where a path begins: at the start, after ":", "," or ";".
 
     >>> expand_home("pairs:~/rain,$HOME/clean")  # doctest: +SKIP
     'pairs:/home/me/rain,/home/me/clean'
 
     Raises:
-        ValueError: if a folder would be named after a user or variable that does not exist.
+        ValueError: for a user or variable that does not exist.
     """
     return _HOME.sub(_expanded, text)
 

@@ -1,6 +1,6 @@
-"""Image files below a folder: which files count, in which order, and what is left out.
+"""Lists the image files below a folder: which files count, their order, and those left out.
 
-Lists stay small in memory with a million files: see `FileList`.
+The lists need little memory even for a million files: see `FileList`.
 """
 
 import logging
@@ -25,9 +25,9 @@ _OTHER_SUFFIXES = (
     ".avifs .flif .bpg .ras .sgi .xpm .xbm .emf .wmf .cin .dpx "
     ".j2c .jpc .jpm .svgz .ai .indd .pdn .procreate .clip .pct .pict .iff .wbmp .djvu .rgbe .cur"
 )
-# Picture formats that are not supported: such files are counted and named.
+# Image formats that are not supported: such files are counted and reported.
 UNREAD_SUFFIXES = frozenset(f"{_RAW_SUFFIXES} {_OTHER_SUFFIXES}".split())
-# Folders in which systems keep previews or deleted files, in lower case.
+# Folders for previews or deleted files, created by systems; in lower case.
 SYSTEM_FOLDERS = frozenset(
     {"@eadir", ".@__thumb", "#recycle", "@recycle", "$recycle.bin", "system volume information"}
     | {"lost+found", "__macosx", ".trash", ".trashes", ".thumbnails", ".picasaoriginals"}
@@ -40,11 +40,11 @@ _logger = logging.getLogger(__name__)
 
 
 class FileList(Sequence):
-    """Paths as one text: some 40 bytes a file, where a list of `Path` objects takes 300.
+    """Paths stored in one string: about 40 bytes per file instead of 300 for `Path` objects.
 
     Attributes:
         root: folder that the names are relative to.
-        inaccessible: (path, message) of files and folders that could not be looked at: broken or
+        inaccessible: (path, message) of files and folders that could not be accessed: broken or
             circular links, folders without permission.
         left_out: number of files of each suffix in `UNREAD_SUFFIXES` (".dng"), and of images in
             folders of each name in `SYSTEM_FOLDERS` ("@eaDir/").
@@ -97,12 +97,12 @@ class FileList(Sequence):
         return FileList(self.root, [names[i] for i in indices], self.inaccessible, self.left_out)
 
     def __repr__(self) -> str:
-        """Short."""
+        """Short representation."""
         return f"FileList({len(self)} files in {self.root})"
 
 
 def concatenate(lists: Sequence[FileList]) -> FileList:
-    """Several lists as one."""
+    """Concatenates lists."""
     if len(lists) == 1:
         return lists[0]
     names = [str(path) for files in lists for path in files]
@@ -113,7 +113,7 @@ def concatenate(lists: Sequence[FileList]) -> FileList:
 def list_images(root: Path | str, *, deep: bool = True) -> FileList:
     """Lists the image files below a folder, in the order of their names.
 
-    Searches sub-folders too (also linked ones, each once). Takes regular files whose suffix is in
+    Includes sub-folders (also linked ones, each once). Takes regular files with a suffix in
     `IMAGE_SUFFIXES`, in upper or lower case; ignores hidden files and folders (whose names start
     with a dot). Names are compared as strings, part by part: "10.png" comes before "9.png". A
     million files take 3 to 7 s.
@@ -127,7 +127,7 @@ def list_images(root: Path | str, *, deep: bool = True) -> FileList:
     inaccessible: list[tuple[Path, str]] = []
     left_out: Counter[str] = Counter()
     visited: set[tuple[int, int]] = set()
-    # Files and folders still to come, the next one last; a folder's name ends with a slash.
+    # Stack of files and folders; names of folders end with a slash.
     waiting = [""]
     while waiting:
         name = waiting.pop()
@@ -136,7 +136,7 @@ def list_images(root: Path | str, *, deep: bool = True) -> FileList:
             continue
         try:
             status = os.stat(root / name)
-            if (status.st_dev, status.st_ino) in visited:  # a link back up would never end
+            if (status.st_dev, status.st_ino) in visited:  # a link to a parent is a cycle
                 continue
             visited.add((status.st_dev, status.st_ino))
             with os.scandir(root / name) as entries:
@@ -162,12 +162,12 @@ def list_images(root: Path | str, *, deep: bool = True) -> FileList:
 
 
 def find_images(path: Path | str) -> tuple[list[Path], Counter[str]]:
-    """The image files that a user names: a file itself, whatever its suffix, or those in a folder.
+    """The image files of a path: the file itself, whatever its suffix, or those in a folder.
 
-    Logs a warning for what cannot be looked at.
+    Logs a warning for files and folders that cannot be accessed.
 
     Returns:
-        The files, and what was left out of the folder: see `FileList.left_out`.
+        The files, and those left out of the folder: see `FileList.left_out`.
 
     Raises:
         FileNotFoundError: if there is no such file or folder, or no image in the folder.
@@ -188,7 +188,7 @@ def find_images(path: Path | str) -> tuple[list[Path], Counter[str]]:
 
 
 def left_out_texts(left_out: Mapping[str, int]) -> list[str]:
-    """Describes `FileList.left_out` in words such as "5 files not read: .dng"."""
+    """Describes `FileList.left_out` as texts such as "5 files not read: .dng"."""
     unread = {name: count for name, count in left_out.items() if not name.endswith("/")}
     system = {name: count for name, count in left_out.items() if name.endswith("/")}
     texts = []
@@ -205,7 +205,7 @@ def left_out_texts(left_out: Mapping[str, int]) -> list[str]:
 
 
 def _left_out(entry: os.DirEntry) -> str:
-    """The name under which `FileList.left_out` counts a file or folder; "" if it does not."""
+    """The key under which `FileList.left_out` counts a file or folder; "" if not counted."""
     name = entry.name.lower()
     if (name in SYSTEM_FOLDERS or name.startswith(".trash-")) and entry.is_dir():
         return f"{entry.name}/"
@@ -230,5 +230,5 @@ def _image_or_folder(entry: os.DirEntry) -> str | None:
         if entry.is_file():
             return entry.name
         if entry.is_symlink():
-            entry.stat()  # a broken link is an image that is missing
+            entry.stat()  # a broken link raises, so that the image is reported as missing
     return f"{entry.name}/" if entry.is_dir() else None

@@ -1,9 +1,8 @@
-"""What image files say of themselves before their pixels are decoded, and whether they are whole.
+"""Headers of image files: kind, size and orientation, and checks that files are complete.
 
-Pillow's reader classes read the headers, so that a decompression bomb is refused before any memory
-is claimed. PNG headers are read here, since Pillow refuses files with damage in chunks that guard
-no pixels, and does not look for the orientation behind the pixels. `images` has the rules for
-pixels.
+Pillow's reader classes read the headers, so that decompression bombs are refused before memory is
+allocated. PNG headers are read here, since Pillow refuses files with damage in ancillary chunks and
+does not find an orientation that follows the pixels. The rules for pixels are in `images`.
 """
 
 import io
@@ -40,10 +39,10 @@ TIFF_TAGS = {
     "format": 339,
 }
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_MAX_PIXEL_BYTES = 8  # of a file: four channels of 16 bits
-_MAX_EXTRA_BYTES = 16_000_000  # of a file, besides pixels
+_MAX_PIXEL_BYTES = 8  # largest stored pixel: four channels of 16 bits
+_MAX_EXTRA_BYTES = 16_000_000  # most bytes of a file besides pixels
 _LARGER = "to read it: --max-pixels N, --config.data.max_pixels=N for data"
-# The plugin classes are used directly: Image.open would apply Pillow's own, global size limit.
+# Uses the plugin classes directly, as Image.open applies Pillow's own global size limit.
 _PILLOW_READERS = {
     "PNG": PngImagePlugin.PngImageFile,
     "JPEG": JpegImagePlugin.JpegImageFile,
@@ -60,21 +59,21 @@ _RAW_TAGS = frozenset({50706})  # DNGVersion
 
 
 class ImageError(ValueError):
-    """A file cannot be used as an image; the message names the file and the reason."""
+    """A file that cannot be used as an image; the message names the file and the reason."""
 
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What a file says of itself before its pixels are decoded.
+    """Properties of an image file, known before its pixels are decoded.
 
     Attributes:
         kind: "PNG", "JPEG", "GIF", "BMP", "WebP", "TIFF", "AVIF", "HEIC" or "JPEG XL", by the
             content.
         width: stored width in pixels, before the EXIF orientation.
         height: stored height in pixels.
-        orientation: EXIF orientation 1 to 8; 1 (upright) where there is none or it is broken.
+        orientation: EXIF orientation 1 to 8; 1 (upright) if missing or invalid.
         data_start: JPEG only, offset of the first scan; 0 otherwise.
-        is_sequential: JPEG only, whether each block is stored once and whole.
+        is_sequential: JPEG only, whether each block is stored once and complete (not progressive).
     """
 
     kind: str
@@ -86,7 +85,7 @@ class ImageHeader:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the upright picture; the orientation of PNG and JPEG is known here."""
+        """(height, width) of the upright picture; for formats other than PNG and JPEG as stored."""
         stored = (self.height, self.width)
         return stored[::-1] if self.orientation >= 5 else stored
 
@@ -97,11 +96,11 @@ def image_error(path: Path, reason: str) -> ImageError:
 
 
 def opened(path: Path) -> BinaryIO:
-    """Opens a regular file for reading; ImageError with the reason for anything else."""
+    """Opens a regular file for reading; ImageError if that is not possible."""
     try:
         if path.is_dir():
             raise image_error(path, "is a folder, not an image file")
-        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        if path.exists() and not path.is_file():  # opening a pipe would block forever
             raise image_error(path, "is not a regular file")
         return path.open("rb")
     except OSError as error:
@@ -109,10 +108,10 @@ def opened(path: Path) -> BinaryIO:
 
 
 def read_header(path: Path, file: BinaryIO, max_pixels: int) -> ImageHeader:
-    """Reads the header of an open file; ImageError if it is no image or larger than allowed.
+    """Reads the header of an open file; ImageError if it is not an image or too large.
 
-    A file with more bytes than an image within the limit can need is refused here as well, before
-    any of them is read: its header may be followed by gigabytes, which take no space on a disk.
+    Also refuses, before reading them, files with more bytes than an image within the limit can
+    have: a header may be followed by gigabytes of a sparse file.
     """
     size, most = file.seek(0, os.SEEK_END), _MAX_PIXEL_BYTES * max_pixels + _MAX_EXTRA_BYTES
     if size > most:
@@ -171,7 +170,7 @@ def _png_header(path: Path, file: BinaryIO) -> ImageHeader:
         raise image_error(path, "damaged: the PNG header is missing")
     width, height = struct.unpack(">II", start[16:24])
     orientation = 1
-    for kind, offset, length in png_chunks(path, file):  # eXIf may come behind the pixels
+    for kind, offset, length in png_chunks(path, file):  # eXIf may follow the pixels
         if kind == b"eXIf":
             file.seek(offset)
             orientation = _orientation(file.read(length))
@@ -179,11 +178,11 @@ def _png_header(path: Path, file: BinaryIO) -> ImageHeader:
 
 
 def _jpeg_header(path: Path, file: BinaryIO) -> ImageHeader:
-    """Pillow stops behind the header of the first scan, where the data start."""
+    """Header by Pillow, which stops at the end of the first scan's header, where the data start."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # of damaged metadata
+        with warnings.catch_warnings(action="ignore"):  # warnings of damaged metadata
             image = JpegImagePlugin.JpegImageFile(file)
-    except Exception as error:  # Pillow's readers raise many kinds on broken input
+    except Exception as error:  # Pillow's readers raise various types on broken input
         raise image_error(path, f"cut off or damaged inside the JPEG header ({error})") from error
     orientation = _orientation(image.info.get("exif", b""))
     is_sequential = not image.info.get("progressive")
@@ -191,12 +190,12 @@ def _jpeg_header(path: Path, file: BinaryIO) -> ImageHeader:
 
 
 def require_jpeg_end(path: Path, data: bytes, start: int) -> None:
-    """Raises ImageError if `data` has no end mark behind the start of the first scan.
+    """Raises ImageError if `data` has no end mark after the start of the first scan.
 
     Inside a scan the byte FF is always followed by 00 or a restart mark, so the first end mark
-    after its start is real. A cut off file has none; that of a thumbnail comes before the scan.
+    after its start is real. A truncated file has none; that of a thumbnail is before the scan.
     """
-    if data.rfind(JPEG_END, start) < 0:  # from the end, where it mostly is
+    if data.rfind(JPEG_END, start) < 0:  # searches from the end, where it usually is
         raise image_error(path, "cut off: the JPEG data end too early")
 
 
@@ -231,9 +230,9 @@ def _pillow_header(path: Path, file: BinaryIO, start: bytes) -> ImageHeader:
 
 
 def _jxl_size(path: Path, file: BinaryIO) -> tuple[int, int]:
-    """Width and height of a JPEG XL file, whose reader decodes it before it tells them."""
+    """Width and height of a JPEG XL file, as its reader decodes it before it reports them."""
     start = file.read(2)
-    if start != _JXL_START:  # in boxes, of which one or several hold the picture
+    if start != _JXL_START:  # container boxes, one or several of which have the codestream
         box, end = 12, file.seek(0, os.SEEK_END)
         while True:
             file.seek(box)
@@ -272,7 +271,7 @@ def _jxl_size(path: Path, file: BinaryIO) -> tuple[int, int]:
 
 
 def _kind_of_brands(file: BinaryIO) -> str:
-    """ "AVIF" or "HEIC" by the brands at the start of a file, or "" for other ones (a video)."""
+    """ "AVIF" or "HEIC" by the brands at the start of a file; "" for others, such as videos."""
     file.seek(0)
     size = int.from_bytes(file.read(4), "big")
     brands = file.read(min(size, 256))[4:]
@@ -284,7 +283,8 @@ def _kind_of_brands(file: BinaryIO) -> str:
 
 
 def odd_tiff(path: Path, file: BinaryIO) -> Image.Image:
-    """Stands for a TIFF file of a kind that Pillow has no mode for: size, tags and profile."""
+    """A substitute image for a TIFF file whose kind has no mode in Pillow: size, tags and
+    profile."""
     try:
         file.seek(0)
         start = file.read(8)
@@ -294,7 +294,7 @@ def odd_tiff(path: Path, file: BinaryIO) -> Image.Image:
         file.seek(tags.next)
         tags.load(file)
         size = int(tags[256]), int(tags[257])
-    except Exception as error:  # Pillow raises many kinds on broken input
+    except Exception as error:  # Pillow raises various types on broken input
         raise image_error(
             path, f"damaged or of an unknown sort: the TIFF header cannot be read ({error})"
         ) from error
@@ -306,26 +306,26 @@ def odd_tiff(path: Path, file: BinaryIO) -> Image.Image:
 
 
 def _is_reduced(image: Image.Image) -> bool:
-    """Whether a TIFF file's first picture is a preview of another one, as in raw files."""
+    """Whether a TIFF file's first picture is a preview of another, as in raw files."""
     return bool(_RAW_TAGS & set(image.tag_v2)) or image.tag_v2.get(TIFF_TAGS["subfile"], 0) & 1 == 1
 
 
 def pillow_image(path: Path, kind: str, file: BinaryIO) -> Image.Image:
-    """Pillow's image of that kind, header read, pixels not yet decoded."""
+    """Pillow's image of that kind, with its header read and pixels not decoded."""
     reader = _PILLOW_READERS.get(kind) or _optional_reader(path, kind)
     try:
         image = reader(file)
-        if kind == "JPEG XL" and not image.jpeg:  # decoded upright, whatever EXIF says
+        if kind == "JPEG XL" and not image.jpeg:  # decoded upright regardless of EXIF
             image.info["exif"] = _upright(image.info.get("exif", b""))
         return image
-    except Exception as error:  # Pillow's readers raise many kinds on broken input
+    except Exception as error:  # Pillow's readers raise various types on broken input
         raise image_error(
             path, f"damaged or of an unknown sort: the {kind} header cannot be read ({error})"
         ) from error
 
 
 def _optional_reader(path: Path, kind: str) -> type[Image.Image]:
-    """The reader of "HEIC" or "JPEG XL" files, of a package that need not be installed."""
+    """The reader of "HEIC" or "JPEG XL" files, from an optional package."""
     package, extra = {
         "HEIC": ("pillow-heif", "heif"),
         "JPEG XL": ("pillow-jxl-plugin", "jxl"),
@@ -344,12 +344,12 @@ def _optional_reader(path: Path, kind: str) -> type[Image.Image]:
 
 
 def described(path: Path, kind: str, data: bytes) -> Image.Image | None:
-    """Pillow's view of a whole file: its mode, profile and metadata; None if Pillow fails on it.
+    """Opens a complete file with Pillow, for mode, profile and metadata; None if Pillow fails.
 
-    Colours that the file states in another way stand there as a profile, see `colour_tags`.
+    A colour space stated without an ICC profile is converted to one, see `colour_tags`.
     """
     try:
-        with warnings.catch_warnings(action="ignore"):  # of damaged metadata
+        with warnings.catch_warnings(action="ignore"):  # warnings of damaged metadata
             image = pillow_image(path, kind, io.BytesIO(data))
             state_profile(image, kind, data)
             return image
@@ -358,7 +358,7 @@ def described(path: Path, kind: str, data: bytes) -> Image.Image | None:
 
 
 def _upright(exif: bytes) -> bytes:
-    """An EXIF block with orientation 1, if it has one."""
+    """An EXIF block with its orientation, if any, set to 1."""
     start = 6 if exif.startswith(b"Exif\0\0") else 0
     orientation, offset = find_orientation(exif[start:])
     if orientation == 1:
@@ -374,7 +374,7 @@ def _orientation(exif: bytes) -> int:
 def find_orientation(block: bytes) -> tuple[int, int]:
     """Orientation in an EXIF block or TIFF file, and the offset of its value.
 
-    (1, 0) if there is none, or for a broken block: common, and no reason to refuse a picture.
+    (1, 0) if it has none or is broken, which is common and no reason to refuse a picture.
     """
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(bytes(block[:4]))
     try:
@@ -390,7 +390,7 @@ def find_orientation(block: bytes) -> tuple[int, int]:
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Turns and mirrors stored pixels [h, w, ...] by an EXIF orientation of 1 to 8."""
+    """Applies an EXIF orientation of 1 to 8 to stored pixels [h, w, ...]."""
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):

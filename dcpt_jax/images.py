@@ -1,19 +1,19 @@
-"""Image files in and out: any common photo becomes upright RGB pixels, or an error that names it.
+"""Reads and writes image files: any common photo becomes upright RGB pixels, or a named error.
 
-The rules, in one place:
+Rules:
 
-* The content decides what a file is, never its suffix: a JPEG named ``.png`` is read as a JPEG.
-* Files that are cut off or whose checksums are wrong raise `ImageError`; they are never read half
-  grey, except in their last rows, if somebody put the end mark of a JPEG back. JPEG has no
-  checksums: of damage in the middle of its data, only long runs of zeros are found.
+* The content decides the format, never the suffix: a JPEG named ``.png`` is read as a JPEG.
+* Truncated files and files with wrong checksums raise `ImageError`. They are never read with
+  missing parts grey, except for the last rows of a truncated JPEG with a re-added end mark. JPEG
+  has no checksums: of damage inside its data, only long runs of zeros are detected.
 * 16 bits per channel stay 16 bits. Grey, palette and bilevel images become three channels, CMYK
-  becomes RGB, alpha is dropped (the colour below it is kept), the EXIF orientation is applied and a
-  broken EXIF block ignored. Of animations and multi-page files the first picture is read.
-* Float TIFFs (grey or RGB) are read if all values lie in [0, 1] (as 16 bits) and refused otherwise.
-* Colours become sRGB: pixels with a colour profile of another space are converted, at their depth
-  where the profile is one of curves, see `colour`. ``colour="as_is"`` leaves RGB and grey numbers
-  as stored. A profile that is damaged or of another space than the pixels is ignored.
-* The size in the header is compared with ``max_pixels`` before any pixel memory is claimed.
+  becomes RGB, alpha is dropped (the colour below it is kept), and the EXIF orientation is applied.
+  A broken EXIF block is ignored. Of animations and multi-page files the first picture is read.
+* Float TIFFs (grey or RGB) are read as 16 bits if all values lie in [0, 1], otherwise refused.
+* Colours become sRGB: pixels with another colour profile are converted, at their bit depth if the
+  profile is made of curves, see `colour`. ``colour="as_is"`` leaves RGB and grey values unchanged.
+  A profile that is damaged or whose space is not that of the pixels is ignored.
+* The size in the header is checked against ``max_pixels`` before memory for pixels is allocated.
 
 NumPy, OpenCV and Pillow only; worker processes import this module, so it must stay free of jax.
 """
@@ -63,13 +63,13 @@ __all__ = [
 
 MAX_PIXELS = 100_000_000
 COLOURS = ("srgb", "as_is")
-_LARGEST_VALUE = 10.0  # of floating-point images: noise may leave [0, 1], but not that far
+_LARGEST_VALUE = 10.0  # limit for floating-point images: noise may leave [0, 1], but not that far
 
 _WRITE_OPTIONS = {
     ".png": [],
     ".jpg": [cv2.IMWRITE_JPEG_QUALITY, 95],
     ".jpeg": [cv2.IMWRITE_JPEG_QUALITY, 95],
-    ".webp": [cv2.IMWRITE_WEBP_QUALITY, 101],  # above 100 means lossless
+    ".webp": [cv2.IMWRITE_WEBP_QUALITY, 101],  # above 100 = lossless
     ".bmp": [],
     ".tif": [],
     ".tiff": [],
@@ -79,10 +79,10 @@ SUFFIXES_OF_16_BITS = frozenset({".png", ".tif", ".tiff"})
 
 
 def check_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
-    """Checks a file without decoding it: kind, size limit, and that PNG and JPEG are not cut off.
+    """Checks a file without decoding it: kind, size limit, and that PNG and JPEG are complete.
 
-    Reads a few blocks of a good file, so thousands can be checked per second. Wrong checksums and
-    damage inside compressed data show only in `read_pixels`.
+    Reads only a few blocks of a good file, so thousands can be checked per second. Wrong checksums
+    and damage in compressed data are found only by `read_pixels`.
     """
     path = Path(path)
     with opened(path) as file:
@@ -92,7 +92,7 @@ def check_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> ImageHeade
                 pass
         elif header.kind == "JPEG":
             file.seek(-2, os.SEEK_END)
-            if file.read(2) != JPEG_END:  # some cameras append data after the end: look further
+            if file.read(2) != JPEG_END:  # some cameras append data after the end mark
                 file.seek(header.data_start)
                 require_jpeg_end(path, file.read(), 0)
     return header
@@ -112,7 +112,7 @@ def read_pixels(
         uint8 or, for files with 16 bits or floats per channel, uint16; [h, w, 3].
 
     Raises:
-        ImageError: if the file is missing, no image, damaged, or larger than `max_pixels`.
+        ImageError: if the file is missing, not an image, damaged, or larger than `max_pixels`.
         ValueError: for another `colour`.
     """
     _, data = read_undecoded(path, max_pixels=max_pixels)
@@ -120,7 +120,7 @@ def read_pixels(
 
 
 def read_undecoded(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> tuple[ImageHeader, bytes]:
-    """Header and content of an image file, not decoded; ImageError as `read_pixels`."""
+    """Header and undecoded content of an image file; ImageError as for `read_pixels`."""
     path = Path(path)
     with opened(path) as file:
         header = read_header(path, file, max_pixels)
@@ -131,7 +131,7 @@ def read_undecoded(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> tuple[I
 def decode_pixels(
     data: bytes, name: Path | str, *, max_pixels: int = MAX_PIXELS, colour: str = "srgb"
 ) -> np.ndarray:
-    """As `read_pixels`, of the content of a file; `name` stands in messages for the file."""
+    """As `read_pixels`, for the content of a file; `name` is its name in messages."""
     if colour not in COLOURS:
         raise ValueError(f"colour is {colour!r}, but must be one of {', '.join(COLOURS)}")
     path = Path(name)
@@ -146,7 +146,7 @@ def decode_pixels(
 
 
 def _may_hold_profile(header: ImageHeader, data: bytes) -> bool:
-    """Whether it is worth the time to open the file once more for its profile."""
+    """Whether a file may have a profile, so that opening it once more is worth the time."""
     if header.kind == "JPEG":
         start = data[: header.data_start]
         return b"ICC_PROFILE\0" in start or b"R03\0" in start
@@ -159,8 +159,8 @@ def pixels_to_srgb(
 ) -> np.ndarray:
     """Converts decoded uint8 or uint16 pixels [h, w, 3] to sRGB by the profile of their file.
 
-    The depth is kept unless the profile is one of tables. `image` is the file as `described`
-    opens it, `space` and `profile` are from `colour.embedded_profile`.
+    The bit depth is kept unless the profile is table-based. `image` is the file as opened by
+    `described`; `space` and `profile` are from `colour.embedded_profile`.
 
     Raises:
         ProfileError: if the profile cannot be used.
@@ -171,7 +171,7 @@ def pixels_to_srgb(
         if header.kind == "TIFF":
             orientation = image.tag_v2.get(TIFF_TAGS["orientation"], 1)
         return upright(converted, orientation)
-    if space == "Lab" or colours.is_srgb(profile):  # decoding has converted Lab
+    if space == "Lab" or colours.is_srgb(profile):  # decoding has already converted Lab
         return pixels
     largest = np.iinfo(pixels.dtype).max
     converted = colours.to_srgb(to_float(pixels), profile)
@@ -182,7 +182,7 @@ def _decode(path: Path, header: ImageHeader, data: bytes) -> np.ndarray:
     if header.kind == "PNG":
         for kind, start, length in png_chunks(path, io.BytesIO(data)):
             stored = data[start + length : start + length + 4]
-            # Checksums of ancillary chunks (lower case) guard no pixels.
+            # Ancillary chunks (lower case) do not affect pixels, so their checksums are ignored.
             if kind[:1].isupper() and zlib.crc32(
                 memoryview(data)[start - 4 : start + length]
             ) != int.from_bytes(stored, "big"):
@@ -201,7 +201,7 @@ def _decode(path: Path, header: ImageHeader, data: bytes) -> np.ndarray:
                 is_sequential=header.is_sequential,
                 ends_grey=bool((pixels[-1] == filling).all()),
             )
-        except Exception as error:  # Pillow's decoders raise many kinds on broken input
+        except Exception as error:  # Pillow's decoders raise various types on broken input
             damage = f"the JPEG data cannot be decoded ({error})"
         if damage:
             raise image_error(path, f"damaged: {damage}")
@@ -229,7 +229,7 @@ def read_image(
 
 
 def checked_image(image: Any) -> np.ndarray:
-    """Checks that something is one floating-point RGB image.
+    """Checks that an object is one floating-point RGB image.
 
     Args:
         image: anything.
@@ -238,7 +238,7 @@ def checked_image(image: Any) -> np.ndarray:
         The image as a NumPy array [h, w, 3], in its own dtype.
 
     Raises:
-        ValueError: if it is not, or if a value is not finite or far outside [0, 1].
+        ValueError: if not, or if a value is not finite or far outside [0, 1].
     """
     expected = "expected one floating-point RGB image [h, w, 3] in [0, 1]"
     array = np.asarray(image)
@@ -283,19 +283,18 @@ def _rounded(image: np.ndarray, kind: type) -> np.ndarray:
 
 
 def write_image(path: Path | str, image: np.ndarray, *, bits: int = 8) -> None:
-    """Writes an image; the file appears whole or not at all.
+    """Writes an image atomically.
 
-    The data goes to a hidden temporary file beside the target, which then takes its name. JPEG is
+    JPEG is written with quality 95; every other format is lossless.
     written with quality 95; every other format is lossless.
 
     Args:
-        path: target; the suffix chooses the format; missing folders are made.
+        path: target; the suffix selects the format; missing folders are created.
         image: float [h, w, 3], RGB, clipped to [0, 1].
         bits: per channel, 8, or 16 for PNG and TIFF.
 
     Raises:
-        ImageError: if the suffix is not one that can be written with that many bits, or the format
-            cannot hold so large an image.
+        ImageError: if the format does not support that many bits or so large an image.
         ValueError: if the image has another shape or contains NaN.
     """
     path = Path(path)
@@ -303,10 +302,10 @@ def write_image(path: Path | str, image: np.ndarray, *, bits: int = 8) -> None:
 
 
 def to_levels(path: Path, image: np.ndarray, bits: int) -> np.ndarray:
-    """The pixels, uint8 or uint16 [h, w, 3], that a file of a float image holds; see `write_image`.
+    """The uint8 or uint16 pixels [h, w, 3] that a file stores for a float image; see `write_image`.
 
     Raises:
-        ImageError: if the suffix is not one that can be written with that many bits.
+        ImageError: if the format does not support that many bits.
         ValueError: if the image has another shape or contains NaN.
     """
     suffix = path.suffix.lower()
@@ -322,10 +321,10 @@ def to_levels(path: Path, image: np.ndarray, bits: int) -> np.ndarray:
 
 
 def encode(path: Path, levels: np.ndarray) -> bytes:
-    """The content of a file with uint8 or uint16 pixels [h, w, 3], RGB, or [h, w, 4] with alpha.
+    """Encodes uint8 or uint16 pixels [h, w, 3], RGB, or [h, w, 4] with alpha.
 
     Raises:
-        ImageError: if the format cannot hold so large an image.
+        ImageError: if the format does not support so large an image.
     """
     suffix = path.suffix.lower()
     order = [2, 1, 0, 3][: levels.shape[2]]  # OpenCV encodes BGR
@@ -366,5 +365,5 @@ def _decode_pillow(path: Path, kind: str, data: bytes) -> np.ndarray:
         return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except ImageError:
         raise
-    except Exception as error:  # Pillow's decoders raise many kinds on broken input
+    except Exception as error:  # Pillow's decoders raise various types on broken input
         raise image_error(path, f"damaged: the {kind} data cannot be decoded ({error})") from error

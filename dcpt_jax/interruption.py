@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: noted by a handler, checked between two pieces of work."""
+"""Graceful handling of Ctrl-C and SIGTERM: recorded by a handler, checked between work items."""
 
 import contextlib
 import os
@@ -9,12 +9,12 @@ from types import FrameType
 
 
 class Interruption:
-    """Notes SIGINT and SIGTERM while it is entered.
+    """Context manager that records SIGINT and SIGTERM.
 
-    A KeyboardInterrupt can be raised anywhere, inside a callback of XLA too, where it is lost. So
-    the first signal is only noted, and the work stops where it calls `check`. Each further SIGINT
-    raises at once. Outside the main thread no handler is installed. If one is entered within
-    another, it takes over the signal that the other has noted.
+    A KeyboardInterrupt could be raised anywhere, also inside an XLA callback, where it is lost. So
+    the first signal is only recorded, and the work stops at its next `check`. Each further SIGINT
+    raises immediately. Outside the main thread no handler is installed. If interruptions are
+    nested, the inner one takes over a signal recorded by the outer one.
     """
 
     NUMBERS = (signal.SIGINT, signal.SIGTERM)
@@ -44,13 +44,13 @@ class Interruption:
                 outer.signal = outer.signal or self.signal
 
     def check(self) -> None:
-        """Raises KeyboardInterrupt if a signal was noted."""
+        """Raises KeyboardInterrupt if a signal was recorded."""
         if self.signal is not None:
             raise KeyboardInterrupt
 
     @contextlib.contextmanager
     def raising(self) -> Iterator[None]:
-        """Lets signals raise at once, for work in plain Python that calls nothing of XLA."""
+        """Makes signals raise immediately, for work in plain Python that does not call XLA."""
         self.check()
         self._raises = True
         try:
@@ -71,4 +71,4 @@ class Interruption:
             raise KeyboardInterrupt
         if first and self._message:
             with contextlib.suppress(OSError):
-                os.write(2, f"\n{self._message}\n".encode())  # print is not safe in a handler
+                os.write(2, f"\n{self._message}\n".encode())  # print is not signal-safe

@@ -1,7 +1,7 @@
-"""Damage in JPEG files that decoders pass over: they fill what is missing with grey, or noise.
+"""Detects damage in JPEG files that decoders ignore, filling missing parts with grey or noise.
 
-JPEG has no checksums, so damage in the middle of its data cannot be told from picture content in
-general. What is found here is what interrupted downloads and failing disks leave behind.
+JPEG has no checksums, so damage inside its data cannot be distinguished from picture content in
+general. This module detects the results of interrupted downloads and failing disks.
 """
 
 import io
@@ -14,22 +14,22 @@ from dcpt_jax.image_headers import JPEG_END
 
 _SCAN = b"\xff\xda"
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_HOLE = 256  # zero bytes; real data have as many only in flat parts of a picture
+_HOLE = 256  # zero bytes; valid data have as many only in flat parts of a picture
 
 
 def find_damage(data: bytes, start: int, *, is_sequential: bool, ends_grey: bool) -> str:
-    """What is wrong with the data of a JPEG file that can be decoded; "" if nothing is found.
+    """Describes the damage in the data of a decodable JPEG file; "" if none is found.
 
     Args:
         data: content of the file.
         start: offset of the data of its first scan.
-        is_sequential: whether each block is stored once and whole, that is, not progressive.
-        ends_grey: whether the last row of its pixels is mid grey, or one colour if it is CMYK.
+        is_sequential: whether each block is stored once and complete, that is, not progressive.
+        ends_grey: whether the last row of its pixels is mid grey, or a single colour for CMYK.
     """
     if not is_sequential:
         return "" if _is_complete(data, start) else "the picture's finer scans are missing"
     end = data.find(JPEG_END, start)
-    if data.find(_SCAN, start, end) >= 0:  # a scan for each channel
+    if data.find(_SCAN, start, end) >= 0:  # one scan per channel
         return ""
     if ends_grey and _is_filled_with_grey(data, start, end):
         return "the JPEG data end before the picture does, the rest would be grey"
@@ -42,9 +42,9 @@ def is_cmyk(data: bytes, start: int) -> bool:
 
 
 def _is_complete(data: bytes, start: int) -> bool:
-    """Whether the scans of a progressive file store all bits of every coefficient of each channel.
+    """Whether the scans of a progressive file have all bits of every coefficient of each channel.
 
-    Files that were cut lack the last scans.
+    Truncated files lack the last scans.
     """
     stored: dict[int, set[int]] = {}
     at = data.rfind(_SCAN, 0, start)
@@ -65,27 +65,27 @@ def _is_complete(data: bytes, start: int) -> bool:
 
 
 def _is_filled_with_grey(data: bytes, start: int, end: int) -> bool:
-    """Whether there are no data for the lower part, which decoders fill with mid grey.
+    """Whether the lower part of the picture has no data, which decoders fill with mid grey.
 
-    They do so where the data end early in an end mark that somebody put back. If eight bytes less
-    change nothing in the last rows, then those rows are made of no data: in eight bytes there are
-    at most 40 blocks of 64 pixels, of two bits each.
+    They do so if the data end early and an end mark was added again. If removing eight bytes
+    changes nothing in the last rows, then these rows have no data: eight bytes hold at most 40
+    blocks of 64 pixels, of two bits each.
     """
     stop = len(data[:end].rstrip(b"\xff"))
     pixels, other = _decode(data, end), _decode(data, max(stop - 8, start))
     changed = np.flatnonzero((other != pixels).any(axis=(1, 2)))
     if not len(changed):  # the whole picture is grey
         return False
-    # Enlarging the colours carries changes one row too far.
+    # Chroma upsampling extends changes by one row.
     below = len(pixels) - (max(changed[-1] - 1, 0) // 16 + 1) * 16
     return below * pixels.shape[1] > 40 * 64
 
 
 def _has_hole(data: bytes, start: int, end: int) -> bool:
-    """Whether a long run of zeros stands for a part of the picture that is not flat.
+    """Whether a long run of zeros replaces a part of the picture that is not flat.
 
-    In flat parts zeros can be real data: with tables made for a picture, each block of one colour
-    may be some zero bits. Damage decodes to texture, or to fewer blocks than the zeros could be.
+    In flat parts zeros can be valid data: with optimised tables, a block of one colour may be a few
+    zero bits. Damage decodes to texture, or to fewer blocks than valid zeros would.
     """
     first = data.find(bytes(_HOLE), start, end)
     if first < 0:
@@ -100,6 +100,6 @@ def _has_hole(data: bytes, start: int, end: int) -> bool:
 
 
 def _decode(data: bytes, stop: int) -> np.ndarray:
-    """Decodes the file as if its data stopped there; [h, w, c], by Pillow, which says nothing."""
+    """Decodes the file as if its data ended at `stop`; [h, w, c], by Pillow, without warnings."""
     with JpegImagePlugin.JpegImageFile(io.BytesIO(data[:stop].rstrip(b"\xff") + JPEG_END)) as image:
         return np.atleast_3d(np.asarray(image))

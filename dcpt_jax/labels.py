@@ -1,8 +1,8 @@
-"""What the logits of a classifier stand for: one class of several, or each degradation by itself.
+"""Labels of a classifier: one of several classes, or several independent degradations.
 
-A flat classifier has a logit for each class, and the softmax over them tells the class. A multi-hot
-classifier has a logit for each component, the single degradations that the classes consist of, and
-the sigmoid of each tells whether it is there. NumPy only: nothing here imports JAX.
+A flat classifier has one logit per class and predicts a class by softmax. A multi-hot classifier
+has one logit per component (the single degradations that classes consist of) and predicts by a
+sigmoid whether each is present. NumPy only: nothing here imports JAX.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dcpt_jax.data.tasks import Task
 
 FLAT, MULTI_HOT = "flat", "multi_hot"
 KINDS = (FLAT, MULTI_HOT)
-CLEAN = "clean"  # consists of no degradation
+CLEAN = "clean"  # a class without components
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,49 +35,51 @@ class Labels:
 
     @classmethod
     def of_tasks(cls, tasks: Sequence[Task], kind: str = FLAT) -> Labels:
-        """Labels of a classifier that learns some classes; components by first appearance."""
+        """Labels of a classifier for some classes; components are ordered by first appearance."""
         parts = (_parts(task, kind) for task in tasks)
         return cls(tuple(dict.fromkeys(name for names in parts for name in names)), kind)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Labels:
-        """Labels from the keys that `to_json` gives."""
+        """Labels from the keys written by `to_json`."""
         kind = content.get("label", FLAT)
         return cls(tuple(content["classes" if kind == FLAT else "components"]), kind)
 
     def to_json(self) -> dict[str, Any]:
-        """The labels as JSON values. The classes stand beside those of a multi-hot classifier."""
+        """The labels as JSON values; the classes of a multi-hot classifier are stored
+        separately."""
         if self.kind == FLAT:
             return {"label": FLAT, "classes": list(self.names)}
         return {"label": MULTI_HOT, "components": list(self.names)}
 
     @property
     def multi_hot(self) -> bool:
-        """Whether each logit is judged by itself."""
+        """Whether each logit is independent."""
         return self.kind == MULTI_HOT
 
     @property
     def noun(self) -> str:
-        """What the names are names of, for messages."""
+        """The word for the names in messages: class or component."""
         return "components" if self.multi_hot else "classes"
 
     def unknown(self, tasks: Sequence[Task]) -> tuple[str, ...]:
         """Classes or components of some tasks that have no logit.
 
-        A multi-hot classifier need not know a mixture as a whole, nor "clean".
+        A multi-hot classifier needs neither mixtures nor "clean" among its names.
         """
         wanted = Labels.of_tasks(tasks, self.kind).names
         return tuple(name for name in wanted if name not in self.names)
 
     def rows(self, tasks: Sequence[Task]) -> np.ndarray:
-        """The right answer to each task, uint8 [tasks, names] of 0 and 1."""
+        """The labels of each task, uint8 [tasks, names] of 0 and 1."""
         if unknown := self.unknown(tasks):
             raise ValueError(f"{', '.join(unknown)}: not among the {self.noun} {self.names}")
         found = [[name in _parts(task, self.kind) for name in self.names] for task in tasks]
         return np.array(found, np.uint8).reshape(len(tasks), len(self.names))
 
     def answers(self, logits: np.ndarray) -> np.ndarray:
-        """What logits [..., names] say: uint8, one 1 if flat, each logit > 0 if multi-hot."""
+        """Predictions for logits [..., names]: uint8, one-hot if flat, each logit > 0 if
+        multi-hot."""
         logits = np.asarray(logits)
         if self.multi_hot:
             return (logits > 0).astype(np.uint8)
@@ -93,18 +95,19 @@ class Labels:
         return {self.names[i]: float(found[i]) for i in np.argsort(-found, kind="stable")}
 
     def verdict(self, probabilities: Mapping[str, float]) -> str:
-        """The most probable class; of components all above 0.5, joined by "+", or `CLEAN`."""
+        """The most probable class; or all components above 0.5 joined by "+", or `CLEAN`."""
         if not self.multi_hot:
             return next(iter(probabilities))
         there = [name for name, probability in probabilities.items() if probability > 0.5]
         return "+".join(there) or CLEAN
 
     def shared_with(self, there: Labels) -> tuple[tuple[int, int], ...]:
-        """(position there, position here) of the names that both have, in the order of these.
+        """(position there, position here) of the names that both have, in the order of these
+        labels.
 
-        A class "rain" matches a component "rain"; mixtures have no component. Classifiers from
-        elsewhere may have no names, only `class_0`, `class_1` and so on: those are matched by
-        position if both are of one kind and there are as many.
+        A class "rain" matches a component "rain"; mixtures have no component. Converted classifiers
+        may lack names and have only `class_0`, `class_1` and so on: these are matched by position
+        if both are of the same kind and number.
         """
         numbered = there.names == numbered_names(len(there.names))
         if numbered and there.kind == self.kind and len(there.names) == len(self.names):
@@ -114,12 +117,12 @@ class Labels:
 
 
 def numbered_names(count: int) -> tuple[str, ...]:
-    """Names for the classes of a classifier that has none: `class_0`, `class_1` and so on."""
+    """Names of the classes of a classifier without names: `class_0`, `class_1` and so on."""
     return tuple(f"class_{i}" for i in range(count))
 
 
 def _parts(task: Task, kind: str) -> tuple[str, ...]:
-    """The names of one task: its own, or those of its degradations without their strengths."""
+    """The names of one task: its own, or its degradations without their strengths."""
     if kind == FLAT:
         return (task.name,)
     parts = degradations.parse(task.degradation)

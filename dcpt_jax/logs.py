@@ -1,4 +1,4 @@
-"""Output of a run: on the terminal, and in the log file in its folder."""
+"""Output of a run on the terminal and in the log file of its folder."""
 
 import contextlib
 import logging
@@ -10,22 +10,23 @@ from pathlib import Path
 from absl import logging as absl_logging
 
 FILE = "log.txt"
-_lines = logging.getLogger(f"{__name__}.lines")  # what is printed; only files get it
+_lines = logging.getLogger(f"{__name__}.lines")  # printed lines, logged to files only
 _lines.propagate = False
 _lines.setLevel(logging.INFO)
 
 
 def say(text: str) -> None:
-    """Prints a line for the user, and writes it to the log file that is open."""
+    """Prints a line for the user, and writes it to the open log file."""
     print(text, flush=True)
     _lines.info("%s", text)
 
 
 @contextlib.contextmanager
 def written_to(folder: Path) -> Iterator[None]:
-    """Appends to `log.txt` in a folder, while this is entered: what `say` prints, and warnings.
+    """Context manager that appends the output of `say` and warnings to `log.txt` in a folder.
 
-    An error that ends it is logged as well. If the file cannot be written, it is left out silently.
+    An error that leaves the context is logged too. If the file cannot be written, it is skipped
+    silently.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,10 +54,10 @@ def written_to(folder: Path) -> Iterator[None]:
 
 
 def quiet_libraries() -> None:
-    """Shows warnings of this package on the terminal, and not the libraries' chatter.
+    """Shows warnings of this package on the terminal, but not the libraries' messages.
 
-    After a failed write Orbax's threads log a traceback for each file that was still to be written:
-    hundreds of them around the one message about the write that failed.
+    After a failed write Orbax's threads log a traceback for each file that was still to be written,
+    hundreds in addition to the one error of the failed write.
     """
     absl_logging.set_verbosity(absl_logging.WARNING)
     handler = absl_logging.get_absl_handler()

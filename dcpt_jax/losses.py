@@ -6,20 +6,20 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-Term = Callable[[jax.Array, jax.Array], jax.Array]  # of a prediction and its target
+Term = Callable[[jax.Array, jax.Array], jax.Array]  # function of prediction and target
 _TERMS: dict[str, Term] = {}
 
 
 def register(name: str, term: Term) -> Term:
-    """Makes a term of the loss known to `config.loss_terms`, as docs/extending.md shows.
+    """Registers a loss term for `config.loss_terms`, see docs/extending.md.
 
     Args:
-        name: of its value in the logs, too: `loss_NAME`.
+        name: also of its value in the logs: `loss_NAME`.
         term: function of restored and clean images, [b, h, w, 3], that returns a scalar, the mean
             over the batch.
 
     Raises:
-        ValueError: if the name is another one's.
+        ValueError: if the name is taken by another term.
     """
     if _TERMS.setdefault(name, term) is not term:
         raise ValueError(f"there is another term of the loss {name!r}: choose a new name")
@@ -27,10 +27,10 @@ def register(name: str, term: Term) -> Term:
 
 
 def registered(text: str) -> dict[str, tuple[float, Term]]:
-    """Reads `config.loss_terms`, "NAME:WEIGHT,...": each term by its name, with its weight.
+    """Parses `config.loss_terms`, "NAME:WEIGHT,...": (weight, term) by name.
 
     Raises:
-        ValueError: for unknown names, and weights that are no finite numbers above 0.
+        ValueError: for unknown names, and weights that are not finite numbers above 0.
     """
     found = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
@@ -76,10 +76,9 @@ def l1_loss(prediction: jax.Array, target: jax.Array) -> jax.Array:
 def fft_loss(prediction: jax.Array, target: jax.Array) -> jax.Array:
     """Mean absolute difference of the images' Fourier transforms.
 
-    `mean(|Re D|, |Im D|)` with D the real FFT, over height and width and not normalised, of
-    `prediction - target`: the L1 of the spectrum. It is usually added to the L1 of the pixels with
-    a weight of 0.1. By the symmetry of a real image's spectrum only the half that the real FFT
-    gives is compared.
+    `mean(|Re D|, |Im D|)` with D the unnormalised real FFT over height and width of `prediction -
+    target`. It is usually added to the L1 loss of the pixels with a weight of 0.1. As the spectrum
+    of a real image is symmetric, only the half computed by the real FFT is compared.
 
     Args:
         prediction: float [b, h, w, c] images in [0, 1].
@@ -107,11 +106,11 @@ def fft_loss(prediction: jax.Array, target: jax.Array) -> jax.Array:
 
 
 def psnr_loss(prediction: jax.Array, target: jax.Array) -> jax.Array:
-    """By how many dB each image's PSNR lies below 40 dB, softly, as a mean over the batch.
+    """PSNR loss below 40 dB, smoothed: mean over the batch of a soft distance to 40 dB.
 
-    `10 log10(1 + MSE / 1e-4)` of each image. The gradient of an image grows as its error shrinks,
-    up to an error of 40 dB, so that faint degradations count beside strong ones. 1e-4 keeps images
-    that are almost right from counting without bounds.
+    `10 log10(1 + MSE / 1e-4)` of each image. Its gradient grows as the error of an image decreases,
+    up to 40 dB, so that faint degradations count as well as strong ones. The constant 1e-4 bounds
+    the influence of images that are almost restored.
 
     Args:
         prediction: float [b, h, w, c] images in [0, 1].
@@ -147,7 +146,7 @@ def focal_loss(
     gamma: float,
     class_weights: jax.Array | None = None,
 ) -> jax.Array:
-    """Mean focal loss over a batch: cross-entropy that weighs down what is already easy.
+    """Mean focal loss over a batch: cross-entropy that down-weights easy samples.
 
     `(1 - p)^gamma * -log p` with p the softmax probability of the right class. The gradient flows
     through the focal factor too.
@@ -156,14 +155,14 @@ def focal_loss(
         logits: [b, classes] float, unnormalised.
         labels: [b] integer, in [0, classes).
         gamma: focusing exponent, >= 0; 0 gives cross-entropy. Pre-training uses 2.
-        class_weights: optional [classes] float factors. As in the reference the mean is the plain
-            mean over samples: it is not divided by the weights.
+        class_weights: optional [classes] float factors. As in the reference, the loss is the mean
+            over samples and not divided by the weights.
 
     Returns:
         Scalar, in nats, >= 0; float32, or float64 for float64 logits.
 
     Raises:
-        ValueError: if gamma is negative or the shapes do not fit each other.
+        ValueError: if gamma is negative or the shapes do not match.
 
     References:
         Lin et al., Focal Loss for Dense Object Detection (2017), eq. 4; Hu et al., Universal Image
@@ -183,21 +182,22 @@ def focal_loss(
     if class_weights is not None:
         loss = loss * jnp.asarray(class_weights, loss.dtype)[labels]
     if gamma:
-        # 1 - p through expm1 keeps its digits when p is near 1; the floor keeps the power's
-        # gradient finite at p == 1, where for gamma < 1 it would be infinite.
+        # expm1 keeps the digits of 1 - p if p is near 1; the lower bound keeps the gradient of the
+        # power finite at p == 1, where it would be infinite for gamma < 1.
         miss = jnp.maximum(-jnp.expm1(log_p), jnp.finfo(loss.dtype).tiny)
         loss = miss**gamma * loss
     return jnp.mean(loss)
 
 
 def sigmoid_focal_loss(logits: jax.Array, labels: jax.Array, *, gamma: float) -> jax.Array:
-    """Mean focal loss of independent yes-or-no questions, such as which components an image has.
+    """Mean focal loss of independent binary labels, such as the components of an image.
 
-    `(1 - p)^gamma * -log p` per logit, with p the sigmoid probability of the right answer. As in
-    `focal_loss` no side is weighted, and the gradient flows through the focal factor too.
+    `(1 - p)^gamma * -log p` per logit, with p the sigmoid probability of the label. As in
+    `focal_loss`, positive and negative labels have equal weight, and the gradient flows through the
+    focal factor too.
 
     Args:
-        logits: [b, components] float, unnormalised; positive means "is there".
+        logits: [b, components] float, unnormalised; positive means "present".
         labels: [b, components], 0 or 1, of any real dtype.
         gamma: focusing exponent, >= 0; 0 gives binary cross-entropy.
 
@@ -219,10 +219,10 @@ def sigmoid_focal_loss(logits: jax.Array, labels: jax.Array, *, gamma: float) ->
             f"{logits.shape} and labels {labels.shape}"
         )
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    right = jnp.where(labels.astype(bool), logits, -logits)  # the logit of the right answer
+    right = jnp.where(labels.astype(bool), logits, -logits)  # the logit of the correct answer
     loss = -jax.nn.log_sigmoid(right)
     if gamma:
-        # By logarithms, as (1 - p)^gamma = sigmoid(-right)^gamma: exact where p is near 1, and with
-        # a finite gradient where 1 - p is zero, for gamma < 1 too.
+        # In log space, as (1 - p)^gamma = sigmoid(-right)^gamma: exact for p near 1, and with a
+        # finite gradient where 1 - p is zero, also for gamma < 1.
         loss = jnp.exp(gamma * jax.nn.log_sigmoid(-right)) * loss
     return jnp.mean(loss)

@@ -33,7 +33,7 @@ _ERRORS = (ValueError, FloatingPointError, RuntimeError, ImportError, OSError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; errors of use end in one message, not in a traceback.
+    """Runs the command; usage errors end in one message instead of a traceback.
 
     Returns:
         The exit status: 0, 1 for an error, 2 for wrong use, 130 if interrupted.
@@ -83,7 +83,7 @@ def _run(argv: Sequence[str], interruption: Interruption) -> int:
 
 
 def run(config: ml_collections.ConfigDict, workdir: str, interruption: Interruption) -> None:
-    """Trains or evaluates, as the mode of a config says; everything is written to `workdir`."""
+    """Trains or evaluates, by the mode of a config; writes everything to `workdir`."""
     if MODES[config.mode].trains:
         from dcpt_jax.train import loop, processes
 

@@ -1,7 +1,7 @@
-"""EXIF, XMP, IPTC and print resolution: out of files of every kind, upright, into encoded files.
+"""Reads EXIF, XMP, IPTC and print resolution from image files, and writes them to encoded files.
 
-EXIF is changed in place (orientation, thumbnail), so that the rest stays byte for byte, makers'
-notes with their offsets included. TIFF files hold EXIF among their own tags, which Pillow rewrites.
+Orientation and thumbnail are changed in place, so that all other bytes of EXIF are kept, including
+makers' notes with their offsets. TIFF files store EXIF among their own tags, which Pillow rewrites.
 """
 
 import io
@@ -23,7 +23,7 @@ _XMP_START = b"http://ns.adobe.com/xap/1.0/\0"
 _PNG_XMP_START = b"XML:com.adobe.xmp\0"
 _IPTC_RESOURCE = 0x0404
 _LARGEST_SEGMENT = 65_533  # bytes of a JPEG segment, without its marker and length
-# Tags of a TIFF file that say what is in the picture and not how it is stored.
+# TIFF tags that describe the picture instead of its storage.
 _DESCRIPTIVE_TAGS = (270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 33432)
 _EXIF_TAG, _GPS_TAG, _INTEROP_TAG = 0x8769, 0x8825, 0xA005
 _TIFF_XMP, _TIFF_IPTC, _TIFF_PROFILE = 700, 33723, 34675
@@ -33,20 +33,20 @@ _METRE = 1 / 0.0254  # in inches
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a file says of its picture; None where it says nothing."""
+    """Metadata of a file; None if missing."""
 
     exif: bytes | None = None  # block that begins with a TIFF header
     xmp: bytes | None = None  # XML text as bytes
     iptc: bytes | None = None  # records of IPTC-IIM
-    # Pixels per inch across and down, as the file states them outside EXIF
+    # Horizontal and vertical pixels per inch, if stated outside EXIF
     resolution: tuple[float, float] | None = None
 
     def __bool__(self) -> bool:
-        """Whether there is any."""
+        """Whether there is any metadata."""
         return any((self.exif, self.xmp, self.iptc, self.resolution))
 
     def names(self) -> list[str]:
-        """Which there are."""
+        """Names of the metadata present."""
         return [
             name
             for name, block in (
@@ -58,7 +58,7 @@ class Metadata:
 
 
 def read_metadata(path: Path, kind: str, data: bytes, image: Image.Image) -> Metadata:
-    """Finds the metadata of a file, upright and without thumbnails; broken blocks are left out."""
+    """Reads the metadata of a file, upright and without thumbnails; broken blocks are left out."""
     if kind == "TIFF":
         exif, xmp, iptc = _of_tiff(image)
     elif kind == "PNG":
@@ -81,7 +81,7 @@ def read_metadata(path: Path, kind: str, data: bytes, image: Image.Image) -> Met
 
 
 def _resolution(image: Image.Image) -> tuple[float, float] | None:
-    """Pixels per inch as stored, of JFIF, a PNG, BMP or TIFF file; Pillow makes some up."""
+    """Pixels per inch as stored in a JFIF, PNG, BMP or TIFF file; Pillow invents missing values."""
     if image.format == "JPEG":
         inches = {1: 1.0, 2: 2.54}.get(image.info.get("jfif_unit"), 0.0)
         found = [inches * density for density in image.info.get("jfif_density", (0, 0))]
@@ -89,7 +89,7 @@ def _resolution(image: Image.Image) -> tuple[float, float] | None:
         return None
     else:
         found = [float(density) for density in image.info.get("dpi", (0, 0))]
-    known = len(found) == 2 and all(0 < one < 1e6 for one in found)  # not NaN, as some TIFFs say
+    known = len(found) == 2 and all(0 < one < 1e6 for one in found)  # not NaN, as in some TIFFs
     return (found[0], found[1]) if known else None
 
 
@@ -98,7 +98,7 @@ def _of_png(
 ) -> tuple[bytes | None, bytes | None, bytes | None]:
     exif, xmp = image.info.get("exif"), image.info.get("xmp")
     try:
-        for kind, start, length in png_chunks(path, io.BytesIO(data)):  # behind the pixels too
+        for kind, start, length in png_chunks(path, io.BytesIO(data)):  # also after the pixels
             if kind == b"eXIf":
                 exif = data[start : start + length]
             elif kind == b"iTXt" and xmp is None and data.startswith(_PNG_XMP_START, start):
@@ -112,7 +112,7 @@ def _of_png(
 
 
 def _png_text(block: bytes) -> bytes | None:
-    """Text of an iTXt chunk behind its keyword."""
+    """Text of an iTXt chunk, after its keyword."""
     parts = block[2:].split(b"\0", 2)
     if len(parts) < 3:
         return None
@@ -125,7 +125,7 @@ def _png_text(block: bytes) -> bytes | None:
 
 
 def _raw_profile(text: str | bytes | None) -> bytes | None:
-    """Block that ImageMagick and ExifTool keep as hexadecimal text in a PNG."""
+    """A block stored by ImageMagick and ExifTool as hexadecimal text in a PNG."""
     if not text:
         return None
     try:
@@ -136,7 +136,7 @@ def _raw_profile(text: str | bytes | None) -> bytes | None:
 
 
 def _iptc_of_resource(resource: bytes) -> bytes | None:
-    """IPTC records inside Photoshop's frame, as `_iptc_resource` makes it."""
+    """IPTC records in a Photoshop resource, the inverse of `_iptc_resource`."""
     if not resource.startswith(b"8BIM") or len(resource) < 12:
         return None
     (size,) = struct.unpack_from(">I", resource, 8)
@@ -159,16 +159,16 @@ def _of_tiff(
                     block[_INTEROP_TAG] = dict(own.get_ifd(_INTEROP_TAG))
                 exif[tag] = block
         found = exif.tobytes() if len(exif) else None
-    except Exception:  # Pillow raises many kinds on broken tags
+    except Exception:  # Pillow raises various types on broken tags
         found = None
     iptc = tags.get(_TIFF_IPTC)
-    if isinstance(iptc, tuple):  # some writers declare the bytes to be whole numbers
+    if isinstance(iptc, tuple):  # some writers declare the bytes as integers
         iptc = struct.pack(f"{tags._endian}{len(iptc)}I", *iptc)
     return found, image.info.get("xmp"), iptc
 
 
 def upright_exif(block: bytes) -> bytes | None:
-    """An EXIF block with orientation 1 and without its thumbnail; None if it is broken."""
+    """An EXIF block with orientation 1 and no thumbnail; None if it is broken."""
     order = _ORDERS.get(bytes(block[:4]))
     if order is None:
         return None
@@ -183,7 +183,7 @@ def upright_exif(block: bytes) -> bytes | None:
             (tag,) = struct.unpack_from(order + "H", data, entry)
             if tag == TIFF_TAGS["orientation"]:
                 struct.pack_into(order + "HHIHH", data, entry, tag, 3, 1, 1, 0)
-        if len(data) < link + 4:  # some writers leave the last link out
+        if len(data) < link + 4:  # some writers omit the last link
             return bytes(data)
         (second,) = struct.unpack_from(order + "I", data, link)
         struct.pack_into(order + "I", data, link, 0)
@@ -195,7 +195,7 @@ def upright_exif(block: bytes) -> bytes | None:
 
 
 def _erase_thumbnail(data: bytearray, order: str, directory: int) -> None:
-    """Overwrites the thumbnail that a directory describes; cuts it off at the end of a block."""
+    """Overwrites the thumbnail of a directory, or truncates the block if it is at the end."""
     values = {}
     try:
         (count,) = struct.unpack_from(order + "H", data, directory)
@@ -224,7 +224,7 @@ def _upright_xmp(xmp: bytes | str) -> bytes:
 
 
 def png_with(encoded: bytes, profile: bytes | None, metadata: Metadata) -> bytes:
-    """A PNG file with a colour profile and metadata put in behind its header."""
+    """Inserts a colour profile and metadata after the header of a PNG file."""
     chunks = []
     if profile:
         chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(profile)))
@@ -251,7 +251,8 @@ def png_with(encoded: bytes, profile: bytes | None, metadata: Metadata) -> bytes
 
 
 def jpeg_with(encoded: bytes, profile: bytes | None, metadata: Metadata) -> tuple[bytes, list[str]]:
-    """A JPEG file with a colour profile and metadata, and the names of what is too long for it."""
+    """Inserts a colour profile and metadata into a JPEG file; also names of those too long for
+    it."""
     segments, dropped = [], []
     for name, marker, content in (
         ("EXIF", 0xE1, metadata.exif and _EXIF_START + metadata.exif),
@@ -286,7 +287,7 @@ def jpeg_with(encoded: bytes, profile: bytes | None, metadata: Metadata) -> tupl
 
 
 def bmp_with(encoded: bytes, metadata: Metadata) -> tuple[bytes, list[str]]:
-    """A BMP file with its resolution, and the names of the metadata that it cannot hold."""
+    """Adds the resolution to a BMP file; also returns the names of metadata that it cannot hold."""
     names = metadata.names()
     if metadata.resolution:
         per_metre = [round(one * _METRE) for one in metadata.resolution]
@@ -301,10 +302,10 @@ def _iptc_resource(iptc: bytes) -> bytes:
 
 
 def webp_of(pixels: np.ndarray, profile: bytes | None, metadata: Metadata) -> bytes:
-    """A lossless WebP file of uint8 RGB or RGBA pixels; IPTC has no place in it."""
+    """A lossless WebP file of uint8 RGB or RGBA pixels; WebP cannot hold IPTC."""
     file = io.BytesIO()
     exif = metadata.exif
-    if metadata.resolution and not exif:  # where there is EXIF, it has one as well
+    if metadata.resolution and not exif:  # EXIF has a resolution of its own
         own = Image.Exif()
         own[282], own[283], own[296] = *metadata.resolution, 2
         exif = own.tobytes()
@@ -318,10 +319,10 @@ def webp_of(pixels: np.ndarray, profile: bytes | None, metadata: Metadata) -> by
 def tiff_of(
     pixels: np.ndarray, profile: bytes | None, metadata: Metadata
 ) -> tuple[bytes, list[str]]:
-    """A TIFF file of uint8 or uint16 RGB or RGBA pixels, and the names of what it cannot hold."""
+    """A TIFF file of uint8 or uint16 RGB or RGBA pixels; also names of metadata it cannot hold."""
     height, width, channels = pixels.shape
     bits = 8 * pixels.itemsize
-    # Each value less the one to its left compresses better; the reader adds them up again.
+    # Horizontal differences compress better; readers add them up again.
     differences = pixels.astype(f"<u{pixels.itemsize}")
     differences[:, 1:] = pixels[:, 1:] - pixels[:, :-1]
     rows = max(_STRIP_BYTES // (width * channels * pixels.itemsize), 1)
@@ -347,7 +348,7 @@ def tiff_of(
     }.items():
         tags[tag] = value
     if channels == 4:
-        tags[338] = 2  # alpha that is not multiplied into the colours
+        tags[338] = 2  # alpha not premultiplied
     for tag, block in (
         (_TIFF_XMP, metadata.xmp),
         (_TIFF_IPTC, metadata.iptc),
@@ -363,7 +364,7 @@ def tiff_of(
 
 
 def _add_exif(tags: TiffImagePlugin.ImageFileDirectory_v2, block: bytes | None) -> Sequence[str]:
-    """Adds an EXIF block's tags; ["EXIF"] if that is not possible."""
+    """Adds the tags of an EXIF block; ["EXIF"] if that is not possible."""
     if not block:
         return []
     try:
@@ -378,7 +379,7 @@ def _add_exif(tags: TiffImagePlugin.ImageFileDirectory_v2, block: bytes | None) 
         for tag, value in found.items():
             trial[tag] = value
         trial.tobytes()
-    except Exception:  # Pillow raises many kinds on odd tags
+    except Exception:  # Pillow raises various types on unusual tags
         return ["EXIF"]
     for tag, value in found.items():
         tags[tag] = value

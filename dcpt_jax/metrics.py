@@ -1,8 +1,8 @@
-"""PSNR and SSIM of one image against another, with the convention as arguments.
+"""PSNR and SSIM of two images, with the convention as arguments.
 
-Published tables differ in what they compare: images rounded to 8 bits or floats, RGB or luma, whole
-or with a border cut. Here the convention is spelled out in every call, and `convention` names it
-for tables. The numbers follow BasicSR, on which the published DCPT results rest.
+Published tables differ in what they compare: images rounded to 8 bits or floats, RGB or luma, with
+or without a border. Here each call states the convention, and `convention` names it for tables. The
+values agree with BasicSR, which the published DCPT results used.
 """
 
 import dataclasses
@@ -14,8 +14,7 @@ import numpy as np
 Channel = Literal["rgb", "y"]
 Rounding = Literal["uint8", "none"]
 
-# dB; in means a sample counts at most this, as one that is restored perfectly would make every mean
-# infinite.
+# dB; limit for samples in means, as a perfectly restored sample would make the mean infinite.
 PSNR_LIMIT = 100.0
 
 _LUMA = np.array([65.481, 128.553, 24.966])  # ITU-R BT.601, studio swing
@@ -25,7 +24,7 @@ _LARGEST_VALUE = 10.0
 
 @dataclasses.dataclass(frozen=True)
 class Convention:
-    """What figures of PSNR and SSIM compare; those of different conventions do not compare.
+    """Convention of PSNR and SSIM values; values of different conventions are not comparable.
 
     Attributes:
         channel: as for `psnr`.
@@ -53,12 +52,12 @@ def psnr(
     """Peak signal-to-noise ratio in dB; infinite for equal images.
 
     Args:
-        a: image [h, w, c], float in [0, 1]; c is 3, or 1 (which is compared as it is).
+        a: image [h, w, c], float in [0, 1]; c is 3, or 1 (compared as it is).
         b: image of the same shape.
         crop: pixels cut from every side first.
         channel: "rgb" compares all channels, "y" the luma of ITU-R BT.601 (not rounded).
-        rounding: "uint8" clips to [0, 1] and rounds to 8 bits first, as a saved file does;
-            "none" compares the floats as they are (clip them yourself where that is wanted).
+        rounding: "uint8" clips to [0, 1] and rounds to 8 bits first, as saving to a file does;
+            "none" compares the floats unchanged (not clipped).
 
     Returns:
         dB.
@@ -82,7 +81,7 @@ def ssim(
 ) -> float:
     """Structural similarity: mean over positions, then over channels.
 
-    Gaussian window 11x11 with sigma 1.5, only where it lies wholly inside the image, biased
+    Gaussian window 11x11 with sigma 1.5, only at positions completely inside the image, biased
     variances, constants (0.01 L)^2 and (0.03 L)^2 (Wang et al., 2004).
 
     Args:
@@ -127,14 +126,15 @@ def convention(*, crop: int = 0, channel: Channel = "rgb", rounding: Rounding = 
 def _prepare(
     a: np.ndarray, b: np.ndarray, crop: int, channel: str, rounding: str
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Checks both images and brings them into the convention: float64, and their peak value."""
+    """Checks both images and applies the convention; returns them in float64, and the peak
+    value."""
     a, b = np.asarray(a), np.asarray(b)
     if a.shape != b.shape or a.ndim != 3 or a.shape[-1] not in (1, 3):
         raise ValueError(f"expected two images [h, w, 3] of equal shape, got {a.shape}, {b.shape}")
     for image in (a, b):
         if not np.issubdtype(image.dtype, np.floating):
             raise ValueError(f"expected float images in [0, 1], got {image.dtype}: divide by 255")
-    # Both: a network that diverges gives large values too, beside a clean photo.
+    # Both, as the output of a diverged network may also have large values.
     if min(np.max(a, initial=0), np.max(b, initial=0)) > _LARGEST_VALUE:
         raise ValueError(
             f"expected images in [0, 1], got values up to {np.max(a):.4g} and {np.max(b):.4g}: "
@@ -155,10 +155,10 @@ def _prepare(
 
 
 def _convert(image: np.ndarray, luma: bool, rounding: str) -> np.ndarray:
-    """Returns the image as float64 [h, w, c] in the scale that the metric works in."""
+    """Returns the image as float64 [h, w, c] in the scale of the metric."""
     if rounding == "uint8":
         image = np.rint(np.clip(image, 0, 1) * image.dtype.type(255))
-        if luma:  # the reference stores the luma in float32 at two places; so do we
+        if luma:  # the reference stores the luma as float32 at two places
             unit = image.astype(np.float32) / np.float32(255)
             y = ((unit @ _LUMA + 16) / 255).astype(np.float32) * np.float32(255)
             return y.astype(np.float64)[..., None]

@@ -1,7 +1,7 @@
-"""The table of modes: what each stage of training and the evaluation do.
+"""Table of the modes of a run: the training stages and the evaluation.
 
-Everything that depends on the mode of a run reads its row here; no other module knows a mode by
-name. This module imports nothing of the package, so that configs and data can use it.
+Everything that depends on the mode is read from its row here; no other module compares names of
+modes. This module imports nothing from the package, so that configs and data can use it.
 """
 
 import dataclasses
@@ -10,17 +10,17 @@ from typing import Literal
 
 @dataclasses.dataclass(frozen=True)
 class Mode:
-    """What a run does.
+    """Properties of a mode.
 
     Attributes:
         name: value of `config.mode`.
-        stage: whose published training data it uses.
+        stage: stage whose published training data are used.
         learns: parts of the state that are trained; other parts are frozen. () = no training.
         step: builder of its training step in `dcpt_jax.train.steps`.
-        modules: what the builder takes before the optimizers, in order.
-        loss_keys: keys of the config that the builder takes as keyword arguments.
-        restores: whether it trains on degraded images as the network's input and clean ones as its
-            target, so that PSNR and SSIM are measured. (`first_pass = "degraded"` does, too.)
+        modules: arguments of the builder before the optimizers, in order.
+        loss_keys: keys of the config that are keyword arguments of the builder.
+        restores: whether it trains with degraded images as input and clean ones as target, so that
+            PSNR and SSIM are measured (as also with `first_pass = "degraded"`).
         needs_network: whether it needs a trained network to start from.
     """
 
@@ -35,12 +35,12 @@ class Mode:
 
     @property
     def trains(self) -> bool:
-        """Whether this is training, and not evaluation."""
+        """Whether this is a training stage, not an evaluation."""
         return bool(self.learns)
 
     @property
     def split(self) -> Literal["train", "held_out"]:
-        """The part of the data that it reads, "train" or "held_out"."""
+        """The split of the data that it uses, "train" or "held_out"."""
         return "train" if self.trains else "held_out"
 
     @property
@@ -50,7 +50,7 @@ class Mode:
 
     @property
     def pretrains(self) -> bool:
-        """Whether the network learns features, and not yet to restore."""
+        """Whether the network learns features, not yet restoration."""
         return "network" in self.learns and not self.restores
 
     @property
@@ -60,7 +60,7 @@ class Mode:
 
     @property
     def masks(self) -> bool:
-        """Whether patches of the image are hidden, and a head reconstructs them."""
+        """Whether patches of the image are hidden and reconstructed by a decoder."""
         return "reconstruction" in self.learns
 
 
@@ -79,7 +79,7 @@ MODES: dict[str, Mode] = {
         ),
         Mode(
             "mask_pretrain",
-            stage="restore",  # MaskDCPT pre-trains on the data of the fine-tuning
+            stage="restore",  # MaskDCPT pre-trains on the fine-tuning data
             learns=("network", "classifier", "reconstruction"),
             step="make_mask_pretrain_step",
             modules=("network", "classifier", "reconstruction"),

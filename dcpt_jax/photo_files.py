@@ -1,13 +1,13 @@
-"""Photos with what their files hold beside RGB pixels: colour profile, alpha, depth, metadata.
+"""Reads and writes photos with their colour profile, alpha, bit depth and metadata.
 
-`read_photo` and `write_photo` are how the restore command reads and writes, so that a result shows
-the colours of its photo and keeps what the photo's file said. The rules:
+The restore command uses `read_photo` and `write_photo`, so that a result keeps the colours and
+metadata of its photo:
 
-* Numbers of an RGB profile stay as they are, and the result gets the same profile: nothing is
-  clipped. Pixels of CMYK, Lab and grey profiles, and those of linear RGB ones (gamma 1.0), which
-  look nothing like what networks learn from, are converted to sRGB, and the result says sRGB.
+* Pixels with an RGB profile are unchanged, and the result has the same profile: nothing is clipped.
+  Pixels with CMYK, Lab and grey profiles, and with linear RGB ones (gamma 1.0), which look unlike
+  the networks' training data, are converted to sRGB, and the result has an sRGB profile.
 * EXIF, XMP, IPTC and print resolution are kept, with upright orientation, without thumbnails.
-* Alpha and 16 bits are kept where the format of the result can.
+* Alpha and 16 bits are kept if the format of the result supports them.
 
 NumPy, OpenCV and Pillow only.
 """
@@ -38,24 +38,24 @@ _WITH_ALPHA = frozenset({".png", ".webp", ".tif", ".tiff"})
 
 @dataclasses.dataclass(frozen=True)
 class Carried:
-    """What a file carried beside its RGB pixels."""
+    """Data of a file besides its RGB pixels."""
 
-    bits: int  # of each channel, 8 or 16
-    # ICC profile of the pixels, an RGB one; None: none, which viewers take as sRGB
+    bits: int  # per channel, 8 or 16
+    # ICC profile of the RGB pixels; None: no profile, which viewers interpret as sRGB
     profile: bytes | None = None
     # Upright and without thumbnails
     metadata: Metadata = dataclasses.field(default_factory=Metadata)
     alpha: np.ndarray | None = None  # uint8 or uint16 [h, w], upright; None: opaque
-    remarks: tuple[str, ...] = ()  # what reading changed or left out, in words
+    remarks: tuple[str, ...] = ()  # notes for people on what reading changed or left out
 
 
 def read_photo(
     path: Path | str, *, max_pixels: int = images.MAX_PIXELS
 ) -> tuple[np.ndarray, Carried]:
-    """Reads an image file as upright RGB pixels, and what it carried beside them.
+    """Reads an image file as upright RGB pixels, and its other data.
 
     Returns:
-        uint8 or uint16 pixels [h, w, 3] in the space of `profile`, and the rest.
+        uint8 or uint16 pixels [h, w, 3] in the space of `profile`, and the other data.
     """
     path = Path(path)
     header, data = images.read_undecoded(path, max_pixels=max_pixels)
@@ -66,10 +66,10 @@ def read_photo(
     pixels, profile, remarks = _in_rgb(pixels, header, image)
     try:
         metadata = read_metadata(path, header.kind, data, image)
-    except Exception as error:  # Pillow raises many kinds on broken blocks
+    except Exception as error:  # Pillow raises various types on broken blocks
         metadata = Metadata()
         remarks.append(f"metadata cannot be read ({error}) and are left out")
-    with contextlib.suppress(Exception):  # likewise on broken further pictures
+    with contextlib.suppress(Exception):  # the same for broken further pictures
         if getattr(image, "is_animated", False) or "mp" in image.info:  # MPF of JPEG
             remarks.append("first picture of several")
     if hdr := image.info.get("hdr"):
@@ -86,7 +86,7 @@ def read_photo(
 
 
 def _texts(data: bytes, image: Image.Image) -> str:
-    """What a file says in other places than `Metadata`, in words."""
+    """Names of texts in a file that `Metadata` does not include, for people."""
     texts = [
         name
         for name in getattr(image, "text", {})
@@ -103,7 +103,7 @@ def _texts(data: bytes, image: Image.Image) -> str:
 def _in_rgb(
     pixels: np.ndarray, header: ImageHeader, image: Image.Image
 ) -> tuple[np.ndarray, bytes | None, list[str]]:
-    """Pixels in an RGB space that suits networks, its profile, and what was changed."""
+    """Pixels in an RGB space suitable for networks, its profile, and notes on changes."""
     try:
         found = colour.embedded_profile(image)
         if found is None:
@@ -121,10 +121,10 @@ def _in_rgb(
 
 
 def _alpha(path: Path, header: ImageHeader, data: bytes, dtype: np.dtype) -> np.ndarray | None:
-    """The alpha channel, upright, as deep as the pixels; None if there is none."""
+    """The alpha channel, upright, with the bit depth of the pixels; None if there is none."""
     if header.kind == "TIFF" and (tags := tiff.tags_beyond_pillow(path, data)):
         return tiff.read_samples(path, tags, data)[1]
-    image = described(path, header.kind, data)  # anew: the other one may be decoded in part
+    image = described(path, header.kind, data)  # opened again: the other one may be partly decoded
     if not image.has_transparency_data:
         return None
     if dtype == np.uint16:
@@ -133,7 +133,7 @@ def _alpha(path: Path, header: ImageHeader, data: bytes, dtype: np.dtype) -> np.
         if stored is None or stored.dtype != dtype:
             return None
         transparent = image.info.get("transparency")
-        if stored.ndim == 2 and isinstance(transparent, int):  # one level of grey, as PNG can say
+        if stored.ndim == 2 and isinstance(transparent, int):  # one grey level, as in PNG
             alpha = np.where(stored == transparent, 0, 65535).astype(dtype)
             return images.upright(alpha, header.orientation)
         if stored.ndim != 3 or stored.shape[2] != 4:
@@ -145,22 +145,22 @@ def _alpha(path: Path, header: ImageHeader, data: bytes, dtype: np.dtype) -> np.
 
 
 def on_white(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Pixels [h, w, 3] laid over white by their alpha [h, w]; both of one dtype."""
+    """Blends pixels [h, w, 3] over white by their alpha [h, w]; both of one dtype."""
     largest = np.iinfo(pixels.dtype).max
     opacity = alpha[..., None].astype(np.float64) / largest
     return np.rint(pixels * opacity + largest * (1 - opacity)).astype(pixels.dtype)
 
 
 def write_photo(path: Path | str, image: np.ndarray, carried: Carried) -> list[str]:
-    """Writes an image with what its photo carried; the file appears whole or not at all.
+    """Writes an image with the other data of its photo, atomically.
 
     Args:
-        path: target; the suffix chooses the format, see `images.write_image`.
+        path: target; the suffix selects the format, see `images.write_image`.
         image: float [h, w, 3], clipped to [0, 1], in the space of `carried.profile`.
-        carried: what to write beside it; 16 bits become 8 where the format has no more.
+        carried: the other data; 16 bits become 8 if the format does not support them.
 
     Returns:
-        What the format cannot hold and was left out, in words.
+        Names of what the format cannot hold and was left out, for people.
     """
     path = Path(path)
     suffix = path.suffix.lower()

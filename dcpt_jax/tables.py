@@ -1,4 +1,4 @@
-"""`python -m dcpt_jax.tables`: measured figures beside published ones."""
+"""`python -m dcpt_jax.tables`: compares measured figures with published ones."""
 
 import argparse
 import sys
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints what the options say."""
+    """Prints the requested tables."""
     if not options.runs and not options.page:
         raise UsageError("name at least one RUN, the work directory of an evaluation")
     methods = options.published

@@ -1,7 +1,7 @@
-"""TIFF files that Pillow cuts to 8 bits or has no mode for: floats, deep pixels, odd samples.
+"""Reads TIFF files that Pillow reduces to 8 bits or does not support: float, deep or unusual ones.
 
-OpenCV (libtiff) reads pixels that are stored together and compressed in a common way; tifffile
-reads separate planes, half floats and other numbers of samples. NumPy, OpenCV and tifffile only.
+OpenCV (libtiff) reads interleaved pixels with common compressions; tifffile reads separate planes,
+half floats and other numbers of samples. NumPy, OpenCV and tifffile only.
 """
 
 import contextlib
@@ -17,18 +17,18 @@ from PIL import Image
 from dcpt_jax.image_headers import TIFF_TAGS, described, image_error, upright
 
 _ADVICE = "save it as RGB or grey with 8 or 16 bits"
-# What OpenCV decompresses. Of others, such as JPEG 2000 inside TIFF, it makes noise.
+# Compressions that OpenCV decodes. Others, such as JPEG 2000 inside TIFF, it decodes to noise.
 _COMMON_COMPRESSIONS = frozenset({1, 5, 8, 32773, 32946})
 _KINDS = {0: "grey", 1: "grey", 2: "RGB", 5: "CMYK", 6: "YCbCr", 8: "Lab", 9: "Lab", 10: "Lab"} | {
     32803: "a sensor's raw values",
     34892: "a sensor's raw values",
 }
-_FLOAT = 3  # of the tag of sample formats
-_ASSOCIATED, _UNASSOCIATED = 1, 2  # alpha, of the tag of extra samples
+_FLOAT = 3  # value of the sample format tag
+_ASSOCIATED, _UNASSOCIATED = 1, 2  # kinds of alpha, values of the extra samples tag
 
 
 def tags_beyond_pillow(path: Path, data: bytes) -> Mapping | None:
-    """Tags of the first picture of a TIFF file if `read_samples` has to read it, else None.
+    """Tags of a TIFF file's first picture if it has to be read by `read_samples`, else None.
 
     Raises:
         ImageError: if its header is damaged or its pixels are signed.
@@ -46,15 +46,15 @@ def read_samples(path: Path, tags: Mapping, data: bytes) -> tuple[np.ndarray, np
 
     Args:
         path: the file, for messages.
-        tags: of the picture.
-        data: the file's content.
+        tags: of the first picture.
+        data: content of the file.
 
     Returns:
         RGB pixels [h, w, 3], upright, uint8 or, for more bits and floats, uint16; and alpha [h, w]
-        of the same dtype, or None. Colours that were multiplied by alpha are divided by it.
+        of the same dtype, or None. Premultiplied colours are divided by alpha.
 
     Raises:
-        ImageError: if the pixels are damaged or of a kind that is not read.
+        ImageError: if the pixels are damaged or of an unsupported kind.
     """
     samples, photometric = tags.get(TIFF_TAGS["samples"], 1), tags.get(TIFF_TAGS["photometric"])
     colours = 3 if photometric == 2 or (photometric in (0, 1) and samples in (3, 4)) else 1
@@ -89,7 +89,7 @@ def read_samples(path: Path, tags: Mapping, data: bytes) -> tuple[np.ndarray, np
 
 
 def of_floats(path: Path, values: np.ndarray) -> np.ndarray:
-    """Floats in [0, 1] as uint16; ImageError if they are others."""
+    """Converts floats in [0, 1] to uint16; ImageError for other values."""
     low, high = float(values.min()), float(values.max())
     if not (low >= 0 and high <= 1):
         what = "NaN" if np.isnan(low) or np.isnan(high) else f"[{low:.4g}, {high:.4g}]"
@@ -104,7 +104,7 @@ def _divided(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 
 def _stored(path: Path, tags: Mapping, data: bytes) -> np.ndarray:
-    """The numbers of a file, [h, w, samples], not upright."""
+    """The stored values of a file, [h, w, samples], not upright."""
     samples = tags.get(TIFF_TAGS["samples"], 1)
     bits = max(tags.get(TIFF_TAGS["bits"], (1,)))
     is_float = _FLOAT in tags.get(TIFF_TAGS["format"], (1,))
@@ -120,8 +120,8 @@ def _stored(path: Path, tags: Mapping, data: bytes) -> np.ndarray:
 
 def _by_opencv(path: Path, tags: Mapping, bits: int, data: bytes) -> np.ndarray:
     samples = tags.get(TIFF_TAGS["samples"], 1)
-    # OpenCV turns some orientations and not others, inverts some greys, and takes one of three
-    # grey samples, so these tags are changed before it sees them.
+    # OpenCV applies some orientations but not others, inverts some greys, and reads one of three
+    # grey samples, so these tags are changed first.
     values = {TIFF_TAGS["orientation"]: 1, TIFF_TAGS["photometric"]: 2 if samples > 2 else 1}
     data = _with_tags(
         data, values, without=() if tags.get(TIFF_TAGS["photometric"]) == 2 else (338,)
@@ -146,7 +146,7 @@ def _by_tifffile(path: Path, compression: int, data: bytes) -> np.ndarray:
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             values, axes = file.pages[0].asarray(), file.pages[0].axes
-    except Exception as error:  # tifffile raises many kinds on broken input
+    except Exception as error:  # tifffile raises various types on broken input
         if compression in _COMMON_COMPRESSIONS:
             reason = "damaged, or stored in a way that is not read"
         else:
@@ -161,7 +161,7 @@ def _by_tifffile(path: Path, compression: int, data: bytes) -> np.ndarray:
 
 
 def _with_tags(data: bytes, values: Mapping[int, int], without: Collection[int]) -> bytes:
-    """The file, alone with its first picture, some of whose tags have other values or are gone."""
+    """The file reduced to its first picture, with some of its tags changed or removed."""
     order = "<" if data[:2] == b"II" else ">"
     # BigTIFF: wider offsets, counts and entries.
     wide = 43 in data[2:4]
@@ -178,6 +178,6 @@ def _with_tags(data: bytes, values: Mapping[int, int], without: Collection[int])
             struct.pack_into(order + "H", entry, place, values[tag])
         if tag not in without:
             kept.append(bytes(entry))
-    end = bytes(8 if wide else 4)  # no other picture
+    end = bytes(8 if wide else 4)  # no next picture
     block = struct.pack(order + count, len(kept)) + b"".join(kept) + end
     return data[:start] + block + data[start + len(block) :]
