@@ -84,8 +84,7 @@ def guarded(work: Callable[[Interruption], int]) -> int:
 
 
 def show_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
-    """Python's default hook, except for tasks left by Orbax after its event loop failed and
-    closed."""
+    """The default hook, except for tasks left by Orbax after its event loop failed and closed."""
     error = unraisable.exc_value
     if not isinstance(error, RuntimeError) or str(error) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)

@@ -283,8 +283,7 @@ def _kind_of_brands(file: BinaryIO) -> str:
 
 
 def odd_tiff(path: Path, file: BinaryIO) -> Image.Image:
-    """A substitute image for a TIFF file whose kind has no mode in Pillow: size, tags and
-    profile."""
+    """A substitute, with size, tags and profile, for a TIFF file that Pillow does not support."""
     try:
         file.seek(0)
         start = file.read(8)

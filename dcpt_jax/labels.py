@@ -46,8 +46,7 @@ class Labels:
         return cls(tuple(content["classes" if kind == FLAT else "components"]), kind)
 
     def to_json(self) -> dict[str, Any]:
-        """The labels as JSON values; the classes of a multi-hot classifier are stored
-        separately."""
+        """The labels as JSON values, without the classes of a multi-hot classifier."""
         if self.kind == FLAT:
             return {"label": FLAT, "classes": list(self.names)}
         return {"label": MULTI_HOT, "components": list(self.names)}
@@ -78,8 +77,7 @@ class Labels:
         return np.array(found, np.uint8).reshape(len(tasks), len(self.names))
 
     def answers(self, logits: np.ndarray) -> np.ndarray:
-        """Predictions for logits [..., names]: uint8, one-hot if flat, each logit > 0 if
-        multi-hot."""
+        """Predictions for logits [..., names], uint8: one-hot if flat, else logits > 0."""
         logits = np.asarray(logits)
         if self.multi_hot:
             return (logits > 0).astype(np.uint8)
@@ -102,8 +100,7 @@ class Labels:
         return "+".join(there) or CLEAN
 
     def shared_with(self, there: Labels) -> tuple[tuple[int, int], ...]:
-        """(position there, position here) of the names that both have, in the order of these
-        labels.
+        """(position there, position here) of the shared names, in the order of these labels.
 
         A class "rain" matches a component "rain"; mixtures have no component. Converted classifiers
         may lack names and have only `class_0`, `class_1` and so on: these are matched by position

@@ -106,7 +106,7 @@ def fft_loss(prediction: jax.Array, target: jax.Array) -> jax.Array:
 
 
 def psnr_loss(prediction: jax.Array, target: jax.Array) -> jax.Array:
-    """PSNR loss below 40 dB, smoothed: mean over the batch of a soft distance to 40 dB.
+    """Mean over the batch of the dB by which each image's PSNR is below 40 dB, smoothed.
 
     `10 log10(1 + MSE / 1e-4)` of each image. Its gradient grows as the error of an image decreases,
     up to 40 dB, so that faint degradations count as well as strong ones. The constant 1e-4 bounds

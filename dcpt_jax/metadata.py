@@ -251,8 +251,7 @@ def png_with(encoded: bytes, profile: bytes | None, metadata: Metadata) -> bytes
 
 
 def jpeg_with(encoded: bytes, profile: bytes | None, metadata: Metadata) -> tuple[bytes, list[str]]:
-    """Inserts a colour profile and metadata into a JPEG file; also names of those too long for
-    it."""
+    """Inserts a colour profile and metadata into a JPEG file; also names those too long for it."""
     segments, dropped = [], []
     for name, marker, content in (
         ("EXIF", 0xE1, metadata.exif and _EXIF_START + metadata.exif),

@@ -126,8 +126,7 @@ def convention(*, crop: int = 0, channel: Channel = "rgb", rounding: Rounding = 
 def _prepare(
     a: np.ndarray, b: np.ndarray, crop: int, channel: str, rounding: str
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Checks both images and applies the convention; returns them in float64, and the peak
-    value."""
+    """Checks both images and applies the convention; float64 images, and their peak value."""
     a, b = np.asarray(a), np.asarray(b)
     if a.shape != b.shape or a.ndim != 3 or a.shape[-1] not in (1, 3):
         raise ValueError(f"expected two images [h, w, 3] of equal shape, got {a.shape}, {b.shape}")

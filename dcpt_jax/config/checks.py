@@ -307,8 +307,7 @@ def _check_mask(config: ml_collections.ConfigDict) -> None:
 
 
 def _check_later_phases(config: ml_collections.ConfigDict) -> None:
-    """Raises ConfigError if a later phase has a size that is not valid for the first phase
-    either."""
+    """Raises ConfigError if a later phase has a size that the first phase may not have."""
     for first_step, crop_size, batch_size in phases_of(config)[1:]:
         phase = config.copy_and_resolve_references()
         phase.data.crop_size = crop_size

@@ -172,8 +172,7 @@ class NAFNet(RestorationNetwork):
 
 
 class NAFBlock(nn.Module):
-    """Block of NAFNet (section 4 of its paper); initially the identity, as `beta` and `gamma` are
-    0.
+    """Block of NAFNet (section 4 of its paper); at first the identity, as `beta` and `gamma` are 0.
 
     `window`: None for the global average pool, or the (height, width) of a local one.
     `masking`: see `NAFNet`.

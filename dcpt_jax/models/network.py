@@ -49,8 +49,7 @@ class RestorationNetwork(nn.Module):
         raise NotImplementedError
 
     def arguments(self) -> dict[str, Any]:
-        """Keyword arguments that rebuild this network, JSON-serialisable; no `dtype` and
-        `remat`."""
+        """JSON-serialisable arguments that rebuild this network; without `dtype` and `remat`."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         for name in ("dtype", "remat", "parent", "name"):
             del values[name]

@@ -48,8 +48,7 @@ class Stage(nn.Module):
         return self.run(x, visible)
 
     def run(self, x: jax.Array, visible: jax.Array | None) -> jax.Array:
-        """Applies only the blocks, for subclasses with further layers; call it in a compact
-        method."""
+        """Applies only the blocks; call it in a compact method of a subclass."""
         repeats, rest = divmod(self.blocks, len(self.kinds))
         if self.is_initializing() and repeats >= DRAW_FROM and not rest:
             self._draw(x, repeats)

@@ -174,8 +174,7 @@ class SwinIR(RestorationNetwork):
 
 
 class ResidualStage(Stage):
-    """Residual Swin transformer block (RSTB): blocks with alternately shifted windows, then
-    convs."""
+    """Residual Swin transformer block (RSTB): attention blocks, then convolutions."""
 
     resi_connection: str = "1conv"
     masking: str = "sparse"
@@ -291,8 +290,7 @@ class ThreeConvs(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, visible: jax.Array | None = None) -> jax.Array:
-        """[b, h, w, c] -> [b, h, w, c]; x is already zero where hidden by `visible` (see
-        `masking`)."""
+        """[b, h, w, c] -> [b, h, w, c]; x must be zero where hidden (see `masking`)."""
         channels = x.shape[-1]
         y = Conv(channels // 4, size=3, dtype=self.dtype, name="conv_0")(x)
         y = nn.leaky_relu(y, 0.2)

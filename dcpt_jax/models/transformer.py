@@ -98,8 +98,7 @@ class TransformerBlock(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """Multi-Dconv head transposed attention (MDTA) of Restormer, eq. 1: between channels of a
-    head."""
+    """Transposed attention of Restormer (MDTA, eq. 1), between the channels of each head."""
 
     heads: int
     style: BlockStyle

@@ -305,8 +305,7 @@ def _restore_file(
 def _predictor(
     options: argparse.Namespace, display: Display
 ) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], str]]:
-    """Loads the weights; returns functions that restore an image and that classify it (or give
-    "")."""
+    """Loads the weights; returns functions that restore an image and classify it (or give "")."""
     import jax
 
     from dcpt_jax.inspect.inspector import Inspector

@@ -90,8 +90,7 @@ def _rise(overlap: int) -> np.ndarray:
 def tiles(
     image: np.ndarray, rows: Sequence[Span], columns: Sequence[Span]
 ) -> Iterator[tuple[Span, Span, np.ndarray]]:
-    """Yields each tile of [h, w, c], row by row: its rows, its columns, and its contiguous
-    pixels."""
+    """Yields the rows, columns and contiguous pixels of each tile of [h, w, c], row by row."""
     for row, column in itertools.product(rows, columns):
         piece = image[row.start : row.stop, column.start : column.stop]
         yield row, column, np.ascontiguousarray(piece)

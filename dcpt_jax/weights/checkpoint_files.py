@@ -58,8 +58,7 @@ def is_checkpoint(path: Path | str) -> bool:
 
 
 def checkpoint_folders(path: Path | str) -> list[Path]:
-    """Folders of the complete checkpoints in a work directory, newest first; or the given
-    checkpoint."""
+    """Folders of the checkpoints in a work directory, newest first; or the given checkpoint."""
     path = Path(path).expanduser().absolute()
     if is_checkpoint(path):
         return [path]
