@@ -1,4 +1,4 @@
-"""The networks and batches that are timed."""
+"""The networks and batches of the benchmarks."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ SMALL = (
     Case("promptir-24", "promptir", {**_LEVELS, **_PROMPTS}, batch=2),
     Case("swinir-60", "swinir", dict(embed_dim=60, depths=(2,) * 6, num_heads=(6,) * 6), batch=2),
 )
-# The networks of the paper. They take minutes on a few cores, so they run only if named.
+# The paper's networks. They take minutes on a few cores, so they run only on request.
 _NAMES = ("nafnet", "restormer", "promptir", "swinir")
 FULL = tuple(Case(name, name, {}, batch=1) for name in _NAMES)
 
 
 def images(batch: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """A degraded and a clean batch float32 [batch, size, size, 3] of noise."""
+    """A degraded and a clean batch of noise, float32 [batch, size, size, 3]."""
     rng = np.random.default_rng(0)
     return tuple(rng.random((2, batch, size, size, 3), dtype=np.float32))

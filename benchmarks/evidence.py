@@ -3,11 +3,10 @@
     python -m benchmarks.evidence --photos train/ --validation val/ --output evidence --stages
     python -m benchmarks.evidence --report --output evidence
 
-The first command takes hours on two CPU cores. Stopped or killed at any moment, the same command
-continues where it was. Every finished run appends one line to
-`OUTPUT/runs.jsonl`; all arms of one seed come before the next seed (benchmarks/study.py). The
-second command reads these lines, also while runs are missing, and writes `report.md` and
-`report.png`.
+The first command takes hours on two CPU cores. If it is stopped or killed, the same command
+continues. Every finished run appends one line to `OUTPUT/runs.jsonl`; all arms of one seed are run
+before the next seed (benchmarks/study.py). The second command reads these lines, also while runs
+are missing, and writes `report.md` and `report.png`.
 
 `--rehearse` does everything with a tiny network and a few steps, in minutes.
 docs/evidence.md describes the design and how the result is judged.
@@ -31,7 +30,7 @@ STAGES = (25, 50, 75)  # percent of the pre-training, besides 0 ("scratch") and 
 
 @dataclasses.dataclass(frozen=True)
 class Pretraining:
-    """A kind of pre-training: the mode of the config and what differs from its defaults."""
+    """A kind of pre-training: the mode of the config and its changes to the defaults."""
 
     mode: str
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -43,24 +42,24 @@ PRETRAININGS = {
     "direct": Pretraining("direct"),
     "maskdcpt": Pretraining("mask_pretrain"),
 }
-# "longer" is from scratch with the cost of the pre-training of "dcpt" added to the restoration.
+# "longer": from scratch, with the cost of the pre-training of "dcpt" added to the restoration.
 ARMS = ("scratch", "reproduction", "dcpt", "direct", "maskdcpt", "longer")
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings(study.Settings):
-    """What all runs share.
+    """Settings shared by all runs.
 
     Attributes:
         pretrain_steps: of each pre-training; a multiple of 4.
-        validations: in a restoration; a pre-training has four.
+        validations: number of validations in a restoration; a pre-training has four.
     """
 
     pretrain_steps: int = 1600
     validations: int = 16
 
 
-# Flags for values of `Settings`.
+# Command line flags for `Settings`.
 SIZES = {
     "steps": "of a restoration",
     "pretrain_steps": "of a pre-training, a multiple of 4",
@@ -75,14 +74,14 @@ SIZES = {
 
 
 def _prepared(config: Any, settings: Settings, **run: int) -> Any:
-    # An untrained network that returns its input reproduces clean images: nothing would be left to
+    # An untrained network that returns its input would reproduce clean images, leaving nothing to
     # learn for the reproduction arm.
     config.identity_start = False
     return study.apply(config, settings, **run)
 
 
 def pretraining_config(settings: Settings, name: str, seed: int) -> Any:
-    """The config of one of `PRETRAININGS`; it keeps a checkpoint at each quarter."""
+    """The config of one of `PRETRAININGS`, with a checkpoint at each quarter."""
     from dcpt_jax import config as configs
 
     kind = PRETRAININGS[name]
@@ -95,13 +94,13 @@ def pretraining_config(settings: Settings, name: str, seed: int) -> Any:
 def restoration_config(
     settings: Settings, seed: int, *, init_from: Path | None = None, more_steps: int = 0
 ) -> Any:
-    """The config of a restoration, which is the same in all arms but for the arguments.
+    """The config of a restoration, which differs between arms only in the arguments.
 
     Args:
         settings: of the experiment.
         seed: of initial parameters and data stream.
         init_from: work directory or checkpoint of a pre-training; None = from scratch.
-        more_steps: besides those of the settings.
+        more_steps: in addition to those of the settings.
     """
     from dcpt_jax import config as configs
 
@@ -121,9 +120,9 @@ def plan(
     stages: bool,
     more_steps: int,
 ) -> list[Job]:
-    """All runs in the order in which they are done: one seed after the other.
+    """All runs in order of execution: one seed after the other.
 
-    A pre-training comes before the first run that starts from it and is there once per seed.
+    A pre-training precedes the first run that starts from it, and exists once per seed.
 
     Args:
         output: folder of the experiment.
@@ -131,7 +130,7 @@ def plan(
         arms: of `ARMS`.
         seeds: each gives one run of every arm.
         stages: whether to add restorations from the checkpoints at `STAGES` of "dcpt", first seed.
-        more_steps: of the arm "longer".
+        more_steps: additional steps of the arm "longer".
     """
     jobs: dict[tuple[str, str, int], Job] = {}
 
@@ -174,7 +173,7 @@ class _Step:
             self._batch = sharding.put_batch(next(stream), run.mesh)
 
     def seconds(self, count: int) -> float:
-        """Mean time of some steps, one after the other."""
+        """Mean seconds of some steps in sequence."""
         import jax
 
         began = time.perf_counter()
@@ -185,9 +184,9 @@ class _Step:
 
 
 def measure_steps(settings: Settings) -> dict[str, float]:
-    """Seconds of a step of the restoration ("restore") and of the pre-training ("dcpt").
+    """Seconds per step of the restoration ("restore") and of the pre-training ("dcpt").
 
-    They take turns, so that other load on the machine meets both alike; medians of nine rounds.
+    Interleaved, so that other load on the machine affects both equally; medians of nine rounds.
     """
     steps = {
         "restore": _Step(restoration_config(settings, 0)),
@@ -199,13 +198,14 @@ def measure_steps(settings: Settings) -> dict[str, float]:
 
 
 def open_experiment(output: Path, settings: Settings, arms: Sequence[str]) -> int:
-    """Writes the settings into an output folder, or compares them with those it has.
+    """Writes the settings to an output folder, or checks them against those it has.
 
     Returns:
-        The additional steps of the arm "longer": as many as the pre-training of "dcpt" costs, by
-        the times of steps that the first call with this arm measures; 0 without it.
+        The additional steps of the arm "longer": as many as cost the time of the "dcpt"
+        pre-training, by step times measured in the first call with this arm; 0 without it.
 
     Raises:
+        ValueError: if the folder holds an experiment with different settings.
         ValueError: if the folder holds an experiment of other settings.
     """
 
@@ -219,7 +219,7 @@ def open_experiment(output: Path, settings: Settings, arms: Sequence[str]) -> in
 
 
 def run(output: Path, settings: Settings, *, arms: Sequence[str], **choice: Any) -> bool:
-    """Does all runs of an experiment that are not finished.
+    """Executes all unfinished runs of an experiment.
 
     Args:
         output: folder of the experiment.
@@ -231,7 +231,7 @@ def run(output: Path, settings: Settings, *, arms: Sequence[str], **choice: Any)
         Whether all are finished; False if a signal stopped it.
 
     Raises:
-        ValueError: if the folder holds an experiment of other settings.
+        ValueError: if the folder holds an experiment with different settings.
     """
     more_steps = open_experiment(output, settings, arms)
     jobs = plan(output, settings, arms=arms, more_steps=more_steps, **choice)
@@ -275,7 +275,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Does the runs or the report; returns the exit code."""
+    """Executes the runs or writes the report; returns the exit code."""
     from benchmarks import evidence_report
 
     options = parsed(arguments)

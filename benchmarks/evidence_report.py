@@ -1,4 +1,4 @@
-"""Tables and plot of the runs that `benchmarks.evidence` has finished, whether all or a few."""
+"""Tables and plot of the finished runs of `benchmarks.evidence`, also while some are missing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ARMS = {
     "direct": "DCPT, direct",
     "maskdcpt": "MaskDCPT",
 }
-# The first is the main claim; in each, the first arm minus the second at equal seeds.
+# First arm minus second at equal seeds; the first entry is the main claim.
 COMPARISONS = (
     ("dcpt", "scratch"),
     ("dcpt", "reproduction"),
@@ -30,7 +30,7 @@ COMPARISONS = (
     ("maskdcpt", "scratch"),
 )
 FEWEST_SEEDS = 3  # for a verdict
-# Colours of Okabe and Ito, which colour-blind readers can tell apart, and lines for grey prints.
+# Okabe and Ito's colours, distinguishable with colour blindness, and line styles for grey prints.
 STYLES = {
     "scratch": ("#000000", "-"),
     "longer": ("#000000", ":"),
@@ -50,7 +50,7 @@ def write(output: Path, runs: Sequence[Run]) -> None:
 
     Raises:
         ValueError: if no restoration is finished.
-        ImportError: if matplotlib is missing; `report.md` is written all the same.
+        ImportError: if matplotlib is missing; `report.md` is written nevertheless.
     """
     text = markdown(runs)
     (output / "report.md").write_text(text)
@@ -112,14 +112,14 @@ def restorations(runs: Iterable[Run]) -> dict[str, dict[int, Run]]:
 
 
 def verdict(differences: Sequence[float]) -> str:
-    """How differences at equal seeds are judged, by the rule that docs/evidence.md states.
+    """Verdict on differences at equal seeds, by the rule of docs/evidence.md.
 
     Args:
         differences: in dB, one per seed.
 
     Returns:
-        "better" or "worse" if the 95 % confidence interval of their mean, by Student's t, leaves
-        out zero, else "unclear"; too few seeds are not judged.
+        "better" or "worse" if the 95 % confidence interval of their mean (Student's t) excludes
+        zero, else "unclear"; no verdict for too few seeds.
     """
     from scipy import stats
 
@@ -133,7 +133,7 @@ def verdict(differences: Sequence[float]) -> str:
 
 
 def spread(values: Sequence[float], *, sign: str = "") -> str:
-    """A cell: "24.10 ± 0.12 (23.98 to 24.22)", or a value alone.
+    """A cell: "24.10 ± 0.12 (23.98 to 24.22)", or a single value.
 
     Args:
         values: one per seed.
@@ -147,7 +147,7 @@ def spread(values: Sequence[float], *, sign: str = "") -> str:
 
 
 def _metrics(by_arm: Mapping[str, Mapping[int, Run]]) -> list[str]:
-    """ "psnr", the mean over classes, and those of the classes."""
+    """ "psnr", the mean over classes, and the metrics of the classes."""
     first = next(iter(next(iter(by_arm.values())).values()))
     return [key for key in first["final"] if key == "psnr" or key.startswith("psnr_")]
 
@@ -157,7 +157,7 @@ def _class_of(metric: str) -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
-    """The lines of a Markdown table, the first column to the left, all others to the right."""
+    """Lines of a Markdown table, the first column left-aligned, the others right-aligned."""
     lines = [heads, ["---", *["--:"] * (len(heads) - 1)], *rows]
     return [f"| {' | '.join(map(str, line))} |" for line in lines]
 
@@ -188,7 +188,7 @@ def _difference_table(by_arm: Mapping[str, Mapping[int, Run]], metrics: Sequence
 
 
 def _stage_table(runs: Sequence[Run]) -> list[str]:
-    """Accuracy of the classifier at a checkpoint against PSNR after restoration from there."""
+    """Classifier accuracy at a checkpoint and PSNR after restoration training from it."""
     rows = []
     pretrainings = {r["seed"]: r for r in runs if (r["kind"], r["arm"]) == ("pretrain", "dcpt")}
     restored = {(r["arm"], r["seed"]): r["final"]["psnr"] for r in runs if r["kind"] == "restore"}
@@ -207,7 +207,7 @@ def _stage_table(runs: Sequence[Run]) -> list[str]:
 
 
 def curves(seeds: Mapping[int, Run], metric: str) -> dict[int, list[float]]:
-    """Values of one arm by step, as far as all its finished seeds have them."""
+    """Values of one arm by step, for steps reached by all its finished seeds."""
     found = collections.defaultdict(list)
     for run in seeds.values():
         for one in run["along"]:
@@ -223,7 +223,7 @@ def _along_table(by_arm: Mapping[str, Mapping[int, Run]], metric: str) -> list[s
 
 
 def plot(runs: Sequence[Run], file: Path) -> None:
-    """Draws PSNR along the restoration: a panel per class, mean of the seeds in a band of range.
+    """Plots PSNR during restoration: a panel per class, with the mean and range over seeds.
 
     Args:
         runs: finished runs.

@@ -1,10 +1,10 @@
-"""Runs functions of several processes in turn, and times them.
+"""Times functions of several processes in turn.
 
-Each side of a comparison has a process of its own, with the memory and the environment it would
-have by itself: in one process the blocks of one framework break up the heap of the other, and what
-helps one (huge pages) may harm the other. The processes wait for each other, so that other load on
-the machine meets all alike. A turn is a few runs one after another, as training is: the first after
-a pause has to get back what the system, or the host of a virtual machine, took away meanwhile.
+Each side of a comparison has its own process, memory and environment: in one process, memory
+allocation of one framework fragments the heap of the other, and settings that help one (huge pages)
+may harm the other. The processes wait for each other, so that other load on the machine affects all
+equally. A turn has several runs in sequence, as in training: the first one after a pause is slower,
+as the system or the host of a virtual machine has reclaimed memory.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from statistics import median
 from typing import Any
 
 WARM_UP = 2  # rounds that are not counted
-RUNS = 4  # of a function in each turn, one after another as in training; the first is not counted
+RUNS = 4  # runs per turn, in sequence as in training; the first is not counted
 
 
 class Side:
-    """A process that makes functions without arguments, and runs them when asked.
+    """A process that creates functions without arguments, and runs them on request.
 
-    A context manager that ends it.
+    A context manager that ends the process.
 
     Attributes:
         name: of the side.
-        facts: what making the functions found out; empty if `missing`.
-        missing: what could not be imported, or "".
+        facts: facts returned when the functions were created; empty if `missing`.
+        missing: name of a package that could not be imported, or "".
     """
 
     def __init__(
@@ -47,12 +47,12 @@ class Side:
 
         Args:
             name: of the side.
-            make: "module:function", which returns functions by their names and facts, JSON.
+            make: "module:function", which returns functions by name, and facts as JSON.
             arguments: its keyword arguments, JSON.
-            environment: variables that the process has besides those of this one.
+            environment: additional environment variables of the process.
 
         Raises:
-            RuntimeError: if it ends.
+            RuntimeError: if the process ends.
         """
         self.name = name
         paths = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
@@ -70,12 +70,12 @@ class Side:
         self.facts, self.missing = self._answer()
 
     def time(self, what: str) -> float:
-        """Milliseconds of one run of a function: the median of a turn's `RUNS` but the first."""
+        """Milliseconds per run of a function: the median of a turn, without its first run."""
         self._ask(what)
         return self._answer()
 
     def peak_bytes(self) -> int:
-        """The most memory that the process has had, of all that the system gave it."""
+        """Peak memory of the process, as seen by the system."""
         self._ask("")
         return self._answer()
 
@@ -103,14 +103,14 @@ class Side:
 
 
 def time_in_turn(sides: Sequence[Side], what: str, repetitions: int) -> dict[str, list[float]]:
-    """Milliseconds of each repetition on each side, all sides in each round."""
+    """Milliseconds of each repetition on each side; each round has all sides."""
     rounds = [{side.name: side.time(what) for side in sides} for _ in range(repetitions + WARM_UP)]
     return {side.name: [one[side.name] for one in rounds[WARM_UP:]] for side in sides}
 
 
 def _serve(make: str, arguments: str) -> None:
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # redirects the output of libraries
 
     def answer(value: Any) -> None:
         print(json.dumps(value), file=answers, flush=True)

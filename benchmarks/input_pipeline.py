@@ -3,18 +3,18 @@
     python -m benchmarks.input_pipeline --output figures.json
     python -m benchmarks.input_pipeline --photos FOLDER --workers 0 1 2 4
 
-Where PyTorch is installed, its DataLoader does the same work (see `benchmarks.torch_loader`) in
-turn with ours, from the photos' folder and from a folder of 480x480 sub-images as users of BasicSR
-cut them. Each is started anew for each measurement, so that no other works beside it, and measured
-some batches after its start, since batches that were made ahead cost nothing.
+If PyTorch is installed, its DataLoader does the same work (see `benchmarks.torch_loader`) in turn
+with ours, from the photos' folder and from a folder of 480x480 sub-images as used with BasicSR.
+Each is started anew for each measurement, so that only one runs at a time, and measured some
+batches after its start, to exclude batches that were prepared in advance.
 
-Two rates are given: patches a second as the clock has it, and patches for each second of processor
-time of all processes together, which is what a core makes and hardly depends on other load. Ratios
-are medians of those of the rounds.
+Two rates are given: patches per second of wall time, and patches per second of processor time of
+all processes together, that is, per core, which hardly depends on other load. Ratios are medians
+over the rounds.
 
-Photos lie in the file system's cache, so no disk is measured. "folder" is without our cache of
-decoded photos, as in a data set that is much larger than the memory; "folder, cached" is with it,
-as here all photos fit.
+Photos are in the file system's cache, so no disk is measured. "folder" is without our cache of
+decoded photos, as for a dataset much larger than the memory; "folder, cached" is with it, as here
+all photos fit.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ from dcpt_jax.data.pack import corners, pack
 from dcpt_jax.data.packed import PackedSource
 from dcpt_jax.image_folders import list_images
 
-HEIGHT, WIDTH = 1000, 1500  # of the photos made from bundled ones
-_PHOTOS = 24  # at most
-_AHEAD = 6  # batches that are not counted: at least as many as any pipeline makes ahead
-_LEAST = 4  # batches of a measurement
-_SUB_IMAGE, _STEP = 480, 240  # BasicSR's
+HEIGHT, WIDTH = 1000, 1500  # size of photos made from bundled ones
+_PHOTOS = 24  # most photos
+_AHEAD = 6  # batches that are not counted: at least as many as any pipeline prefetches
+_LEAST = 4  # fewest batches of a measurement
+_SUB_IMAGE, _STEP = 480, 240  # as in BasicSR
 
-Runner = tuple[Iterator[Any], list[int]]  # batches, and the processes that make them
+Runner = tuple[Iterator[Any], list[int]]  # batches, and the process ids of the workers
 
 
 def photographs(folder: str | None) -> list[np.ndarray]:
-    """Photos to measure with, uint8 [h, w, 3]: of a folder, or tiles of the bundled ones."""
+    """Photos for the benchmark, uint8 [h, w, 3]: from a folder, or tiled bundled ones."""
     if folder:
         source = photos.PhotoSource(list(list_images(folder))[:_PHOTOS], cache_megabytes=0)
         found = [source.read(i) for i in range(len(source))]
@@ -70,7 +70,7 @@ def photographs(folder: str | None) -> list[np.ndarray]:
         pixels = source.read(i)
         h, w = (max(0, size - n) for size, n in zip((HEIGHT, WIDTH), pixels.shape, strict=False))
         mode = cv2.BORDER_REFLECT
-        while h or w:  # a border may not be larger than the photo
+        while h or w:  # the padding may not exceed the photo
             step = min(h, pixels.shape[0]), min(w, pixels.shape[1])
             pixels = cv2.copyMakeBorder(pixels, 0, step[0], 0, step[1], mode)
             h, w = h - step[0], w - step[1]
@@ -97,7 +97,7 @@ def prepare(photos: Sequence[np.ndarray], folder: Path) -> dict[str, Path]:
 
 
 def our_sources(places: dict[str, Path]) -> dict[str, Any]:
-    """What our pipeline reads from."""
+    """The sources for our pipeline."""
 
     def folder(name: str, cache: float) -> photos.PhotoSource:
         return photos.PhotoSource(list_images(places[name]), cache_megabytes=cache)
@@ -112,7 +112,7 @@ def our_sources(places: dict[str, Path]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def running(make: Callable[[], Iterator[Any]]) -> Iterator[Runner]:
-    """Starts a pipeline; yields its batches and the numbers of its processes."""
+    """Starts a pipeline; yields its batches and the ids of its processes."""
     before = {process.pid for process in multiprocessing.active_children()}
     batches = make()
     next(batches)
@@ -122,12 +122,12 @@ def running(make: Callable[[], Iterator[Any]]) -> Iterator[Runner]:
     finally:
         if hasattr(batches, "close"):
             batches.close()
-        elif hasattr(batches, "_shutdown_workers"):  # PyTorch's; there is no public way
+        elif hasattr(batches, "_shutdown_workers"):  # PyTorch's; there is no public method
             batches._shutdown_workers()
 
 
 def processor_seconds(workers: Sequence[int]) -> float:
-    """Time that this process and its workers have computed for so far."""
+    """Processor time used by this process and its workers so far."""
     ticks = 0
     for pid in workers:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -136,7 +136,7 @@ def processor_seconds(workers: Sequence[int]) -> float:
 
 
 def rates(runner: Runner, batch_size: int, seconds: float) -> dict[str, float]:
-    """Patches per second of the clock and of processor time."""
+    """Patches per second of wall time and of processor time."""
     batches, workers = runner
     for _ in range(_AHEAD):
         next(batches)
@@ -154,7 +154,7 @@ def rates(runner: Runner, batch_size: int, seconds: float) -> dict[str, float]:
 def measure_streams(
     found: dict[str, Any], places: dict[str, Path], workers: int, options: argparse.Namespace
 ) -> dict[str, list[dict[str, float]]]:
-    """Rates of all pipelines with so many workers, all once in each round."""
+    """Rates of all pipelines with this number of workers, each once per round."""
     five = tasks.resolve_tasks(options.classes)
     specs = [task.degradation for task in five]
     common = {"batch_size": options.batch, "crop": options.crop}
@@ -187,7 +187,7 @@ def measure_streams(
 
 
 def measure_classes(source: PackedSource, options: argparse.Namespace) -> dict[str, float]:
-    """Patches per second of processor time of each class alone, from packed data, no workers."""
+    """Patches per second of processor time for each class alone, packed data, no workers."""
     result = {}
     for name in degradations.names():
         (task,) = tasks.resolve_tasks(name)
@@ -202,7 +202,7 @@ def measure_classes(source: PackedSource, options: argparse.Namespace) -> dict[s
 
 
 def milliseconds(function: Callable[[int], Any], seconds: float) -> float:
-    """Processor time of a call, the least of five runs' means."""
+    """Processor time per call, the minimum over the means of five runs."""
     best, number = np.inf, itertools.count()
     for _ in range(5):
         began, count, until = time.process_time(), 0, time.perf_counter() + seconds / 5
@@ -214,7 +214,7 @@ def milliseconds(function: Callable[[int], Any], seconds: float) -> float:
 
 
 def measure_shares(found: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    """Milliseconds of processor time per patch for each part of the work, in one thread."""
+    """Milliseconds of processor time per patch for each stage of the pipeline, in one thread."""
     five = tasks.resolve_tasks(options.classes)
     result: dict[str, Any] = {}
     for name, source in found.items():
@@ -261,7 +261,7 @@ def degradation_times(options: argparse.Namespace) -> dict[str, float]:
 
 
 def ratios(streams: dict[str, list[dict[str, float]]]) -> dict[str, float]:
-    """How many times as fast as the DataLoader our pipeline is, per core."""
+    """Speed of our pipeline relative to the DataLoader, per core."""
     pairs = [
         ("packed", "torch, folder PNG"),
         ("packed", "torch, folder JPEG"),
@@ -281,7 +281,7 @@ def ratios(streams: dict[str, list[dict[str, float]]]) -> dict[str, float]:
 
 
 def table(figures: dict[str, Any]) -> str:
-    """All figures as text."""
+    """All results as text."""
     lines = []
     for workers, streams in figures["streams"].items():
         lines.append(f"\n{workers} workers{'':23}patches/s   per core")
@@ -300,7 +300,7 @@ def table(figures: dict[str, Any]) -> str:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """All figures."""
+    """All results."""
     cv2.setNumThreads(0)
     with tempfile.TemporaryDirectory() as folder:
         photos = photographs(options.photos)
@@ -342,7 +342,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measures, prints tables, and writes all figures as JSON."""
+    """Measures, prints tables, and writes all results as JSON."""
     options = parsed(arguments)
     figures = {
         "date": datetime.date.today().isoformat(),

@@ -23,21 +23,21 @@ def make(
     dtype: str,
     remat: bool = False,
 ) -> tuple[dict[str, Callable[[], None]], dict[str, Any]]:
-    """Compiles a network; returns functions that run it once, and the cost of compiling.
+    """Compiles a network; returns functions for single runs, and the costs of compiling.
 
     Args:
         architecture: name of the network in `create_model`.
-        arguments: those that are not its defaults.
-        batch: images of a batch.
-        size: their height and width.
+        arguments: arguments that differ from its defaults.
+        batch: number of images in a batch.
+        size: height and width of the images.
         dtype: "float32" or "bfloat16".
-        remat: whether blocks are computed again in the backward pass.
+        remat: whether activations in blocks are recomputed in the backward pass.
 
     Returns:
         Functions for "forward" and "training step", which return when the device is done; and
-        facts: all "arguments" of the network, the "backend" and "device", and what compiling cost.
+        facts: all "arguments" of the network, "backend" and "device", and costs of compiling.
     """
-    # Programs from a cache would make compiling look free.
+    # Programs from a cache would hide the compile time.
     jax.config.update("jax_enable_compilation_cache", False)
     model = create_model(architecture, dtype=dtype, remat=remat, **arguments)
     degraded, clean = map(jnp.asarray, images(batch, size))
@@ -76,7 +76,7 @@ def make(
         compiled[what], costs = compile_timed(function, *inputs, donated=donated)
         facts |= {f"{what}: {name}": value for name, value in costs.items()}
 
-    # A step consumes its state, so the forward pass has a copy of the parameters to itself.
+    # A step donates its state, so the forward pass has its own copy of the parameters.
     kept, carried = jax.tree.map(jnp.copy, params), [params, state]
 
     def run_forward():
@@ -90,12 +90,12 @@ def make(
 
 
 def compile_timed(function: Callable, *inputs: Any, donated: tuple[int, ...] = ()) -> Any:
-    """Compiles a function for inputs; returns the program and what compiling cost.
+    """Compiles a function for given inputs, and measures the costs.
 
     Returns:
-        The compiled program; and seconds for tracing (making a program of JAX's and then one of
-        XLA's) and for compiling that, and the megabytes the program works with: "temporary" is
-        what it needs beside inputs and outputs, "peak" is all of it.
+        The compiled program; and the seconds for tracing (to JAX's and then XLA's program) and for
+        compiling, and the memory in megabytes: "temporary" in addition to inputs and outputs,
+        "peak" in total.
     """
     start = time.perf_counter()
     lowered = jax.jit(function, donate_argnums=donated).lower(*inputs)

@@ -4,10 +4,10 @@
     python -m benchmarks.model_card --pictures docs/bundled.jpg [--weights W]
     python -m benchmarks.model_card --curves docs/bundled_training.png --runs REFINE CLASSIFY
 
-Every photo of DIR is degraded by every class, once, and restored whole; every third one in tiles of
-256 pixels and with the local converter, too. The classifier judges each as `dcpt_jax.inspect` does.
-The pictures are of photos that come with scikit-image, which the network was not trained on. The
-curves come from the `metrics.jsonl` of the two runs and need matplotlib.
+Every photo of DIR is degraded once by each class and restored whole; every third one also in tiles
+of 256 pixels and with the local converter. The classifier predicts each as `dcpt_jax.inspect` does.
+The pictures use photos of scikit-image, which the network was not trained on. The curves use the
+`metrics.jsonl` of the two runs and need matplotlib.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dcpt_jax.restore.predictor import Predictor
 CLASSES = ("noise:25", "noise", "jpeg", "rain", "snow", "haze", "low_light", "motion_blur",
            "defocus_blur", "real", "clean")  # fmt: skip
 TILE = 256
-# Photo of scikit-image, the middle of the crop shown (y, x as shares), and the degradation.
+# Photo of scikit-image, centre of the shown crop (y, x relative to its size), and degradation.
 SHOWN = (
     ("astronaut", (0.25, 0.45), "noise:35"),
     ("coffee", (0.45, 0.5), "low_light"),
@@ -42,7 +42,7 @@ SIDE = 256  # pixels of each picture
 
 
 def measure(photos: Sequence[Path], weights: Path | None) -> dict[str, Any]:
-    """PSNR and SSIM of each class in each way of restoring, and the classifier's answers."""
+    """PSNR and SSIM of each class for each way of restoring, and the classifier's predictions."""
     model, params = dcpt_jax.load(*([weights] if weights else []))
     local = model.clone(tlc_size=192)
     ways = {
@@ -75,7 +75,7 @@ def measure(photos: Sequence[Path], weights: Path | None) -> dict[str, Any]:
 
 
 def table(found: dict[str, Any]) -> Iterator[str]:
-    """Markdown rows of what `measure` found."""
+    """Markdown rows of the results of `measure`."""
     yield ("| class | PSNR degraded | restored | gain | SSIM degraded | restored | in tiles "
            "| with local converter | classified correctly |")  # fmt: skip
     yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|"
@@ -112,7 +112,7 @@ def draw(weights: Path | None) -> np.ndarray:
 
 
 def plot(refine: Path, classify: Path, target: Path) -> None:
-    """Plots PSNR and accuracy of the training batches along two runs, given their folders."""
+    """Plots PSNR and accuracy on training batches of two runs, given their folders."""
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 3.6), layout="constrained")

@@ -3,16 +3,16 @@
     python -m benchmarks.models --output models.json
     python -m benchmarks.models --case restormer --remat
 
-A training step is forward, L1 loss, backward and AdamW. Where PyTorch is installed, a network of
-the same size (see `benchmarks.torch_runs`) runs in turn with ours, in a process of its own (see
-`benchmarks.in_turn`); read the ratio, not the times. Set the number of threads of PyTorch by
---threads; XLA takes all cores it is allowed (`taskset` restricts it).
+A training step is forward, L1 loss, backward and AdamW. If PyTorch is installed, a network of the
+same size (see `benchmarks.torch_runs`) runs in turn with ours, in its own process (see
+`benchmarks.in_turn`); compare ratios, not times. --threads sets the number of PyTorch's threads;
+XLA uses all available cores (`taskset` restricts it).
 
-On CPUs ours has huge pages and keeps its memory (`MEMORY`), as in `make demo`. PyTorch has the
-environment that this is started in; with `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` it has them, too.
+On CPUs ours uses huge pages and keeps its memory (`MEMORY`), as in `make demo`. PyTorch has the
+environment of this command; `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` gives it huge pages, too.
 
-On a GPU both run there, PyTorch if its build can. Matrix products and convolutions in float32 may
-then use TensorFloat-32 in both (JAX's default); `--dtype bfloat16` is mixed precision in both.
+On a GPU both run there, PyTorch if its build supports it. Float32 matrix products and convolutions
+may then use TensorFloat-32 in both (JAX's default); `--dtype bfloat16` is mixed precision in both.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from benchmarks.cases import FULL, SMALL, Case
 from benchmarks.in_turn import Side, time_in_turn
 
 WHAT = ("forward", "training step")
-# Memory in huge pages that is not returned after each step, see docs/models.md.
+# Huge pages, and memory that is not returned after each step, see docs/models.md.
 MEMORY = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.trim_threshold=1099511627776:"
     "glibc.malloc.mmap_threshold=1099511627776",
@@ -40,7 +40,7 @@ MEMORY = {
 
 
 def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
-    """All figures of one case."""
+    """All results of one case."""
     with contextlib.ExitStack() as stack:
         sides = [stack.enter_context(side) for side in start(case, options)]
         ours = sides[0]
@@ -62,8 +62,8 @@ def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def start(case: Case, options: argparse.Namespace) -> list[Side]:
-    """Starts our side of a case, and PyTorch's in each of its ways where it is installed."""
-    # Else JAX would take most of a GPU's memory and leave PyTorch too little.
+    """Starts our side of a case, and PyTorch's in each of its variants if installed."""
+    # Otherwise JAX would allocate most of a GPU's memory, leaving PyTorch too little.
     environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **MEMORY}
     arguments = {
         "architecture": case.architecture,
@@ -94,7 +94,7 @@ def start(case: Case, options: argparse.Namespace) -> list[Side]:
 
 
 def summary(results: Sequence[dict[str, Any]]) -> str:
-    """One line for each case and kind of run: what matters most of the figures."""
+    """One line for each case and kind of run, with the main results."""
     columns = ("trace s", "compile s", "temporary MB", "ms", "torch ms", "ratio")
     lines = [f"{'':32}" + "".join(f"{column:>14}" for column in columns)]
     for figures in results:
@@ -137,7 +137,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Runs the cases asked for, prints a table each, and writes all figures as JSON."""
+    """Runs the requested cases, prints a table for each, and writes all results as JSON."""
     options = parsed(arguments)
     how = options.dtype + (", rematerialised" if options.remat else "")
     results = []

@@ -1,8 +1,8 @@
 """How long a checkpoint holds up training: `python -m benchmarks.saving [--fsdp N]`.
 
-Saves a state like that of the paper's NAFNet with AdamW and its moving average several times,
-without training. Prints for each save how long `Checkpoints.save` blocked, how much of that the
-calling thread computed, and how long the writing took after that. Simulated devices:
+Saves a state of the size of the paper's NAFNet with AdamW and its moving average several times,
+without training. Prints for each save how long `Checkpoints.save` blocked, how much of that was
+processor time of the calling thread, and how long the writing took after that. Simulated devices:
 XLA_FLAGS=--xla_force_host_platform_device_count=8.
 """
 
@@ -22,7 +22,7 @@ from dcpt_jax.train.state import TrainState, create_state
 
 
 def make_state(fsdp_devices: int) -> TrainState:
-    """Random values in the place of a state of the paper's NAFNet, split over `fsdp_devices`."""
+    """A random state of the paper's NAFNet, sharded over `fsdp_devices`."""
     model, optimizers = create_model("nafnet"), {"network": adamw(1e-3)}
 
     def initialise(rng: jax.Array) -> TrainState:
@@ -42,7 +42,7 @@ def make_state(fsdp_devices: int) -> TrainState:
 
 
 def main() -> None:
-    """Prints the figures."""
+    """Prints the results."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--fsdp", type=int, default=1, help="config.fsdp_devices")
     parser.add_argument("--saves", type=int, default=4)

@@ -3,9 +3,9 @@
     python -m benchmarks.scaling                # table for 8 and 64 devices, minutes on two cores
     python -m benchmarks.scaling --json FILE    # the same figures as JSON
 
-Each case is compiled in a process of its own for as many simulated devices, and not run: the
+Each case is compiled, but not run, in its own process for that number of simulated devices: the
 partitioner that inserts the collectives is the same on CPUs, GPUs and TPUs. Times are estimates
-from a measured step on one device and the bandwidths named by flags. docs/scaling.md explains the
+from a measured step on one device and the bandwidths given by flags. docs/scaling.md explains the
 table.
 """
 
@@ -22,7 +22,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-CASES = ((8, 1), (8, 8), (64, 1), (64, 8), (64, 64))  # devices, and how many of them share a state
+CASES = ((8, 1), (8, 8), (64, 1), (64, 8), (64, 64))  # (devices, those per copy)
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 BYTES = {"f64": 8, "f32": 4, "bf16": 2, "f16": 2, "s64": 8, "s32": 4, "u32": 4, "s8": 1, "pred": 1}
 
@@ -32,16 +32,16 @@ _CALL = re.compile(rf"= (.*?) ({'|'.join(COLLECTIVES)})(?:-start)?\(")
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One way to spread a step.
+    """One way to distribute a step.
 
     Attributes:
-        devices: in all.
-        fsdp_devices: how many of them share one copy of the state.
-        batch_per_device: crops of the step's batch that each device gets.
-        state_bytes: of the train state that each device holds.
+        devices: total number.
+        fsdp_devices: number of devices that share one copy of the state.
+        batch_per_device: crops of a batch per device.
+        state_bytes: size of the train state on each device.
         flops: of one step on each device.
         collectives: bytes of the results of the collectives on each device, by kind.
-        counts: number of collectives by kind, as the CPU's compiler leaves them.
+        counts: number of collectives by kind, in the program compiled for CPUs.
     """
 
     devices: int
@@ -68,7 +68,7 @@ def collectives_of(text: str) -> tuple[dict[str, int], dict[str, int]]:
 
 
 def compiled_case(preset: str, fsdp_devices: int, batch_per_device: int) -> Case:
-    """Compiles the restoration step of a preset for the devices that JAX sees; runs nothing."""
+    """Compiles the restoration step of a preset for the visible devices, without running it."""
     import jax
 
     from dcpt_jax import config as configs
@@ -83,7 +83,7 @@ def compiled_case(preset: str, fsdp_devices: int, batch_per_device: int) -> Case
     config.data.num_workers = 0
     run = prepare(config)
     state = run.state_shapes()
-    # XLA counts the operations of its grouped convolutions many times over.
+    # XLA's cost analysis overcounts its grouped convolutions many times.
     with formulated(dataclasses.replace(ACCELERATOR, depthwise="taps", keep_products=False)):
         compiled = run.lower(state).compile()
     sizes, counts = collectives_of(compiled.as_text())
@@ -96,7 +96,7 @@ def compiled_case(preset: str, fsdp_devices: int, batch_per_device: int) -> Case
 
 
 def moved(case: Case) -> tuple[float, float]:
-    """Bytes that each device sends in a step, if collectives go around a ring.
+    """Bytes that each device sends in a step, for collectives on a ring.
 
     An all-reduce of S bytes among n devices sends 2 S (n - 1) / n, an all-gather with a result of S
     bytes S (n - 1) / n, a reduce-scatter with a result of S bytes S (n - 1).
@@ -117,11 +117,11 @@ def table(
     """Markdown table of the cases.
 
     Args:
-        cases: as `compiled_case` gives them.
+        cases: as returned by `compiled_case`.
         step_ms: measured time of the step on one device, in milliseconds.
         inside: bandwidth of a device to the others of its host, one way, in GB/s.
         between: bandwidth of a device to other hosts, one way, in GB/s.
-        per_host: devices of a host.
+        per_host: number of devices per host.
     """
     lines = [
         "| devices | state shared by | batch | state, GB | computed, TFLOP | sent, MB | "
@@ -169,7 +169,7 @@ def main(arguments: list[str] | None = None) -> int:
     cases = []
     for devices, fsdp_devices in CASES:
         flags = f"--xla_force_host_platform_device_count={devices}"
-        # Nothing runs, so nothing has to be fast; the collectives are inserted before.
+        # Nothing runs, so optimisation is not needed; the collectives are inserted before it.
         flags += " --xla_backend_optimization_level=0"
         command = [sys.executable, "-m", "benchmarks.scaling", "--preset", options.preset]
         command += ["--batch-per-device", str(options.batch_per_device)]

@@ -1,8 +1,8 @@
-"""Experiments of many training runs: each run is done once, and what was stopped continues.
+"""Experiments of many training runs, which can be stopped and continued.
 
-Every finished run appends one line to `OUTPUT/runs.jsonl`; `OUTPUT/experiment.json` holds what all
-runs share. These two files are enough to continue on another machine: runs whose checkpoints are
-needed there are done again. Several processes may work on one experiment, each with its own seeds.
+Every finished run appends one line to `OUTPUT/runs.jsonl`; `OUTPUT/experiment.json` holds the
+shared settings. These two files suffice to continue on another machine: runs whose checkpoints are
+needed there are repeated. Several processes may work on one experiment, each with its own seeds.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from typing import Any
 
 from dcpt_jax import files
 
-RUNS, EXPERIMENT = "runs.jsonl", "experiment.json"  # in the output folder
+RUNS, EXPERIMENT = "runs.jsonl", "experiment.json"  # files in the output folder
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What all runs of an experiment share.
+    """Settings shared by all runs of an experiment.
 
     Attributes:
         photos: folder of clean photos to train on; "" = the bundled ones.
@@ -35,9 +35,9 @@ class Settings:
         steps: of each restoration.
         batch_size: of all runs.
         crop_size: of all runs and of the validation, in pixels.
-        crops_per_photo: of each held-out photo.
+        crops_per_photo: number of crops of each held-out photo.
         width: channels of the network at full resolution.
-        tiny: whether to take a network of a few thousand parameters.
+        tiny: whether to use a network of a few thousand parameters.
     """
 
     photos: str = ""
@@ -50,7 +50,7 @@ class Settings:
     tiny: bool = False
 
 
-# Of a rehearsal.
+# Settings of a rehearsal.
 TINY = {"steps": 6, "batch_size": 4, "crop_size": 32, "crops_per_photo": 1, "tiny": True}
 
 
@@ -59,8 +59,8 @@ class Job:
     """One training run.
 
     Attributes:
-        kind: what it does, such as "pretrain" or "restore".
-        arm: name of what is compared.
+        kind: "pretrain" or "restore", for example.
+        arm: name of the compared variant.
         seed: of initial parameters and data stream.
         workdir: of the run.
         config: of the run.
@@ -74,17 +74,17 @@ class Job:
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """What tells the job from all others."""
+        """Unique key of the job."""
         return self.kind, self.arm, self.seed
 
     def starts_from(self, other: Job) -> bool:
-        """Whether it begins with the weights of another, or with a checkpoint of it."""
+        """Whether it is initialised with the weights or a checkpoint of another job."""
         start = Path(self.config.init_from)
         return self.config.init_from != "" and start.is_relative_to(other.workdir)
 
 
 def apply(config: Any, settings: Settings, *, seed: int, steps: int, every: int) -> Any:
-    """Sets in a config what all runs share, its seed, its length and how often it validates."""
+    """Sets the shared settings, seed, length and validation interval in a config."""
     config.seed, config.num_steps, config.batch_size = seed, steps, settings.batch_size
     # The batches do not depend on the number of workers.
     workers = max(1, len(os.sched_getaffinity(0)) - 1)
@@ -95,7 +95,7 @@ def apply(config: Any, settings: Settings, *, seed: int, steps: int, every: int)
         photos_per_class=0,
         crops_per_photo=settings.crops_per_photo,
     )
-    # Each validation is kept with its checkpoint, until the run is finished and noted.
+    # Keeps the checkpoint of each validation until the run is recorded.
     config.checkpoint.update(every_steps=every, keep=1000, keep_best=0)
     config.log.update(every_steps=max(1, every // 2), image_every_steps=0)
     config.model.width = settings.width
@@ -109,21 +109,21 @@ def apply(config: Any, settings: Settings, *, seed: int, steps: int, every: int)
 
 
 def read_runs(output: Path) -> list[dict[str, Any]]:
-    """The finished runs in an output folder; none if it has no such file."""
+    """The finished runs in an output folder; [] if it has no such file."""
     file = output / RUNS
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 @contextlib.contextmanager
 def _alone(output: Path) -> Iterator[None]:
-    """Holds off other processes that work on the same experiment."""
+    """Locks the experiment against other processes that work on it."""
     with open(output / "lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def note(output: Path, line: Mapping[str, Any]) -> None:
-    """Appends a run; killed at any moment, the file has it whole or not at all."""
+    """Appends a run atomically."""
     with _alone(output):
         lines = [json.dumps(run) for run in (*read_runs(output), line)]
         files.write_text(output / RUNS, "\n".join(lines) + "\n")
@@ -135,7 +135,7 @@ def _seconds_so_far(job: Job) -> float:
 
 
 def execute(job: Job) -> dict[str, Any] | None:
-    """Does a run, or continues it.
+    """Executes or resumes a run.
 
     Returns:
         Its line for `runs.jsonl`; None if a signal stopped it.
@@ -148,7 +148,7 @@ def execute(job: Job) -> dict[str, Any] | None:
     finished = loop.train(job.config, job.workdir).finished
     seconds = _seconds_so_far(job) + time.monotonic() - began
     files.write_text(job.workdir / "seconds", f"{seconds}\n")
-    jax.clear_caches()  # the next run has another step
+    jax.clear_caches()  # the next run has a different step
     return _line(job, seconds) if finished else None
 
 
@@ -178,7 +178,7 @@ def _line(job: Job, seconds: float) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the figures depend on."""
+    """Versions of the packages that affect the results."""
     import flax
     import jax
     import numpy
@@ -195,17 +195,17 @@ def versions() -> dict[str, str]:
 def open_experiment(
     output: Path, settings: Settings, measure: Callable[[], Mapping[str, Any]] | None = None
 ) -> dict[str, Any]:
-    """The settings of an output folder, which the first call writes, and what was measured once.
+    """Opens an output folder: writes the settings in the first call, and compares them later.
 
-    Programs that are compiled from now on are kept in the folder, as runs of one kind share them.
+    Programs compiled afterwards are cached in the folder, as runs of one kind share them.
 
     Args:
         output: folder of the experiment.
         settings: of the experiment.
-        measure: returns what to keep besides the settings; None = it is not needed this time.
+        measure: returns values to store with the settings, called once; None = not needed now.
 
     Raises:
-        ValueError: if the folder holds an experiment of other settings.
+        ValueError: if the folder holds an experiment with different settings.
     """
     import jax
 
@@ -214,7 +214,7 @@ def open_experiment(
         jax.config.update("jax_compilation_cache_dir", str(output / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     wanted, file = dataclasses.asdict(settings), output / EXPERIMENT
-    # Names without their places: the folder of an experiment may move to another machine.
+    # Folder names without parents, as the experiment may move to another machine.
     wanted |= {name: Path(wanted[name]).name for name in ("photos", "validation")}
     with _alone(output):
         found = json.loads(file.read_text()) if file.exists() else {"settings": wanted}
@@ -235,7 +235,7 @@ def open_experiment(
 
 
 def left(jobs: Sequence[Job], output: Path) -> list[Job]:
-    """The jobs that are not finished, and those whose checkpoints these need and which are gone."""
+    """The unfinished jobs, and those whose checkpoints are needed by them but were deleted."""
     finished = {(line["kind"], line["arm"], line["seed"]) for line in read_runs(output)}
     found: list[Job] = []
     for job in reversed(jobs):
@@ -246,9 +246,9 @@ def left(jobs: Sequence[Job], output: Path) -> list[Job]:
 
 
 def do(jobs: Sequence[Job], output: Path) -> bool:
-    """Does all runs of an experiment that are `left`, each after those that it starts from.
+    """Executes all runs of an experiment that are `left`, in order of their dependencies.
 
-    Checkpoints from which no other run starts are deleted when a run is noted.
+    Checkpoints from which no other run starts are deleted when a run is recorded.
 
     Returns:
         Whether all are finished; False if a signal stopped it.
@@ -270,7 +270,7 @@ def do(jobs: Sequence[Job], output: Path) -> bool:
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """The options that all experiments have."""
+    """The options shared by all experiments."""
     result = argparse.ArgumentParser(description=description)
     add = result.add_argument
     add("--photos", type=_folder, default="", help="clean photos to train on; else bundled ones")
@@ -291,15 +291,15 @@ def _folder(text: str) -> str:
 def main(
     options: argparse.Namespace, run: Callable[[Path], bool], report: Callable[[Path], None]
 ) -> int:
-    """Does the runs or the report of an experiment; returns the exit code.
+    """Executes the runs or writes the report of an experiment; returns the exit code.
 
     Args:
         options: of `parser`.
-        run: does all runs in the output folder, and returns whether all are finished.
-        report: writes the report from the runs that are.
+        run: executes all runs in the output folder; returns whether all are finished.
+        report: writes the report from the finished runs.
     """
     output = options.output.absolute()
-    if options.rehearse:  # before JAX is imported: programs compile in half the time and run slower
+    if options.rehearse:  # before JAX is imported: halves the compile time
         os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
     try:
         if not options.report and not _finished(run, output):
@@ -316,5 +316,5 @@ def main(
 def _finished(run: Callable[[Path], bool], output: Path) -> bool:
     try:
         return run(output)
-    except KeyboardInterrupt:  # outside the steps of a run, which ends by itself
+    except KeyboardInterrupt:  # outside the steps of a run, which handles signals itself
         return False

@@ -1,9 +1,9 @@
-"""The input pipeline as users of PyTorch write it: a Dataset with OpenCV, and a DataLoader.
+"""The input pipeline as a PyTorch user would write it: a Dataset with OpenCV, and a DataLoader.
 
 Each sample: read a file, decode it, take a random crop, convert it from BGR to RGB and to float32,
-flip and turn it, degrade it (the same NumPy functions as ours), and make tensors [3, h, w]; the
-DataLoader's own collation makes batches. The crop is taken before the conversion, as a user who
-cares for speed does it; BasicSR's loaders convert the whole photo first and are slower.
+flip and rotate it, degrade it (by the same NumPy functions as ours), and make tensors [3, h, w];
+the DataLoader's default collation makes batches. The crop is taken before the conversion, which is
+fast; BasicSR's loaders convert the whole photo first and are slower.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Photos(Dataset):
         self.rng: np.random.Generator | None = None
 
     def __len__(self) -> int:
-        """So many that the benchmark never comes to the end of an epoch."""
+        """Large enough that the benchmark never reaches the end of an epoch."""
         return 1_000_000
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | int]:

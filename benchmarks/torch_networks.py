@@ -1,8 +1,8 @@
-"""Restormer and PromptIR in plain PyTorch, to compare with: spandrel has neither.
+"""Restormer and PromptIR in plain PyTorch for comparison, as spandrel lacks both.
 
-Written the way a user of PyTorch would, without tuning. The parameters have the names of the
-reference, those of the original publication for Restormer (no `body` below the levels), so that
-`dcpt_jax.to_torch(params, model, layout="original", force=True)` loads.
+Written as a PyTorch user would, without tuning. Parameters have the names of the reference, for
+Restormer those of the original publication (no `body` below the levels), so that the result of
+`dcpt_jax.to_torch(params, model, layout="original", force=True)` can be loaded.
 
 Zamir et al., Restormer (CVPR 2022); Potlapalli et al., PromptIR (NeurIPS 2023).
 """
@@ -18,7 +18,7 @@ from torch import nn
 
 
 class ChannelNorm(nn.Module):
-    """Layer norm over the channels of [b, c, h, w]; "bias_free" subtracts no mean."""
+    """Layer norm over the channels of [b, c, h, w]; "bias_free" does not subtract the mean."""
 
     def __init__(self, channels: int, norm: str, epsilon: float):
         super().__init__()
@@ -64,7 +64,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Gated feed-forward part."""
+    """Gated feed-forward network."""
 
     def __init__(self, channels: int, expansion: float, bias: bool):
         super().__init__()
@@ -80,7 +80,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Transformer block: attention and feed-forward part, both residual."""
+    """Transformer block: attention and feed-forward network, both residual."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class Block(nn.Module):
 
 
 class Prompts(nn.Module):
-    """Learnt maps, weighted by the mean of the features and resized to them."""
+    """Learned prompts, weighted by the mean of the features and resized to them."""
 
     def __init__(self, dim: int, count: int, size: int, features: int):
         super().__init__()
@@ -115,7 +115,7 @@ class Prompts(nn.Module):
         self.conv3x3 = nn.Conv2d(dim, dim, 3, padding=1, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[b, c, h, w] -> [b, c + dim, h, w]: the prompt behind the features."""
+        """[b, c, h, w] -> [b, c + dim, h, w]: features and prompt, concatenated."""
         weights = self.linear_layer(x.mean(dim=(2, 3))).softmax(dim=1)
         prompt = (weights[:, :, None, None, None] * self.prompt_param).sum(dim=1)
         prompt = F.interpolate(prompt, x.shape[2:], mode="bilinear", align_corners=False)
@@ -242,7 +242,7 @@ def _encode(network, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def _inside(name: str, module: nn.Module) -> nn.Sequential:
-    """A module under one more level of names."""
+    """Nests a module under one more level of parameter names."""
     return nn.Sequential(OrderedDict([(name, module)]))
 
 
@@ -251,12 +251,12 @@ def _level(channels: int, blocks: int, heads: int, style: dict) -> nn.Sequential
 
 
 def _down(channels: int) -> nn.Sequential:
-    """Half the size, twice the channels."""
+    """Downsampling to half the size and twice the channels."""
     conv = nn.Conv2d(channels, channels // 2, 3, padding=1, bias=False)
     return _inside("body", nn.Sequential(conv, nn.PixelUnshuffle(2)))
 
 
 def _up(channels: int) -> nn.Sequential:
-    """Twice the size, half the channels."""
+    """Upsampling to twice the size and half the channels."""
     conv = nn.Conv2d(channels, 2 * channels, 3, padding=1, bias=False)
     return _inside("body", nn.Sequential(conv, nn.PixelShuffle(2)))

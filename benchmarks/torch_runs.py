@@ -1,7 +1,7 @@
 """The networks of `benchmarks.models` in PyTorch, ready to be timed.
 
-NAFNet and SwinIR are those of spandrel (which also needs torchvision), Restormer and PromptIR those
-of `benchmarks.torch_networks`. Imported only where PyTorch is to run.
+NAFNet and SwinIR are from spandrel (which also needs torchvision), Restormer and PromptIR from
+`benchmarks.torch_networks`. Imported only if PyTorch is to run.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def network(architecture: str, arguments: dict[str, Any], size: int) -> torch.nn
         from spandrel.architectures.SwinIR import SwinIR
 
         return SwinIR(
-            img_size=size,  # for which it keeps the mask ready
+            img_size=size,  # size for which it precomputes the mask
             embed_dim=arguments["embed_dim"],
             depths=list(arguments["depths"]),
             num_heads=list(arguments["num_heads"]),
@@ -61,7 +61,7 @@ def network(architecture: str, arguments: dict[str, Any], size: int) -> torch.nn
     from benchmarks import torch_networks
 
     networks = {"restormer": torch_networks.Restormer, "promptir": torch_networks.PromptIR}
-    # "masking" concerns masked pre-training alone.
+    # "masking" is used only in masked pre-training.
     return networks[architecture](**{k: v for k, v in arguments.items() if k != "masking"})
 
 
@@ -76,16 +76,16 @@ def make(
     threads: int,
     **way: bool,
 ) -> tuple[Runners, dict[str, Any]]:
-    """The `runners` of a network, and what they cost beside time.
+    """The `runners` of a network, and their costs other than time.
 
     Args:
         architecture: name of the network in `create_model`.
         arguments: all its arguments.
-        batch: images of a batch.
-        size: their height and width.
+        batch: number of images in a batch.
+        size: height and width of the images.
         dtype: as for `runners`.
-        device: "cpu", or "gpu", which becomes "cpu" where PyTorch cannot use it.
-        threads: of PyTorch on the CPU.
+        device: "cpu", or "gpu", which falls back to "cpu" if PyTorch cannot use it.
+        threads: number of PyTorch's threads on the CPU.
         way: as for `runners`.
     """
     torch.set_num_threads(threads)
@@ -112,7 +112,7 @@ def runners(
     compiled: bool = False,
     what: Sequence[str] = ("forward", "training step"),
 ) -> tuple[Runners, dict[str, float]]:
-    """Functions that run a network once, and what they cost beside time.
+    """Functions that run a network once, and their costs other than time.
 
     Args:
         model: on any device; it is moved and trained.
@@ -120,18 +120,18 @@ def runners(
         place: device to run on.
         dtype: "float32", or "bfloat16" for automatic mixed precision.
         channels_last: memory layout of kernels and images.
-        compiled: whether by `torch.compile`.
-        what: the functions that are wanted.
+        compiled: whether to use `torch.compile`.
+        what: names of the requested functions.
 
     Returns:
         Functions for "forward" and "training step", which return when the device is done; and for
-        each the seconds of the first run if compiled, and the peak memory in MB on a GPU (which
-        includes all that PyTorch holds there).
+        each the seconds of the first run if compiled, and the peak memory in MB on a GPU (including
+        all that PyTorch has allocated there).
     """
     memory = torch.channels_last if channels_last else torch.contiguous_format
     model = model.to(place)
     for parameter in model.parameters():
-        if parameter.dim() == 4:  # Module.to would trip over PromptIR's prompts, which have five
+        if parameter.dim() == 4:  # Module.to fails for PromptIR's five-dimensional prompts
             parameter.data = parameter.data.to(memory_format=memory)
     fused = place.type == "cuda"
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=1e-4, fused=fused)

@@ -3,16 +3,16 @@
     python -m benchmarks.train --devices 1 2 4 8 --output train.json
     python -m benchmarks.train --mode restore --preset nafnet,5d --dtype bfloat16 --torch
 
-Each variant is a run as the commands make it (`dcpt_jax.train.run.prepare`): losses, gradients,
-optimisers, moving average, on a mesh of the first so many devices; the batch stays the same. All
-variants take their steps in turn, so that other load on the machine meets them alike; read the
-ratios. On a machine without accelerators JAX is given simulated devices, which share its cores:
-more of them can gain nothing, and what they lose is what splitting and adding up costs.
+Each variant is a run as prepared by the commands (`dcpt_jax.train.run.prepare`): losses, gradients,
+optimizers, moving average, on a mesh of the first N devices, with the same global batch. The
+variants' steps are interleaved, so that other load on the machine affects all equally; compare
+ratios. Without accelerators JAX simulates devices, which share the machine's cores: more of them
+cannot be faster, and the loss is the cost of splitting and reducing.
 
 Without a preset: the small network of the demo. With one: the published recipe, whose GPU-hours are
-worked out from the time of a step. `--torch` times PyTorch's network of the same size beside it,
-doing a restoration step with its AdamW (eager, channels_last and by torch.compile); it needs a
-single device and `--mode restore`.
+derived from the time of a step. `--torch` also times PyTorch's network of the same size, in a
+restoration step with its AdamW (eager, channels_last and by torch.compile); it requires a single
+device and `--mode restore`.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-STEPS = 8  # of a round; only the last is waited for, as in training
+STEPS = 8  # per round; only the last one is waited for, as in training
 
 
 class Variant:
-    """A run on some devices, ready to take steps."""
+    """A run on some devices, compiled and ready."""
 
     def __init__(self, options: argparse.Namespace, devices: int, fsdp: int):
-        """Prepares and compiles it.
+        """Prepares and compiles the run.
 
         Args:
             options: of the command line.
-            devices: how many.
-            fsdp: how many of them share one copy of the state.
+            devices: number of devices.
+            fsdp: number of devices that share one copy of the state.
         """
         import jax
 
@@ -75,7 +75,7 @@ class Variant:
         }
 
     def round(self) -> dict[str, float]:
-        """Milliseconds of a step, and of them those until the next could be given to the device."""
+        """Milliseconds per step, and the part until the next step could be dispatched."""
         import jax
 
         dispatched, start = 0.0, time.perf_counter()
@@ -107,7 +107,7 @@ def configured(options: argparse.Namespace, fsdp: int) -> Any:
 def torch_steps(
     options: argparse.Namespace, ours: Variant
 ) -> tuple[dict[str, Callable[[], dict[str, float]]], dict[str, Any]]:
-    """A round of PyTorch's training steps in each of its ways, and what it is."""
+    """A round of PyTorch's training steps for each of its variants, and their description."""
     import torch
 
     from benchmarks import torch_runs
@@ -140,7 +140,7 @@ def torch_steps(
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """All figures."""
+    """All results."""
     import jax
 
     shapes = [(n, 1) for n in options.devices]
@@ -157,7 +157,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     for repetition in range(options.repetitions + 1):
         for name, run in rounds.items():
             found = run()
-            if repetition:  # the first finds memory and is not counted
+            if repetition:  # the first round allocates memory and is not counted
                 times[name].append(found)
     first = [one["ms"] for one in times[variants[0].name]]
     results = {}
@@ -193,7 +193,7 @@ COLUMNS = ("ms", "ratio", "dispatch ms", "steps/s", "images/s", "teraflops/s", "
 
 
 def summary(figures: dict[str, Any]) -> str:
-    """A table: a line for each variant."""
+    """A table with a line for each variant."""
     results = figures["results"]
     columns = [name for name in COLUMNS if any(name in one for one in results.values())]
     widths = [max(len(column), 9) + 2 for column in columns]
@@ -229,7 +229,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measures, prints the table, and writes the figures as JSON."""
+    """Measures, prints the table, and writes the results as JSON."""
     options = parsed(arguments)
     figures = {"date": datetime.date.today().isoformat(), **measure(options)}
     print(summary(figures), flush=True)
@@ -239,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def _simulate(count: int) -> None:
-    """Gives JAX so many devices on a machine without accelerators; before JAX is imported."""
+    """Simulates devices on a machine without accelerators; call it before JAX is imported."""
     flag = f"--xla_force_host_platform_device_count={count}"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves room for PyTorch

@@ -4,10 +4,10 @@
     python -m benchmarks.transfer --report --output transfer
 
 For each seed, a network is trained for each of noise, rain and motion blur, and a classifier of
-five classes on its frozen features. From there it learns each of the other two, without the
-classifier (`config.guidance = 0`) and with it. Stopped or killed at any moment, the same command
-continues where it was (benchmarks/study.py). The second command writes `report.md` from what is
-finished, also while runs are missing.
+five classes on its frozen features. The network is then fine-tuned to each of the other two
+degradations, without the classifier (`config.guidance = 0`) and with it. If it is stopped or
+killed, the same command continues (benchmarks/study.py). The second command writes `report.md` from
+the finished runs, also while runs are missing.
 
 `--rehearse` does two directions with a tiny network and a few steps. docs/transfer.md describes
 the design.
@@ -33,12 +33,12 @@ GUIDANCE = {"unguided": 0.0, "guided": 1.0}
 
 @dataclasses.dataclass(frozen=True)
 class Settings(study.Settings):
-    """What all runs share.
+    """Settings shared by all runs.
 
     Attributes:
         classify_steps: of each classifier.
         transfer_steps: of each transfer.
-        validations: in each run.
+        validations: number of validations in each run.
     """
 
     steps: int = 1600
@@ -50,13 +50,13 @@ class Settings(study.Settings):
 def plan(
     output: Path, settings: Settings, *, tasks: Sequence[str], seeds: Sequence[int]
 ) -> list[Job]:
-    """All runs in the order in which they are done: one seed after the other.
+    """All runs in order of execution: one seed after the other.
 
     Args:
         output: folder of the experiment.
         settings: of the experiment.
         tasks: of `TASKS`, two or more; every pair of them is a direction.
-        seeds: each gives one run of everything.
+        seeds: each gives one run of every kind.
     """
     jobs: list[Job] = []
 
@@ -74,7 +74,7 @@ def plan(
     for seed in seeds:
         for task in tasks:
             trained = add("restore", task, seed, settings.steps, tasks=task)
-            # Its weights hold the network as it was, and the classifier.
+            # Its weights hold the unchanged network, and the classifier.
             start = add("classify", task, seed, settings.classify_steps, init_from=str(trained))
             for target in (other for other in tasks if other != task):
                 for kind, guidance in GUIDANCE.items():
@@ -172,7 +172,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Does the runs or the report; returns the exit code."""
+    """Executes the runs or writes the report; returns the exit code."""
     options = parsed(arguments)
 
     def run(output: Path) -> bool:

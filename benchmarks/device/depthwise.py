@@ -1,9 +1,8 @@
-"""Depthwise 3x3 convolutions that are tried on GPUs, and are not part of the package.
+"""Experimental depthwise 3x3 convolutions for GPUs, not part of the package.
 
-Each takes x [b, h, w, c] and kernel [3, 3, 1, c] and computes what
-`dcpt_jax.models.layers.depthwise_conv` does, in float32, rounded to the dtype of x. All but `taps`
-have backward passes of their own; the gradient of the input is the same function with the kernel
-turned.
+Each takes x [b, h, w, c] and kernel [3, 3, 1, c] and computes the result of
+`dcpt_jax.models.layers.depthwise_conv` in float32, rounded to the dtype of x. All but `taps` have
+custom backward passes; the gradient of the input is the same function with the kernel flipped.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ def _wide(x: jax.Array) -> jax.Array:
 
 
 def _taps(x: jax.Array) -> list[jax.Array]:
-    """The input shifted nine times, zero padded, in float32."""
+    """The input shifted by the nine taps, zero padded, in float32."""
     h, w = x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     return [_wide(padded[:, i : i + h, j : j + w]) for i in range(3) for j in range(3)]
 
 
 def taps(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The sum of nine shifted products; gradients by JAX."""
+    """The sum of the nine shifted products, differentiated by JAX."""
     factors = _wide(kernel).reshape(9, -1)
     return sum(tap * factors[k] for k, tap in enumerate(_taps(x))).astype(x.dtype)
 
@@ -57,7 +56,7 @@ def _sums_in_steps(x: jax.Array, gradient: jax.Array) -> jax.Array:
 
 
 def _with_backward(forward: Callable, to_kernel: Callable) -> Callable:
-    """A function of x and kernel with these passes; `to_kernel` gives [9, c]."""
+    """A function of x and kernel with these passes; `to_kernel` returns [9, c]."""
     function = jax.custom_vjp(forward)
 
     def keep(x, kernel):
@@ -78,9 +77,9 @@ taps_sums_in_steps = _with_backward(taps, _sums_in_steps)
 
 
 def _neighbours(pixels: jax.Array, h: int, w: int):
-    """Of flat positions in an image: for each of nine shifts a position and whether it is inside.
+    """For flat positions in an image: the position and validity of each of the nine neighbours.
 
-    Positions outside are moved inside, so that every load is allowed.
+    Positions outside are clamped to the image, so that every load is valid.
     """
     row, column = pixels // w, pixels % w
     for i in range(3):
@@ -90,7 +89,7 @@ def _neighbours(pixels: jax.Array, h: int, w: int):
 
 
 def _convolve(x_ref, kernel_ref, out_ref, *, h, w, pixels, channels):
-    """Pallas kernel: some pixels and channels of one image."""
+    """Pallas kernel: convolves some pixels and channels of one image."""
     image = pl.program_id(0)
     places = pl.program_id(1) * pixels + jnp.arange(pixels)
     columns = pl.program_id(2) * channels + jnp.arange(channels)
@@ -103,7 +102,7 @@ def _convolve(x_ref, kernel_ref, out_ref, *, h, w, pixels, channels):
 
 
 def _correlate(x_ref, gradient_ref, out_ref, *, h, w, pixels, channels, rounds):
-    """Pallas kernel: the kernel's gradient of some pixels and channels of one image."""
+    """Pallas kernel: kernel gradient of some pixels and channels of one image."""
     image, part = pl.program_id(0), pl.program_id(1)
     columns = pl.program_id(2) * channels + jnp.arange(channels)
 
@@ -123,15 +122,15 @@ def _correlate(x_ref, gradient_ref, out_ref, *, h, w, pixels, channels, rounds):
 
 
 def _power_of_two(number: int, most: int) -> int:
-    """The largest power of two, up to `most`, that divides a number."""
+    """The largest power of two, at most `most`, that divides a number."""
     return min(number & -number, most)
 
 
 def pallas(interpret: bool = False) -> Callable:
-    """The function by kernels written in Pallas for Triton.
+    """A depthwise convolution by Pallas kernels for Triton.
 
     Args:
-        interpret: run the kernels by XLA instead, on any device; for tests.
+        interpret: run the kernels by XLA on any device, for tests.
     """
     call = functools.partial(pl.pallas_call, interpret=interpret)
     if not interpret:

@@ -2,10 +2,10 @@
 
     benchmarks/device/run.sh --budget 210 --out results --golden RECORDINGS
 
-All processes start early and compile beside each other, as many at a time as there are slots. Once
-all are compiled, or a share of the budget is spent, each in order of worth has the device to
-itself for a moment; what then still compiles is halted meanwhile. Figures are written as soon as
-they are there, to results.json in the folder --out.
+All processes start early and compile in parallel, limited by the number of slots. Once all are
+compiled, or a share of the budget is spent, each gets the device exclusively for a short turn, in
+order of importance; processes that are still compiling are suspended during a turn. Results are
+written to results.json in the folder --out as soon as they are available.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from dcpt_jax import files
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("right", "micro", "fast", "profile", "fed", "whole")
-COMPILING = 0.5  # share of the budget after which the first turns are given at the latest
-_FOR_PIPELINE = 0.15  # share of the budget that is left for the input pipeline
+COMPILING = 0.5  # share of the budget after which the first turns start at the latest
+_FOR_PIPELINE = 0.15  # share of the budget reserved for the input pipeline
 
 
 class Process:
-    """A job that runs: what it said, and whether it still does anything.
+    """A running job, with its messages and its state.
 
     Attributes:
         state: "running", "ready" for its turn, "timing", "done", or "failed".
@@ -55,7 +55,7 @@ class Process:
             text=True,
             cwd=ROOT,
             env=environment,
-            start_new_session=True,  # a group of its own, to be halted and ended as a whole
+            start_new_session=True,  # a process group, to be suspended and ended as a whole
         )
         self._messages: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
@@ -67,7 +67,7 @@ class Process:
         self._messages.put(None)
 
     def poll(self) -> dict[str, Any]:
-        """Figures that it said since the last call."""
+        """Results sent since the last call."""
         found: dict[str, Any] = {}
         while not self._messages.empty():
             line = self._messages.get()
@@ -89,34 +89,34 @@ class Process:
         return found
 
     def tail(self) -> str:
-        """The end of what it wrote to its standard error."""
+        """The end of its standard error."""
         self._log.seek(0)
         return self._log.read()[-1500:]
 
     def take_turn(self) -> None:
-        """Lets it measure."""
+        """Starts its measurement."""
         self.state = "timing"
         try:
             self._process.stdin.write("go\n")
             self._process.stdin.flush()
-        except OSError:  # it ended meanwhile; `poll` will say so
+        except OSError:  # it has ended; `poll` will report it
             pass
 
     def halt(self, halted: bool) -> None:
-        """Halts it with all its own processes, or lets it go on."""
+        """Suspends it with all its child processes, or resumes it."""
         if halted != self._halted and self.state not in ("done", "failed"):
             self._signal(signal.SIGSTOP if halted else signal.SIGCONT)
             self._halted = halted
 
     def end(self, reason: str) -> dict[str, Any]:
-        """Ends it with all its own processes; figures that say why."""
+        """Ends it with all its child processes; returns results with the reason."""
         self.halt(False)
         self._signal(signal.SIGKILL)
         self.state = "failed"
         return {"error": f"{reason}; {self.tail()[-600:]}"}
 
     def close(self) -> None:
-        """Leaves nothing behind."""
+        """Releases all resources."""
         self._signal(signal.SIGKILL)
         self._process.wait()
         self._log.close()
@@ -127,7 +127,7 @@ class Process:
 
 
 class Driver:
-    """Runs jobs until they are done or the time is over, and keeps results.json up to date."""
+    """Runs jobs until all are done or the time is over, and keeps results.json up to date."""
 
     def __init__(self, options: argparse.Namespace, facts: dict[str, Any]):
         self.began, self.options = time.monotonic(), options
@@ -141,7 +141,7 @@ class Driver:
         return time.monotonic() - self.began
 
     def note(self, job: variants.Job, figures: dict[str, Any]) -> None:
-        """Adds figures to the results and writes them."""
+        """Adds results and writes the file."""
         if not figures:
             return
         part = self.results["parts"].setdefault(job.part, {})
@@ -152,7 +152,7 @@ class Driver:
         files.write_json(self.options.out / "results.json", self.results, indent=1)
 
     def run(self, jobs: Sequence[variants.Job]) -> None:
-        """All jobs, as far as the budget goes."""
+        """Runs all jobs within the budget."""
         waiting = list(jobs)
         try:
             while waiting or any(p.state in ("running", "ready") for p in self.processes):
@@ -185,7 +185,7 @@ class Driver:
             self.processes.append(Process(waiting.pop(0), self._environment))
 
     def _give_turns(self, waiting: Sequence[variants.Job]) -> None:
-        """Turns to all that are ready, if it is time for turns."""
+        """Gives turns to all jobs that are ready, if it is time for turns."""
         compiling = any(p.state == "running" and p.job.timed for p in self.processes)
         if self.options.after and not self.options.after.exists():
             return
@@ -193,7 +193,7 @@ class Driver:
         if early and (compiling or any(job.timed for job in waiting)):
             return
         while ready := [p for p in self.processes if p.state == "ready"]:
-            # The input pipeline needs all cores: last, or before it is too late.
+            # The input pipeline needs all cores: it runs last, or when time gets short.
             if self.options.budget - self.spent > _FOR_PIPELINE * self.options.budget:
                 ready.sort(key=lambda process: process.job.part == "fed")
             else:
@@ -206,7 +206,7 @@ class Driver:
             process.halt(False)
 
     def _turn(self, process: Process) -> bool:
-        """Lets a process measure alone; False if there is no time for it."""
+        """Gives a process the device exclusively; False if there is no time left."""
         left = self.options.budget - self.spent
         if left < 2:
             return False
@@ -222,7 +222,7 @@ class Driver:
 
 
 def environment(rehearse: bool) -> dict[str, str]:
-    """Of all processes: they share the device's memory, and find the package and its tests."""
+    """Environment of all processes: device memory settings, and paths of package and tests."""
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     found = {
         **os.environ,
@@ -234,13 +234,13 @@ def environment(rehearse: bool) -> dict[str, str]:
     }
     if rehearse:
         found |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-        # As in tests/conftest.py: what is compiled here runs for a moment.
+        # As in tests/conftest.py: compiled programs run only briefly.
         found.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
     return found
 
 
 def facts_of_machine(options: argparse.Namespace) -> dict[str, Any]:
-    """Of what and when the results are."""
+    """Date, versions and hardware of the results."""
     card = "CPU (rehearsal)"
     if not options.rehearse:
         query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version",
@@ -260,7 +260,7 @@ def facts_of_machine(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def version(name: str) -> str:
-    """Of an installed package; "" without it."""
+    """Version of an installed package; "" if it is missing."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -268,7 +268,7 @@ def version(name: str) -> str:
 
 
 def chosen(options: argparse.Namespace) -> list[variants.Job]:
-    """The jobs of the parts that were asked for."""
+    """The jobs of the requested parts."""
     jobs = variants.all_jobs(
         tiny=options.rehearse,
         golden=str(options.golden.resolve()) if options.golden else "",
@@ -309,10 +309,10 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Runs all, and prints the table."""
+    """Runs everything and prints the table."""
     options = parsed(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # not without ending its processes
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that its processes are ended too
     driver = Driver(options, facts_of_machine(options))
     driver.run(chosen(options))
     driver.results["facts"]["seconds"] = driver.spent

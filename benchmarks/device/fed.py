@@ -1,4 +1,4 @@
-"""The published NAFNet's training step fed by the input pipeline: how long it waits for data."""
+"""Waiting time for data in the published NAFNet's training step with the input pipeline."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dcpt_jax.train.step_log import StepLog
 
 
 def configured(options: dict[str, Any]) -> Any:
-    """The published restoration of NAFNet at the paper's batch; a small one for a rehearsal."""
+    """NAFNet's published restoration config with the paper's batch; a small one for a rehearsal."""
     config = configs.load("restore", "" if options["tiny"] else "nafnet,5d")
     config.dtype, config.batch_size = "bfloat16", 32
     config.data.num_workers = options["workers"]
@@ -33,19 +33,19 @@ def configured(options: dict[str, Any]) -> Any:
 
 
 def measure(run: Run, program: jax.stages.Compiled, seconds: float) -> dict[str, float]:
-    """Times steps on one batch, steps on those of the pipeline, and the pipeline by itself."""
+    """Times steps on a fixed batch, steps with the pipeline, and the pipeline alone."""
     state, size = run.create_state(), run.batch_size
     with run.batches(start=0) as stream:
         began = time.perf_counter()
         batch = sharding.put_batch(next(stream), run.mesh)
         figures = {"first batch s": time.perf_counter() - began}
-        for steps in (3, 10):  # the first ones are not counted
+        for steps in (3, 10):  # the first ones are warm-up
             start = time.perf_counter()
             for _ in range(steps):
                 state, metrics = program(state, batch)
             jax.block_until_ready(metrics)
         alone = (time.perf_counter() - start) / steps
-        for _ in range(8):  # made ahead meanwhile, which would flatter the pipeline
+        for _ in range(8):  # skips batches prepared meanwhile, which would flatter the pipeline
             next(stream)
         log = StepLog(0, batch_size=size)
         start, steps = time.perf_counter(), 0
@@ -71,7 +71,7 @@ def measure(run: Run, program: jax.stages.Compiled, seconds: float) -> dict[str,
 
 
 def main() -> None:
-    """Compiles the step, and measures in its turn."""
+    """Compiles the step, and measures it in this process's turn."""
     options = turns.arguments()
     jax.config.update("jax_enable_compilation_cache", False)
     run = prepare(configured(options))

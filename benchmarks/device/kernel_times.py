@@ -1,4 +1,4 @@
-"""The kernels of a function by their time, from a trace of `jax.profiler`."""
+"""Times of the kernels of a function, from a trace of `jax.profiler`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def of(run: Callable[[], None], folder: str, *, runs: int, most: int = 25) -> li
     """Traces some runs of a function.
 
     Args:
-        run: the function; it returns when the device is done.
-        folder: for the files of the trace.
-        runs: how many.
-        most: kernels to list.
+        run: the function; returns when the device is done.
+        folder: for the trace files.
+        runs: number of runs.
+        most: number of kernels to list.
 
     Returns:
-        The kernels that took the most time, each with its "name", "ms" and "calls" in one run and
-        the "share" of all; the first entry is the sum, named "all kernels".
+        The kernels with the largest times, each with "name", "ms" and "calls" per run and "share"
+        of the total; the first entry is the sum, named "all kernels".
     """
     with jax.profiler.trace(folder):
         for _ in range(runs):
@@ -38,8 +38,8 @@ def of(run: Callable[[], None], folder: str, *, runs: int, most: int = 25) -> li
 def summary(events: Iterable[dict[str, Any]], *, runs: int, most: int = 25) -> list[dict[str, Any]]:
     """The table that `of` returns, from the events of a trace in Chrome's format.
 
-    Events count that have a duration and lie on a stream of a device; on a CPU, which has none,
-    those of XLA's threads.
+    Includes events that have a duration and are on a device stream, or on a CPU, which has none,
+    on XLA's threads.
     """
     events = list(events)
     names = {("process_name",): {}, ("thread_name",): {}}

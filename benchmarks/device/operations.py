@@ -1,7 +1,7 @@
-"""Single operations in several formulations, each timed alone, and what the card reaches at most.
+"""Times single operations in several formulations, and the limits of the device.
 
-Forward, and forward with the gradients of all inputs ("both"). Inputs are rotated, so that a cache
-does not hold them from one run to the next.
+Forward, and forward with the gradients of all inputs ("both"). Inputs are rotated, so that caches
+do not keep them between runs.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from benchmarks.device import depthwise, turns
 from dcpt_jax.models import cpu, layers
 from dcpt_jax.models.formulation import ACCELERATOR, formulated
 
-# What of the inputs of an operation is rotated, at least; the cache of an H100 holds 50 MB.
+# Least total size of rotated inputs; the cache of an H100 has 50 MB.
 _ROTATED_BYTES = 200e6
 
 Case = tuple[str, Callable, tuple[tuple[int, ...], ...], str]  # name, function, shapes, dtype
 
 
 def cases(tiny: bool) -> Iterator[Case]:
-    """All operations, by worth; with `tiny` a few for a CPU."""
+    """All operations, most important first; with `tiny` a few for a CPU."""
     maps = [(32, 128, 128, 128), (32, 64, 64, 256), (32, 16, 16, 1024)]
     if tiny:
         maps = [(2, 16, 16, 16)]
@@ -80,12 +80,12 @@ def _as_accelerator(function: Callable) -> Callable:
 
 
 def _in_float32(function: Callable) -> Callable:
-    """As a network calls a norm: the map is in its dtype, the statistics are in float32."""
+    """Calls a norm as the networks do: input in its dtype, statistics in float32."""
     return lambda x: function(x.astype(jnp.float32)).astype(x.dtype)
 
 
 def depthwise_variants(tiny: bool) -> dict[str, Callable]:
-    """The formulations of a depthwise convolution, the package's and those only tried here."""
+    """Formulations of a depthwise convolution: those of the package and experimental ones."""
     return {
         "convolution": _as_accelerator(layers.depthwise_conv),
         "taps": depthwise.taps,
@@ -98,7 +98,7 @@ def depthwise_variants(tiny: bool) -> dict[str, Callable]:
 
 
 def forward_and_both(function: Callable) -> dict[str, Callable]:
-    """The programs of an operation: `inputs` and, last, a gradient of its output."""
+    """The programs of an operation: its `inputs`, the last of which is the output's gradient."""
 
     def both(*inputs):
         *inputs, gradient = inputs
@@ -109,7 +109,7 @@ def forward_and_both(function: Callable) -> dict[str, Callable]:
 
 
 def compile_case(case: Case) -> dict[str, Any]:
-    """The compiled programs of a case, and the shapes of their inputs."""
+    """Compiled programs of a case, and the shapes of their inputs."""
     _, function, shapes, dtype = case
     inputs = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
     inputs.append(jax.eval_shape(function, *inputs))
@@ -123,7 +123,7 @@ def compile_case(case: Case) -> dict[str, Any]:
 
 
 def time_case(found: dict[str, Any]) -> dict[str, Any]:
-    """Microseconds of each program of a case; the text of the error where there is none."""
+    """Microseconds of each program of a case; the error text if it failed."""
     bytes_of_all = sum(math.prod(x.shape) * x.dtype.itemsize for x in found["inputs"])
     sets = [
         [_random(x, seed) for x in found["inputs"]]
@@ -148,13 +148,13 @@ def _random(x: jax.ShapeDtypeStruct, seed: int) -> jax.Array:
 @functools.lru_cache
 def _noise(shape: tuple[int, ...], dtype: Any, seed: int) -> jax.Array:
     size = math.prod(shape)
-    # A short piece of noise, repeated: making gigabytes of it would take longer than measuring.
+    # A short piece of noise, repeated: generating gigabytes would take longer than measuring.
     piece = np.random.default_rng(seed).standard_normal(min(size, 2**20)).astype(np.float32)
     return jnp.asarray(np.resize(piece, size).reshape(shape)).astype(dtype)
 
 
 def microseconds(program: Callable, sets: list[list[jax.Array]]) -> float:
-    """Median over rounds of the time of a run, many runs dispatched before one wait."""
+    """Median time per run over rounds of many asynchronously dispatched runs."""
     inputs = itertools.cycle(sets)
 
     def spent(runs: int) -> float:
@@ -170,9 +170,9 @@ def microseconds(program: Callable, sets: list[list[jax.Array]]) -> float:
 
 
 def agreement(tiny: bool) -> dict[str, Any]:
-    """How far each way of a depthwise convolution is from XLA's in float32, relative, both passes.
+    """Relative difference of each depthwise convolution from XLA's in float32, for both passes.
 
-    On this device: a kernel that is wrong must not win.
+    Checks on this device that the timed kernels are correct.
     """
     shape = (2, 16, 32, 64)
     inputs = [_random(jax.ShapeDtypeStruct(s, np.dtype("float32")), i)
@@ -209,7 +209,7 @@ def ceilings(tiny: bool) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Compiles all, waits for its turn and times them, for as long as it may."""
+    """Compiles everything, waits for the turn, and times within its limit."""
     options = turns.arguments()
     jax.config.update("jax_enable_compilation_cache", False)
     tiny, listed = options["tiny"], list(cases(options["tiny"]))

@@ -1,4 +1,4 @@
-"""One of our networks on the device: a training step or a forward pass, and its kernels."""
+"""Times one of our networks: a training step or a forward pass, optionally with its kernels."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from dcpt_jax.models.formulation import ACCELERATOR, formulated
 from dcpt_jax.precision import matmul_precision
 from dcpt_jax.train import throughput
 
-_SHARE = 0.92  # of the device's memory that a program may need
+_SHARE = 0.92  # largest share of the device's memory that a program may use
 
 
 def random_params(shapes: Any) -> Any:
-    """Parameters, still on the host, that keep the activations in range."""
+    """Parameters on the host that keep the activations in range."""
     rng = np.random.default_rng(0)
 
     def draw(leaf):
@@ -34,7 +34,7 @@ def random_params(shapes: Any) -> Any:
 
 
 def programs(model: Any) -> tuple[Any, Any, optax.GradientTransformation]:
-    """Functions for a forward pass and a training step (L1 and AdamW), and the optimiser."""
+    """Functions for a forward pass and a training step (L1 and AdamW), and the optimizer."""
     optimizer = optax.adamw(3e-4)
 
     def forward(params, degraded):
@@ -52,14 +52,14 @@ def programs(model: Any) -> tuple[Any, Any, optax.GradientTransformation]:
 
 
 def compiled(options: dict[str, Any], batch: int) -> tuple[Any, Any, dict[str, Any]]:
-    """Compiles a variant for a batch, on shapes alone.
+    """Compiles a variant for a batch size from shapes only.
 
     Args:
         options: of a variant, see `variants.Variant`.
-        batch: images of a batch.
+        batch: number of images in a batch.
 
     Returns:
-        The program, the shapes of its inputs, and what it cost.
+        The program, the shapes of its inputs, and the costs of compiling.
     """
     model = create_model(options["architecture"], dtype=options["dtype"], **options["arguments"])
     forward, step, optimizer = programs(model)
@@ -94,7 +94,7 @@ def compiled(options: dict[str, Any], batch: int) -> tuple[Any, Any, dict[str, A
 
 
 def fitting(options: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
-    """The same for the largest batch, of the one wanted, its half and so on, that fits."""
+    """As `compiled`, for the largest batch that fits: the requested size, its half and so on."""
     limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
     batch = options["batch"]
     while True:
@@ -105,7 +105,7 @@ def fitting(options: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
 
 
 def main() -> None:
-    """Compiles, waits for its turn, times, and looks at the kernels if asked to."""
+    """Compiles, waits for the turn, measures, and lists the kernels if requested."""
     options = turns.arguments()
     jax.config.update("jax_enable_compilation_cache", False)
     program, inputs, facts = fitting(options)

@@ -1,7 +1,7 @@
-"""A recorded network, classifier or training run on the device, in each precision.
+"""Checks recorded networks, classifiers and training runs on the device, in each precision.
 
-The recordings are those of the tests (`tests/golden.py`); "highest" has to agree with them as the
-CPU does, the others within the bounds here.
+The recordings are those of the tests (`tests/golden.py`); "highest" must agree with them as on the
+CPU, the others within the bounds below.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from benchmarks.device import turns
 from dcpt_jax.precision import matmul_precision
 from tests import golden, test_models_classifier, test_train_steps
 
-# Of the error relative to what is recorded, by the root of the sum of squares: of outputs and
-# features, logits and losses. TF32 keeps 10 bits of a factor, bfloat16 7 of everything.
+# Bounds of the relative error (ratio of L2 norms) of outputs and features, logits and losses. TF32
+# keeps 10 bits of a factor, bfloat16 7 bits of everything.
 BOUNDS = {"default": 5e-3, "high": 5e-3, "bfloat16": 5e-2}
-WAYS = {  # dtype, and precision of products
+WAYS = {  # dtype and matmul precision
     "highest": ("float32", "highest"),
     "default": ("float32", "default"),
     "bfloat16": ("bfloat16", "default"),
@@ -29,19 +29,19 @@ WAYS = {  # dtype, and precision of products
 
 
 def relative(ours: Any, recorded: np.ndarray) -> float:
-    """Norm of the difference over the norm of what is recorded."""
+    """L2 norm of the difference, relative to the recorded values."""
     recorded = np.asarray(recorded, np.float64)
     difference = np.asarray(ours, np.float64).reshape(recorded.shape) - recorded
     return float(np.linalg.norm(difference) / max(np.linalg.norm(recorded), 1e-30))
 
 
 def largest(ours: Any, recorded: np.ndarray) -> float:
-    """The largest difference of an element."""
+    """Largest absolute difference of an element."""
     return float(np.abs(np.asarray(ours, np.float64).reshape(recorded.shape) - recorded).max())
 
 
 def network(case: str, dtype: Any) -> dict[str, float]:
-    """Output, features and gradients of a recorded network."""
+    """Checks output, features and gradients of a recorded network."""
     config, recorded = golden.read_case(f"models/{case}")
     model, variables = golden.recorded_network(config, dtype, config["weight_salt"])
     restored, features = golden.run(
@@ -60,7 +60,7 @@ def network(case: str, dtype: Any) -> dict[str, float]:
 
 
 def classifier(case: str, dtype: Any) -> dict[str, float]:
-    """Logits of a recorded classifier."""
+    """Checks the logits of a recorded classifier."""
     config, recorded, model, variables, inputs = test_models_classifier.recorded_case(case, dtype)
     logits = golden.run(model, variables, *inputs)
     allowed = 10 * config["f32_vs_f64_max_abs"]
@@ -71,12 +71,12 @@ def classifier(case: str, dtype: Any) -> dict[str, float]:
 
 
 def steps(case: str, dtype: Any) -> dict[str, float]:
-    """Losses of a recorded training run, and its last parameters.
+    """Checks the losses and final parameters of a recorded training run.
 
-    Adam moves an entry whose gradient is near zero by the rate either way, so parameters are
-    counted that are off by more than the tests allow.
+    Adam moves an entry whose gradient is near zero by the learning rate in either direction, so the
+    result is the number of parameters that differ by more than the tests allow.
     """
-    # As in training: parameters stay float32, whatever the network computes in.
+    # As in training, parameters stay float32 for any compute dtype.
     recorded, final, metrics, state, modules = test_train_steps._replay(
         case, jnp.float32, compute=dtype
     )
@@ -116,7 +116,7 @@ KINDS: dict[str, Callable[[str, Any], dict[str, float]]] = {
 
 
 def main() -> None:
-    """Compares the named recordings, one after another."""
+    """Checks the requested recordings in sequence."""
     options = turns.arguments()
     golden.FULL = Path(options["golden"])
     for kind, case in options["cases"]:

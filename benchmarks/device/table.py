@@ -1,4 +1,4 @@
-"""The results of the kit as text, and what the published schedules cost by them.
+"""Prints the results of the kit, and the costs of the published schedules derived from them.
 
 python -m benchmarks.device.table results.json
 """
@@ -18,10 +18,10 @@ _COLUMNS = ("ms", "batch", "peak GB", "compile s", "teraflops/s", "share of peak
 
 
 def costs(results: dict[str, Any]) -> dict[str, float]:
-    """Device-hours of the published five-class schedules, from the fastest of our steps.
+    """Device-hours of the published five-class schedules, with the fastest of our steps.
 
-    Only steps are counted. A step of pre-training also trains the classifier, and costs more than
-    the restoration step that is measured: see `fed` for a whole one of NAFNet.
+    Only steps are counted. A pre-training step also trains the classifier, and costs more than the
+    measured restoration step: see `fed` for a complete one of NAFNet.
     """
     found = {}
     for name in NETWORKS:
@@ -40,7 +40,7 @@ def costs(results: dict[str, Any]) -> dict[str, float]:
 
 
 def text(results: dict[str, Any]) -> str:
-    """All tables; a line for each figure that there is, and for each that is missing."""
+    """All tables, with a line for each available or missing result."""
     facts, parts = results["facts"], results["parts"]
     lines = [f"{facts['card']}; {facts['machine']}; {facts['date']}; {facts['seconds']:.0f} s"]
     lines += ["", "right", *_right(parts.get("right", {}))]

@@ -1,4 +1,4 @@
-"""PyTorch's network on the device: a training step or a forward pass, eager or compiled."""
+"""Times PyTorch's networks on the device: a training step or a forward pass, eager or compiled."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from dcpt_jax.models import create_model
 
 
 def main() -> None:
-    """Builds a network (and compiles it if asked to), waits for its turn and times it.
+    """Builds a network (and compiles it if requested), waits for its turn and times it.
 
-    What is compiled is compiled by running it, so that the device is used before the turn. Without
-    `torch.compile`, nothing is done there before.
+    `torch.compile` compiles at the first run, so the device is used before the turn. Without it,
+    nothing runs there before the turn.
     """
     options = turns.arguments()
     place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -60,7 +60,7 @@ def main() -> None:
 def fitting(
     prepared: Callable[[int], tuple[Callable[[], None], dict[str, Any]]], batch: int
 ) -> tuple[Callable[[], None], dict[str, Any]]:
-    """What `prepared` gives for the largest batch, of this, its half and so on, that fits."""
+    """The result of `prepared` for the largest batch that fits: this size, its half and so on."""
     while True:
         try:
             run, facts = prepared(batch)

@@ -1,8 +1,8 @@
-"""What a process of the kit and the one that started it say to each other.
+"""Messages between a process of the kit and the driver.
 
-A process prepares (imports, traces, compiles), says that it is ready, waits for its turn, measures
-alone on the device, and says its figures. Each message is a line of JSON on what was its standard
-output; what libraries print goes to the standard error.
+A process prepares (imports, traces, compiles), reports that it is ready, waits for its turn,
+measures alone on the device, and sends its results. Each message is a line of JSON on the original
+standard output; output of libraries is redirected to the standard error.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _answers = None
 
 
 def arguments() -> dict[str, Any]:
-    """The arguments of this process; from now on, only messages go to its standard output."""
+    """The arguments of this process; afterwards only messages go to its standard output."""
     global _answers
     _answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -27,12 +27,12 @@ def arguments() -> dict[str, Any]:
 
 
 def say(kind: str, figures: dict[str, Any]) -> None:
-    """Sends figures: "figures" at any time, "ready" once."""
+    """Sends results: "figures" at any time, "ready" once."""
     print(json.dumps({kind: figures}), file=_answers, flush=True)
 
 
 def wait_for_turn(**facts: Any) -> None:
-    """Says that this process is ready, and what that took; returns when it is its turn."""
+    """Reports that this process is ready, with preparation costs; returns when its turn starts."""
     say("ready", facts)
     if not sys.stdin.readline():
         sys.exit("the process that started this one has ended")
@@ -43,11 +43,10 @@ def milliseconds(
 ) -> dict[str, float]:
     """Times a function that returns when the device is done.
 
-    Args:
         run: the function.
-        warm_up: runs that are not counted.
-        least: of the runs that are counted, unless they take thrice the time.
-        seconds: after which no more runs are made.
+        warm_up: number of runs that are not counted.
+        least: minimum number of counted runs, unless they take three times the time.
+        seconds: time after which no more runs are started.
 
     Returns:
         "ms", the median; "fastest ms"; "runs".

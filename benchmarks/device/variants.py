@@ -1,4 +1,4 @@
-"""What the kit runs, in order of worth."""
+"""The jobs of the kit, in order of importance."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ class Job:
     """A process of the kit.
 
     Attributes:
-        name: of its figures in the results.
-        part: of the kit that it belongs to.
-        module: that it runs, with `arguments` as JSON.
-        timed: whether it waits for a turn, in which it has the device to itself.
-        seconds: of its turn, or of all it does if it has none; then it is ended.
+        name: key of its results.
+        part: part of the kit that it belongs to.
+        module: module to run, with `arguments` as JSON.
+        timed: whether it waits for a turn with exclusive use of the device.
+        seconds: time limit of its turn, or of the whole process if it has none.
     """
 
     name: str
@@ -26,15 +26,15 @@ class Job:
     seconds: float = 30
 
 
-# The paper's batch and crop; of the others half of NAFNet's, so that float32 fits a card too.
+# The paper's batch and crop for NAFNet; for the others half the batch, so that float32 fits too.
 _BATCHES = {"nafnet": 32, "bundled": 32, "restormer": 16, "promptir": 16, "swinir": 16}
-# The network that ships (configs/bundled.py), in its restoration training.
+# The bundled network (configs/bundled.py), in its restoration training.
 _BUNDLED = dict(width=32, encoder_blocks=(2, 2, 4), middle_blocks=4, decoder_blocks=(2, 2, 2))
 _TINY: dict[str, dict[str, Any]] = {
     "nafnet": dict(width=4, encoder_blocks=(1, 1), middle_blocks=1, decoder_blocks=(1, 1)),
     "restormer": dict(dim=4, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1, heads=(1, 2, 2, 2)),
 }
-# Changes to `formulation.ACCELERATOR` by name; behind the name may stand "highest" or "high", the
+# Changes to `formulation.ACCELERATOR` by name; the name may be followed by "highest" or "high" for
 # `config.matmul_precision`.
 _CONVOLUTIONS = {"pointwise": "convolution", "patch": "convolution"}
 WAYS = {
@@ -108,7 +108,7 @@ def fast(tiny: bool) -> list[Job]:
         rows = [
             ("nafnet", "step", single, "package"),
             ("nafnet", "step", half, "matmul"),
-            ("restormer", "step", single, "eager"),  # of NAFNet it would need spandrel
+            ("restormer", "step", single, "eager"),  # NAFNet would need spandrel
             ("restormer", "step", single, "package"),
             ("nafnet", "forward", single, "package"),
         ]
@@ -116,12 +116,12 @@ def fast(tiny: bool) -> list[Job]:
 
 
 def _profiled(architecture: str, what: str, dtype: str, way: str, *, tiny: bool) -> bool:
-    """Whether the kernels of a run are listed: of each network's step in bfloat16 the best guess"""
+    """Whether to list a run's kernels: the best guess for each network's bfloat16 step."""
     return what == "step" and way == "package" and (tiny or dtype == "bfloat16")
 
 
 def right(tiny: bool, golden: str) -> list[Job]:
-    """The recordings, a few in each process."""
+    """The checks against recordings, a few per process."""
     groups = [
         [("network", "nafnet_small")],
         [("network", "restormer_small")],
@@ -148,7 +148,7 @@ def right(tiny: bool, golden: str) -> list[Job]:
 
 
 def all_jobs(*, tiny: bool, golden: str, photos: str, out: str) -> list[Job]:
-    """Everything, in order of worth."""
+    """All jobs, in order of importance."""
     networks = fast(tiny)
     micro = Job(
         "operations",
@@ -162,7 +162,7 @@ def all_jobs(*, tiny: bool, golden: str, photos: str, out: str) -> list[Job]:
         "fed",
         "benchmarks.device.fed",
         {"tiny": tiny, "photos": photos, "workers": 1 if tiny else 16},
-        seconds=240 if tiny else 60,  # the rehearsal may share few cores with other work
+        seconds=240 if tiny else 60,  # the rehearsal may share a few cores with other work
     )
     whole = Job(
         "commands",

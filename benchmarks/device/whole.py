@@ -1,4 +1,4 @@
-"""The commands of the demo with few steps: a stop by signal, going on, restoring, evaluating.
+"""Runs the demo's commands with few steps: interruption by signal, resuming, restoring, evaluation.
 
 Leaves `run.tar.gz`, the work directory of the restoration with its checkpoint, to be continued on a
 CPU (see README.md).
@@ -21,7 +21,7 @@ _SHORT = ["--config.num_steps={steps}", "--config.log.every_steps=2",
           "--config.log.image_every_steps=0", "--config.validation.every_steps=0",
           "--config.checkpoint.every_steps=1000", "--config.checkpoint.keep=1"]  # fmt: skip
 
-_PATIENCE = 300  # seconds until the first steps
+_PATIENCE = 300  # seconds to wait for the first steps
 
 
 def command(name: str, workdir: Path, *flags: str, steps: int = 0) -> list[str]:
@@ -32,7 +32,7 @@ def command(name: str, workdir: Path, *flags: str, steps: int = 0) -> list[str]:
 
 
 def finished(name: str, line: list[str], expected: str) -> None:
-    """Runs a command and says how long it took; whether it ended well and said what it should."""
+    """Runs a command, reports its time, and whether it succeeded with the expected output."""
     start = time.perf_counter()
     done = subprocess.run(line, capture_output=True, text=True)
     figures: dict[str, Any] = {"s": time.perf_counter() - start, "exit": done.returncode}
@@ -43,10 +43,10 @@ def finished(name: str, line: list[str], expected: str) -> None:
 
 
 def stopped(line: list[str], checkpoints: Path) -> None:
-    """Starts a command, ends it by SIGTERM once it trains, and says how that went."""
+    """Starts a command, ends it by SIGTERM during training, and reports the result."""
     start = time.perf_counter()
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    # The first line of metrics makes the event file larger than its heading.
+    # The first metrics make the event file larger than its header.
     while process.poll() is None and time.perf_counter() - start < _PATIENCE:
         if any(file.stat().st_size > 300 for file in checkpoints.parent.glob("events.*")):
             break
@@ -69,7 +69,7 @@ TINY = (
 
 
 def main() -> None:
-    """Runs the commands one after another."""
+    """Runs the commands in sequence."""
     options = turns.arguments()
     more = [f"--config.data.root={options['photos']}"] if options["photos"] else []
     if options["tiny"]:
@@ -81,7 +81,7 @@ def main() -> None:
         stopped(first, base / "pretrain/checkpoints")
         saved = [int(p.name) for p in (base / "pretrain/checkpoints").glob("*") if p.name.isdigit()]
         total = max(saved, default=0) + steps
-        # The same command but for its last step; the cosine keeps its length.
+        # The same command with another number of steps; the cosine keeps its length.
         again = command(
             "pretrain",
             base / "pretrain",
