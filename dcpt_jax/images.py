@@ -286,7 +286,6 @@ def write_image(path: Path | str, image: np.ndarray, *, bits: int = 8) -> None:
     """Writes an image atomically.
 
     JPEG is written with quality 95; every other format is lossless.
-    written with quality 95; every other format is lossless.
 
     Args:
         path: target; the suffix selects the format; missing folders are created.

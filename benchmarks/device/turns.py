@@ -43,6 +43,7 @@ def milliseconds(
 ) -> dict[str, float]:
     """Times a function that returns when the device is done.
 
+    Args:
         run: the function.
         warm_up: number of runs that are not counted.
         least: minimum number of counted runs, unless they take three times the time.
