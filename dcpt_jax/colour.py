@@ -29,7 +29,7 @@ _ROWS = 256  # rows converted at once, to bound the memory for large photos
 
 
 class ProfileError(ValueError):
-    """A colour profile cannot be used; the message says why."""
+    """A colour profile that cannot be used; the message says why."""
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from dcpt_jax.files import expand_home
 from dcpt_jax.interruption import Interruption
 from dcpt_jax.suggestions import did_you_mean
 
-_QUIET_SECONDS = 10  # between progress lines away from a terminal
+_QUIET_SECONDS = 10  # between progress lines without a terminal
 
 
 class UsageError(Exception):
-    """The command line cannot be carried out; the message says what to change."""
+    """An invalid command line; the message says what to change."""
 
 
 def run_command(
@@ -46,17 +46,17 @@ def run_command(
 
 
 def guarded(work: Callable[[Interruption], int]) -> int:
-    """Runs a command; an error or interruption ends it with one line on the error stream.
+    """Runs a command; errors and interruptions end it with one line on the error stream.
 
     Args:
-        work: returns the exit status; calls `check` of what it is given between two pieces of work.
+        work: returns the exit status; calls `check` of the given interruption between work items.
 
     Returns:
         The exit status: that of `work`, 2 for a UsageError or DeviceError, 1 for an OSError, also
-        where standard output cannot be written (in silence if its reader has ended, as `head`
-        does), 130 if interrupted (143 by SIGTERM).
+        if standard output cannot be written (silently if its reader has ended, as `head` does), 130
+        if interrupted (143 by SIGTERM).
     """
-    for stream in (sys.stdout, sys.stderr):  # file names may hold bytes that are not text
+    for stream in (sys.stdout, sys.stderr):  # file names may contain undecodable bytes
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     if sys.unraisablehook is sys.__unraisablehook__:
@@ -104,13 +104,13 @@ def is_of_output(error: BaseException) -> bool:
 
 
 def _discard_output() -> None:
-    """Discards what would still be written at exit."""
+    """Discards buffered output, which would be written at exit."""
     with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def expanded_path(text: str) -> Path:
-    """A path on the command line, for argparse: `~` is the home folder, after `--flag=` too."""
+    """A path argument, for argparse: `~` is the home folder, also after `--flag=`."""
     try:
         return Path(expand_home(text))
     except ValueError as error:
@@ -118,17 +118,17 @@ def expanded_path(text: str) -> Path:
 
 
 def positive_int(text: str) -> int:
-    """A whole number from 1 on, for argparse."""
+    """An integer of at least 1, for argparse."""
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= 1")
     return int(text)
 
 
 class Display:
-    """Progress: a bar on a terminal, a line for each photo elsewhere."""
+    """Progress: a bar on a terminal, otherwise a line for each photo."""
 
     def __init__(self, total: int):
-        """Shows an empty bar, if any, for `total` photos."""
+        """Shows an empty bar for `total` photos if the output is a terminal."""
         self._bar = None
         self._shown = time.monotonic()
         if sys.stderr.isatty():
@@ -150,7 +150,7 @@ class Display:
             self._bar.write(f"failed: {text}", file=sys.stderr)
 
     def done(self, text: str = "", *, notable: bool = False) -> None:
-        """Counts a photo; the text is shown where there is no bar, or if it is notable."""
+        """Counts a photo; prints the text without a bar, or if it is notable."""
         if text and (self._bar is None or notable):
             self.line(text)
         if self._bar is not None:
@@ -158,7 +158,7 @@ class Display:
             self._bar.update()
 
     def tile(self, done: int, total: int) -> None:
-        """Shows how far a photo that runs in tiles has come; away from a terminal now and then."""
+        """Shows the progress of a photo that runs in tiles; without a terminal at intervals."""
         if self._bar is not None:
             self._bar.set_postfix_str(f"tile {done}/{total}")
         elif time.monotonic() - self._shown >= _QUIET_SECONDS:
@@ -166,6 +166,6 @@ class Display:
             self._shown = time.monotonic()
 
     def close(self) -> None:
-        """Leaves the bar as it stands."""
+        """Ends the bar in its current state."""
         if self._bar is not None:
             self._bar.close()

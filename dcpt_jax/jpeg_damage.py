@@ -74,7 +74,7 @@ def _is_filled_with_grey(data: bytes, start: int, end: int) -> bool:
     stop = len(data[:end].rstrip(b"\xff"))
     pixels, other = _decode(data, end), _decode(data, max(stop - 8, start))
     changed = np.flatnonzero((other != pixels).any(axis=(1, 2)))
-    if not len(changed):  # the whole picture is grey
+    if not len(changed):  # the picture is completely grey
         return False
     # Chroma upsampling extends changes by one row.
     below = len(pixels) - (max(changed[-1] - 1, 0) // 16 + 1) * 16

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     status = guarded(lambda interruption: _run(sys.argv if argv is None else argv, interruption))
     if status and any(flags.FLAGS[name].value for name in _SEVERAL):
         sys.stderr.flush()
-        os._exit(status)  # else it would wait for the others, whose step waits for this process
+        os._exit(status)  # exit would wait for other processes, which wait for this one
     return status
 
 

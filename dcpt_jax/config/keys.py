@@ -143,7 +143,7 @@ def _add_training(config: ml_collections.ConfigDict, mode: Mode) -> None:
     config.checkpoint.allow_config_change = False  # accept a work directory with a different config
 
 
-# Keys of the loss; `modes.MODES` says which mode has which.
+# Keys of the loss; `modes.MODES` lists those of each mode.
 LOSS: dict[str, Any] = {
     # Weights of the L1 loss of the pixels and of the classification loss; 0 omits a term.
     "pixel_weight": 1.0,

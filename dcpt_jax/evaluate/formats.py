@@ -106,7 +106,7 @@ def _remarks(comparison: Comparison) -> list[str]:
 
 
 def _cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of a table for people: class, figures, convention."""
+    """Headings and rows of the table: class, figures, convention."""
     runs, methods = comparison.runs, comparison.methods
     headings = ["class", "samples", "degraded", *(run.name for run in runs)]
     for i, (method, _) in enumerate(methods):

@@ -42,7 +42,7 @@ def features(
 
     Args:
         model: restoration network of `dcpt_jax.create_model`.
-        params: its parameters, what `dcpt_jax.load` returns.
+        params: its parameters, as returned by `dcpt_jax.load`.
         images: [n, h, w, 3] float, RGB in [0, 1].
         batch_size: number of images computed at a time.
         folder: where to write the flattened features, one memory-mapped file per level; None keeps

@@ -33,7 +33,7 @@ def refuse_other_arrays(params: Params, description: WeightsDescription, folder:
     """Checks the arrays of a weights folder against their checksums.
 
     Args:
-        params: as they are stored.
+        params: as stored.
         description: read from the folder. Without checksums only the shapes are checked, with a
             warning.
         folder: for messages.
