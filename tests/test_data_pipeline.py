@@ -294,7 +294,7 @@ def test_position_continues_the_stream(photos):
     assert_same([expected], take(1, photos, start=position))
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_phases_go_on_with_the_samples_of_the_stream(photos, num_workers):
     later = [Phase(3, 16, 2), Phase(5, 24, 3)]
     batches = take(7, photos, later=later)

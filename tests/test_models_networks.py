@@ -169,7 +169,8 @@ def test_bfloat16_stays_close_to_float32(name):
     assert 1e-5 < float(deviation) < 0.02
 
 
-@pytest.mark.parametrize("name", ["nafnet", *map(slow, ("restormer", "promptir", "swinir"))])
+@pytest.mark.slow  # each compiles two backward passes
+@pytest.mark.parametrize("name", ["nafnet", "restormer", "promptir", "swinir"])
 def test_gradients_in_bfloat16_stay_close_to_float32(name):
     exact, variables = busy(name, scale=0.2)
     fast = exact.clone(dtype=jnp.dtype(jnp.bfloat16))
@@ -210,6 +211,7 @@ def test_unfit_images_are_refused(name):
         create_model(name, dtype="float64").init(jax.random.key(0), np.zeros((1, 8, 8, 3)))
 
 
+@pytest.mark.slow  # compiles the initialisation of a stage
 def test_rows_of_equal_blocks_are_drawn_differently():
     model = create_model("restormer", **{**TINY["restormer"], "num_blocks": (4, 1, 1, 1)})
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]["encoder_1"]

@@ -37,6 +37,7 @@ def test_rematerialised_and_plain_blocks_have_the_same_gradients(how, masked):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), again, plain)
 
 
+@pytest.mark.slow  # compiles two deep networks
 def test_rematerialisation_saves_memory():
     x = jax.ShapeDtypeStruct((1, 64, 64, 8), jnp.float32)
     needed = []
