@@ -62,6 +62,11 @@ def crc32_of(path: Path) -> int:
     return crc
 
 
+def crc32_of_json(content: Any) -> int:
+    """CRC-32 of JSON values, independent of formatting."""
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+
+
 def expand_home(text: str) -> str:
     """Expands `~`, `~user` and `$NAME` where a path begins: at the start, after ":", "," or ";".
 

@@ -1,5 +1,6 @@
 """Reading packed sub-images: the record format, damage, and the stream made of them."""
 
+import dataclasses
 import json
 import pickle
 import re
@@ -13,7 +14,7 @@ from dcpt_jax import images
 from dcpt_jax.data import pack as packing
 from dcpt_jax.data import packed
 from dcpt_jax.data.classes import TrainingClass, open_classes
-from dcpt_jax.data.manifest import Options
+from dcpt_jax.data.manifest import Options, read_manifest
 from dcpt_jax.data.pack import pack
 from dcpt_jax.data.packed import PackedSource, Record, verify
 from dcpt_jax.data.pair_files import pair_folders
@@ -291,6 +292,13 @@ def test_folders_that_are_not_packed_are_told(tmp_path):
         ("shards.0.records", 2**40, r"shards\[0\]\.records is 1099511627776"),
         ("shards.0.inputs", 2**40, r"shards\[0\]\.inputs is"),
         ("shards.0.crc32", 2**33, r"shards\[0\]\.crc32 is"),
+        # Possible values, which only the checksum of the manifest itself tells from the true ones.
+        ("shards.0.crc32", 5, r"checksum is \d+, but must be \d+"),
+        ("options.stride", 11, r"checksum is \d+, but must be \d+"),
+        ("complete", False, r"checksum is \d+, but must be \d+"),
+        ("skipped", [["a", "b"]], r"checksum is \d+, but must be \d+"),
+        ("more", 1, r"checksum is \d+, but must be \d+"),
+        ("checksum", None, "checksum is None"),
     ],
 )
 def test_wrong_values_of_a_manifest_are_named(folder, tmp_path, capsys, place, value, named):
@@ -321,25 +329,23 @@ def test_manifests_that_are_no_tables_are_told(tmp_path, content):
 
 
 def test_more_records_than_a_file_holds_are_told(folder, tmp_path):
-    content = json.loads((folder / "manifest.json").read_text())
     shutil.copytree(folder, tmp_path / "copy")
-    content["shards"][0]["records"] += 7
-    content["shards"][0]["crc32"] ^= 1
-    content["records"] += 7
-    (tmp_path / "copy/manifest.json").write_text(json.dumps(content))
+    manifest = read_manifest(folder)
+    (shard,) = manifest.shards
+    other = dataclasses.replace(shard, records=shard.records + 7, crc32=shard.crc32 ^ 1)
+    dataclasses.replace(manifest, shards=(other,)).write(tmp_path / "copy")
     problems = verify(tmp_path / "copy")
     assert len(problems) == 2 and "it holds 60 records, not 67" in problems[1]
 
 
 def test_pairs_are_never_taken_for_photos(folder):
-    path = folder / "manifest.json"
-    before = path.read_text()
-    path.write_text(before.replace('"kind": "photos"', '"kind": "pairs"'))
+    manifest = read_manifest(folder)
+    dataclasses.replace(manifest, kind="pairs").write(folder)
     try:
         with pytest.raises(images.ImageError, match="its kind differs from that in the manifest"):
             PackedSource(folder).read(0)
     finally:
-        path.write_text(before)
+        manifest.write(folder)
 
 
 def test_sub_images_smaller_than_the_crop_are_told(folder, caplog):

@@ -72,6 +72,7 @@ class Manifest:
         """Writes `manifest.json` atomically."""
         content = {"format": _FORMAT, "version": _VERSION, "records": self.records}
         content |= dataclasses.asdict(self)
+        content["checksum"] = files.crc32_of_json(content)
         files.write_json(folder / MANIFEST, content, indent=1)
 
 
@@ -123,7 +124,8 @@ class _Values:
         def valid(number: Any) -> bool:
             return type(number) is int and least <= number <= most
 
-        found = self.value(table, where, key, valid, f"a whole number from {least} to {most}")
+        expected = f"a whole number from {least} to {most}" if least < most else str(most)
+        found = self.value(table, where, key, valid, expected)
         return least if found is None else found
 
     def text(self, table: Any, where: str, key: str, known: tuple[str, ...] = ()) -> str:
@@ -194,6 +196,8 @@ def _parse_manifest(content: Any) -> Manifest:
     )
     if not values.problems:
         whole(content, "", "records", manifest.records, manifest.records)
+        crc32 = files.crc32_of_json({k: v for k, v in content.items() if k != "checksum"})
+        whole(content, "", "checksum", crc32, crc32)
     if problems := values.problems:
         more = f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
         raise ValueError("; ".join(problems[:_NAMED]) + more)

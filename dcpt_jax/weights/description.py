@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 
-from dcpt_jax import models
+from dcpt_jax import files, models
 from dcpt_jax.labels import FLAT, KINDS, MULTI_HOT, Labels
 
 DESCRIPTION = "model.json"
@@ -144,7 +143,7 @@ class WeightsDescription:
             arrays: checksum of each array by its name.
         """
         content = dataclasses.replace(self, checksums=None).to_json()
-        checksums = Checksums(checksum_of_json(content), dict(arrays))
+        checksums = Checksums(files.crc32_of_json(content), dict(arrays))
         return dataclasses.replace(self, checksums=checksums)
 
 
@@ -183,11 +182,6 @@ def block_count(arguments: Mapping[str, Any]) -> int:
     """Number of blocks of a network with these keyword arguments."""
     counts = [value for name, value in arguments.items() if name in _BLOCK_COUNTS]
     return sum(sum(value) if isinstance(value, tuple) else value for value in counts)
-
-
-def checksum_of_json(content: Any) -> int:
-    """CRC-32 of JSON values, independent of formatting."""
-    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 def write_description(file: Path, description: WeightsDescription) -> None:
@@ -419,10 +413,10 @@ def _description(content: Any) -> WeightsDescription:
     if "checksums" in found:
         found["checksums"] = Checksums(**found["checksums"])
         others = {key: value for key, value in content.items() if key != "checksums"}
-        if checksum_of_json(others) != found["checksums"].description:
+        if files.crc32_of_json(others) != found["checksums"].description:
             raise _Wrong(
                 "the checksum of its content",
-                checksum_of_json(others),
+                files.crc32_of_json(others),
                 f"{found['checksums'].description}, unless it was changed on purpose: then remove "
                 "the key checksums",
             )
