@@ -174,6 +174,47 @@ def test_a_save_cut_short_is_reported_and_not_used(tmp_path, caplog):
     assert "continuing from checkpoint 1 instead" in caplog.text
 
 
+def test_what_else_lies_among_the_checkpoints_is_ignored_and_kept(tmp_path, caplog):
+    write(tmp_path, 1, 2)
+    folder = tmp_path / "checkpoints"
+    for name in ("0/note.txt", "@eaDir/a", "latest copy/a", "\u0665/a", "07/a", "-5/a"):
+        (folder / name).parent.mkdir()
+        (folder / name).write_text("mine")
+    shutil.copytree(folder / "2", folder / "2 (copy)")
+    for name in (".DS_Store", "note.txt", "9.orbax-checkpoint-tmp-1"):
+        (folder / name).write_text("mine")
+    (folder / "latest").symlink_to("2")
+    (folder / "8.orbax-checkpoint-tmp-2").symlink_to("2 (copy)")
+    mine = {entry.name for entry in folder.iterdir()} - {"1", "2"}
+    assert weights.load_weights(tmp_path)[0] and saved_state.saved_config(tmp_path) == {"seed": 0}
+    assert_is_step(saved_state.newest_state(tmp_path, make_state(0)), 2)
+    assert_is_step(restore(tmp_path), 2)
+    assert "is damaged" not in caplog.text and "continuing from" not in caplog.text
+    write(tmp_path, 3, 4, keep=2)
+    assert {entry.name for entry in folder.iterdir()} == mine | {"3", "4"}
+    assert (folder / "0/note.txt").read_text() == "mine"
+
+
+def test_a_folder_named_like_a_later_checkpoint_is_moved_aside_whole(tmp_path, caplog):
+    write(tmp_path, 1)
+    for text in ("first", "second"):
+        note = tmp_path / "checkpoints" / "500" / "note.txt"
+        note.parent.mkdir()
+        note.write_text(text)
+        assert_is_step(restore(tmp_path), 1)
+        assert "checkpoint 500 is damaged" in caplog.text
+    kept = sorted((tmp_path / DAMAGED).rglob("note.txt"))
+    assert [file.read_text() for file in kept] == ["first", "second"]
+
+
+def test_a_checkpoint_under_the_name_of_another_step_is_told(tmp_path, caplog):
+    write(tmp_path, 1)
+    shutil.copytree(tmp_path / "checkpoints" / "1", tmp_path / "checkpoints" / "500")
+    assert_is_step(restore(tmp_path), 1)
+    assert "checkpoint 500 is damaged (its state is of step 1: a checkpoint's" in caplog.text
+    assert (tmp_path / DAMAGED / "500").is_dir()
+
+
 def test_if_none_can_be_read_the_run_does_not_start_over_in_silence(tmp_path):
     write(tmp_path, 1)
     truncate(tmp_path / "checkpoints" / "1")

@@ -47,9 +47,9 @@ colours and metadata
   and the result has the same profile, so that viewers show the same colours; where a file states
   them without a profile, the result gets one. Linear RGB, grey, CMYK and Lab are converted to
   sRGB, and the result says sRGB; HDR (PQ, HLG) is taken for sRGB. EXIF, XMP, IPTC and the print
-  resolution are kept, with the orientation reset to upright and without thumbnails. They may
-  contain the place where a photo was taken (GPS): --metadata none drops them all. The line of
-  each photo says what was converted or dropped.
+  resolution are kept, with the orientation reset to upright and without thumbnails; file times
+  are not. Metadata may contain the place where a photo was taken (GPS): --metadata none drops
+  them all. The line of each photo says what was converted or dropped.
 
 large photos
   By default a photo runs whole as long as the network is estimated to need less than 2 GiB of

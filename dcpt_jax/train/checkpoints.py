@@ -67,7 +67,7 @@ class Checkpoints:
         self._lock: Any = None
         self.unfinished: list[int] = processes.on_main(self._take)
         _check_shared(self._workdir)
-        self._kept = _Kept(keep, keep_best, best_metric)
+        self._kept = _Kept(self._folder, keep, keep_best, best_metric)
         self._failed = False
         self._writing = -1  # step of the checkpoint that is being written
         self._manager = self._open()
@@ -90,6 +90,8 @@ class Checkpoints:
             entry: int(match[1])
             for entry in self._folder.iterdir()
             if (match := re.match(r"(\d+)\.orbax-checkpoint-tmp", entry.name))
+            and entry.is_dir()
+            and not entry.is_symlink()
         }
         for entry in unfinished:
             shutil.rmtree(entry)
@@ -214,15 +216,17 @@ class Checkpoints:
         return None
 
     def _set_aside(self, folder: Path, reason: str) -> None:
-        kept = self._workdir / DAMAGED / folder.name
-
-        def move() -> None:
-            if kept.exists():
-                shutil.rmtree(kept)
-            kept.parent.mkdir(exist_ok=True)
+        def move() -> str:
+            damaged, number = self._workdir / DAMAGED, 1
+            kept = damaged / folder.name
+            while os.path.lexists(kept):
+                number += 1
+                kept = damaged / f"{folder.name}_{number}"
+            damaged.mkdir(exist_ok=True)
             folder.rename(kept)
+            return str(kept)
 
-        processes.on_main(move)
+        kept = processes.on_main(move)
         logging.warning("checkpoint %s is damaged (%s); moved to %s", folder.name, reason, kept)
         self._manager.close()
         self._manager = self._open()
@@ -277,9 +281,11 @@ def _all_finite_on_device(array: jax.Array) -> jax.Array:
 class _Kept:
     """Preservation policy for Orbax: keeps the newest checkpoints and, in addition, the best.
 
-    Orbax's own `BestN` would also count checkpoints without metrics.
+    Orbax's own `BestN` would also count checkpoints without metrics. A folder that is named like a
+    checkpoint but is none is not counted, and kept.
     """
 
+    folder: Path
     newest: int
     number_of_best: int
     metric: str
@@ -295,9 +301,15 @@ class _Kept:
         """See `orbax.checkpoint.checkpoint_managers.PreservationPolicy`."""
         del context
         steps = [checkpoint.step for checkpoint in checkpoints]
-        best = self.best(steps)
-        kept = {*steps[-self.newest :], *best[max(0, len(best) - self.number_of_best) :]}
+        foreign = {step for step in steps if self._is_foreign(step)}
+        own = [step for step in steps if step not in foreign]
+        best = self.best(own)
+        kept = {*own[-self.newest :], *best[max(0, len(best) - self.number_of_best) :], *foreign}
         return [step in kept for step in steps]
+
+    def _is_foreign(self, step: int) -> bool:
+        folder = self.folder / str(step)
+        return folder.exists() and not weights.is_checkpoint(folder)
 
 
 def _read_metrics(folder: Path) -> dict[str, float]:

@@ -157,7 +157,12 @@ def _read_arrays(folder: Path, target: TrainState) -> tuple[TrainState, dict[str
     arrays = ocp.StandardCheckpointHandler().restore(
         folder / "state", args=ocp.args.StandardRestore(abstract)
     )
-    return TrainState(**arrays), data
+    state = TrainState(**arrays)
+    if int(state.step) != int(folder.name):
+        raise weights.WeightsError(
+            f"its state is of step {int(state.step)}: a checkpoint's folder must have that name"
+        )
+    return state, data
 
 
 def as_dict(state: TrainState) -> dict[str, Any]:

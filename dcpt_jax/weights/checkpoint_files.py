@@ -5,6 +5,7 @@
 flipped bits, so `checksums.json` has the CRC-32 of each file.
 """
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,15 +28,19 @@ from dcpt_jax.weights.failures import reason_of
 CHECKPOINTS, WEIGHTS = "checkpoints", "weights"  # folders in a work directory
 PARTS = ("network", "classifier")  # the weights in a state; others are used only in training
 CHECKSUMS = "checksums.json"
+_STEP = re.compile(r"0|[1-9][0-9]*")
 _FILES = {"metrics": "metrics"}  # Orbax's names of the files inside items; others are "metadata"
 
 
 def checkpoint_steps(workdir: Path | str) -> list[int]:
-    """Steps of the complete checkpoints in a work directory, newest first."""
+    """Steps of the complete checkpoints in a work directory, newest first.
+
+    Other entries, such as `.DS_Store` or a copy named "5000 (copy)", are ignored.
+    """
     folder = Path(workdir) / CHECKPOINTS
     if not folder.is_dir():
         return []
-    steps = [int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal()]
+    steps = [int(entry.name) for entry in folder.iterdir() if _STEP.fullmatch(entry.name)]
     return sorted(steps, reverse=True)
 
 
@@ -50,7 +55,7 @@ def is_checkpoint(path: Path | str) -> bool:
     def holds(*names: str) -> list[bool]:
         return [(path / name).is_dir() for name in names]
 
-    if not path.name.isdecimal() or any(holds(CHECKPOINTS, WEIGHTS)):
+    if not _STEP.fullmatch(path.name) or any(holds(CHECKPOINTS, WEIGHTS)):
         return False
     if path.parent.name == CHECKPOINTS:
         return any(holds("state", "data", "config", "model"))
