@@ -173,9 +173,9 @@ def test_a_write_that_fails_leaves_no_folder(tmp_path):
     assert not (tmp_path / "w").exists()
 
 
-# Orbax waits for the first failure and closes its event loop. TensorStore's threads report the other
-# arrays to the closed loop, which Python shows as an exception that cannot be raised; commands leave
-# it out (`command_line.show_unraisable`).
+# Orbax stops at the first failure and closes its event loop. TensorStore's threads then report the
+# other arrays to it, which raises "Event loop is closed" in them: an unraisable exception, which
+# commands do not show (`command_line.show_unraisable`).
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     ("file", "content", "message"),
