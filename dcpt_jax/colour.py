@@ -58,6 +58,8 @@ def embedded_profile(image: Image.Image | None) -> tuple[str, bytes] | None:
     if image.mode == "LAB":
         return "Lab", b""
     profile = image.info.get("icc_profile")
+    if profile is None and "icc_profile" in image.info:
+        raise ProfileError("the colour profile is damaged or incomplete")
     if not profile:
         return None
     space = space_of(profile)
@@ -71,13 +73,21 @@ def embedded_profile(image: Image.Image | None) -> tuple[str, bytes] | None:
     return space, profile
 
 
+@functools.lru_cache(maxsize=16)
 def space_of(profile: bytes) -> str:
-    """The colour space of a profile's pixels: "RGB", "grey", "CMYK", "Lab" or another name."""
+    """The colour space of a profile's pixels: "RGB", "grey", "CMYK", "Lab" or another name.
+
+    Raises:
+        ProfileError: if Little CMS cannot read the profile or convert pixels with it.
+    """
     try:
-        ImageCms.ImageCmsProfile(io.BytesIO(profile))
-    except (OSError, TypeError) as error:
+        opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        space = _SPACES.get(profile[16:20], profile[16:20].decode("ascii", "replace").strip())
+        if mode := {"RGB": "RGB", "grey": "L", "CMYK": "CMYK"}.get(space):
+            ImageCms.buildTransform(opened, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except (ImageCms.PyCMSError, OSError, TypeError) as error:
         raise ProfileError(f"the colour profile is damaged ({error})") from error
-    return _SPACES.get(profile[16:20], profile[16:20].decode("ascii", "replace").strip())
+    return space
 
 
 def is_linear(profile: bytes) -> bool:

@@ -1,7 +1,7 @@
-"""Colour spaces that files state without an ICC profile, as ICC profiles of curves.
+"""Colour spaces that files state otherwise than Pillow reads them, as ICC profiles.
 
-PNG's cICP, gAMA and cHRM, the code points (nclx) of AVIF and HEIC, and the Adobe RGB that cameras
-state only in EXIF. NumPy and Pillow only.
+PNG's cICP, gAMA and cHRM, the code points (nclx) of AVIF and HEIC, the Adobe RGB that cameras
+state only in EXIF, and profiles embedded in BMP files. NumPy and Pillow only.
 """
 
 import struct
@@ -32,40 +32,59 @@ def state_profile(image: Image.Image, kind: str, data: bytes) -> None:
     """Sets `image.info["icc_profile"]` from the colour space stated by a file without a profile.
 
     No-op for sRGB. HDR transfer characteristics, which are not supported, are named in
-    `image.info["hdr"]`.
+    `image.info["hdr"]`. A PNG file's cICP takes precedence over its profile, as in browsers.
 
     Args:
         image: the opened file.
         kind: type of the file, see `ImageHeader`.
         data: content of the file.
     """
-    if image.info.get("icc_profile") or image.mode in ("CMYK", "LAB"):
+    has_profile = bool(image.info.get("icc_profile"))
+    if image.mode in ("CMYK", "LAB") or (has_profile and kind != "PNG"):
         return
     points = _code_points(kind, data)
     if points is not None:
         primaries, transfer = points
         if transfer in _HDR:
-            image.info["hdr"] = _HDR[transfer]
+            if not has_profile:
+                image.info["hdr"] = _HDR[transfer]
         elif primaries in _PRIMARIES or transfer in _GAMMAS:
             chromaticities = _PRIMARIES.get(primaries, _SRGB)
             image.info["icc_profile"] = rgb_profile(chromaticities, _GAMMAS.get(transfer))
+        elif primaries == 1:
+            image.info.pop("icc_profile", None)
+    elif has_profile:
+        return
     elif kind == "PNG" and "srgb" not in image.info and image.info.get("gamma", 0) > 0:
         gamma = 1 / image.info["gamma"]
         stated = tuple(image.info.get("chromaticity", ()))  # white first
         chromaticities = (*stated[2:], *stated[:2]) or _SRGB
         is_srgb = np.abs(np.subtract(chromaticities, _SRGB)).max() < 0.002
-        if min(chromaticities) >= 0 and (abs(gamma - _SRGB_GAMMA) > 0.02 or not is_srgb):
+        if _span_colours(chromaticities) and (abs(gamma - _SRGB_GAMMA) > 0.02 or not is_srgb):
             curve = None if abs(gamma - _SRGB_GAMMA) < 0.02 else gamma
             image.info["icc_profile"] = rgb_profile(chromaticities, curve)
     elif kind == "JPEG" and b"R03\0" in (exif := image.info.get("exif", b"")) and _is_adobe(exif):
         image.info["icc_profile"] = rgb_profile(_ADOBE, _ADOBE_GAMMA)
+    elif kind == "BMP" and data[14] == 124 and data[70:74] == b"DEBM" and len(data) > 138:
+        # The header of version 5 with an embedded profile
+        start, size = struct.unpack_from("<II", data, 126)
+        image.info["icc_profile"] = data[14 + start : 14 + start + size]
+
+
+def _span_colours(chromaticities: tuple[float, ...]) -> bool:
+    """Whether x and y of red, green, blue and white are possible, not all zero or on a line."""
+    red, green, blue, white = np.reshape(chromaticities, (4, 2))
+    area = abs(np.linalg.det([green - red, blue - red]))
+    return min(chromaticities) >= 0 and bool(area > 0.01) and bool(white[1] > 0.1)
 
 
 def _code_points(kind: str, data: bytes) -> tuple[int, int] | None:
     """Primaries and transfer characteristics of H.273 stated by a file."""
     if kind == "PNG":
-        at = data.find(b"cICP", 0, data.find(b"IDAT"))
-        return None if at < 0 else (data[at + 4], data[at + 5])
+        at = 8  # chunks of length, name, content and checksum
+        while (name := data[at + 4 : at + 8]) not in (b"cICP", b"IDAT", b""):
+            at += 12 + int.from_bytes(data[at : at + 4], "big")
+        return (data[at + 8], data[at + 9]) if name == b"cICP" else None
     if kind in ("AVIF", "HEIC"):
         at = data.find(b"colrnclx")
         return None if at < 0 else struct.unpack_from(">HH", data.ljust(at + 12), at + 8)

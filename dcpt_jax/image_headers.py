@@ -9,6 +9,7 @@ import io
 import os
 import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,7 @@ _PILLOW_READERS = {
 _JXL_START, _JXL_BOX = b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+UPRIGHT_KINDS = frozenset({"HEIC", "JPEG XL"})  # decoded upright regardless of EXIF
 _RAW_TAGS = frozenset({50706})  # DNGVersion
 
 
@@ -162,6 +164,27 @@ def png_chunks(path: Path, file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
         position += 12 + length
 
 
+def png_without_damage(path: Path, data: bytes, *, ancillary: bool) -> tuple[bytes, list[str]]:
+    """A PNG file without chunks whose checksums are wrong, and the names of those.
+
+    Args:
+        path: the file, for messages.
+        data: its content.
+        ancillary: whether to include chunks that do not affect pixels.
+    """
+    sound: list[bytes | memoryview] = [data[: len(_PNG_SIGNATURE)]]
+    damaged = []
+    for kind, start, length in png_chunks(path, io.BytesIO(data)):
+        if kind[:1].isupper() or ancillary:
+            end = start + length
+            checksum = zlib.crc32(memoryview(data)[start - 4 : end])
+            if checksum == int.from_bytes(data[end : end + 4], "big"):
+                sound.append(memoryview(data)[start - 8 : end + 4])
+            else:
+                damaged.append(kind.decode())
+    return b"".join(sound), damaged
+
+
 def _png_header(path: Path, file: BinaryIO) -> ImageHeader:
     start = file.read(33)
     if len(start) < 33:
@@ -183,6 +206,9 @@ def _jpeg_header(path: Path, file: BinaryIO) -> ImageHeader:
         with warnings.catch_warnings(action="ignore"):  # warnings of damaged metadata
             image = JpegImagePlugin.JpegImageFile(file)
     except Exception as error:  # Pillow's readers raise various types on broken input
+        if "cannot handle" in str(error):  # 12 bits or two channels
+            reason = f"is a JPEG of a kind that is not read ({error}); save it as PNG"
+            raise image_error(path, reason) from error
         raise image_error(path, f"cut off or damaged inside the JPEG header ({error})") from error
     orientation = _orientation(image.info.get("exif", b""))
     is_sequential = not image.info.get("progressive")
@@ -287,11 +313,14 @@ def odd_tiff(path: Path, file: BinaryIO) -> Image.Image:
     try:
         file.seek(0)
         start = file.read(8)
-        if start[2] == 43 or start[3] == 43:  # BigTIFF
+        if start[2] == 43:  # BigTIFF
             start += file.read(8)
         tags = TiffImagePlugin.ImageFileDirectory_v2(start)
+        if start[3] == 43:  # big-endian BigTIFF, which Pillow takes for a plain TIFF
+            tags._bigtiff, tags.next = True, int.from_bytes(file.read(8), "big")
         file.seek(tags.next)
-        tags.load(file)
+        with warnings.catch_warnings(action="ignore"):
+            tags.load(file)
         size = int(tags[256]), int(tags[257])
     except Exception as error:  # Pillow raises various types on broken input
         raise image_error(
@@ -313,7 +342,8 @@ def pillow_image(path: Path, kind: str, file: BinaryIO) -> Image.Image:
     """Pillow's image of that kind, with its header read and pixels not decoded."""
     reader = _PILLOW_READERS.get(kind) or _optional_reader(path, kind)
     try:
-        image = reader(file)
+        with warnings.catch_warnings(action="ignore"):  # warnings of damaged metadata
+            image = reader(file)
         if kind == "JPEG XL" and not image.jpeg:  # decoded upright regardless of EXIF
             image.info["exif"] = _upright(image.info.get("exif", b""))
         return image
@@ -345,13 +375,17 @@ def _optional_reader(path: Path, kind: str) -> type[Image.Image]:
 def described(path: Path, kind: str, data: bytes) -> Image.Image | None:
     """Opens a complete file with Pillow, for mode, profile and metadata; None if Pillow fails.
 
-    A colour space stated without an ICC profile is converted to one, see `colour_tags`.
+    A colour space stated without an ICC profile is converted to one, see `colour_tags`. PNG chunks
+    with wrong checksums, which Pillow refuses, are left out, and named in `info["damaged"]`.
     """
+    damaged = []
+    if kind == "PNG":
+        data, damaged = png_without_damage(path, data, ancillary=True)
     try:
-        with warnings.catch_warnings(action="ignore"):  # warnings of damaged metadata
-            image = pillow_image(path, kind, io.BytesIO(data))
-            state_profile(image, kind, data)
-            return image
+        image = pillow_image(path, kind, io.BytesIO(data))
+        state_profile(image, kind, data)
+        image.info["damaged"] = damaged
+        return image
     except ImageError:
         return odd_tiff(path, io.BytesIO(data)) if kind == "TIFF" else None
 

@@ -22,7 +22,6 @@ import contextlib
 import io
 import math
 import os
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +41,7 @@ from dcpt_jax.image_headers import (
     opened,
     pillow_image,
     png_chunks,
+    png_without_damage,
     read_header,
     require_jpeg_end,
     upright,
@@ -74,6 +74,7 @@ _WRITE_OPTIONS = {
     ".tif": [],
     ".tiff": [],
 }
+_LARGEST_SIDES = {".webp": 16383, ".jpg": 65500, ".jpeg": 65500}
 WRITABLE_SUFFIXES = frozenset(_WRITE_OPTIONS)
 SUFFIXES_OF_16_BITS = frozenset({".png", ".tif", ".tiff"})
 
@@ -180,16 +181,11 @@ def pixels_to_srgb(
 
 def _decode(path: Path, header: ImageHeader, data: bytes) -> np.ndarray:
     if header.kind == "PNG":
-        for kind, start, length in png_chunks(path, io.BytesIO(data)):
-            stored = data[start + length : start + length + 4]
-            # Ancillary chunks (lower case) do not affect pixels, so their checksums are ignored.
-            if kind[:1].isupper() and zlib.crc32(
-                memoryview(data)[start - 4 : start + length]
-            ) != int.from_bytes(stored, "big"):
-                raise image_error(
-                    path, f"damaged: the PNG checksum of a {kind.decode()} block is wrong"
-                )
-        pixels = _decode_opencv(path, data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH)
+        # Ancillary chunks do not affect pixels, but libpng prints warnings of damaged ones.
+        sound, damaged = png_without_damage(path, data, ancillary=False)
+        if damaged:
+            raise image_error(path, f"damaged: the PNG checksum of a {damaged[0]} block is wrong")
+        pixels = _decode_opencv(path, sound, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH)
     elif header.kind == "JPEG":
         require_jpeg_end(path, data, header.data_start)
         pixels = _decode_opencv(path, data, cv2.IMREAD_COLOR_RGB)
@@ -304,7 +300,7 @@ def to_levels(path: Path, image: np.ndarray, bits: int) -> np.ndarray:
     """The uint8 or uint16 pixels [h, w, 3] that a file stores for a float image; see `write_image`.
 
     Raises:
-        ImageError: if the format does not support that many bits.
+        ImageError: if the format does not support that many bits or so large an image.
         ValueError: if the image has another shape or contains NaN.
     """
     suffix = path.suffix.lower()
@@ -316,6 +312,10 @@ def to_levels(path: Path, image: np.ndarray, bits: int) -> np.ndarray:
         )
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ValueError(f"image must have the shape [h, w, 3], not {image.shape}")
+    if max(image.shape) > _LARGEST_SIDES.get(suffix, math.inf):
+        raise image_error(
+            path, f"{image.shape[1]}x{image.shape[0]} pixels are too large for {suffix}"
+        )
     return to_uint8(image) if bits == 8 else _rounded(image.astype(np.float64), np.uint16)
 
 
@@ -355,6 +355,7 @@ def _decode_pillow(path: Path, kind: str, data: bytes) -> np.ndarray:
     if kind == "TIFF" and (tags := tiff.tags_beyond_pillow(path, data)):
         return tiff.read_samples(path, tags, data)[0]
     image = pillow_image(path, kind, io.BytesIO(data))
+    image.info.pop("xmp", None)  # only EXIF and the TIFF tag state the orientation
     try:
         image.load()
         if image.mode == "I;16":  # of JPEG XL

@@ -4,6 +4,7 @@ Orientation and thumbnail are changed in place, so that all other bytes of EXIF 
 makers' notes with their offsets. TIFF files store EXIF among their own tags, which Pillow rewrites.
 """
 
+import contextlib
 import io
 import re
 import struct
@@ -15,16 +16,25 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
-from dcpt_jax.image_headers import TIFF_TAGS, ImageError, find_orientation, png_chunks
+from dcpt_jax.image_headers import (
+    TIFF_TAGS,
+    UPRIGHT_KINDS,
+    ImageError,
+    find_orientation,
+    png_chunks,
+)
 
 _ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 _EXIF_START = b"Exif\0\0"
 _XMP_START = b"http://ns.adobe.com/xap/1.0/\0"
+# Blocks that ImageMagick and ExifTool store in texts named "Raw profile type ..."
+PNG_RAW_PROFILES = ("exif", "APP1", "xmp", "iptc")
 _PNG_XMP_START = b"XML:com.adobe.xmp\0"
 _IPTC_RESOURCE = 0x0404
 _LARGEST_SEGMENT = 65_533  # bytes of a JPEG segment, without its marker and length
 # TIFF tags that describe the picture instead of its storage.
-_DESCRIPTIVE_TAGS = (270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 33432)
+_DESCRIPTIVE_TAGS = (269, 270, 271, 272, 282, 283, 285, 296, 305, 306, 315, 316, 33432)
+_DESCRIPTIVE_TAGS += (18246, 18249, 40091, 40092, 40093, 40094, 40095)  # of Windows: stars, texts
 _EXIF_TAG, _GPS_TAG, _INTEROP_TAG = 0x8769, 0x8825, 0xA005
 _TIFF_XMP, _TIFF_IPTC, _TIFF_PROFILE = 700, 33723, 34675
 _STRIP_BYTES = 2**20
@@ -60,7 +70,7 @@ class Metadata:
 def read_metadata(path: Path, kind: str, data: bytes, image: Image.Image) -> Metadata:
     """Reads the metadata of a file, upright and without thumbnails; broken blocks are left out."""
     if kind == "TIFF":
-        exif, xmp, iptc = _of_tiff(image)
+        exif, xmp, iptc = _of_tiff(data, image.tag_v2)
     elif kind == "PNG":
         exif, xmp, iptc = _of_png(path, data, image)
     else:
@@ -74,7 +84,7 @@ def read_metadata(path: Path, kind: str, data: bytes, image: Image.Image) -> Met
     resolution = _resolution(image)
     return Metadata(
         upright_exif(exif) if exif else None,
-        _upright_xmp(xmp) if xmp else None,
+        _upright_xmp(xmp, turned=orientation != 1 or kind in UPRIGHT_KINDS) if xmp else None,
         bytes(iptc) if iptc else None,
         resolution[::-1] if resolution and orientation in (5, 6, 7, 8) else resolution,
     )
@@ -105,10 +115,13 @@ def _of_png(
                 xmp = _png_text(data[start + len(_PNG_XMP_START) : start + length])
     except ImageError:
         pass
+    raw = {one: _raw_profile(image.info.get(f"Raw profile type {one}")) for one in PNG_RAW_PROFILES}
+    segment = raw["APP1"] or b""
     if exif is None:
-        exif = _raw_profile(image.info.get("Raw profile type exif"))
-    resource = _raw_profile(image.info.get("Raw profile type iptc"))
-    return exif, xmp, None if resource is None else _iptc_of_resource(resource)
+        exif = raw["exif"] or (segment if segment.startswith(_EXIF_START) else None)
+    if xmp is None:
+        xmp = raw["xmp"] or (segment if segment.startswith(_XMP_START) else b"")[len(_XMP_START) :]
+    return exif, xmp, None if raw["iptc"] is None else _iptc_of_resource(raw["iptc"])
 
 
 def _png_text(block: bytes) -> bytes | None:
@@ -144,27 +157,30 @@ def _iptc_of_resource(resource: bytes) -> bytes | None:
 
 
 def _of_tiff(
-    image: TiffImagePlugin.TiffImageFile,
+    data: bytes, tags: TiffImagePlugin.ImageFileDirectory_v2
 ) -> tuple[bytes | None, bytes | None, bytes | None]:
-    tags = image.tag_v2
-    exif = Image.Exif()
-    try:
-        own = image.getexif()
+    exif, own = Image.Exif(), Image.Exif()
+    found = None
+    with contextlib.suppress(Exception):  # Pillow raises various types on broken tags
         for tag in _DESCRIPTIVE_TAGS:
             if tag in tags:
                 exif[tag] = tags[tag]
+        found = exif.tobytes() if len(exif) else None
+        own.bigtiff, own.endian = tags._bigtiff, tags._endian
+        own.load_from_fp(io.BytesIO(data), tags._offset)
         for tag in (_EXIF_TAG, _GPS_TAG):
             if block := dict(own.get_ifd(tag)):
                 if isinstance(block.get(_INTEROP_TAG), int):
                     block[_INTEROP_TAG] = dict(own.get_ifd(_INTEROP_TAG))
                 exif[tag] = block
         found = exif.tobytes() if len(exif) else None
-    except Exception:  # Pillow raises various types on broken tags
-        found = None
     iptc = tags.get(_TIFF_IPTC)
     if isinstance(iptc, tuple):  # some writers declare the bytes as integers
         iptc = struct.pack(f"{tags._endian}{len(iptc)}I", *iptc)
-    return found, image.info.get("xmp"), iptc
+    xmp = tags.get(_TIFF_XMP)
+    if isinstance(xmp, tuple) and len(xmp) == 1:
+        xmp = xmp[0]
+    return found, xmp if isinstance(xmp, bytes) else None, iptc
 
 
 def upright_exif(block: bytes) -> bytes | None:
@@ -216,10 +232,12 @@ def _erase_thumbnail(data: bytearray, order: str, directory: int) -> None:
             data[start:end] = bytes(end - start)
 
 
-def _upright_xmp(xmp: bytes | str) -> bytes:
+def _upright_xmp(xmp: bytes | str, *, turned: bool) -> bytes:
+    """XMP without thumbnails, and upright if the pixels have been turned, for which EXIF counts."""
     xmp = xmp.encode() if isinstance(xmp, str) else bytes(xmp)
     xmp = xmp.rstrip(b"\0")
-    xmp = re.sub(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)[2-8]", rb"\g<1>1", xmp)
+    if turned:
+        xmp = re.sub(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)[2-8]", rb"\g<1>1", xmp)
     return re.sub(rb"<xmp:Thumbnails>.*?</xmp:Thumbnails>", b"", xmp, flags=re.DOTALL)
 
 

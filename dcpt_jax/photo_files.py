@@ -21,8 +21,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from dcpt_jax import colour, files, images, tiff
-from dcpt_jax.image_headers import ImageHeader, described
+from dcpt_jax.image_headers import JPEG_END, ImageHeader, described
 from dcpt_jax.metadata import (
+    PNG_RAW_PROFILES,
     Metadata,
     bmp_with,
     jpeg_with,
@@ -33,6 +34,7 @@ from dcpt_jax.metadata import (
 )
 
 _WITH_PROFILE = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"})
+_TRAILER = 1000  # bytes after a picture that are worth a remark
 _WITH_ALPHA = frozenset({".png", ".webp", ".tif", ".tiff"})
 
 
@@ -62,27 +64,44 @@ def read_photo(
     pixels = images.decode_pixels(data, path, max_pixels=max_pixels, colour="as_is")
     image = described(path, header.kind, data)
     if image is None:
-        return pixels, Carried(8 * pixels.itemsize)
+        remark = "colour profile, metadata and alpha cannot be read and are left out"
+        return pixels, Carried(8 * pixels.itemsize, remarks=(remark,))
     pixels, profile, remarks = _in_rgb(pixels, header, image)
     try:
         metadata = read_metadata(path, header.kind, data, image)
     except Exception as error:  # Pillow raises various types on broken blocks
         metadata = Metadata()
         remarks.append(f"metadata cannot be read ({error}) and are left out")
-    with contextlib.suppress(Exception):  # the same for broken further pictures
-        if getattr(image, "is_animated", False) or "mp" in image.info:  # MPF of JPEG
-            remarks.append("first picture of several")
-    if hdr := image.info.get("hdr"):
-        remarks.append(f"HDR colours ({hdr}) taken for sRGB")
-    if texts := _texts(data, image):
-        remarks.append(f"{texts} left out")
     return pixels, Carried(
         8 * pixels.itemsize,
         profile,
         metadata,
         _alpha(path, header, data, pixels.dtype),
-        tuple(remarks),
+        (*remarks, *_remarks(header, data, image)),
     )
+
+
+def _remarks(header: ImageHeader, data: bytes, image: Image.Image) -> list[str]:
+    """Notes for people on what is not read, besides colour profile and metadata."""
+    remarks = []
+    with contextlib.suppress(Exception):  # Pillow raises various types on broken further pictures
+        pages = header.kind == "TIFF" and image.tag_v2.next
+        if pages or getattr(image, "is_animated", False) or "mp" in image.info:  # MPF of JPEG
+            remarks.append("first picture of several")
+    if hdr := image.info.get("hdr"):
+        remarks.append(f"HDR colours ({hdr}) taken for sRGB")
+    at = data.find(b"pixi") if header.kind in ("AVIF", "HEIC") else -1
+    if at >= 0 and (bits := int.from_bytes(data[at + 9 : at + 10])) > 8:
+        remarks.append(f"{bits} bits read as 8")
+    if damaged := image.info.get("damaged"):
+        remarks.append(f"PNG blocks with wrong checksums: {', '.join(damaged)}")
+    if texts := _texts(data, image):
+        remarks.append(f"{texts} left out")
+    if header.kind == "JPEG" and "mp" not in image.info:
+        end = data.find(JPEG_END, header.data_start) + len(JPEG_END)
+        if (behind := len(data[end:].rstrip(b"\0"))) > _TRAILER:
+            remarks.append(f"{behind:,} bytes after the picture, such as a video, left out")
+    return remarks
 
 
 def _texts(data: bytes, image: Image.Image) -> str:
@@ -90,7 +109,8 @@ def _texts(data: bytes, image: Image.Image) -> str:
     texts = [
         name
         for name in getattr(image, "text", {})
-        if name != "XML:com.adobe.xmp" and not name.startswith("Raw profile type")
+        if name != "XML:com.adobe.xmp"
+        and name.removeprefix("Raw profile type ") not in PNG_RAW_PROFILES
     ]
     found = [f"PNG texts ({', '.join(texts)})"] if texts else []
     if image.info.get("comment"):
@@ -125,6 +145,7 @@ def _alpha(path: Path, header: ImageHeader, data: bytes, dtype: np.dtype) -> np.
     if header.kind == "TIFF" and (tags := tiff.tags_beyond_pillow(path, data)):
         return tiff.read_samples(path, tags, data)[1]
     image = described(path, header.kind, data)  # opened again: the other one may be partly decoded
+    image.info.pop("xmp", None)  # as in `images`
     if not image.has_transparency_data:
         return None
     if dtype == np.uint16:
@@ -140,6 +161,9 @@ def _alpha(path: Path, header: ImageHeader, data: bytes, dtype: np.dtype) -> np.
             return None
         return images.upright(stored[..., 3], header.orientation)
     if header.kind == "PNG":
+        transparent = image.info.get("transparency")
+        if isinstance(transparent, int) and image.mode == "L":  # stored with 2, 4 or 8 bits
+            image.info["transparency"] = transparent * 255 // (2 ** data[24] - 1)
         return images.upright(np.array(image.convert("RGBA").getchannel("A")), header.orientation)
     return np.array(ImageOps.exif_transpose(image).convert("RGBA").getchannel("A"))
 
@@ -200,7 +224,7 @@ def _encoded(
         return png_with(images.encode(path, levels), profile, metadata), []
     if suffix in (".jpg", ".jpeg"):
         return jpeg_with(images.encode(path, levels), profile, metadata)
-    if suffix == ".webp" and max(levels.shape) <= 16383:
+    if suffix == ".webp":
         return webp_of(levels, profile, metadata), ["IPTC"] if metadata.iptc else []
     if suffix in (".tif", ".tiff"):
         return tiff_of(levels, profile, metadata)

@@ -19,10 +19,12 @@ from dcpt_jax.image_headers import TIFF_TAGS, described, image_error, upright
 _ADVICE = "save it as RGB or grey with 8 or 16 bits"
 # Compressions that OpenCV decodes. Others, such as JPEG 2000 inside TIFF, it decodes to noise.
 _COMMON_COMPRESSIONS = frozenset({1, 5, 8, 32773, 32946})
+_WEBP = 50001
 _KINDS = {0: "grey", 1: "grey", 2: "RGB", 5: "CMYK", 6: "YCbCr", 8: "Lab", 9: "Lab", 10: "Lab"} | {
     32803: "a sensor's raw values",
     34892: "a sensor's raw values",
 }
+_ROUNDING = 1e-3  # tolerance for floats in [0, 1] that other programs have converted
 _FLOAT = 3  # value of the sample format tag
 _ASSOCIATED, _UNASSOCIATED = 1, 2  # kinds of alpha, values of the extra samples tag
 
@@ -38,6 +40,7 @@ def tags_beyond_pillow(path: Path, data: bytes) -> Mapping | None:
     if 2 in tags.get(TIFF_TAGS["format"], (1,)):
         raise image_error(path, "signed integer pixels are not read; save it with 8 or 16 bits")
     has_mode = type(image) is not Image.Image  # `described` has opened it with Pillow
+    has_mode &= tags.get(259) != _WEBP  # which Pillow's libtiff lacks
     return None if has_mode and max(tags.get(TIFF_TAGS["bits"], (1,))) <= 8 else tags
 
 
@@ -89,12 +92,12 @@ def read_samples(path: Path, tags: Mapping, data: bytes) -> tuple[np.ndarray, np
 
 
 def of_floats(path: Path, values: np.ndarray) -> np.ndarray:
-    """Converts floats in [0, 1] to uint16; ImageError for other values."""
+    """Converts floats in [0, 1], except for rounding errors, to uint16; ImageError for others."""
     low, high = float(values.min()), float(values.max())
-    if not (low >= 0 and high <= 1):
-        what = "NaN" if np.isnan(low) or np.isnan(high) else f"[{low:.4g}, {high:.4g}]"
-        raise image_error(path, f"float pixels must be in [0, 1], not {what}; rescale it")
-    return np.rint(np.asarray(values, np.float64) * 65535).astype(np.uint16)
+    if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
+        what = "NaN" if np.isnan(low) or np.isnan(high) else f"[{low:.6g}, {high:.6g}]"
+        raise image_error(path, f"float pixels must be in [0, 1], not {what}; rescale or clip it")
+    return np.rint(np.clip(values, 0, 1).astype(np.float64) * 65535).astype(np.uint16)
 
 
 def _divided(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
@@ -115,7 +118,10 @@ def _stored(path: Path, tags: Mapping, data: bytes) -> np.ndarray:
         and bits in ((32, 64) if is_float else (8, 10, 12, 14, 16))
     ):
         return _by_opencv(path, tags, bits, data)
-    return _by_tifffile(path, tags.get(259, 1), data)
+    values = _by_tifffile(path, tags.get(259, 1), data)
+    if values.dtype.kind == "u" and bits < 8 * values.itemsize:  # in the lower bits
+        values = np.rint(values * (np.iinfo(values.dtype).max / (2**bits - 1))).astype(values.dtype)
+    return values
 
 
 def _by_opencv(path: Path, tags: Mapping, bits: int, data: bytes) -> np.ndarray:

@@ -523,6 +523,30 @@ def test_grey_tiff_with_alpha(tmp_path, dtype, big):
     np.testing.assert_allclose(images.read_image(path)[..., 1], grey / largest, atol=1e-4)
 
 
+def test_floats_with_rounding_errors_are_read(tmp_path):
+    values = images.to_float(picture())
+    values[0, 0] = (1 + 1e-6, -1e-7, 1)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="rgb")
+    np.testing.assert_allclose(
+        images.read_image(tmp_path / "a.tif"), np.clip(values, 0, 1), atol=1e-5
+    )
+    tifffile.imwrite(tmp_path / "b.tif", values * 1.01, photometric="rgb")
+    with pytest.raises(ImageError, match=r"must be in \[0, 1\], not \[.*1\.01\]; rescale or clip"):
+        images.read_image(tmp_path / "b.tif")
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_tiffs_of_few_bits_are_as_bright_as_others(tmp_path, bits, monkeypatch):
+    values = picture() >> (8 - bits)
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff(values[..., 0], t258=bits, t262=2, t277=3))
+    with pytest.raises(ImageError, match="imagecodecs"):
+        images.read_pixels(path)
+    # With that package, tifffile returns the stored values.
+    monkeypatch.setattr("dcpt_jax.tiff._by_tifffile", lambda *_: values)
+    np.testing.assert_array_equal(images.read_pixels(path), np.rint(values * (255 / (2**bits - 1))))
+
+
 def test_float_tiff_with_white_as_zero(tmp_path):
     values = np.linspace(0, 1, 24, dtype=np.float32).reshape(4, 6)
     tifffile.imwrite(tmp_path / "a.tif", values, photometric="miniswhite")

@@ -177,6 +177,63 @@ def test_adobe_rgb_of_a_camera_gets_its_profile(tmp_path):
     assert np.abs(images.read_pixels(source) - numbers).max() > 8
 
 
+@pytest.mark.parametrize("points", [(12, 13), (1, 13), (9, 16)])
+def test_the_code_points_of_a_png_count_more_than_its_profile(tmp_path, points):
+    whole = saved(tmp_path / "a.png", icc_profile=rgb_profile(P3, 1.8)).read_bytes()
+    text = png_chunk(b"tEXt", b"Comment\0cICP\x01\x01, IDAT")
+    chunks = text + png_chunk(b"cICP", bytes((*points, 0, 1)))
+    (tmp_path / "a.png").write_bytes(whole[:33] + chunks + whole[33:])
+    copied(tmp_path / "a.png", tmp_path / "b.png")
+    grid = np.linspace(0, 1, 27, dtype=np.float32).reshape(3, 3, 3)
+    # HDR, which is not understood, falls back to the profile.
+    stated = {12: P3_PROFILE, 9: rgb_profile(P3, 1.8)}.get(points[0])
+    found = opened(tmp_path / "b.png").info.get("icc_profile")
+    assert (found is None) == (stated is None)
+    if stated:
+        expected = colour.to_srgb(grid, stated)
+        np.testing.assert_allclose(colour.to_srgb(grid, found), expected, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "numbers", [(0.0,) * 8, (0.3,) * 8, (0.3127, 0, 0.64, 0.33, 0.3, 0.6, 0, 0)]
+)
+def test_impossible_primaries_are_ignored(tmp_path, numbers):
+    whole = saved(tmp_path / "a.png").read_bytes()
+    chunks = gama_and_chrm(0.45455, *numbers)
+    (tmp_path / "a.png").write_bytes(whole[:33] + chunks + whole[33:])
+    assert copied(tmp_path / "a.png", tmp_path / "b.png") == []
+    np.testing.assert_array_equal(images.read_pixels(tmp_path / "a.png"), picture())
+
+
+def test_the_profile_in_a_bmp_is_kept(tmp_path):
+    pixels = picture()[::-1, :, ::-1].tobytes()
+    head = struct.pack("<IiiHHIIiiII", 124, 36, 24, 1, 24, 0, len(pixels), 0, 0, 0, 0)
+    head += struct.pack("<4I4s48x", 0xFF0000, 0xFF00, 0xFF, 0, b"DEBM")
+    head += struct.pack("<4I", 4, 124 + len(pixels), len(P3_PROFILE), 0)
+    start = b"BM" + struct.pack("<IHHI", 0, 0, 0, 14 + 124)
+    (tmp_path / "a.bmp").write_bytes(start + head + pixels + P3_PROFILE)
+    assert copied(tmp_path / "a.bmp", tmp_path / "b.png") == []
+    assert opened(tmp_path / "b.png").info["icc_profile"] == P3_PROFILE
+    np.testing.assert_array_equal(np.asarray(opened(tmp_path / "b.png")), picture())
+
+
+def test_data_behind_a_jpeg_are_told(tmp_path):
+    source = saved(tmp_path / "a.jpg")
+    whole = source.read_bytes()
+    source.write_bytes(whole + b"\0\0\0\x18ftypisom" + b"video" * 400)
+    (said,) = copied(source, tmp_path / "b.png")
+    assert said == "2,012 bytes after the picture, such as a video, left out"
+    source.write_bytes(whole + bytes(5000))
+    assert copied(source, tmp_path / "b.png") == []
+
+
+def test_ten_bits_of_avif_are_told(tmp_path):
+    assert copied(saved(tmp_path / "a.avif"), tmp_path / "b.png") == []
+    deep = picture().astype(np.uint16) * 4
+    assert cv2.imwrite(str(tmp_path / "a.avif"), deep, [cv2.IMWRITE_AVIF_DEPTH, 10])
+    assert copied(tmp_path / "a.avif", tmp_path / "b.png") == ["10 bits read as 8"]
+
+
 def test_texts_outside_the_metadata_are_told(tmp_path):
     texts = PngImagePlugin.PngInfo()
     texts.add_text("Author", "me")
@@ -220,6 +277,47 @@ def test_cmyk_becomes_srgb_by_its_profile(tmp_path, suffix):
     assert colour.is_srgb(opened(tmp_path / "b.png").info["icc_profile"])
 
 
+@pytest.mark.parametrize("suffix", [*LOSSLESS, ".jpg"])
+@pytest.mark.parametrize("end", [300, -30])
+def test_a_profile_that_is_cut_off_is_told(tmp_path, suffix, end):
+    source = saved(tmp_path / f"a{suffix}", icc_profile=P3_PROFILE[:end])
+    (said,) = copied(source, tmp_path / "b.png")
+    assert said.startswith("the colour profile is damaged") and said.endswith("left out")
+    assert "icc_profile" not in opened(tmp_path / "b.png").info
+
+
+@pytest.mark.parametrize("parts", [[1], [1, 1], [2, 1]])
+def test_a_profile_in_several_segments_of_a_jpeg(tmp_path, parts):
+    middle = len(P3_PROFILE) // 2
+    halves = {1: P3_PROFILE[:middle], 2: P3_PROFILE[middle:]}
+    data = saved(tmp_path / "a.jpg").read_bytes()
+    for number in parts[::-1]:
+        block = b"ICC_PROFILE\0" + bytes((number, 2)) + halves[number]
+        data = data[:20] + struct.pack(">BBH", 0xFF, 0xE2, len(block) + 2) + block + data[20:]
+    (tmp_path / "a.jpg").write_bytes(data)
+    said = copied(tmp_path / "a.jpg", tmp_path / "b.png")
+    profile = opened(tmp_path / "b.png").info.get("icc_profile")
+    if parts == [2, 1]:
+        assert (said, profile) == ([], P3_PROFILE)
+    else:
+        assert said[0].startswith("the colour profile is damaged")
+        assert profile is None
+
+
+def test_damaged_blocks_of_a_png_leave_the_others_whole(tmp_path, capfd):
+    source = saved(tmp_path / "a.png", rgba(), icc_profile=P3_PROFILE)
+    data = source.read_bytes()
+    damaged = png_chunk(b"tEXt", b"Author\0me")[:-4] + b"\0\0\0\0"
+    source.write_bytes(data[:33] + damaged + data[33:])
+    assert copied(source, tmp_path / "b.png") == ["PNG blocks with wrong checksums: tEXt"]
+    np.testing.assert_array_equal(np.asarray(opened(tmp_path / "b.png")), np.asarray(rgba()))
+    assert opened(tmp_path / "b.png").info["icc_profile"] == P3_PROFILE
+    source.write_bytes(data[:33] + png_chunk(b"iCCP", b"no zero") + data[33:])
+    (said,) = copied(source, tmp_path / "b.png")
+    assert said == "colour profile, metadata and alpha cannot be read and are left out"
+    assert capfd.readouterr() == ("", "")  # libpng prints warnings of such blocks
+
+
 def test_a_profile_that_cannot_be_used_is_told(tmp_path):
     source = saved(tmp_path / "a.png", icc_profile=grey_profile(1.0))
     (said,) = copied(source, tmp_path / "b.png")
@@ -241,16 +339,69 @@ def test_metadata_are_kept_upright_and_without_thumbnail(tmp_path, suffix, targe
     copied(source, result)
     image = opened(result)
     exif = image.getexif()
-    assert (exif.get(274, 1), exif[271]) == (1, "Maker")
+    orientation = 6 if suffix == ".tif" else 1  # this TIFF states it in XMP alone: not turned
+    assert exif.get(274, 1) in (1, orientation) and exif[271] == "Maker"
     assert exif.get_ifd(0x8769)[33434] == 0.5
     assert exif.get_ifd(0x8825)[1] == "N"
     content = result.read_bytes()
     assert b"the thumbnail" not in content
-    assert b'tiff:Orientation="1"' in content and b"Thumbnails" not in content
+    assert f'tiff:Orientation="{orientation}"'.encode() in content
+    assert b"Thumbnails" not in content
     assert b'dc:source="here"' in content
     assert image.size == (24, 36) if suffix != ".tif" else (36, 24)
     _, again = read_photo(result)
     assert again.metadata.iptc == (None if ".webp" in (suffix, target) else IPTC)
+
+
+@pytest.mark.parametrize("suffix", LOSSLESS)
+def test_an_orientation_in_xmp_alone_is_neither_applied_nor_changed(tmp_path, suffix):
+    carried = type(read_photo(saved(tmp_path / "a.png"))[1])(8, metadata=Metadata(xmp=XMP))
+    write_photo(tmp_path / f"b{suffix}", images.to_float(picture()), carried)
+    pixels, again = read_photo(tmp_path / f"b{suffix}")
+    np.testing.assert_array_equal(pixels, picture())
+    assert b'tiff:Orientation="6"' in again.metadata.xmp
+
+
+@pytest.mark.parametrize(
+    ("name", "block", "found"),
+    [
+        (b"exif", b"Exif\0\0" + exif_block(1), "EXIF"),
+        (b"APP1", b"Exif\0\0" + exif_block(1), "EXIF"),
+        (b"APP1", b"http://ns.adobe.com/xap/1.0/\0" + XMP, "XMP"),
+        (b"xmp", XMP, "XMP"),
+        (b"8bim", b"8BIM", "PNG texts (Raw profile type 8bim) left out"),
+    ],
+)
+def test_metadata_in_texts_of_imagemagick(tmp_path, name, block, found):
+    whole = saved(tmp_path / "a.png").read_bytes()
+    text = f"\n{name.decode()}\n{len(block):8}\n{block.hex()}\n"
+    chunk = png_chunk(b"tEXt", b"Raw profile type " + name + b"\0" + text.encode())
+    (tmp_path / "a.png").write_bytes(whole[:33] + chunk + whole[33:])
+    _, carried = read_photo(tmp_path / "a.png")
+    assert [*carried.metadata.names(), *carried.remarks] == [found]
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("order", "<>")
+def test_metadata_of_float_tiffs(tmp_path, big, order):
+    values = images.to_float(picture())
+    more = [(315, 2, 3, b"me\0", True), (700, 1, len(XMP), XMP, True)]
+    options = {"photometric": "rgb", "bigtiff": big, "byteorder": order, "extratags": more}
+    tifffile.imwrite(tmp_path / "a.tif", np.stack([values, values]), **options)
+    assert copied(tmp_path / "a.tif", tmp_path / "b.jpg") == [
+        "first picture of several",
+        "16 bits reduced to the 8 of .jpg",
+    ]
+    assert opened(tmp_path / "b.jpg").getexif()[315] == "me"
+    assert b'dc:source="here"' in opened(tmp_path / "b.jpg").info["xmp"]
+
+
+def test_stars_and_titles_of_windows_go_to_tiff(tmp_path):
+    exif = Image.Exif()
+    exif[18246], exif[40091] = 4, "title".encode("utf-16-le")
+    assert copied(saved(tmp_path / "a.jpg", exif=exif), tmp_path / "b.tif") == []
+    found = opened(tmp_path / "b.tif").getexif()
+    assert (found[18246], found[40091]) == (4, "title".encode("utf-16-le"))
 
 
 def test_what_webp_and_bmp_cannot_hold_is_told(tmp_path):
@@ -368,6 +519,17 @@ def test_alpha_of_deep_pngs_with_one_transparent_colour(tmp_path, channels):
     result = cv2.imread(str(tmp_path / "b.png"), cv2.IMREAD_UNCHANGED)
     expected = np.where(pixels[..., 0] == level, 0, 65535)
     np.testing.assert_array_equal(result[..., 3], expected)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_the_transparent_grey_of_a_png_of_few_bits(tmp_path, bits):
+    header = b"IHDR", struct.pack(">IIBBBBB", 2, 1, bits, 0, 0, 0, 0)
+    rows = bytes((0, (1 << (8 - bits)) + (0 << (8 - 2 * bits))))  # the values 1 and 0
+    chunks = [header, (b"tRNS", b"\0\1"), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    (tmp_path / "a.png").write_bytes(png(*chunks))
+    pixels, carried = read_photo(tmp_path / "a.png")
+    np.testing.assert_array_equal(pixels[0, :, 0], [255 // (2**bits - 1), 0])
+    np.testing.assert_array_equal(carried.alpha, [[0, 255]])
 
 
 def test_on_white():
