@@ -163,7 +163,7 @@ def test_tiles_agree_with_the_whole_within_half_a_percent_if_averages_are_local(
 def test_tiles_share_the_averages_of_the_image():
     image = photo(256, 200)
     image[:128] /= 4  # a dark half, so that tiles have different averages
-    assert change_by_tiles(image) < 0.05  # 0.042 measured
+    assert change_by_tiles(image) < 0.02  # 0.008 measured, 0.042 after one pass for the averages
     assert change_by_tiles(image, each_by_itself=True) > 0.2  # 0.241 measured
 
 
@@ -174,8 +174,8 @@ def test_every_tile_is_counted_that_is_computed(ensemble):
     predict = Predictor(
         model, params, tile=64, ensemble=ensemble, tile_done=lambda *count: counts.append(count)
     )
-    predict(photo(96, 60))  # two tiles, each for the averages and for the result
-    total = 4 * (8 if ensemble else 1)
+    predict(photo(96, 60))  # two tiles, twice for the averages and once for the result
+    total = 6 * (8 if ensemble else 1)
     assert counts == [(number, total) for number in range(1, total + 1)]
 
 

@@ -56,8 +56,8 @@ large photos
   working memory for it (about 1 megapixel for the paper's NAFNet, 0.25 for its Restormer and
   PromptIR, 0.14 for its SwinIR), and in the largest tiles that do otherwise. Neighbouring tiles
   overlap and are blended. All networks look at the whole photo in some way, so tiles give a
-  slightly different result. NAFNet's share the averages of the photo, for which each tile is
-  computed twice. If memory runs out, tiles of half the side are used. Every new size of
+  slightly different result. NAFNet's share the averages of the photo, which takes about 2.5
+  times as long. If memory runs out, tiles of half the side are used. Every new size of
   a whole photo is compiled once, which takes seconds to half a minute; tiles have one size, so
   --tile 512 is faster for folders of many different sizes.
 

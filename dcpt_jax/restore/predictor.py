@@ -5,7 +5,7 @@ limited receptive field, and pixels whose field is inside the tile agree up to r
 also averages over the whole image, and Restormer and PromptIR compute channel attention over all
 its pixels: the averages of a tile differ, so its output is off by an amount that varies slowly from
 tile to tile, with the steps hidden by blended seams. NAFNet's tiles therefore share their averages
-(see `averages`), for which each tile is computed twice. SwinIR's receptive field is limited by its
+(see `averages`), which takes about 2.5 times as long. SwinIR's receptive field is limited by its
 windows, but its shifted windows wrap around: pixels near a border attend to those at the opposite
 border, in a tile as in the whole image, so tiles differ near their borders.
 
@@ -31,7 +31,12 @@ import numpy as np
 
 from dcpt_jax.images import checked_image
 from dcpt_jax.models.formulation import ACCELERATOR, formulated
-from dcpt_jax.restore.averages import averages_over_image, channel_weights, with_channel_weights
+from dcpt_jax.restore.averages import (
+    PASSES,
+    image_averages,
+    uses_image_averages,
+    with_averages,
+)
 from dcpt_jax.restore.ensemble import self_ensemble
 from dcpt_jax.restore.tiling import blended_spans, default_overlap, round_up, run_tiled, tiles
 
@@ -60,10 +65,10 @@ def restore(
         params: its parameters.
         image: [h, w, 3] floating-point array, RGB in [0, 1], of any size >= 1x1.
         tile: side of the tiles in pixels, rounded up to `model.size_multiple`; images up to this
-            size run whole. NAFNet computes each tile twice (see `averages`). None: whole if the
-            estimated working memory is below 2 GiB (for the networks of the paper: about 1
-            megapixel for NAFNet, 0.25 for Restormer and PromptIR, 0.14 for SwinIR), otherwise the
-            largest tiles within this limit.
+            size run whole. Tiles of NAFNet share averages (see `averages`), which takes about 2.5
+            times as long. None: whole if the estimated working memory is below 2 GiB (for the
+            networks of the paper: about 1 megapixel for NAFNet, 0.25 for Restormer and PromptIR,
+            0.14 for SwinIR), otherwise the largest tiles within this limit.
         ensemble: mean over the eight flips and quarter turns of the image or of each tile; takes
             eight times as long.
 
@@ -97,7 +102,7 @@ class Predictor:
         """Moves the weights to the device; see `restore` for the first arguments.
 
         `report` is called with a message when the tile size is reduced, and `tile_done` after each
-        tile with the number of tiles done and in total; a tile computed twice counts twice.
+        tile with the number of tiles done and in total, including those for shared averages.
         """
         if tile is not None and (
             not isinstance(tile, numbers.Integral) or isinstance(tile, bool) or tile < 1
@@ -155,9 +160,11 @@ class Predictor:
         """A function that runs an image of this height and width, or transposed, in tiles."""
         overlap = default_overlap(tile, self._model.size_multiple, context=self._context())
         spans = {length: blended_spans(length, tile, overlap) for length in size}
-        shared = averages_over_image(self._model)
+        parts = {length: blended_spans(length, tile, 0) for length in size}  # for averages
+        passes = PASSES if uses_image_averages(self._model) else 0
         count = math.prod(len(spans[length]) for length in size)
-        count *= (2 if shared else 1) * (8 if self._ensemble else 1)
+        count += passes * math.prod(len(parts[length]) for length in size)
+        count *= 8 if self._ensemble else 1
         numbers = itertools.count(1)
 
         def counted(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -167,15 +174,15 @@ class Predictor:
             return result
 
         def predict(image: np.ndarray) -> np.ndarray:
-            cuts = [spans[length] for length in image.shape[:2]]
             params = self._params
-            if shared:
-                found, areas = [], []
-                for row, column, pixels in tiles(image, *cuts):
-                    found.append(counted(channel_weights, params, pixels))
+            for _ in range(passes):
+                averages, areas = [], []
+                for row, column, pixels in tiles(image, *(parts[n] for n in image.shape[:2])):
+                    averages.append(counted(image_averages, params, pixels))
                     areas.append(row.weights.sum() * column.weights.sum())  # contributed area
-                params = with_channel_weights(params, found, areas)
-            return run_tiled(functools.partial(counted, _output, params), image, *cuts)
+                params = with_averages(self._params, averages, areas)
+            output = functools.partial(counted, _output, params)
+            return run_tiled(output, image, *(spans[n] for n in image.shape[:2]))
 
         return predict
 
