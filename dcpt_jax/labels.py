@@ -76,7 +76,7 @@ class Labels:
         found = [[name in _parts(task, self.kind) for name in self.names] for task in tasks]
         return np.array(found, np.uint8).reshape(len(tasks), len(self.names))
 
-    def answers(self, logits: np.ndarray) -> np.ndarray:
+    def predictions(self, logits: np.ndarray) -> np.ndarray:
         """Predictions for logits [..., names], uint8: one-hot if flat, else logits > 0."""
         logits = np.asarray(logits)
         if self.multi_hot:

@@ -69,7 +69,7 @@ def test_many_long_names_are_numbered_columns():
     text = evaluation.to_markdown()
     assert "| | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9 | 10 | 11 | accuracy |" in text
     assert "| 5 low_light+haze | 0 | 0 | 0 | 0 | 3 | 1 | 0 | 0 | 0 | 0 | 0 | 75% |" in text
-    assert "| low_light+snow+haze | 4 | 20.00" in text and "by their numbers.\n" in text
+    assert "| low_light+snow+haze | 4 | 20.00" in text and "by number.\n" in text
     assert max(map(len, evaluation.to_text().splitlines())) < 100
     some = dataclasses.replace(
         evaluation, classes=evaluation.classes[9:], confusion=evaluation.confusion[9:]
@@ -90,15 +90,15 @@ def test_a_classifier_of_components_by_hand():
         predicted=("low_light", "haze", "snow"),
         truth=np.array([[1, 0, 0], [1, 1, 0]], np.uint8),
         exact=np.array([3, 1]),
-        nothing=np.array([0, 1]),
+        none_detected=np.array([0, 1]),
     )
     assert (evaluation.class_accuracy(0), evaluation.class_accuracy(1)) == (0.75, 0.25)
     assert evaluation.accuracy() == 0.5
     # right: 4 + 2, (4 - 1) + 3 and (4 - 0) + (4 - 1) of 8
     assert [evaluation.component_accuracy(i) for i in range(3)] == [6 / 8, 6 / 8, 7 / 8]
     text = evaluation.to_markdown()
-    assert "all components right in 50.0% of the samples" in text
-    assert "| | low_light | haze | snow | all right |" in text
+    assert "all components correct in 50.0% of the samples" in text
+    assert "| | low_light | haze | snow | all correct |" in text
     assert "| low_light | 4/4 | 1 | 0 | 75% |" in text
     assert "| low_light+haze | 2/4 | 3/4 | 1 | 25% |" in text
     assert "| accuracy | 75% | 75% | 88% | 50% |" in text
@@ -121,12 +121,12 @@ def test_finding_no_component_means_clean():
         predicted=("haze",),
         truth=np.array([[0], [1]], np.uint8),
         exact=np.array([3, 1]),
-        nothing=np.array([3, 1]),
+        none_detected=np.array([3, 1]),
     )
     assert (evaluation.class_accuracy(0), evaluation.class_accuracy(1)) == (0.75, 0.5)
     assert evaluation.component_accuracy(0) == 0.625
     text = evaluation.to_markdown()
-    assert "| | haze | none (clean) | all right |" in text
+    assert "| | haze | none (clean) | all correct |" in text
     assert "| clean | 1 | 3/4 | 75% |" in text
     assert "| haze | 1/2 | 1 | 50% |" in text
     assert "| accuracy | 62% | 62% | 62% |" in text
@@ -146,17 +146,17 @@ class Says(nn.Module):
 COMPONENTS = Labels(("haze", "rain", "low_light"), "multi_hot")
 
 
-def test_what_judges_say_and_should_say(caplog):
+def test_predictions_and_labels_of_a_classifier(caplog):
     params = {"network": {}, "classifier": {}}
     image = np.zeros((2, 1, 1, 3), np.float32)
     image[:, 0, 0] = [[1, -1, 2], [-1, 3, -1]]
-    flat = run.Judge(Says(), Says(), params, Labels(("haze", "rain", "low_light+haze")))
+    flat = run.FeatureClassifier(Says(), Says(), params, Labels(("haze", "rain", "low_light+haze")))
     assert flat.predict(image).tolist() == [[0, 0, 1], [0, 1, 0]]
     asked = tasks.resolve_tasks("rain,low_light+haze")
     assert flat.truth(asked).tolist() == [[0, 1, 0], [0, 0, 1]]
     assert flat.truth(tasks.resolve_tasks("snow,haze")) is None
     assert "but not snow" in caplog.text
-    components = run.Judge(Says(), Says(), params, COMPONENTS)
+    components = run.FeatureClassifier(Says(), Says(), params, COMPONENTS)
     assert components.predict(image).tolist() == [[1, 0, 1], [0, 1, 0]]
     asked = tasks.resolve_tasks("rain,low_light+rain+haze")  # a mixture that it never saw
     assert components.truth(asked).tolist() == [[0, 1, 0], [1, 1, 1]]
@@ -166,9 +166,11 @@ def test_what_judges_say_and_should_say(caplog):
     assert flat.truth(tasks.resolve_tasks("clean,haze")) is None
 
 
-def test_scores_of_a_judge_of_components():
+def test_scores_of_a_multi_hot_classifier():
     found = tasks.resolve_tasks("rain,low_light+rain")
-    judge = run.Judge(Says(), Says(), {"network": {}, "classifier": {}}, COMPONENTS)
+    classifier = run.FeatureClassifier(
+        Says(), Says(), {"network": {}, "classifier": {}}, COMPONENTS
+    )
 
     def restored():
         for task, pixel in ((0, [-1, 1, -1]), (0, [-1, 1, 1]), (1, [-1, 1, 1]), (1, [1, -1, 1])):
@@ -176,7 +178,7 @@ def test_scores_of_a_judge_of_components():
             image[0, 0] = pixel
             yield held_out.Sample(task, image, np.full_like(image, 0.5), "photo"), image
 
-    evaluation = run.score(found, restored(), judge, run.PictureSheet(["a", "b"], [2, 2], 12))
+    evaluation = run.score(found, restored(), classifier, run.PictureSheet(["a", "b"], [2, 2], 12))
     assert evaluation.predicted == ("haze", "rain", "low_light")
     assert evaluation.confusion.tolist() == [[0, 2, 1], [1, 1, 2]]
     assert evaluation.exact.tolist() == [1, 1] and evaluation.accuracy() == 0.5
@@ -184,7 +186,9 @@ def test_scores_of_a_judge_of_components():
 
 def test_scores_of_clean_samples():
     found = tasks.resolve_tasks("clean,rain")
-    judge = run.Judge(Says(), Says(), {"network": {}, "classifier": {}}, COMPONENTS)
+    classifier = run.FeatureClassifier(
+        Says(), Says(), {"network": {}, "classifier": {}}, COMPONENTS
+    )
 
     def restored():
         for task, pixel in ((0, [-1, -1, -1]), (0, [-1, 1, -1]), (1, [-1, -1, -1])):
@@ -192,8 +196,8 @@ def test_scores_of_clean_samples():
             image[0, 0] = pixel
             yield held_out.Sample(task, image, np.clip(image, 0, 1), "photo"), image
 
-    evaluation = run.score(found, restored(), judge, run.PictureSheet(["a", "b"], [2, 1], 12))
-    assert evaluation.exact.tolist() == [1, 0] and evaluation.nothing.tolist() == [1, 1]
+    evaluation = run.score(found, restored(), classifier, run.PictureSheet(["a", "b"], [2, 1], 12))
+    assert evaluation.exact.tolist() == [1, 0] and evaluation.none_detected.tolist() == [1, 1]
     clean = evaluation.classes[0]  # unchanged: as good as a score can get, and finite
     assert (clean.psnr_degraded, clean.psnr_restored) == (100.0, 100.0)
     assert clean.ssim_degraded == 1.0
@@ -344,7 +348,7 @@ def test_a_run_with_baselines_adds_tables_and_changes_nothing_else(
     assert list(saved) == [method.name for method in baselines.METHODS]
     assert saved["gamma"]["classes"]["low_light"]["psnr"] == evaluation.baselines[3].psnr[1]
     table = (tmp_path / "with/evaluation.md").read_text()
-    assert "The same samples, classical methods." in table
+    assert "Classical methods on the same samples, " in table
     extra = set(table.splitlines()) - set(without.to_markdown().splitlines())
     assert all(f"- {method.name}: {method.library}; " in table for method in baselines.METHODS)
     assert len(extra) == 1 + 2 * (1 + 1 + 3) + len(baselines.METHODS) - 1  # one rule for both
@@ -436,10 +440,10 @@ def test_the_nearest_classifier_among_what_the_weights_grew_from(
     save("d", init_from="/old/c", classifier_from={"path": "/old/gone"})
     config = tiny_config("evaluate", photo_folder)
     config.init_from = str(tmp_path / "d")
-    assert run.find_judge(config, *weights.load_weights(tmp_path / "d")) is None
+    assert run.find_classifier(config, *weights.load_weights(tmp_path / "d")) is None
     save("c", init_from="b")  # relative, to a folder beside it
-    judge = run.find_judge(config, *weights.load_weights(tmp_path / "d"))
-    assert set(judge.params) == {"network", "classifier"}
+    classifier = run.find_classifier(config, *weights.load_weights(tmp_path / "d"))
+    assert set(classifier.params) == {"network", "classifier"}
     assert f"by the classifier in {tmp_path / 'a'}" in capsys.readouterr().out
 
 

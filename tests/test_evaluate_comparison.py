@@ -84,7 +84,7 @@ def test_other_photos_have_no_published_figures_beside_them():
         text = formats.to_markdown(found)
         assert "29.47" not in text and "NAFNet" not in text
         assert text.splitlines()[0].endswith(
-            "Not compared with publications, because of other test images: all classes."
+            "Not compared with published results, as the test images differ: all classes."
         )
 
 
@@ -129,7 +129,7 @@ def test_published_figures_of_another_convention_are_refused():
 
 def test_runs_of_other_conventions_classes_or_data_are_refused():
     one = run_of("one")
-    with pytest.raises(ComparisonError, match="conventions are not mixed: one is of RGB, rounded"):
+    with pytest.raises(ComparisonError, match="conventions differ: one has RGB, rounded"):
         compare([one, run_of("two", convention=Convention("y", "uint8"))])
     with pytest.raises(ComparisonError, match=r"two of RGB.*crops of 64x64"):
         compare([one, run_of("two", crop_size=64)])
@@ -149,7 +149,7 @@ def test_an_unknown_method_is_named_with_the_known_ones():
     with pytest.raises(ComparisonError, match=r"known for rain,haze; known: none"):
         compare([run_of(task_set="rain,haze")], ["DCPT-NAFNet"])
     found = compare([run_of(task_set="rain,haze")])
-    assert found.header == "No figures are published of networks trained on rain,haze."
+    assert found.header == "There are no published results for networks trained on rain,haze."
 
 
 def test_no_published_columns_if_none_are_wanted():

@@ -20,5 +20,5 @@ def test_a_perfect_sample_counts_the_limit():
 
 
 def test_an_answer_is_right_in_all_outputs_or_wrong():
-    assert scores.of_answer(np.array([0, 1, 1]), np.array([0, 1, 1])) == 1
-    assert scores.of_answer(np.array([0, 1, 0]), np.array([0, 1, 1])) == 0
+    assert scores.exact_match(np.array([0, 1, 1]), np.array([0, 1, 1])) == 1
+    assert scores.exact_match(np.array([0, 1, 0]), np.array([0, 1, 1])) == 0

@@ -94,7 +94,7 @@ def test_a_loaded_network_says_the_same(flat):
     assert Inspector(params, description)(image) == dcpt_jax.inspect(image, flat)
 
 
-def test_components_are_judged_one_by_one(multi_hot, parts):
+def test_components_are_predicted_independently(multi_hot, parts):
     image = photo(SIDE, SIDE)
     found = dcpt_jax.inspect(image, multi_hot)
     expected = 1 / (1 + np.exp(-logits_of(parts, image)))
@@ -149,11 +149,11 @@ def test_a_large_photo_is_sampled_and_a_small_one_reflected():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 90), (200, 310)])
-def test_all_sizes_are_judged_by_one_program(flat, size):
-    judge = Inspector.load(flat)
-    judge(photo(SIDE, SIDE))
+def test_one_program_inspects_all_sizes(flat, size):
+    inspector = Inspector.load(flat)
+    inspector(photo(SIDE, SIDE))
     programs = inspector._classify._cache_size()
-    assert sum(judge(photo(*size)).values()) == pytest.approx(1)
+    assert sum(inspector(photo(*size)).values()) == pytest.approx(1)
     assert inspector._classify._cache_size() == programs
 
 
@@ -197,7 +197,7 @@ def test_weights_without_a_classifier_say_what_to_do(tmp_path, parts):
         Inspector(params, description)
 
 
-def test_without_weights_the_bundled_network_judges(flat, monkeypatch):
+def test_the_bundled_network_is_the_default(flat, monkeypatch):
     monkeypatch.setattr(folders, "BUNDLED", flat)
     assert dcpt_jax.inspect(photo(8, 8)) == dcpt_jax.inspect(photo(8, 8), flat)
 

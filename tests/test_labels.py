@@ -57,9 +57,9 @@ def test_what_a_classifier_does_not_know():
 
 def test_answers():
     flat, components = Labels(("a", "b", "c")), Labels(("a", "b", "c"), "multi_hot")
-    assert flat.answers(LOGITS).tolist() == [[0, 1, 0], [0, 1, 0]]
-    assert components.answers(LOGITS).tolist() == [[0, 0, 0], [1, 1, 0]]
-    assert flat.answers(LOGITS[1]).tolist() == [0, 1, 0]
+    assert flat.predictions(LOGITS).tolist() == [[0, 1, 0], [0, 1, 0]]
+    assert components.predictions(LOGITS).tolist() == [[0, 0, 0], [1, 1, 0]]
+    assert flat.predictions(LOGITS[1]).tolist() == [0, 1, 0]
 
 
 def test_probabilities_are_sorted_and_do_not_overflow():

@@ -242,7 +242,7 @@ def test_mixtures_from_pretraining_to_tables(tmp_path, photo_folder, label):
     saved = json.loads((folders["evaluate"] / "evaluation.json").read_text())
     assert len(saved["classes"]) == 11 and 0 <= saved["accuracy"] <= 1
     if multi_hot:
-        assert "all components right in" in said
+        assert "all components correct in" in said
         assert saved["components"]["names"] == ["low_light", "haze", "rain", "snow"]
     else:
         assert np.sum(saved["confusion"]) == sum(c["samples"] for c in saved["classes"].values())

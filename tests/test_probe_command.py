@@ -146,7 +146,7 @@ def drawable(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "no network is named: give --weights W or --random NAME"),
+        ([], "no network to probe: set --weights W, --random NAME"),
         (["--random", "resnet"], "--random resnet: no such folder; .* nafnet, restormer"),
         (["--weights", "missing"], "--weights missing: no such folder"),
         (["--random", "nafnet", "--tasks", "6d"], "--tasks: unknown task set or class '6d'"),
@@ -169,7 +169,7 @@ def test_weights_that_cannot_be_read_are_named(drawable, tmp_path, capsys):
     empty = tmp_path / "empty"
     empty.mkdir()
     assert run("--weights", empty, "--output", tmp_path / "out") == 2
-    assert f"{empty} cannot be used: no weights in" in capsys.readouterr().err
+    assert f"cannot use {empty}: no weights in" in capsys.readouterr().err
 
 
 def test_without_matplotlib_it_says_what_to_install(tmp_path, capsys, monkeypatch):
@@ -185,7 +185,7 @@ def test_features_that_are_not_finite_are_refused(
         command, "_networks", lambda *_: iter([command.Network("nan", *nan_network(), {})])
     )
     assert run("--random", "nafnet", *small(photo_folder, tmp_path)) == 2
-    assert "error: nan: features hold values that are not finite" in capsys.readouterr().err
+    assert "error: nan: features contain values that are not finite" in capsys.readouterr().err
 
 
 def nan_network():

@@ -11,7 +11,7 @@ from dcpt_jax import models
 from dcpt_jax.data.photos import PhotoSource
 from dcpt_jax.data.tasks import resolve_tasks
 from dcpt_jax.probe import embedding, levels, untrained
-from dcpt_jax.probe.crops import crop_places, probe_images
+from dcpt_jax.probe.crops import crop_positions, probe_images
 from tests.conftest import HEIGHT, WIDTH
 from tests.golden import random_params, run
 
@@ -130,7 +130,7 @@ def test_too_few_photos_are_refused(position_photos):
 )
 def test_places_differ_and_lie_inside(size, count):
     height, width = (positions + 9 for positions in size)
-    places = crop_places(height, width, 10, count, np.random.default_rng(0))
+    places = crop_positions(height, width, 10, count, np.random.default_rng(0))
     assert len(set(places)) == count
     assert all(0 <= top < size[0] and 0 <= left < size[1] for top, left in places)
 

@@ -134,7 +134,7 @@ def test_without_weights_the_bundled_network_restores(
     assert "no bundled network in this installation" in capsys.readouterr().err
     monkeypatch.setattr(folders, "BUNDLED", weights_folder)
     assert run(source, "--output", tmp_path / "out") == 0
-    assert "bundled with dcpt_jax (--weights names another)" in capsys.readouterr().out
+    assert "bundled with dcpt_jax (--weights selects another)" in capsys.readouterr().out
     model, params = dcpt_jax.load()
     expected = images.to_uint8(dcpt_jax.restore(model, params, images.read_image(source)))
     np.testing.assert_array_equal(images.read_pixels(tmp_path / "out/a.png"), expected)
@@ -297,10 +297,13 @@ def test_a_single_photo_can_go_to_a_file(tmp_path, identity, capsys):
     assert main([one, "--output", str(single)]) == 0
     assert "skipped (exists; see --overwrite)" in capsys.readouterr().out
     for arguments, message in (
-        ([one, "--output", one], "is the photo itself"),
+        ([one, "--output", one], "is the input itself"),
         ([one, "--output", str(tmp_path / "a.jpg"), "--format", "png"], "is not a png file"),
-        ([one, one, "--output", str(tmp_path / "a.png")], "names a file, but the inputs are"),
-        ([str(tmp_path), "--output", str(tmp_path / "a.png")], "names a file, but the inputs are"),
+        ([one, one, "--output", str(tmp_path / "a.png")], "is a file name, but the inputs are"),
+        (
+            [str(tmp_path), "--output", str(tmp_path / "a.png")],
+            "is a file name, but the inputs are",
+        ),
     ):
         assert main(arguments) == 2
         assert message in capsys.readouterr().err
@@ -317,7 +320,7 @@ def test_results_that_are_removed_meanwhile_are_failures(tmp_path, monkeypatch, 
     inputs = [str(put(tmp_path / name)) for name in ("a.png", "b.png")]
     assert main([*inputs, "--output", str(out)]) == 1
     shown = capsys.readouterr()
-    assert f"failed: {out / 'a.png'}: was removed while" in shown.err
+    assert f"failed: {out / 'a.png'}: was deleted while" in shown.err
     assert "1 restored, 0 skipped, 1 failed" in shown.out
 
 
@@ -418,7 +421,7 @@ def test_a_photo_whose_format_would_lose_becomes_png_with_a_word(tmp_path, ident
     out = tmp_path / "out"
     assert run(*sources, "--output", out, "--weights", tmp_path) == 0
     assert files(out) == ["a.png", "b.png", "c.webp", "d.tif"]
-    told = "2 photos become PNG (.jpeg, .jpg), which loses nothing; --format same keeps the format"
+    told = "2 photos become PNG (.jpeg, .jpg), which is lossless; --format same keeps the format"
     assert told in capsys.readouterr().out
     for form in ("png", "same"):
         assert run(sources[0], "--output", out, "--weights", tmp_path, "--format", form) == 0
@@ -509,7 +512,7 @@ def test_metadata_none_leaves_the_place_out_and_keeps_the_colours(tmp_path, iden
         ("keep", "auto", "RGBA", ""),
         ("keep", "jpg", "RGB", "; alpha dropped, as .jpg has none"),
         ("drop", "auto", "RGB", "; alpha dropped"),
-        ("white", "auto", "RGB", "; laid on white"),
+        ("white", "auto", "RGB", "; blended over white"),
     ],
 )
 def test_alpha_is_kept_dropped_or_laid_on_white(
@@ -554,9 +557,9 @@ def test_max_pixels_is_an_option(tmp_path, identity, capsys):
     ("change", "message"),
     [
         ({"--weights": "nothing"}, "--weights nothing: no such folder"),
-        ({"--weights": "empty"}, "--weights empty cannot be used: no weights in"),
-        ({"--weights": "damaged"}, "--weights damaged cannot be used: .*does not describe weights"),
-        ({"--output": "photo.png"}, "--output photo.png is the photo itself"),
+        ({"--weights": "empty"}, "cannot use --weights empty: no weights in"),
+        ({"--weights": "damaged"}, "cannot use --weights damaged: .*does not describe weights"),
+        ({"--output": "photo.png"}, "--output photo.png is the input itself"),
         ({"input": "empty"}, "failed: empty: no images in this folder .*\n.*contain no image"),
         ({"input": "nothing"}, "failed: nothing: no such file or folder\n.*contain no image"),
     ],
@@ -653,7 +656,7 @@ def test_the_local_converter_takes_the_size_of_the_training_crop(weights_folder,
 
 def test_without_a_crop_size_the_local_converter_needs_a_size(weights_folder, tmp_path):
     folder = changed(weights_folder, tmp_path, crop_size=None)
-    with pytest.raises(command.UsageError, match="does not say crop_size; give it, --tlc SIZE"):
+    with pytest.raises(command.UsageError, match="has no crop_size; set --tlc SIZE"):
         network(folder, "auto")
     model, remarks = network(folder, "31")  # rounded up to what the network takes
     assert tuple(model.tlc_size) == (32, 32)
@@ -672,7 +675,7 @@ def test_a_network_without_a_local_converter_refuses_it(tmp_path):
 
 def test_weights_of_the_pre_training_are_told(weights_folder, tmp_path):
     _, remarks = network(changed(weights_folder, tmp_path, mode="pretrain"), None)
-    assert "have not learned to restore" in remarks
+    assert "were not trained to restore" in remarks
 
 
 def test_the_local_converter_changes_nothing_for_images_within_its_window(weights_folder):

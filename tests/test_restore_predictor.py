@@ -245,7 +245,7 @@ def test_a_tile_that_is_no_size_is_refused(tile):
 @pytest.mark.parametrize("key", ["params", "network"])
 def test_parameters_with_a_level_too_many_are_refused(key):
     model, params = small_network()
-    with pytest.raises(ValueError, match=f"pass the entry '{key}'"):
+    with pytest.raises(ValueError, match=rf"pass params\['{key}'\]"):
         dcpt_jax.restore(model, {key: params}, photo(8, 8))
 
 
@@ -349,8 +349,8 @@ def test_tiles_halve_when_memory_runs_out_and_stay_small(monkeypatch, caplog):
         np.testing.assert_allclose(predict.raw(image), image, atol=1e-6)
     assert tried[:3] == [(500, 400), (250, 250), (128, 128)]
     assert set(tried[3:]) == {(128, 128)}
-    assert "going on with tiles of 250x250 pixels" in caplog.text
-    assert "going on with tiles of 128x128 pixels" in caplog.text
+    assert "continuing with tiles of 250x250 pixels" in caplog.text
+    assert "continuing with tiles of 128x128 pixels" in caplog.text
     del tried[:]
     predict(image)
     assert set(tried) == {(128, 128)}
@@ -359,7 +359,9 @@ def test_tiles_halve_when_memory_runs_out_and_stay_small(monkeypatch, caplog):
 def test_running_out_of_memory_with_the_smallest_tiles_is_an_error(monkeypatch):
     fail_above(monkeypatch, 0)
     model, params = small_network()
-    with pytest.raises(MemoryError, match="no memory even for 128x128 pixels: RESOURCE_EXHAUSTED"):
+    with pytest.raises(
+        MemoryError, match="too little memory even for 128x128 pixels: RESOURCE_EXHAUSTED"
+    ):
         Predictor(model, params, report=lambda text: None).raw(photo(200, 200))
 
 

@@ -198,7 +198,7 @@ def test_a_guided_transfer_leaves_a_network(tmp_path, photo_folder, pretrained, 
         weights.load_classifier(tmp_path / "run")
     evaluated = tiny_config("evaluate", photo_folder)
     evaluated.init_from = str(tmp_path / "run")
-    assert evaluation.find_judge(evaluated, params, description).labels == Labels(FIVE)
+    assert evaluation.find_classifier(evaluated, params, description).labels == Labels(FIVE)
     assert f"by the classifier in {begin}" in capsys.readouterr().out
 
 

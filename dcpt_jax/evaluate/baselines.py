@@ -51,8 +51,8 @@ class Method:
         """
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore", RuntimeWarning)  # means of empty wavelet bands
-            found = self.function(degraded)
-        return np.clip(np.where(np.isfinite(found), found, degraded), 0, 1).astype(np.float32)
+            restored = self.function(degraded)
+        return np.clip(np.where(np.isfinite(restored), restored, degraded), 0, 1).astype(np.float32)
 
 
 def non_local_means(image: np.ndarray) -> np.ndarray:

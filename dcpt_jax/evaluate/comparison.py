@@ -92,7 +92,7 @@ def read_run(path: Path | str) -> EvaluatedRun:
         return parse_run(json.loads(file.read_text(encoding="utf-8")), name)
     except FileNotFoundError as error:
         raise ComparisonError(
-            f"{path} holds no {FILE}; give a work directory of configs/evaluate.py"
+            f"{path} contains no {FILE}; give the work directory of a run of configs/evaluate.py"
         ) from error
     except json.JSONDecodeError as error:
         raise ComparisonError(f"{file} is not JSON: {error}; give {FILE} or its folder") from error
@@ -100,22 +100,21 @@ def read_run(path: Path | str) -> EvaluatedRun:
         raise ComparisonError(f"{file} cannot be read: {error}") from error
     except KeyError as error:
         raise ComparisonError(
-            f"{file} does not say {error}, without which its figures cannot be compared; "
-            "run configs/evaluate.py again"
+            f"{file} lacks the key {error}, which comparisons need; run configs/evaluate.py again"
         ) from error
 
 
 def parse_run(content: Mapping[str, Any], name: str) -> EvaluatedRun:
     """The run in the content of an `evaluation.json`; KeyError for missing keys."""
 
-    def measured(values: Mapping[str, Any], one: str = "") -> Measured:
+    def measured(values: Mapping[str, Any], name: str = "") -> Measured:
         return Measured(
             values["psnr_restored"],
             values["ssim_restored"],
             values["psnr_degraded"],
             values["samples"],
-            content["data"].get(one, ""),
-            content["test_sets"].get(one, ""),
+            content["data"].get(name, ""),
+            content["test_sets"].get(name, ""),
         )
 
     return EvaluatedRun(
@@ -124,7 +123,10 @@ def parse_run(content: Mapping[str, Any], name: str) -> EvaluatedRun:
         content["architecture"],
         Convention(**content["metric"]),
         content["crop_size"],
-        {one: measured(values, one) for one, values in content["classes"].items()},
+        {
+            class_name: measured(values, class_name)
+            for class_name, values in content["classes"].items()
+        },
         measured(content["mean"]),
         content.get("remark", ""),
     )
@@ -166,13 +168,19 @@ def compare(runs: Sequence[EvaluatedRun], methods: Sequence[str] | None = None) 
         for method, table in columns
     )
     rows.append(Row("mean", tuple(run.mean for run in runs), tuple(averages)))
-    found = [any(row.published[i] for row in rows) for i in range(len(columns))]
+    comparable = [any(row.published[i] for row in rows) for i in range(len(columns))]
     header = "" if methods == [] else _without_published(runs, [table for _, table in columns])
-    columns = [column for column, there in zip(columns, found, strict=True) if there]
+    columns = [
+        column for column, is_comparable in zip(columns, comparable, strict=True) if is_comparable
+    ]
     rows = [
         dataclasses.replace(
             row,
-            published=tuple(s for s, there in zip(row.published, found, strict=True) if there),
+            published=tuple(
+                s
+                for s, is_comparable in zip(row.published, comparable, strict=True)
+                if is_comparable
+            ),
         )
         for row in rows
     ]
@@ -188,7 +196,7 @@ def _check_runs(runs: Sequence[EvaluatedRun]) -> None:
     for other in runs[1:]:
         if (other.convention, other.crop_size) != (first.convention, first.crop_size):
             raise ComparisonError(
-                f"conventions are not mixed: {first.name} is of {first.setting}, {other.name} of "
+                f"conventions differ: {first.name} has {first.setting}, {other.name} has "
                 f"{other.setting}; evaluate both with the same --config.channel, "
                 "--config.rounding and --config.data.crop_size"
             )
@@ -197,13 +205,13 @@ def _check_runs(runs: Sequence[EvaluatedRun]) -> None:
                 f"{first.name} measured {', '.join(first.classes)}, {other.name} "
                 f"{', '.join(other.classes)}; evaluate both with the same --config.tasks"
             )
-        for name, one in first.classes.items():
-            two = other.classes[name]
-            data = [(m.test_set or m.data, m.samples) for m in (one, two)]
+        for name, a in first.classes.items():
+            b = other.classes[name]
+            data = [(m.test_set or m.data, m.samples) for m in (a, b)]
             if data[0] != data[1]:
                 raise ComparisonError(
-                    f"{name} was measured on other data: {first.name} on {one.samples} samples "
-                    f"of {one.data}, {other.name} on {two.samples} of {two.data}"
+                    f"{name} was measured on different data: {first.name} on {a.samples} samples "
+                    f"of {a.data}, {other.name} on {b.samples} of {b.data}"
                 )
 
 
@@ -218,8 +226,8 @@ def _default_methods(
             columns += [(method, table) for method in wanted]
         elif wanted and any(_compares(runs, table, name) for name in table.classes):
             notes.append(
-                f"Published figures of {', '.join(wanted)} are not shown: they are of another "
-                f"convention, {table.convention}."
+                f"Published results of {', '.join(wanted)} are not shown: their convention is "
+                f"different, {table.convention}."
             )
     return columns, notes
 
@@ -235,7 +243,7 @@ def _requested_methods(
         if method not in known:
             names = ", ".join(known) or "none"
             raise ComparisonError(
-                f"--published: no figures of {method!r} are known for {', '.join(sorted(sets))}; "
+                f"--published: there are no results of {method!r} for {', '.join(sorted(sets))}; "
                 f"known: {names}"
             )
         table = known[method]
@@ -243,9 +251,9 @@ def _requested_methods(
             keys = f"--config.channel={table.convention.channel} "
             keys += f"--config.rounding={table.convention.rounding}"
             raise ComparisonError(
-                f"conventions are not mixed: {runs[0].name} is of {runs[0].convention}, the "
-                f"published {method} of {table.convention}; leave it out of --published, or "
-                f"evaluate with {keys}"
+                f"conventions differ: {runs[0].name} has {runs[0].convention}, the published "
+                f"{method} has {table.convention}; remove it from --published, or evaluate with "
+                f"{keys}"
             )
         columns.append((method, table))
     return columns
@@ -279,13 +287,15 @@ def _without_published(runs: Sequence[EvaluatedRun], tables: Sequence[published.
     known = tables or _tables(runs)
     if not known:
         sets = ", ".join(dict.fromkeys(run.task_set for run in runs))
-        return f"No figures are published of networks trained on {sets}."
+        return f"There are no published results for networks trained on {sets}."
     names = runs[0].classes
-    others = [name for name in names if not any(_compares(runs, table, name) for table in known)]
-    if not others:
+    incomparable = [
+        name for name in names if not any(_compares(runs, table, name) for table in known)
+    ]
+    if not incomparable:
         return ""
-    which = "all classes" if len(others) == len(names) else ", ".join(others)
-    return f"Not compared with publications, because of other test images: {which}."
+    which = "all classes" if len(incomparable) == len(names) else ", ".join(incomparable)
+    return f"Not compared with published results, as the test images differ: {which}."
 
 
 def _source_note(method: str, table: published.Table) -> str:

@@ -53,7 +53,7 @@ class Evaluation:
     # With a classifier of components: int [classes], samples with all components correct
     exact: np.ndarray | None = None
     # With a classifier of components: int [classes], samples in which none was detected ("clean")
-    nothing: np.ndarray | None = None
+    none_detected: np.ndarray | None = None
     # The convention as values
     metric: metrics.Convention = dataclasses.field(default_factory=metrics.Convention)
     data: tuple[str, ...] = ()  # description of each class's samples, for people; () = none
@@ -85,10 +85,10 @@ class Evaluation:
         """Accuracy of one component: mean over the classes of the share of correct samples."""
         return float(self._shares_right(self.confusion, self.truth)[index])
 
-    def _shares_right(self, found: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    def _shares_right(self, detected: np.ndarray, truth: np.ndarray) -> np.ndarray:
         """Per column of [classes, columns]: share of correct samples, averaged over the classes."""
         samples = np.array([[c.samples] for c in self.classes])
-        return np.mean(np.where(truth, found, samples - found) / samples, axis=0)
+        return np.mean(np.where(truth, detected, samples - detected) / samples, axis=0)
 
     def to_json(self) -> dict[str, Any]:
         """All results as plain values."""
@@ -99,9 +99,9 @@ class Evaluation:
             "found": self.confusion.tolist(),
             "truth": self.truth.tolist(),
             "exact": self.exact.tolist(),
-            "nothing": self.nothing.tolist(),
+            "nothing": self.none_detected.tolist(),
         } if multi_hot else None  # fmt: skip
-        found = {
+        content = {
             "convention": self.convention,
             "metric": dataclasses.asdict(self.metric),
             "crop_size": self.crop_size,
@@ -115,8 +115,8 @@ class Evaluation:
             "components": components,
         }
         if self.baselines:
-            found["baselines"] = {b.name: self._baseline_values(b) for b in self.baselines}
-        return found
+            content["baselines"] = {b.name: self._baseline_values(b) for b in self.baselines}
+        return content
 
     def _baseline_values(self, baseline: BaselineScores) -> dict[str, Any]:
         """Scores of a classical method as plain values."""
@@ -161,8 +161,8 @@ class Evaluation:
     def _baseline_lines(self) -> list[str]:
         """Tables of PSNR and SSIM of the classical methods."""
         lines = [
-            "The same samples, classical methods. None is told the class, the noise's strength or "
-            "the blur's kernel. Bold: the best of each row."
+            "Classical methods on the same samples, without knowledge of class, noise level or "
+            "blur kernel. Bold: the best of each row."
         ]
         names = [*(c.name for c in self.classes), "mean"]
         for metric, digits in (("psnr", 2), ("ssim", 3)):
@@ -191,8 +191,8 @@ class Evaluation:
             number = {name: str(i + 1) for i, name in enumerate(columns)}
             columns = tuple(number.values())
             names = [f"{number[name]} {name}" for name in names]
-            others = [f"{number[n]} {n}" for n in number if f"{number[n]} {n}" not in names]
-            legend += ", by their numbers" + (f" ({', '.join(others)})" if others else "")
+            outputs_only = [f"{number[n]} {n}" for n in number if f"{number[n]} {n}" not in names]
+            legend += ", by number" + (f" ({', '.join(outputs_only)})" if outputs_only else "")
         rows = [
             [name, *map(str, self.confusion[i]), f"{self.class_accuracy(i):.0%}"]
             for i, name in enumerate(names)
@@ -201,26 +201,26 @@ class Evaluation:
 
     def _component_lines(self) -> list[str]:
         """Table for a classifier of components."""
-        found, truth, columns = self.confusion, self.truth, self.predicted
+        detected, truth, columns = self.confusion, self.truth, self.predicted
         is_clean = ~self.truth.any(axis=1)
         if is_clean.any():
-            found, truth = np.c_[found, self.nothing], np.c_[truth, is_clean]
+            detected, truth = np.c_[detected, self.none_detected], np.c_[truth, is_clean]
             columns = (*columns, "none (clean)")
         rows = []
         for i, c in enumerate(self.classes):
             cells = [
-                f"{count}/{c.samples}" if there else str(count)
-                for count, there in zip(found[i], truth[i], strict=True)
+                f"{count}/{c.samples}" if is_present else str(count)
+                for count, is_present in zip(detected[i], truth[i], strict=True)
             ]
             rows.append([c.name, *cells, f"{self.class_accuracy(i):.0%}"])
-        shares = self._shares_right(found, truth)
+        shares = self._shares_right(detected, truth)
         rows.append(["accuracy", *(f"{share:.0%}" for share in shares), f"{self.accuracy():.0%}"])
         return [
-            f"Classification: all components right in {self.accuracy():.1%} of the samples (mean "
-            "of the classes). Rows: true class; columns: in how many samples the component was "
-            "found, of how many where it is there.",
+            f"Classification: all components correct in {self.accuracy():.1%} of the samples (mean "
+            "of the classes). Rows: true class. Columns: number of samples in which the component "
+            "was detected; detected/total if it is a component of the class.",
             "",
-            *_markdown(["", *columns, "all right"], rows),
+            *_markdown(["", *columns, "all correct"], rows),
         ]
 
     def to_text(self) -> str:

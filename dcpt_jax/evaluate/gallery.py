@@ -30,8 +30,8 @@ def grid(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
 def shrink(image: np.ndarray, factor: int) -> np.ndarray:
     """Downscales by averaging: [h, w, 3] -> [h // factor, w // factor, 3]."""
     h, w = (side // factor for side in image.shape[:2])
-    whole = image[: h * factor, : w * factor]
-    return whole.reshape(h, factor, w, factor, 3).mean((1, 3))
+    divisible = image[: h * factor, : w * factor]
+    return divisible.reshape(h, factor, w, factor, 3).mean((1, 3))
 
 
 def sheet(

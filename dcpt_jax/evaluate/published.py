@@ -59,8 +59,8 @@ class Table:
 
     def score(self, method: str, name: str) -> Score | None:
         """The figures of a method and class (or `AVERAGE`); None if not published."""
-        found = (s for s in self.scores if (s.method, s.name) == (method, name))
-        return next(found, None)
+        matches = (s for s in self.scores if (s.method, s.name) == (method, name))
+        return next(matches, None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +144,7 @@ _MASK_FIVE = Table(
         MaskDCPT-PromptIR  32.71/.985/.009/3.07 39.12/.985/.009/4.94 31.30/.892/.079/27.67 29.99/.900/.111/11.81 26.30/.881/.078/29.53 31.88
         """,  # noqa: E501
     ),
-    "Its noise is clipped to [0, 1], which dcpt_jax's is not: noise is not compared.",
+    "Its noise is clipped to [0, 1], unlike that of dcpt_jax, so noise is not compared.",
 )
 
 _TEN = (
@@ -172,7 +172,7 @@ _DCPT_TEN = Table(
         DCPT-NAFNet    28.16 30.29 25.68 27.56 30.45 29.30 29.17 40.53 22.87 33.24 29.72/.888
         """,
     ),
-    "One test set for each class; which ones is not recorded here, so none is compared.",
+    "One test set for each class; their names are not recorded here, so none is compared.",
 )
 
 _ELEVEN = (
@@ -221,7 +221,7 @@ _MASK_TWELVE = Table(
         DCPT-NAFNet     30.50 30.40 30.42 20.32 19.54 27.68 25.68 31.89 37.07 32.06 38.11 24.18
         """,  # noqa: E501
     ),
-    "Most columns are of several test sets; how they are averaged is not said.",
+    "Most columns are means over several test sets, by an unspecified rule.",
 )
 
 _STRENGTHS = tuple(
@@ -229,7 +229,7 @@ _STRENGTHS = tuple(
     for photos in ("Urban100", "Kodak24", "BSD68")
     for sigma in (15, 25, 50, 60, 75)
 )
-_NOISE_REMARK = "Sigma 60 and 75 are not trained on. The noise is clipped to [0, 1]."
+_NOISE_REMARK = "Sigma 60 and 75 are not part of the training. The noise is clipped to [0, 1]."
 _MASK_NOISE = tuple(
     Table(
         "gaussian_noise",
@@ -299,7 +299,7 @@ _PRETRAINING = (0, 25_000, 50_000, 75_000, 100_000)
 SERIES: tuple[Series, ...] = (
     *_series(
         "PSNR in dB, mean of 5d, after fine-tuning",
-        "hidden share of the patches in pre-training, %",
+        "share of hidden patches in pre-training, %",
         (0, 25, 50, 75),
         f"{_MASK}, mask ratio",
         "MaskDCPT-PromptIR 30.27,31.37,31.88,31.76",

@@ -35,7 +35,7 @@ def page(runs: Sequence[EvaluatedRun]) -> str:
     if not runs:
         parts.append("Nothing yet.\n")
     parts += ["## Not measured\n", _missing(runs), _PUBLISHED, *map(_table, published.TABLES)]
-    parts += ["### Figures that depend on another\n", _series()]
+    parts += ["### Results as a function of a setting\n", _series()]
     return "\n".join(map(_wrapped, "\n".join(parts).split("\n")))
 
 
@@ -88,9 +88,9 @@ def _table(table: Table) -> str:
         "|---|" + "--:|" * len(columns),
     ]
     for method in table.methods:
-        found = [scores.get((method, name)) for name in columns]
-        hand = " (second-hand)" if any(s and s.second_hand for s in found) else ""
-        lines.append(f"| {method}{hand} | {' | '.join(map(_cell, found))} |")
+        row = [scores.get((method, name)) for name in columns]
+        hand = " (second-hand)" if any(s and s.second_hand for s in row) else ""
+        lines.append(f"| {method}{hand} | {' | '.join(map(_cell, row))} |")
     return "\n".join(lines) + "\n"
 
 
@@ -104,7 +104,9 @@ def _cell(score: Score | None) -> str:
 
 def _series() -> str:
     lines = ["| figure | method | by | values | source |", "|---|---|---|---|---|"]
-    for one in published.SERIES:
-        values = ", ".join(f"{x:g}: {y:g}" for x, y in zip(one.at, one.values, strict=True))
-        lines.append(f"| {one.title} | {one.method} | {one.x} | {values} | {one.source} |")
+    for series in published.SERIES:
+        values = ", ".join(f"{x:g}: {y:g}" for x, y in zip(series.at, series.values, strict=True))
+        lines.append(
+            f"| {series.title} | {series.method} | {series.x} | {values} | {series.source} |"
+        )
     return "\n".join(lines) + "\n"

@@ -28,13 +28,13 @@ from dcpt_jax.restore import predictor
 from dcpt_jax.weights import WeightsDescription
 
 SHEET_HEIGHT = 2400  # largest total height of the sheet's images, in pixels
-SHOWN_SIDE = 256  # of larger images, the centre is shown
-JUDGED_SIDE = 512  # and classified, as classifiers are trained on smaller crops
+SHOWN_SIDE = 256  # only the centre of larger images is shown
+CLASSIFIED_SIDE = 512  # only the centre is classified, as classifiers are trained on crops
 WHOLE = "whole images"
 
 
 @dataclasses.dataclass(frozen=True)
-class Judge:
+class FeatureClassifier:
     """A classifier with the network whose features it was trained on."""
 
     network: nn.Module  # the network that computes its features
@@ -45,7 +45,7 @@ class Judge:
     def predict(self, degraded: np.ndarray) -> np.ndarray:
         """Predictions for images [b, h, w, 3]: 0/1 [b, outputs], one-hot if of classes."""
         logits = _classify(self.network, self.classifier, self.params, degraded)
-        return self.labels.answers(logits)
+        return self.labels.predictions(logits)
 
     def truth(self, tasks: Sequence[task_sets.Task]) -> np.ndarray | None:
         """The label of each task, see `Labels.rows`; None if the classifier lacks one of them."""
@@ -82,18 +82,18 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> Evaluati
     else:
         tasks = task_sets.resolve_trained(description.task_set, description.classes)
     network = description.network(**_changes(config, description))
-    judge = find_judge(config, params, description)
+    classifier = find_classifier(config, params, description)
     data = config.data
     classes = data_classes.open_classes(tasks, split="held_out", **data_classes.options_from(data))
-    places = {"size": data.crop_size, "per_photo": data.crops_per_photo}
-    counts = [held_out.count(one, **places) for one in classes]
-    whole = f"crops of {data.crop_size}x{data.crop_size} pixels" if data.crop_size else WHOLE
-    print(f"evaluate {config.init_from}: {sum(counts)} samples, {whole}", flush=True)
-    for one, count in zip(classes, counts, strict=True):
-        print(f"  {one.name}: {count} of {one.origin}", flush=True)
+    crops = {"size": data.crop_size, "per_photo": data.crops_per_photo}
+    counts = [held_out.count(training_class, **crops) for training_class in classes]
+    setting = f"crops of {data.crop_size}x{data.crop_size} pixels" if data.crop_size else WHOLE
+    print(f"evaluate {config.init_from}: {sum(counts)} samples, {setting}", flush=True)
+    for training_class, count in zip(classes, counts, strict=True):
+        print(f"  {training_class.name}: {count} of {training_class.origin}", flush=True)
     # A class of published test photos may have a fixed strength.
-    tasks = tuple(one.task for one in classes)
-    samples = held_out.samples(classes, **places, seed=config.seed)
+    tasks = tuple(training_class.task for training_class in classes)
+    samples = held_out.samples(classes, **crops, seed=config.seed)
     if data.crop_size:
         restored = restore_each(network, params["network"], samples, config.batch_size)
     else:
@@ -105,44 +105,48 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> Evaluati
     # `restored` is a generator: images are restored while they are scored.
     with matmul_precision(config.matmul_precision), Interruption() as interruption:
         restored = _until_interrupted(restored, interruption)
-        evaluation = score(tasks, restored, judge, pictures, metric=convention, methods=methods)
+        evaluation = score(
+            tasks, restored, classifier, pictures, metric=convention, methods=methods
+        )
     evaluation = dataclasses.replace(
         evaluation,
-        convention=f"{evaluation.convention}, {whole}",
-        data=tuple(one.origin for one in classes),
+        convention=f"{evaluation.convention}, {setting}",
+        data=tuple(training_class.origin for training_class in classes),
         # Published figures are of whole images, not of crops.
-        test_sets=tuple("" if data.crop_size else one.test_set for one in classes),
+        test_sets=tuple(
+            "" if data.crop_size else training_class.test_set for training_class in classes
+        ),
         crop_size=data.crop_size,
     )
     _write(Path(workdir), config, description, evaluation, pictures)
     if config.save_images:
-        print(f"wrote the images of all samples below {config.save_images}", flush=True)
+        print(f"wrote the images of all samples to {config.save_images}", flush=True)
     return evaluation
 
 
-def find_judge(
+def find_classifier(
     config: ml_collections.ConfigDict, params: weights.Params, description: WeightsDescription
-) -> Judge | None:
+) -> FeatureClassifier | None:
     """Finds the classifier to measure, and prints its folder.
 
     It is that of `config.classifier_from`, that of the weights, or the nearest one among the runs
     that they were initialised from: for each run first its `classifier_from`, then its `init_from`.
     """
-    place = config.classifier_from or config.init_from
+    path = config.classifier_from or config.init_from
     if config.classifier_from:
-        params, description = weights.load_weights(place)
+        params, description = weights.load_weights(path)
         if description.classifier is None:
             raise configs.ConfigError(
-                f"config.classifier_from: the weights in {place} hold no classifier; name the "
+                f"config.classifier_from: the weights in {path} contain no classifier; give the "
                 "work directory of a pre-training"
             )
-    elif description.classifier is None and (found := _nearest_classifier(place, description)):
-        place, params, description = found
+    elif description.classifier is None and (ancestor := _nearest_classifier(path, description)):
+        path, params, description = ancestor
     if description.classifier is None:
-        logging.warning("no classifier is measured; name one with --config.classifier_from")
+        logging.warning("no classifier to evaluate; select one with --config.classifier_from")
         return None
-    print(f"classification: by the classifier in {place}", flush=True)
-    return Judge(
+    print(f"classification: by the classifier in {path}", flush=True)
+    return FeatureClassifier(
         description.network(**_changes(config, description)),
         description.classifier.module(dtype=config.dtype),
         params,
@@ -151,27 +155,27 @@ def find_judge(
 
 
 def _nearest_classifier(
-    place: str, description: WeightsDescription
+    path: str, description: WeightsDescription
 ) -> tuple[Path, weights.Params, WeightsDescription] | None:
     """Folder, parameters and description of the nearest ancestor run with a classifier."""
-    waiting, seen = [(Path(place).absolute(), description)], set()
-    while waiting:
-        folder, description = waiting.pop(0)
+    queue, visited = [(Path(path).absolute(), description)], set()
+    while queue:
+        folder, description = queue.pop(0)
         source = description.source
         origins = [source.get("classifier_from", {}).get("path"), source.get("init_from")]
         for origin in filter(None, origins):
             # The recorded path, or beside the weights if both folders were moved together.
-            for found in (Path(origin).absolute(), folder.parent / Path(origin).name):
-                if found in seen or found == folder:
+            for candidate in (Path(origin).absolute(), folder.parent / Path(origin).name):
+                if candidate in visited or candidate == folder:
                     continue
-                seen.add(found)
+                visited.add(candidate)
                 try:
-                    params, description = weights.load_weights(found)
+                    params, description = weights.load_weights(candidate)
                 except FileNotFoundError:
                     continue
                 if description.classifier is not None:
-                    return found, params, description
-                waiting.append((found, description))
+                    return candidate, params, description
+                queue.append((candidate, description))
                 break
     return None
 
@@ -204,7 +208,7 @@ def restore_whole(
 def score(
     tasks: Sequence[task_sets.Task],
     restored: Iterable[tuple[held_out.Sample, np.ndarray]],
-    judge: Judge | None,
+    classifier: FeatureClassifier | None,
     pictures: "PictureSheet",
     *,
     metric: metrics.Convention = scores.DEFAULT,
@@ -217,38 +221,41 @@ def score(
     names = [task.name for task in tasks]
     # Per class and sample: PSNR and SSIM of the degraded, the restored and each method's image.
     measured: dict[int, list[tuple[list[float], list[float]]]] = {i: [] for i in range(len(tasks))}
-    truth = judge.truth(tasks) if judge is not None else None
-    said = np.zeros_like(truth, int) if truth is not None else None
-    exact, nothing = np.zeros((2, len(tasks)), int)
+    truth = classifier.truth(tasks) if classifier is not None else None
+    detected = np.zeros_like(truth, int) if truth is not None else None
+    exact, none_detected = np.zeros((2, len(tasks)), int)
     for sample, image in restored:
-        found = (
+        images_to_score = (
             *(np.clip(sample.degraded, 0, 1), image),
             *(method(sample.degraded) for method in methods),
         )
-        scored = [scores.of_image(one, sample.clean, convention=metric) for one in found]
+        scored = [
+            scores.of_image(candidate, sample.clean, convention=metric)
+            for candidate in images_to_score
+        ]
         psnr, ssim = map(list, zip(*scored, strict=True))
         measured[sample.task].append((psnr, ssim))
         pictures.offer(sample, image, *psnr[:2])
         if truth is not None:
-            seen = _middle(sample.degraded, JUDGED_SIDE)
-            answer = judge.predict(np.ascontiguousarray(seen)[None])[0]
-            said[sample.task] += answer
-            exact[sample.task] += int(scores.of_answer(answer, truth[sample.task]))
-            nothing[sample.task] += not answer.any()
+            degraded = _middle(sample.degraded, CLASSIFIED_SIDE)
+            prediction = classifier.predict(np.ascontiguousarray(degraded)[None])[0]
+            detected[sample.task] += prediction
+            exact[sample.task] += int(scores.exact_match(prediction, truth[sample.task]))
+            none_detected[sample.task] += not prediction.any()
     means = np.array([np.mean(measured[i], axis=0) for i in range(len(tasks))])
     classes = tuple(
         ClassScores(name, len(measured[i]), *means[i, :, :2].ravel().tolist())
         for i, name in enumerate(names)
     )
-    others = tuple(
+    baseline_scores = tuple(
         BaselineScores(m.name, m.library, m.citation, *map(tuple, means[:, :, 2 + i].T.tolist()))
         for i, m in enumerate(methods)
     )
-    results = {"metric": metric, "baselines": others}
-    if truth is not None and judge.labels.multi_hot:
-        results |= {"truth": truth, "exact": exact, "nothing": nothing}
-    outputs = judge.labels.names if truth is not None else ()
-    return Evaluation(classes, scores.describe(metric), said, outputs, **results)
+    results = {"metric": metric, "baselines": baseline_scores}
+    if truth is not None and classifier.labels.multi_hot:
+        results |= {"truth": truth, "exact": exact, "none_detected": none_detected}
+    outputs = classifier.labels.names if truth is not None else ()
+    return Evaluation(classes, scores.describe(metric), detected, outputs, **results)
 
 
 def _until_interrupted(items: Iterable[Any], interruption: Interruption) -> Iterator[Any]:
@@ -328,12 +335,12 @@ def _write(
         print(f"wrote {workdir / name}", flush=True)
 
 
-def trained_on(description: WeightsDescription, asked: str) -> str:
+def trained_on(description: WeightsDescription, evaluated: str) -> str:
     """Name of the task set that weights were trained on, or their classes joined by commas.
 
     Args:
         description: of the weights.
-        asked: the evaluated tasks; used for converted weights, which do not state theirs.
+        evaluated: the evaluated tasks; used for converted weights, which do not state theirs.
     """
     classes = set(description.classes)
     for name, tasks in task_sets.TASK_SETS.items():
@@ -343,7 +350,7 @@ def trained_on(description: WeightsDescription, asked: str) -> str:
         known = task_sets.resolve_trained(description.task_set, description.classes)
     except ValueError:
         known = ()
-    return description.task_set if known else asked or description.task_set
+    return description.task_set if known else evaluated or description.task_set
 
 
 def _changes(config: ml_collections.ConfigDict, description: WeightsDescription) -> dict[str, Any]:

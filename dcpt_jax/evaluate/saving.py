@@ -20,17 +20,17 @@ def save_each(
     in all three folders. Characters that are not portable in file names are replaced by "_", and
     equal names are numbered.
     """
-    taken: set[tuple[int, str]] = set()
+    used: set[tuple[int, str]] = set()
     for sample, image in restored:
         name = base = _file_name(sample.name)
         number = 1
-        while (sample.task, name.lower()) in taken:
+        while (sample.task, name.lower()) in used:
             number += 1
             name = f"{base}_{number}"
-        taken.add((sample.task, name.lower()))
-        place = Path(folder) / _file_name(names[sample.task])
+        used.add((sample.task, name.lower()))
+        class_folder = Path(folder) / _file_name(names[sample.task])
         for kind, pixels in zip(KINDS, (sample.degraded, image, sample.clean), strict=True):
-            images.write_image(place / kind / f"{name}.png", pixels)
+            images.write_image(class_folder / kind / f"{name}.png", pixels)
         yield sample, image
 
 

@@ -18,16 +18,16 @@ def of_image(
 ) -> list[float]:
     """PSNR (dB, at most `metrics.PSNR_LIMIT`) and SSIM of a restored image [h, w, 3] in [0, 1]."""
     options = {"channel": convention.channel, "rounding": convention.rounding}
-    found = []
+    values = []
     for name in names:
         value = getattr(metrics, name)(image, clean, **options)
-        found.append(min(value, metrics.PSNR_LIMIT) if name == "psnr" else value)
-    return found
+        values.append(min(value, metrics.PSNR_LIMIT) if name == "psnr" else value)
+    return values
 
 
-def of_answer(said: np.ndarray, truth: np.ndarray) -> float:
+def exact_match(prediction: np.ndarray, truth: np.ndarray) -> float:
     """1 if all outputs of a classifier, 0/1 [outputs], are correct, else 0."""
-    return float((said == truth).all())
+    return float((prediction == truth).all())
 
 
 def describe(convention: metrics.Convention) -> str:

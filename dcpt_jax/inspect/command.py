@@ -15,20 +15,20 @@ from dcpt_jax.command_line import Display, UsageError, expanded_path, positive_i
 _SHOWN = 0.005  # probabilities below this are left out of the table
 
 _DETAILS = """
-what is shown
-  For each photo the verdict and the probabilities, the largest first, in the table without those
-  below 0.5 %. A flat classifier picks one of its classes, so it names a degradation for a clean
-  photo too, unless "clean" is one of them. A multi-hot classifier judges each degradation by
-  itself: the verdict joins all above 50 %, as in rain+haze, or is "clean".
+output
+  For each photo, the verdict and the probabilities in descending order; the table omits those below
+  0.5 %. A flat classifier selects exactly one of its classes, so it predicts a degradation for
+  clean photos, too, unless "clean" is a class. A multi-hot classifier predicts each degradation
+  independently: the verdict joins all above 50 %, such as rain+haze, or is "clean".
 
 large and small photos
-  The classifier learned from crops of one size (crop_size in model.json, 128 where that does not
-  say it). A photo is judged by at most 16 crops of that size, spread evenly over it, whose logits
-  are averaged; smaller photos are padded by reflection.
+  The classifier was trained on crops of one size (crop_size in model.json, default 128). The logits
+  of at most 16 crops of that size, spread evenly over the photo, are averaged. Smaller photos are
+  padded by reflection.
 
 exit status
-  0: all photos are inspected; 1: some could not be, each is named with the reason on the error
-  stream; 2: wrong use, or weights that are unusable or hold no classifier; 130: interrupted.
+  0: all photos are inspected; 1: some failed, with the reasons on the error stream; 2: invalid
+  options, or weights that cannot be loaded or contain no classifier; 130: interrupted.
 """
 
 
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="python -m dcpt_jax.inspect",
         usage="%(prog)s PHOTO... [options]",
-        description="Tells which degradations the classifier sees in photos of any size.",
+        description="Predicts the degradations of photos of any size.",
         epilog=_DETAILS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -47,27 +47,27 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         type=expanded_path,
         metavar="PHOTO",
-        help="image file, or folder that is searched with its sub-folders; "
-        "put -- before names that begin with a dash",
+        help="image file, or folder that is searched recursively; put -- before names that start "
+        "with a dash",
     )
     add(
         "--weights",
         type=expanded_path,
         metavar="W",
-        help="weights folder, or work directory of a training run, that holds a classifier "
-        "(default: the network that comes with this package)",
+        help="weights folder or work directory of a training run, with a classifier (default: the "
+        "bundled network)",
     )
     add(
         "--json",
         action="store_true",
-        help="write one JSON object per line and photo, with file, verdict and probabilities",
+        help="print a line of JSON per photo, with file, verdict and probabilities",
     )
     add(
         "--max-pixels",
         type=positive_int,
         default=images.MAX_PIXELS,
         metavar="N",
-        help="refuse photos of more pixels (default: %(default)s)",
+        help="reject photos with more pixels (default: %(default)s)",
     )
     return result
 
@@ -104,12 +104,12 @@ def find_photos(
     photos, failures, left_out = {}, [], Counter()
     for path in inputs:
         try:
-            found, counts = image_folders.find_images(path)
+            paths, counts = image_folders.find_images(path)
         except OSError as error:
             failures.append((path, error.strerror or str(error)))
             continue
         left_out += counts
-        for photo in found:
+        for photo in paths:
             photos.setdefault(os.path.abspath(photo), photo)
     return list(photos.values()), failures, left_out
 
@@ -128,22 +128,22 @@ def _inspect_all(
     for photo in photos:
         options.interruption.check()
         try:
-            found = inspector(images.read_image(photo, max_pixels=options.max_pixels))
+            probabilities = inspector(images.read_image(photo, max_pixels=options.max_pixels))
         except Exception as error:  # a failure of a library on one file must not stop the others
             failed += 1
             named = isinstance(error, images.ImageError)
             display.failure(str(error) if named else f"{photo}: {error or type(error)}")
         else:
-            verdict = inspector.labels.verdict(found)
+            verdict = inspector.labels.verdict(probabilities)
             if options.json:
-                entry = {"file": str(photo), "verdict": verdict, "probabilities": found}
+                entry = {"file": str(photo), "verdict": verdict, "probabilities": probabilities}
                 display.line(json.dumps(entry))
             else:
-                shown = (f"{name} {p:.0%}" for name, p in found.items() if p >= _SHOWN)
+                shown = (f"{name} {p:.0%}" for name, p in probabilities.items() if p >= _SHOWN)
                 display.line(_row((str(photo), verdict, ", ".join(shown)), widths))
         display.done()
     if not options.json and inspector.labels.multi_hot:
-        display.line("Each probability is judged by itself: a verdict names all above 50%.")
+        display.line("The probabilities are independent; the verdict lists all above 50%.")
     options.interruption.check()
     return failed
 
@@ -166,5 +166,5 @@ def _inspector(weights: Path | None) -> Any:
     except (OSError, ValueError) as error:
         raise UsageError(f"--weights: {error}") from error
     if weights is None:
-        print("weights: bundled with dcpt_jax (--weights names others)", file=sys.stderr)
+        print("weights: bundled with dcpt_jax (--weights selects others)", file=sys.stderr)
     return inspector

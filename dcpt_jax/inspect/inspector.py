@@ -59,13 +59,13 @@ class Inspector:
         self,
         params: weights_folders.Params,
         description: weights_folders.WeightsDescription,
-        place: Path | str | None = None,
+        path: Path | str | None = None,
     ):
         """Moves the weights, as returned by `weights.load_weights`, to the device.
 
-        `place` is their location for the ValueError raised if they have no classifier.
+        `path` is their location for the ValueError raised if they have no classifier.
         """
-        classifier = description.required_classifier(place)
+        classifier = description.required_classifier(path)
         self.labels = classifier.labels
         self._network = description.network()
         self._classifier = classifier.module()

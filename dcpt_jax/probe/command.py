@@ -16,28 +16,29 @@ from dcpt_jax.command_line import UsageError, expanded_path, positive_int, run_c
 
 _DETAILS = """
 what is computed
-  The features that the degradation classifier gets, of every level of each network, on the same
-  degraded images. A classifier by the 5 nearest neighbours is fitted to two thirds of the images
-  and tried on the rest, for five splits: on the flattened features, as published, and on the mean
-  and standard deviation of each channel. docs/probing.md says how to read the figures.
+  Features of all networks are computed on the same degraded images, at every level that the
+  degradation classifier uses. A 5-nearest-neighbour classifier is fitted to two thirds of the
+  images and tested on the rest, for five random splits: once on the flattened features, as in the
+  paper, and once on the mean and standard deviation of each channel. docs/probing.md explains the
+  results.
 
 images
-  Every image is a different crop. Where there are enough photos (images times classes) each gives
-  its centre to one class; otherwise each photo gives several crops, spread over it, which are dealt
-  out to the classes in turn. The bundled photos are three that this package's demo does not train
-  on: for figures to publish, name a folder of your own.
+  Every image is a different crop. With enough photos (images times classes), the centre of each
+  photo is used for one class; otherwise, several crops spread over each photo are distributed to
+  the classes in turn. The default is three bundled photos that the demo does not train on; use
+  your own --photos for results to publish.
 
 what is written
   DIR/probe.md (the table), DIR/probe.json (all numbers, with the coordinates of the picture) and
   DIR/probe.png: the t-SNE of each level (columns) of each network (rows).
 
 space
-  The flattened features of one network at a time lie in files in a temporary folder (TMPDIR names
-  another), 4 bytes for each number: about 4 GB for 500 crops of 128 of the paper's NAFNet, 18 GB
-  of its SwinIR. They are removed at the end.
+  The flattened features of one network at a time are stored in a temporary folder (set TMPDIR to
+  change it), in float32: about 4 GB for the paper's NAFNet and 500 crops of 128 pixels, 18 GB for
+  its SwinIR. They are removed at the end.
 
 exit status
-  0: done; 2: wrong use, or unusable weights or photos; 130: interrupted.
+  0: success; 2: invalid options, weights or photos; 130: interrupted.
 """
 FILES = ("probe.md", "probe.json", "probe.png")
 
@@ -56,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="python -m dcpt_jax.probe",
         usage="%(prog)s [--random NAME,...] [--weights W...] --output DIR [options]",
-        description="Measures how well features of networks tell degradations apart.",
+        description="Measures how well the features of networks separate degradations.",
         epilog=_DETAILS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -68,16 +69,16 @@ def parser() -> argparse.ArgumentParser:
         action="extend",
         default=[],
         metavar="W",
-        help="weights folders, or work directories of training runs, one row each",
+        help="weights folders or work directories of training runs; one row each",
     )
     add(
         "--random",
         default="",
         metavar="NAME,...",
-        help="untrained networks, shown above the others: nafnet, restormer, promptir or swinir at "
-        "the paper's size, or a weights folder whose architecture to take",
+        help="untrained networks, in the first rows: nafnet, restormer, promptir or swinir in the "
+        "paper's size, or a weights folder whose architecture is used",
     )
-    add("--output", type=expanded_path, required=True, metavar="DIR", help="folder for the results")
+    add("--output", type=expanded_path, required=True, metavar="DIR", help="output folder")
     add(
         "--tasks",
         default="5d",
@@ -88,14 +89,14 @@ def parser() -> argparse.ArgumentParser:
         "--photos",
         type=expanded_path,
         metavar="DIR",
-        help="clean photos (default: the bundled ones)",
+        help="folder of clean photos (default: bundled photos)",
     )
     add(
         "--images",
         type=positive_int,
         default=100,
         metavar="N",
-        help="images of each class (default: %(default)s)",
+        help="number of images per class (default: %(default)s)",
     )
     add(
         "--crop",
@@ -108,7 +109,7 @@ def parser() -> argparse.ArgumentParser:
         "--seed",
         type=int,
         default=0,
-        help="of the degradations, the untrained networks and t-SNE (default: %(default)s)",
+        help="random seed of degradations, untrained networks and t-SNE (default: %(default)s)",
     )
     return result
 
@@ -126,7 +127,7 @@ def run(options: argparse.Namespace) -> int:
     tasks = _tasks(options)
     random = [name.strip() for name in options.random.split(",") if name.strip()]
     if not random and not options.weights:
-        raise UsageError("no network is named: give --weights W or --random NAME, or both")
+        raise UsageError("no network to probe: set --weights W, --random NAME or both")
     try:
         picture.check_matplotlib()
         options.output.mkdir(parents=True, exist_ok=True)
@@ -171,12 +172,12 @@ def _tasks(options: argparse.Namespace) -> tuple[Any, ...]:
     except ValueError as error:
         raise UsageError(f"--tasks: {error}") from error
     if len(tasks) < 2:
-        raise UsageError(f"--tasks {options.tasks}: name at least two classes to tell apart")
+        raise UsageError(f"--tasks {options.tasks}: at least two classes are required")
     least = math.ceil((NEIGHBOURS + 1) / (1 - TEST_SHARE) / len(tasks))
     if options.images < least:
         raise UsageError(
-            f"--images {options.images}: at least {least} of each class are needed to fit "
-            f"{NEIGHBOURS} neighbours"
+            f"--images {options.images}: must be at least {least} for {NEIGHBOURS} nearest "
+            "neighbours"
         )
     if options.seed < 0:
         raise UsageError(f"--seed {options.seed}: must be at least 0")
@@ -212,7 +213,7 @@ def _networks(random: Sequence[str], paths: Sequence[Path], seed: int) -> Iterat
     from dcpt_jax import models, weights
     from dcpt_jax.probe.untrained import untrained_params
 
-    shown = _short_names([*paths, *(Path(one) for one in random if one not in models.BACKBONES)])
+    shown = _short_names([*paths, *(Path(name) for name in random if name not in models.BACKBONES)])
     descriptions = {}
     for path in shown:  # checks all networks before any computation
         if not path.is_dir():
@@ -225,7 +226,7 @@ def _networks(random: Sequence[str], paths: Sequence[Path], seed: int) -> Iterat
         try:
             descriptions[path] = weights.load_weights(path)[1]
         except (OSError, ValueError) as error:
-            raise UsageError(f"{path} cannot be used: {error}") from error
+            raise UsageError(f"cannot use {path}: {error}") from error
 
     def generate() -> Iterator[Network]:
         for name in random:
@@ -255,7 +256,7 @@ def _short_names(paths: Sequence[Path]) -> dict[Path, str]:
     def name(path: Path) -> str:
         for count in range(1, len(parts[path]) + 1):
             end = parts[path][-count:]
-            if sum(other[-count:] == end for other in parts.values()) == 1:
+            if sum(names[-count:] == end for names in parts.values()) == 1:
                 return "/".join(end)
         return str(path)  # two spellings of the same folder
 
@@ -267,12 +268,14 @@ def _probe(network: Network, probed: Any, seed: int) -> Any:
     from dcpt_jax.probe import embedding, levels, neighbours
     from dcpt_jax.probe.report import LevelResult, NetworkResult
 
-    began = time.monotonic()
+    start = time.monotonic()
     results = []
     with tempfile.TemporaryDirectory(prefix="dcpt_jax_probe_") as folder:
         try:
-            found = levels.features(network.model, network.params, probed.degraded, folder=folder)
-            for level in found:
+            computed = levels.features(
+                network.model, network.params, probed.degraded, folder=folder
+            )
+            for level in computed:
                 products = neighbours.inner_products(level.flattened)
                 results.append(
                     LevelResult(
@@ -284,5 +287,5 @@ def _probe(network: Network, probed: Any, seed: int) -> Any:
                 )
         except (OSError, ValueError) as error:  # no disk space, or features that are not finite
             raise UsageError(f"{network.name}: {error}") from error
-    print(f"probed {network.name} in {time.monotonic() - began:.0f} s", flush=True)
+    print(f"probed {network.name} in {time.monotonic() - start:.0f} s", flush=True)
     return NetworkResult(network.name, network.about, tuple(results))

@@ -50,22 +50,22 @@ def probe_images(
     # In file name order, a pattern in the names could correlate with the classes.
     order = np.random.default_rng(hashed(seed, "photos")).permutation(chosen).tolist()
     counts = [wanted // len(order) + (i < wanted % len(order)) for i in range(len(order))]
-    places = []
+    positions = []
     for index, count in zip(order, counts, strict=True):
         size = photos.check(index)
         rng = np.random.default_rng(hashed(seed, photos.names[index]))
         try:
-            places.append(crop_places(*size, crop, count, rng))
+            positions.append(crop_positions(*size, crop, count, rng))
         except ValueError as error:
             raise ValueError(
-                f"too few photos for {wanted} images of different crops: {photos.describe(index)}, "
-                f"{size[1]}x{size[0]} pixels, {error}; name a folder of more or larger photos with "
-                "--photos, or lower --images or --crop"
+                f"too few photos for {wanted} different crops: {photos.describe(index)}, "
+                f"{size[1]}x{size[0]} pixels, {error}; use more or larger photos (--photos), or "
+                "lower --images or --crop"
             ) from error
     parts = [degradations.parse(task.degradation) for task in tasks]
     degraded = np.empty((wanted, crop, crop, 3), np.float32)
     number = 0
-    for index, corners in zip(order, places, strict=True):
+    for index, corners in zip(order, positions, strict=True):
         pixels = photos.read(index)
         for corner in corners:
             row, label = divmod(number, len(tasks))
@@ -79,18 +79,24 @@ def probe_images(
     return ProbeImages(degraded, labels, len(order))
 
 
-def crop_places(
+def crop_positions(
     height: int, width: int, crop: int, count: int, rng: np.random.Generator
 ) -> list[tuple[int, int]]:
-    """Different places of crops in a photo, spread over it, in random order.
+    """Different positions of crops in a photo, spread over it, in random order.
 
     Returns:
         (top, left) of each crop.
     """
-    tall, wide = (max(side - crop, 0) + 1 for side in (height, width))
-    if count > tall * wide:
-        raise ValueError(f"has {tall * wide} different crops of {crop} pixels, not {count}")
-    rows = min(max(round(math.sqrt(count * tall / wide)), math.ceil(count / wide), 1), count, tall)
+    num_tops, num_lefts = (max(side - crop, 0) + 1 for side in (height, width))
+    if count > num_tops * num_lefts:
+        raise ValueError(
+            f"has {num_tops * num_lefts} different crops of {crop} pixels, not {count}"
+        )
+    rows = min(
+        max(round(math.sqrt(count * num_tops / num_lefts)), math.ceil(count / num_lefts), 1),
+        count,
+        num_tops,
+    )
     columns = math.ceil(count / rows)
     cells = rng.choice(rows * columns, count, replace=False)
 
@@ -98,6 +104,6 @@ def crop_places(
         return int((positions - 1) * (cell + 0.5) / cells + 0.5)
 
     return [
-        (middle(row, rows, tall), middle(column, columns, wide))
+        (middle(row, rows, num_tops), middle(column, columns, num_lefts))
         for row, column in (divmod(cell, columns) for cell in cells.tolist())
     ]

@@ -93,7 +93,7 @@ def features(
 def _features(model: Any, params: Any, images: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
     """(features [b, h, w, c], mean and standard deviation of each channel [b, 2c]) by level."""
     maps = model.apply({"params": params}, images, method="features")
-    maps = [one.astype(jnp.float32) for one in maps]
+    maps = [level.astype(jnp.float32) for level in maps]
     pooled = [jnp.concatenate([x.mean((1, 2)), x.std((1, 2))], axis=-1) for x in maps]
     return list(zip(maps, pooled, strict=True))
 
@@ -103,5 +103,5 @@ def _check_space(folder: Path | str, needed: int) -> None:
     if needed > free:
         raise OSError(
             f"the features need {needed / 2**30:.1f} GiB in {folder}, where {free / 2**30:.1f} GiB "
-            "are free; let TMPDIR name a folder on a larger disk, or lower --images or --crop"
+            "are free; set TMPDIR to a folder on a larger disk, or lower --images or --crop"
         )

@@ -97,7 +97,7 @@ def inner_products(features: np.ndarray) -> np.ndarray:
         block = np.asarray(flat[:, start : start + columns], np.float64)
         products += block @ block.T
     if not np.isfinite(products).all():
-        raise ValueError("features hold values that are not finite (NaN or infinity)")
+        raise ValueError("features contain values that are not finite (NaN or infinity)")
     return products
 
 
@@ -123,8 +123,8 @@ def knn_accuracy_of(
                 f"neighbours must be from 1 to the number of fitted samples, {len(fitted)} of "
                 f"{len(labels)}, not {neighbours}"
             )
-        said = predict(products, labels, fitted, held_out, neighbours)
-        accuracies.append(float(np.mean(said == labels[held_out])))
+        predictions = predict(products, labels, fitted, held_out, neighbours)
+        accuracies.append(float(np.mean(predictions == labels[held_out])))
     return Accuracy(tuple(accuracies))
 
 

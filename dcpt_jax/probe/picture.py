@@ -28,7 +28,7 @@ def draw(report: Report, path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    rows, columns = len(report.networks), max(len(one.levels) for one in report.networks)
+    rows, columns = len(report.networks), max(len(network.levels) for network in report.networks)
     handles = [
         Line2D([], [], linestyle="", label=name, markersize=7, **_style(label))
         for label, name in enumerate(report.classes)

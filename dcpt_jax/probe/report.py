@@ -56,9 +56,8 @@ class Report:
             "",
             f"{NEIGHBOURS} nearest neighbours (Euclidean, uniform votes), {TEST_SHARE:.0%} of the "
             f"images held out; mean ± standard deviation over the splits of the seeds "
-            f"{', '.join(map(str, SPLIT_SEEDS))}. Level 1 is the first that the degradation "
-            "classifier gets, the finest. Flattened: all numbers of a level. Pooled: mean and "
-            "standard deviation of each channel.",
+            f"{', '.join(map(str, SPLIT_SEEDS))}. Level 1 is the finest level. Flattened: all "
+            "values of a level. Pooled: mean and standard deviation of each channel.",
         ]
         return "\n".join(lines) + "\n"
 
@@ -92,7 +91,7 @@ def shape_text(shape: Sequence[int]) -> str:
 
 
 def _level_json(level: LevelResult) -> dict[str, Any]:
-    found = {"flattened": level.flattened, "pooled": level.pooled}
+    accuracies = {"flattened": level.flattened, "pooled": level.pooled}
     return {
         "shape": list(level.shape),
         **{
@@ -101,7 +100,7 @@ def _level_json(level: LevelResult) -> dict[str, Any]:
                 "standard_deviation": accuracy.deviation,
                 "splits": list(accuracy.splits),
             }
-            for name, accuracy in found.items()
+            for name, accuracy in accuracies.items()
         },
         "tsne": np.round(level.coordinates, 3).tolist(),
     }

@@ -31,16 +31,16 @@ def untrained_params(model: Any, seed: int = 0) -> Any:
     image = jnp.zeros((1, model.size_multiple, model.size_multiple, 3), jnp.float32)
 
     @jax.jit
-    def others(key: jax.Array) -> dict[str, jax.Array]:
-        drawn = traverse_util.flatten_dict(model.init(key, image)["params"], sep="/")
-        return {name: leaf for name, leaf in drawn.items() if not name.endswith(_REDRAWN)}
+    def other_params(key: jax.Array) -> dict[str, jax.Array]:
+        params = traverse_util.flatten_dict(model.init(key, image)["params"], sep="/")
+        return {name: leaf for name, leaf in params.items() if not name.endswith(_REDRAWN)}
 
-    drawn = {name: np.asarray(leaf) for name, leaf in others(jax.random.key(seed)).items()}
+    params = {name: np.asarray(leaf) for name, leaf in other_params(jax.random.key(seed)).items()}
     for name, leaf in traverse_util.flatten_dict(models.parameter_shapes(model), sep="/").items():
         if name.endswith("bias"):
-            drawn[name] = np.zeros(leaf.shape, np.float32)
+            params[name] = np.zeros(leaf.shape, np.float32)
         elif name.endswith("kernel"):
             rng = np.random.default_rng((seed, zlib.crc32(name.encode())))
             bound = math.sqrt(6 / (5 * math.prod(leaf.shape[:-1])))
-            drawn[name] = rng.uniform(-bound, bound, leaf.shape).astype(np.float32)
-    return traverse_util.unflatten_dict(drawn, sep="/")
+            params[name] = rng.uniform(-bound, bound, leaf.shape).astype(np.float32)
+    return traverse_util.unflatten_dict(params, sep="/")

@@ -26,56 +26,53 @@ ALPHA = ("keep", "drop", "white")
 METADATA = ("keep", "none")
 
 _DETAILS = """
-what is written
-  A single photo goes to the file that --output names, if it ends like one (new.png); else DIR is
-  a folder. Results there have the names of their photos and, for folders, the same sub-folders
-  below DIR. An input is never overwritten: a result that would lie beside its photo is named
-  NAME_restored. Photos that would get the same name are told apart by suffix (x_jpg.png,
-  x_png.png), folder (x_holiday.png) or a number. A finished file is never replaced without
-  --overwrite, and a file appears whole or not at all. DIR is not searched for photos when it lies
-  inside an INPUT.
-  --format auto keeps the format of photos named .png, .tif, .webp or .bmp, which are
-  lossless (WebP is written lossless), and writes PNG for JPEGs and all others. --format same
-  keeps JPEG too, written with quality 95, and writes PNG only for kinds that cannot be written.
-  16 bits and alpha are kept where the format can (PNG, TIFF; alpha in WebP too); grey becomes RGB
-  and the first picture of an animation is taken. AVIF is read, HEIC with pillow-heif and JPEG XL
-  with pillow-jxl-plugin installed; files of other formats (dng, exr, jp2, ...) in a folder are
-  counted at the start.
+output files
+  For a single photo, --output may be a file with an image suffix (new.png). Otherwise it is a
+  folder: results have the names of their photos, and photos of a folder the same sub-folders. An
+  input is never overwritten: a result in the folder of its photo is named NAME_restored. Equal
+  names are distinguished by suffix (x_jpg.png, x_png.png), folder (x_holiday.png) or a number.
+  Finished files are skipped unless --overwrite is given, and each file is written atomically. If
+  DIR is inside an INPUT, it is not searched for photos.
+  --format auto keeps lossless formats (.png, .tif, .webp, .bmp; WebP is written lossless) and
+  writes all others, such as JPEG, as PNG. --format same also keeps JPEG, with quality 95, and uses
+  PNG only for formats that cannot be written. 16 bits and alpha are kept if the format supports
+  them (PNG, TIFF; alpha also in WebP). Grey becomes RGB, and only the first frame of an animation
+  is restored. AVIF can be read, HEIC with pillow-heif and JPEG XL with pillow-jxl-plugin. Files of
+  other formats in a folder (dng, exr, jp2, ...) are skipped, and counted at the start.
 
 colours and metadata
-  Photos with an RGB colour profile (Display P3, Adobe RGB, ...) are restored in their own space,
-  and the result has the same profile, so that viewers show the same colours; where a file states
-  them without a profile, the result gets one. Linear RGB, grey, CMYK and Lab are converted to
-  sRGB, and the result says sRGB; HDR (PQ, HLG) is taken for sRGB. EXIF, XMP, IPTC and the print
-  resolution are kept, with the orientation reset to upright and without thumbnails; file times
-  are not. Metadata may contain the place where a photo was taken (GPS): --metadata none drops
-  them all. The line of each photo says what was converted or dropped.
+  Photos with an RGB colour profile (Display P3, Adobe RGB, ...) are restored in their own colour
+  space, and the result has the same profile; if the file states the space in another way, a profile
+  is added. Linear RGB, grey, CMYK and Lab are converted to sRGB, and the result has an sRGB
+  profile. HDR (PQ, HLG) is treated as sRGB. EXIF, XMP, IPTC and print resolution are kept, with
+  upright orientation and without thumbnails; file times are not kept. Metadata may contain the
+  location of the photo (GPS): --metadata none removes all of it. The output line of each photo
+  lists conversions and losses.
 
 large photos
-  By default a photo runs whole as long as the network is estimated to need less than 2 GiB of
-  working memory for it (about 1 megapixel for the paper's NAFNet, 0.25 for its Restormer and
-  PromptIR, 0.14 for its SwinIR), and in the largest tiles that do otherwise. Neighbouring tiles
-  overlap and are blended. All networks look at the whole photo in some way, so tiles give a
-  slightly different result. NAFNet's share the averages of the photo, which takes about 2.5
-  times as long. If memory runs out, tiles of half the side are used. Every new size of
-  a whole photo is compiled once, which takes seconds to half a minute; tiles have one size, so
-  --tile 512 is faster for folders of many different sizes.
+  A photo is restored as a whole if the estimated working memory of the network is below 2 GiB
+  (about 1 megapixel for the paper's NAFNet, 0.25 for Restormer and PromptIR, 0.14 for SwinIR),
+  otherwise in the largest tiles that satisfy this limit. Neighbouring tiles overlap and are
+  blended. As all networks depend on the whole photo in some way, the result of tiles is slightly
+  different. Tiles of NAFNet share the averages of the photo, which takes about 2.5 times as long. If
+  the memory is insufficient, the side of the tiles is halved. Compilation takes seconds to half a
+  minute for every new photo size; all tiles have one size, so --tile 512 is faster for folders with
+  many different sizes.
 
 local converter (--tlc)
-  NAFNet averages over the whole image, and averages over a large photo differ from those over the
-  crops it was trained on. The test-time local converter averages over windows of 1.5 times the
-  training crop instead. It is off by default, because it may help or harm: measure it on photos
-  like yours. SIZE is the training crop in pixels (128 in DCPT), auto takes it from the weights
-  (crop_size in model.json; converted weights do not say it). It changes nothing for photos smaller
-  than the window.
+  NAFNet averages over the whole image, but was trained with averages over crops. The test-time
+  local converter averages over windows of 1.5 times the training crop instead. It may improve or
+  worsen the result, so it is off by default: measure its effect on similar photos. SIZE is the size
+  of the training crops in pixels (128 in DCPT); auto reads it from the weights (crop_size in
+  model.json, which converted weights lack). Photos smaller than the window are not affected.
 
-what the photos look like
-  If the weights hold a classifier, each photo's line ends with its verdict, see
-  `python -m dcpt_jax.inspect`. The result does not depend on it.
+classification
+  If the weights contain a classifier, the output line of each photo ends with its verdict, see
+  `python -m dcpt_jax.inspect`. The verdict does not affect the result.
 
 exit status
-  0: all photos are restored or were finished before; 1: some failed, each is named with the
-  reason; 2: wrong use or unusable weights; 130: interrupted, finished files are kept.
+  0: all photos are restored or skipped as finished; 1: some failed, with the reasons on the error
+  stream; 2: invalid options or weights; 130: interrupted, finished files are kept.
 """
 
 
@@ -94,46 +91,45 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         type=expanded_path,
         metavar="INPUT",
-        help="image file, or folder that is searched with its sub-folders; "
-        "put -- before names that begin with a dash",
+        help="image file, or folder that is searched recursively; put -- before names that start "
+        "with a dash",
     )
     add(
         "--output",
         type=expanded_path,
         required=True,
         metavar="DIR",
-        help="folder for the results; for a single photo also the file, such as new.png",
+        help="output folder; for a single photo also a file, such as new.png",
     )
     add(
         "--weights",
         type=expanded_path,
         metavar="W",
-        help="weights folder, work directory of a training run, or a .pth or .safetensors file "
-        "of the PyTorch original, see dcpt_jax.convert (default: the network that comes with this "
-        "package)",
+        help="weights folder, work directory of a training run, or .pth or .safetensors file of "
+        "the PyTorch original, see dcpt_jax.convert (default: the bundled network)",
     )
     add(
         "--tile",
         type=_tile,
         default=None,
         metavar="N",
-        help="side of the tiles in pixels; photos that are not larger run whole (default: auto, "
+        help="side of the tiles in pixels; smaller photos are restored as a whole (default: auto, "
         "see below)",
     )
     add(
         "--ensemble",
         action="store_true",
-        help="mean over the eight flips and quarter turns; takes eight times as long",
+        help="average over the eight flips and quarter turns; takes eight times as long",
     )
     _add_result_options(result)
-    add("--overwrite", action="store_true", help="restore again what is already in DIR")
+    add("--overwrite", action="store_true", help="replace finished results")
     add(
         "--tlc",
         type=_tlc,
         default=None,
         metavar="SIZE|auto",
-        help="use NAFNet's test-time local converter, for training crops of SIZE pixels; it may "
-        "help or harm, see below (default: not used)",
+        help="use NAFNet's test-time local converter for training crops of SIZE pixels, see below "
+        "(default: off)",
     )
     return result
 
@@ -145,38 +141,37 @@ def _add_result_options(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=FORMATS,
         default="auto",
-        help="file format (default: %(default)s, that of the photo where nothing is lost by it, "
-        "else png)",
+        help="file format (default: %(default)s, the format of the photo if it is lossless, else "
+        "png)",
     )
     add(
         "--alpha",
         type=str.lower,
         choices=ALPHA,
         default="keep",
-        help="keep the alpha channel where the format can, drop it, or lay the photo on white "
-        "(default: %(default)s)",
+        help="keep the alpha channel if the format supports it, drop it, or blend the photo over "
+        "white (default: %(default)s)",
     )
     add(
         "--metadata",
         choices=METADATA,
         default="keep",
-        help="keep EXIF, XMP, IPTC and print resolution, or drop them with place (GPS), camera "
-        "and date (default: %(default)s)",
+        help="keep EXIF, XMP, IPTC and print resolution, or remove them, including location "
+        "(GPS), camera and date (default: %(default)s)",
     )
     add(
         "--strength",
         type=_strength,
         default=1.0,
         metavar="S",
-        help="between 0, the photo as it is, and 1, the network's result (default: 1)",
+        help="blend of the photo (0) and the network's result (1) (default: 1)",
     )
     add(
         "--max-pixels",
         type=positive_int,
         default=images.MAX_PIXELS,
         metavar="N",
-        help="refuse photos of more pixels, a guard against decompression bombs "
-        "(default: %(default)s)",
+        help="reject photos with more pixels, against decompression bombs (default: %(default)s)",
     )
 
 
@@ -187,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Restores the photos named by the options; returns the exit status, see --help."""
-    began = time.monotonic()
+    start = time.monotonic()
     if options.weights is not None and not options.weights.exists():
         raise UsageError(
             f"--weights {options.weights}: no such folder or file; give a weights folder, the work "
@@ -200,39 +195,39 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(str(error)) from error
     except OSError as error:
         raise UsageError(f"--output {options.output} cannot be a folder: {error}") from error
-    todo = plan(options.inputs, options.output, options.format)
-    if not todo.jobs:
-        for path, reason in todo.failures:
+    planned = plan(options.inputs, options.output, options.format)
+    if not planned.jobs:
+        for path, reason in planned.failures:
             print(f"failed: {path}: {reason}", file=sys.stderr)
         raise UsageError("the inputs contain no image to restore")
-    display = Display(len(todo.jobs))
-    if todo.earlier_results:
-        shown = ", ".join(str(path) for path in todo.earlier_results[:3])
-        more = ", ..." if len(todo.earlier_results) > 3 else ""
-        display.line(f"ignored {len(todo.earlier_results)} earlier results: {shown}{more}")
-    for text in image_folders.left_out_texts(todo.left_out):
+    display = Display(len(planned.jobs))
+    if planned.earlier_results:
+        shown = ", ".join(str(path) for path in planned.earlier_results[:3])
+        ellipsis = ", ..." if len(planned.earlier_results) > 3 else ""
+        display.line(f"ignored {len(planned.earlier_results)} earlier results: {shown}{ellipsis}")
+    for text in image_folders.left_out_texts(planned.left_out):
         display.line(text)
-    if changed := todo.changed_formats() if options.format == "auto" else "":
-        display.line(f"{changed}, which loses nothing; --format same keeps the format")
+    if changed := planned.changed_formats() if options.format == "auto" else "":
+        display.line(f"{changed}, which is lossless; --format same keeps the format")
     counts = Counter(restored=0, skipped=0, failed=0)
-    for path, reason in todo.failures:
+    for path, reason in planned.failures:
         display.failure(f"{path}: {reason}")
         counts["failed"] += 1
     interrupted, written = False, []
     try:
-        _restore_all(todo.jobs, options, display, counts, written)
+        _restore_all(planned.jobs, options, display, counts, written)
         options.interruption.check()
     except KeyboardInterrupt:
         interrupted = True
     finally:
         display.close()
     for target in (target for target in written if not target.exists()):
-        display.failure(f"{target}: was removed while the command ran")
+        display.failure(f"{target}: was deleted while the command was running")
         counts.update(restored=-1, failed=1)
-    numbers = ", ".join(f"{count} {what}" for what, count in counts.items())
+    numbers = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
     print(
         f"{'interrupted: ' if interrupted else ''}{numbers} "
-        f"in {time.monotonic() - began:.1f} s; results in {os.path.abspath(options.output)}",
+        f"in {time.monotonic() - start:.1f} s; results in {os.path.abspath(options.output)}",
         flush=True,
     )
     return options.interruption.status if interrupted else int(counts["failed"] > 0)
@@ -256,9 +251,9 @@ def _restore_all(
         if predict is None:
             predict, classify = _predictor(options, display)
             options.interruption.check()
-        began = time.monotonic()
+        start = time.monotonic()
         try:
-            (height, width), seen, remarks = _restore_file(job, predict, classify, options)
+            (height, width), verdict, remarks = _restore_file(job, predict, classify, options)
         except Exception as error:  # a failure of a library on one file must not stop the others
             counts["failed"] += 1
             named = isinstance(error, images.ImageError)
@@ -267,8 +262,11 @@ def _restore_all(
         else:
             counts["restored"] += 1
             written.append(job.target)
-            seconds = time.monotonic() - began
-            notes = [f", classified as {seen}" if seen else "", *(f"; {text}" for text in remarks)]
+            seconds = time.monotonic() - start
+            notes = [
+                f", classified as {verdict}" if verdict else "",
+                *(f"; {text}" for text in remarks),
+            ]
             display.done(
                 f"restored: {job.source} -> {job.target} {width}x{height} {seconds:.1f} s"
                 + "".join(notes),
@@ -288,18 +286,18 @@ def _restore_file(
     if carried.alpha is not None and options.alpha != "keep":
         if options.alpha == "white":
             pixels = photo_files.on_white(pixels, carried.alpha)
-        remarks.append("laid on white" if options.alpha == "white" else "alpha dropped")
+        remarks.append("blended over white" if options.alpha == "white" else "alpha dropped")
         carried = dataclasses.replace(carried, alpha=None)
     if carried.metadata and options.metadata == "none":
         remarks.append(f"{', '.join(carried.metadata.names())} dropped")
         carried = dataclasses.replace(carried, metadata=Metadata())
     image = images.to_float(pixels)
-    seen = classify(image)
+    verdict = classify(image)
     restored = predict(image)
     if options.strength < 1:
         restored = image + options.strength * (restored - image)
     remarks += photo_files.write_photo(job.target, restored, carried)
-    return pixels.shape[:2], seen, remarks
+    return pixels.shape[:2], verdict, remarks
 
 
 def _predictor(
@@ -354,21 +352,21 @@ def load_network(path: Path | None, tlc: str | None) -> tuple[Any, dict[str, Any
         if path is None or path.is_dir():
             params, description = weights.load_weights(path)
         else:
-            params, description, said = read_weights(path)
-            remarks = [said]
+            params, description, summary = read_weights(path)
+            remarks = [summary]
         model = description.network()
     except (OSError, ValueError) as error:
         named = "the bundled network" if path is None else f"--weights {path}"
-        raise UsageError(f"{named} cannot be used: {error}") from error
+        raise UsageError(f"cannot use {named}: {error}") from error
     if path is None:
-        remarks = ["bundled with dcpt_jax (--weights names another)"]
+        remarks = ["bundled with dcpt_jax (--weights selects another)"]
     if tlc is not None:
         size = _local_converter(model, description.crop_size, tlc)
         model = description.network(tlc_size=size)
         remarks.append(f"local converter for training crops of {size} pixels")
     mode = MODES.get(description.mode)
     if mode is not None and mode.pretrains:
-        remarks.append("these weights come from pre-training and have not learned to restore")
+        remarks.append("these weights are from pre-training and were not trained to restore")
     return model, params, description, remarks
 
 
@@ -377,13 +375,11 @@ def _local_converter(model: Any, crop: int | None, tlc: str) -> int:
     from dcpt_jax import weights
 
     if not hasattr(model, "tlc_size"):
-        raise UsageError(f"--tlc {tlc}: {model.architecture} has no local converter; leave it out")
+        raise UsageError(f"--tlc {tlc}: {model.architecture} has no local converter; remove --tlc")
     if tlc != "auto":
         crop = int(tlc)
     if crop is None:
-        raise UsageError(
-            "--tlc auto: model.json of these weights does not say crop_size; give it, --tlc SIZE"
-        )
+        raise UsageError("--tlc auto: model.json of these weights has no crop_size; set --tlc SIZE")
     return weights.local_converter_size(model, crop)
 
 

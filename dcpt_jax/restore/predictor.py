@@ -111,7 +111,7 @@ class Predictor:
         for key in ("params", "network"):
             if key in params:
                 raise ValueError(
-                    f"params must be the network's parameters alone; pass the entry {key!r} of it"
+                    f"params must be the network's parameters only; pass params[{key!r}]"
                 )
         self._model = model
         self._params = jax.device_put(params)
@@ -207,10 +207,12 @@ class Predictor:
         """Halves the tile size; raises MemoryError if it is already the smallest."""
         half = round_up(max(side // 2, MIN_TILE), self._model.size_multiple)
         if half >= side:
-            raise MemoryError(f"the device has no memory even for {side}x{side} pixels: {reason}")
+            raise MemoryError(
+                f"the device has too little memory even for {side}x{side} pixels: {reason}"
+            )
         self._limit = half
         self._report(
-            f"out of memory with {side} pixels a side; going on with tiles of {half}x{half} pixels"
+            f"out of memory at {side}x{side} pixels; continuing with tiles of {half}x{half} pixels"
         )
 
 

@@ -70,16 +70,14 @@ def output_folder(inputs: Sequence[Path], output: Path, form: str) -> Path:
     if not is_file_output(inputs, output):
         if output.suffix.lower() in images.WRITABLE_SUFFIXES and not output.is_dir():
             raise ValueError(
-                f"--output {output} names a file, but the inputs are several photos or a folder: "
-                "name a folder for the results"
+                f"--output {output} is a file name, but the inputs are several photos or a folder; "
+                "give an output folder"
             )
         return output
     if _identity(output) is not None and _identity(output) == _identity(inputs[0]):
-        raise ValueError(f"--output {output} is the photo itself, which is never overwritten")
+        raise ValueError(f"--output {output} is the input itself, which is never overwritten")
     if form in ("png", "jpg") and f".{form}" != output.suffix.lower().replace("jpeg", "jpg"):
-        raise ValueError(
-            f"--output {output} is not a {form} file, but --format {form} asks for one"
-        )
+        raise ValueError(f"--output {output} is not a {form} file, as --format {form} requires")
     return output.absolute().parent
 
 
@@ -92,7 +90,7 @@ def plan(inputs: Sequence[Path], output: Path, form: str) -> Plan:
     if is_file_output(inputs, output) and inputs[0].exists():
         return Plan(jobs=[Job(inputs[0], output)])
     result = Plan()
-    found: dict[str, tuple[Path, Path]] = {}  # absolute source: (source, folder of its result)
+    photos: dict[str, tuple[Path, Path]] = {}  # absolute source: (source, folder of its result)
     searched = []
     for path in inputs:
         try:
@@ -103,9 +101,9 @@ def plan(inputs: Sequence[Path], output: Path, form: str) -> Plan:
         if path.is_dir() and path.resolve() not in output.resolve().parents:
             searched.append(path.resolve())
         for source, folder in pairs:
-            found.setdefault(os.path.abspath(source), (source, folder))
+            photos.setdefault(os.path.abspath(source), (source, folder))
     candidates: dict[Path, list[Path]] = {}
-    for source, folder in found.values():
+    for source, folder in photos.values():
         inside = folder.resolve()
         # Results among the photos need a mark, so that the next run does not take them for photos.
         marked = inside == source.parent.resolve() or any(
@@ -163,7 +161,7 @@ def _assign_targets(candidates: Mapping[Path, Sequence[Path]], result: Plan) -> 
             choice[source] += 1
     for source, target in targets.items():
         if source in clashing:
-            result.failures.append((source, f"its result would fall on another file: {target}"))
+            result.failures.append((source, f"its result would overwrite another file: {target}"))
         else:
             result.jobs.append(Job(source, target))
 

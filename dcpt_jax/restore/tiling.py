@@ -107,11 +107,11 @@ def run_tiled(
     Returns:
         [h, w, c] in the dtype of the outputs.
     """
-    whole = None
+    blended = None
     for row, column, pixels in tiles(image, rows, columns):
         output = np.asarray(predict(pixels))
-        if whole is None:
-            whole = np.zeros((*image.shape[:2], output.shape[2]), output.dtype)
+        if blended is None:
+            blended = np.zeros((*image.shape[:2], output.shape[2]), output.dtype)
         weights = np.outer(row.weights, column.weights)[..., None].astype(output.dtype)
-        whole[row.start : row.stop, column.start : column.stop] += output * weights
-    return whole
+        blended[row.start : row.stop, column.start : column.stop] += output * weights
+    return blended

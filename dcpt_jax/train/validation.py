@@ -203,7 +203,7 @@ class Validation:
     ) -> Iterator[float]:
         for metric in self._metrics:
             if metric == "accuracy":
-                answer = self._run.labels.answers(logits)
-                yield scores.of_answer(answer, self._truth[sample.task])
+                prediction = self._run.labels.predictions(logits)
+                yield scores.exact_match(prediction, self._truth[sample.task])
             else:
                 yield from scores.of_image(restored, sample.clean, [metric])
