@@ -284,7 +284,7 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 def _folder(text: str) -> str:
     if not Path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {text}")
+        raise argparse.ArgumentTypeError(f"no such folder: {text}")
     return str(Path(text).absolute())
 
 

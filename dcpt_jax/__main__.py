@@ -10,14 +10,18 @@ from dcpt_jax.suggestions import did_you_mean
 # Name, module, and description. `dcpt-jax NAME ...` is `python -m MODULE ...`.
 COMMANDS = (
     ("train", "dcpt_jax.main", "pre-train or fine-tune: --config=configs/pretrain.py --workdir=W"),
-    ("evaluate", "dcpt_jax.main", "measure weights: --config=configs/evaluate.py --workdir=W"),
+    ("evaluate", "dcpt_jax.main", "evaluate weights: --config=configs/evaluate.py --workdir=W"),
     ("restore", "dcpt_jax.restore", "restore photos: PHOTO... --output DIR"),
-    ("inspect", "dcpt_jax.inspect", "tell how photos are degraded: PHOTO..."),
-    ("probe", "dcpt_jax.probe", "features by level: kNN, t-SNE: --weights W --output DIR"),
-    ("tables", "dcpt_jax.tables", "measured beside published figures: RUN..."),
+    ("inspect", "dcpt_jax.inspect", "predict the degradations of photos: PHOTO..."),
+    ("probe", "dcpt_jax.probe", "measure features by kNN and t-SNE: --weights W --output DIR"),
+    ("tables", "dcpt_jax.tables", "compare measured with published results: RUN..."),
     ("convert", "dcpt_jax.convert", "convert PyTorch weights to and from Orbax: IN OUT"),
     ("check", "dcpt_jax.data.check", "check the data of a run: --config=configs/restore.py"),
-    ("pack", "dcpt_jax.data.pack", "cut photos into files that read fast: SOURCE... --output DIR"),
+    (
+        "pack",
+        "dcpt_jax.data.pack",
+        "pack photos into files for fast reading: SOURCE... --output DIR",
+    ),
     (
         "tfds-build",
         "dcpt_jax.data.tfds_build",

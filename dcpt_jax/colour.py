@@ -69,7 +69,7 @@ def embedded_profile(image: Image.Image | None) -> tuple[str, bytes] | None:
     elif image.mode in _GREY_MODES:
         stored = {"grey", "RGB"}
     if space not in stored:
-        raise ProfileError(f"the colour profile is one of {space}, but the pixels are not")
+        raise ProfileError(f"the colour profile is for {space}, but the pixels are not")
     return space, profile
 
 
@@ -92,11 +92,11 @@ def space_of(profile: bytes) -> str:
 
 def is_linear(profile: bytes) -> bool:
     """Whether the values of an RGB or grey profile are proportional to light (gamma 1.0)."""
-    found = _curves_of(profile)
-    if found is None:
+    parsed = _curves_of(profile)
+    if parsed is None:
         return False
     middle = np.array([0.25, 0.5, 0.75])
-    return all(np.abs(_linear(middle, curve) - middle).max() < 0.02 for curve in found.curves)
+    return all(np.abs(_linear(middle, curve) - middle).max() < 0.02 for curve in parsed.curves)
 
 
 def is_srgb(profile: bytes) -> bool:
@@ -127,17 +127,17 @@ def to_srgb(image: np.ndarray, profile: bytes) -> np.ndarray:
     Raises:
         ProfileError: if Little CMS cannot convert it.
     """
-    found = _curves_of(profile)
-    if found is None:
+    parsed = _curves_of(profile)
+    if parsed is None:
         return _converted_by_lcms(image, profile)
     result = np.empty(image.shape, np.float32)
     for start in range(0, len(image), _ROWS):
         rows = image[start : start + _ROWS]
-        channels = [_linear(rows[..., i], curve) for i, curve in enumerate(found.curves)]
-        if found.to_xyz is None:
+        channels = [_linear(rows[..., i], curve) for i, curve in enumerate(parsed.curves)]
+        if parsed.to_xyz is None:
             light = np.repeat(channels[0][..., None], 3, axis=2)
         else:
-            matrix = np.linalg.solve(_SRGB_TO_XYZ, found.to_xyz)
+            matrix = np.linalg.solve(_SRGB_TO_XYZ, parsed.to_xyz)
             light = np.stack(channels, axis=-1) @ matrix.T
         result[start : start + _ROWS] = _srgb_encoded(np.clip(light, 0, 1))
     return result
@@ -206,11 +206,11 @@ def _curve(tag: bytes) -> tuple[float, ...] | np.ndarray:
             return (struct.unpack_from(">H", tag, 12)[0] / 256, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
         return np.array(struct.unpack_from(f">{count}H", tag, 12)) / 65535
     if tag[:4] != b"para":
-        raise ProfileError(f"unknown kind of curve {tag[:4]!r}")
+        raise ProfileError(f"unknown curve type {tag[:4]!r}")
     (kind,) = struct.unpack_from(">H", tag, 8)
     counts = {0: 1, 1: 3, 2: 4, 3: 5, 4: 7}
     if kind not in counts:
-        raise ProfileError(f"unknown formula {kind} of a curve")
+        raise ProfileError(f"unknown curve formula {kind}")
     values = [value / 65536 for value in struct.unpack_from(f">{counts[kind]}i", tag, 12)]
     if kind == 0:
         return (*values, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)

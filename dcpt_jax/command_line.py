@@ -78,8 +78,8 @@ def guarded(work: Callable[[Interruption], int]) -> int:
                 _discard_output()
             if not isinstance(error, BrokenPipeError):
                 text = error.strerror if is_of_output(error) else error
-                place = "the output cannot be written: " if is_of_output(error) else ""
-                print(f"error: {place}{text}", file=sys.stderr)
+                prefix = "cannot write the output: " if is_of_output(error) else ""
+                print(f"error: {prefix}{text}", file=sys.stderr)
             return 1
 
 
@@ -120,7 +120,7 @@ def expanded_path(text: str) -> Path:
 def positive_int(text: str) -> int:
     """An integer of at least 1, for argparse."""
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer >= 1")
     return int(text)
 
 

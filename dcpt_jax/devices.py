@@ -14,12 +14,12 @@ def start_devices() -> None:
     try:
         jax.devices()
     except Exception as error:  # JAX raises various types, some without a message
-        said = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
         plugins = {"cuda": ("jax_cuda12_plugin", "jax_cuda13_plugin"), "tpu": ("libtpu",)}
         known = [k for k, names in plugins.items() if any(map(importlib.util.find_spec, names))]
         raise DeviceError(
-            f"JAX cannot start a device (it says: {said}). JAX_PLATFORMS asks for "
-            f"{jax.config.jax_platforms or 'any'}; this installation supports "
+            f"JAX cannot start a device ({reason}). JAX_PLATFORMS is "
+            f"{jax.config.jax_platforms or 'not set'}; this installation supports "
             f"{', '.join(['cpu', *known])}: set JAX_PLATFORMS to one of these, or install an extra "
             "of dcpt_jax for the device: cuda12, cuda13, tpu"
         ) from error

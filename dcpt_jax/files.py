@@ -81,11 +81,11 @@ def expand_home(text: str) -> str:
 
 def _expanded(match: re.Match[str]) -> str:
     start = match[0]
-    found = os.path.expandvars(os.path.expanduser(start))
-    goes_on = match.string[match.end() :].startswith("/")
-    if found == start and goes_on and not os.path.lexists(start):
+    expanded = os.path.expandvars(os.path.expanduser(start))
+    is_folder = match.string[match.end() :].startswith("/")
+    if expanded == start and is_folder and not os.path.lexists(start):
         kind = "user" if start.startswith("~") else "environment variable"
         raise ValueError(
-            f"{start}/...: there is no {kind} of that name; a folder named so is ./{start}"
+            f"{start}/...: no such {kind}; for a folder with this name, write ./{start}"
         )
-    return found
+    return expanded

@@ -145,19 +145,19 @@ def list_images(root: Path | str, *, deep: bool = True) -> FileList:
             if not name:
                 raise
             path = root / name
-            inaccessible.append((path, f"{path}: cannot be looked into ({error.strerror})"))
+            inaccessible.append((path, f"{path}: cannot be listed ({error.strerror})"))
             continue
-        found = []
+        children = []
         for entry in entries:
             try:
                 if what := _left_out(entry):
                     left_out[what] += _images_in(entry.path) if what.endswith("/") else 1
                 else:
-                    found.append(_image_or_folder(entry))
+                    children.append(_image_or_folder(entry))
             except OSError as error:
                 path = root / name / entry.name
-                inaccessible.append((path, f"{path}: cannot be looked at ({error.strerror})"))
-        waiting += [name + entry for entry in found if entry and (deep or entry[-1] != "/")]
+                inaccessible.append((path, f"{path}: cannot be accessed ({error.strerror})"))
+        waiting += [name + entry for entry in children if entry and (deep or entry[-1] != "/")]
     return FileList(root, names, inaccessible, +left_out)
 
 
@@ -177,14 +177,14 @@ def find_images(path: Path | str) -> tuple[list[Path], Counter[str]]:
         return [path], Counter()
     if not path.exists():
         raise FileNotFoundError("no such file or folder")
-    found = list_images(path)
-    for _, message in found.inaccessible:
+    files = list_images(path)
+    for _, message in files.inaccessible:
         _logger.warning("skipped: %s", message)
-    if not found:
+    if not files:
         known = ", ".join(sorted(IMAGE_SUFFIXES))
-        left_out = "".join(f"; {text}" for text in left_out_texts(found.left_out))
+        left_out = "".join(f"; {text}" for text in left_out_texts(files.left_out))
         raise FileNotFoundError(f"no images in this folder (known: {known}){left_out}")
-    return list(found), found.left_out
+    return list(files), files.left_out
 
 
 def left_out_texts(left_out: Mapping[str, int]) -> list[str]:
@@ -192,7 +192,7 @@ def left_out_texts(left_out: Mapping[str, int]) -> list[str]:
     unread = {name: count for name, count in left_out.items() if not name.endswith("/")}
     system = {name: count for name, count in left_out.items() if name.endswith("/")}
     texts = []
-    for counts, noun, what in ((unread, "file", "not read:"), (system, "image", "skipped in")):
+    for counts, noun, verb in ((unread, "file", "not read:"), (system, "image", "skipped in")):
         if not counts:
             continue
         total = sum(counts.values())
@@ -200,7 +200,7 @@ def left_out_texts(left_out: Mapping[str, int]) -> list[str]:
             name if len(counts) == 1 else f"{name} ({count})"
             for name, count in sorted(counts.items())
         ]
-        texts.append(f"{total} {noun}{'s'[: total != 1]} {what} {', '.join(names)}")
+        texts.append(f"{total} {noun}{'s'[: total != 1]} {verb} {', '.join(names)}")
     return texts
 
 

@@ -42,7 +42,7 @@ TIFF_TAGS = {
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MAX_PIXEL_BYTES = 8  # largest stored pixel: four channels of 16 bits
 _MAX_EXTRA_BYTES = 16_000_000  # most bytes of a file besides pixels
-_LARGER = "to read it: --max-pixels N, --config.data.max_pixels=N for data"
+_LARGER = "to allow it: --max-pixels N, --config.data.max_pixels=N for data"
 # Uses the plugin classes directly, as Image.open applies Pillow's own global size limit.
 _PILLOW_READERS = {
     "PNG": PngImagePlugin.PngImageFile,
@@ -119,8 +119,8 @@ def read_header(path: Path, file: BinaryIO, max_pixels: int) -> ImageHeader:
     if size > most:
         raise image_error(
             path,
-            f"{size:,} bytes are more than the {most:,} that an image of up to max_pixels = "
-            f"{max_pixels:,} can need; {_LARGER}",
+            f"{size:,} bytes are more than an image of max_pixels = {max_pixels:,} can have, "
+            f"{most:,}; {_LARGER}",
         )
     file.seek(0)
     start = file.read(16)
@@ -136,12 +136,14 @@ def read_header(path: Path, file: BinaryIO, max_pixels: int) -> ImageHeader:
     else:
         header = _pillow_header(path, file, start)
     if header.width < 1 or header.height < 1:
-        raise image_error(path, f"damaged: the header says {header.width}x{header.height} pixels")
+        raise image_error(
+            path, f"damaged: the size in the header is {header.width}x{header.height} pixels"
+        )
     if header.width * header.height > max_pixels:
         raise image_error(
             path,
-            f"{header.width}x{header.height} = {header.width * header.height:,} pixels are more "
-            f"than the limit max_pixels = {max_pixels:,}; {_LARGER}",
+            f"{header.width}x{header.height} = {header.width * header.height:,} pixels exceed the "
+            f"limit max_pixels = {max_pixels:,}; {_LARGER}",
         )
     return header
 
@@ -156,7 +158,7 @@ def png_chunks(path: Path, file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
         start = file.read(8)
         length = int.from_bytes(start[:4], "big")
         if len(start) < 8 or position + 12 + length > size:
-            raise image_error(path, "cut off: the PNG data end too early")
+            raise image_error(path, "truncated: the PNG data end too early")
         kind = start[4:]
         if not kind.isalpha():
             raise image_error(path, "damaged: the PNG structure is broken")
@@ -188,7 +190,7 @@ def png_without_damage(path: Path, data: bytes, *, ancillary: bool) -> tuple[byt
 def _png_header(path: Path, file: BinaryIO) -> ImageHeader:
     start = file.read(33)
     if len(start) < 33:
-        raise image_error(path, "cut off inside the PNG header")
+        raise image_error(path, "truncated PNG header")
     if start[12:16] != b"IHDR":
         raise image_error(path, "damaged: the PNG header is missing")
     width, height = struct.unpack(">II", start[16:24])
@@ -207,9 +209,9 @@ def _jpeg_header(path: Path, file: BinaryIO) -> ImageHeader:
             image = JpegImagePlugin.JpegImageFile(file)
     except Exception as error:  # Pillow's readers raise various types on broken input
         if "cannot handle" in str(error):  # 12 bits or two channels
-            reason = f"is a JPEG of a kind that is not read ({error}); save it as PNG"
+            reason = f"unsupported kind of JPEG ({error}); save it as PNG"
             raise image_error(path, reason) from error
-        raise image_error(path, f"cut off or damaged inside the JPEG header ({error})") from error
+        raise image_error(path, f"truncated or damaged JPEG header ({error})") from error
     orientation = _orientation(image.info.get("exif", b""))
     is_sequential = not image.info.get("progressive")
     return ImageHeader("JPEG", *image.size, orientation, file.tell(), is_sequential=is_sequential)
@@ -222,7 +224,7 @@ def require_jpeg_end(path: Path, data: bytes, start: int) -> None:
     after its start is real. A truncated file has none; that of a thumbnail is before the scan.
     """
     if data.rfind(JPEG_END, start) < 0:  # searches from the end, where it usually is
-        raise image_error(path, "cut off: the JPEG data end too early")
+        raise image_error(path, "truncated: the JPEG data end too early")
 
 
 def _pillow_header(path: Path, file: BinaryIO, start: bytes) -> ImageHeader:
@@ -234,12 +236,12 @@ def _pillow_header(path: Path, file: BinaryIO, start: bytes) -> ImageHeader:
         kind = "WebP"
     elif start.startswith(b"BM"):
         kind = "BMP"
-    elif start[4:8] == b"ftyp" and (found := _kind_of_brands(file)):
-        kind = found
+    elif start[4:8] == b"ftyp" and (brand_kind := _kind_of_brands(file)):
+        kind = brand_kind
     else:
         raise image_error(
             path,
-            "is not an image of a known kind "
+            "is not an image of a supported format "
             "(PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF, HEIC, JPEG XL)",
         )
     try:
@@ -250,7 +252,7 @@ def _pillow_header(path: Path, file: BinaryIO, start: bytes) -> ImageHeader:
         image = odd_tiff(path, file)
     if kind == "TIFF" and (_is_reduced(image) or start[8:10] == b"CR"):
         raise image_error(
-            path, "is a camera's raw file or begins with a reduced picture; save it as TIFF or PNG"
+            path, "is a camera raw file, or its first image is a preview; save it as TIFF or PNG"
         )
     return ImageHeader(kind, *image.size)
 
@@ -276,7 +278,7 @@ def _jxl_size(path: Path, file: BinaryIO) -> tuple[int, int]:
             box += length
     bits = int.from_bytes(file.read(12).ljust(12, b"\0"), "little")
     if start != _JXL_START or not bits:
-        raise image_error(path, "cut off or damaged inside the JPEG XL header")
+        raise image_error(path, "truncated or damaged JPEG XL header")
 
     def take(count: int) -> int:
         nonlocal bits
@@ -302,10 +304,10 @@ def _kind_of_brands(file: BinaryIO) -> str:
     size = int.from_bytes(file.read(4), "big")
     brands = file.read(min(size, 256))[4:]
     file.seek(0)
-    found = {brands[:4]} | {brands[i : i + 4] for i in range(8, len(brands) - 3, 4)}
-    if found & _AVIF_BRANDS:
+    all_brands = {brands[:4]} | {brands[i : i + 4] for i in range(8, len(brands) - 3, 4)}
+    if all_brands & _AVIF_BRANDS:
         return "AVIF"
-    return "HEIC" if found & _HEIC_BRANDS else ""
+    return "HEIC" if all_brands & _HEIC_BRANDS else ""
 
 
 def odd_tiff(path: Path, file: BinaryIO) -> Image.Image:
@@ -324,7 +326,7 @@ def odd_tiff(path: Path, file: BinaryIO) -> Image.Image:
         size = int(tags[256]), int(tags[257])
     except Exception as error:  # Pillow raises various types on broken input
         raise image_error(
-            path, f"damaged or of an unknown sort: the TIFF header cannot be read ({error})"
+            path, f"damaged or unsupported: cannot read the TIFF header ({error})"
         ) from error
     image = Image.new("RGB", (1, 1))
     image._size, image.tag_v2 = size, tags
@@ -349,7 +351,7 @@ def pillow_image(path: Path, kind: str, file: BinaryIO) -> Image.Image:
         return image
     except Exception as error:  # Pillow's readers raise various types on broken input
         raise image_error(
-            path, f"damaged or of an unknown sort: the {kind} header cannot be read ({error})"
+            path, f"damaged or unsupported: cannot read the {kind} header ({error})"
         ) from error
 
 
@@ -367,7 +369,7 @@ def _optional_reader(path: Path, kind: str) -> type[Image.Image]:
     except ImportError as error:
         raise image_error(
             path,
-            f"{kind} files are read with {package}: pip install {package} (the extra {extra})",
+            f"{kind} files require {package}: pip install {package} (the extra {extra})",
         ) from error
     return reader
 

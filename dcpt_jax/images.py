@@ -184,7 +184,7 @@ def _decode(path: Path, header: ImageHeader, data: bytes) -> np.ndarray:
         # Ancillary chunks do not affect pixels, but libpng prints warnings of damaged ones.
         sound, damaged = png_without_damage(path, data, ancillary=False)
         if damaged:
-            raise image_error(path, f"damaged: the PNG checksum of a {damaged[0]} block is wrong")
+            raise image_error(path, f"damaged: wrong checksum of the PNG chunk {damaged[0]}")
         pixels = _decode_opencv(path, sound, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH)
     elif header.kind == "JPEG":
         require_jpeg_end(path, data, header.data_start)
@@ -204,7 +204,9 @@ def _decode(path: Path, header: ImageHeader, data: bytes) -> np.ndarray:
     else:
         return _decode_pillow(path, header.kind, data)
     if pixels.shape != (header.height, header.width, 3):
-        raise image_error(path, f"decodes to {pixels.shape}, not to the size in its header")
+        raise image_error(
+            path, f"damaged: the decoded shape {pixels.shape} differs from the size in the header"
+        )
     return upright(pixels, header.orientation)
 
 
@@ -239,10 +241,10 @@ def checked_image(image: Any) -> np.ndarray:
     expected = "expected one floating-point RGB image [h, w, 3] in [0, 1]"
     array = np.asarray(image)
     if array.ndim == 4:
-        raise ValueError(f"{expected}, got shape {array.shape}; pass batches image by image")
+        raise ValueError(f"{expected}, got shape {array.shape}; pass one image at a time")
     if array.ndim == 2:
         raise ValueError(
-            f"{expected}, got shape {array.shape}; make three equal channels of a grey image"
+            f"{expected}, got shape {array.shape}; repeat the grey channel three times"
         )
     if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
         hint = ""
@@ -305,10 +307,10 @@ def to_levels(path: Path, image: np.ndarray, bits: int) -> np.ndarray:
     """
     suffix = path.suffix.lower()
     if bits == 16 and suffix not in SUFFIXES_OF_16_BITS:
-        raise image_error(path, f"16 bits need one of {sorted(SUFFIXES_OF_16_BITS)}")
+        raise image_error(path, f"16 bits require one of {', '.join(sorted(SUFFIXES_OF_16_BITS))}")
     if suffix not in _WRITE_OPTIONS:
         raise image_error(
-            path, f"cannot write files named {suffix!r}; use one of {sorted(_WRITE_OPTIONS)}"
+            path, f"cannot write {suffix!r} files; use one of {', '.join(sorted(_WRITE_OPTIONS))}"
         )
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ValueError(f"image must have the shape [h, w, 3], not {image.shape}")
@@ -345,9 +347,7 @@ def _decode_opencv(path: Path, data: bytes, flags: int) -> np.ndarray:
     except cv2.error as error:
         raise image_error(path, f"cannot be decoded ({error.err or error})") from error
     if pixels is None:
-        raise image_error(
-            path, "cannot be decoded: the pixel data are damaged or of an unknown kind"
-        )
+        raise image_error(path, "cannot be decoded: the pixel data are damaged or unsupported")
     return pixels
 
 

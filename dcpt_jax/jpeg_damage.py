@@ -27,13 +27,17 @@ def find_damage(data: bytes, start: int, *, is_sequential: bool, ends_grey: bool
         ends_grey: whether the last row of its pixels is mid grey, or a single colour for CMYK.
     """
     if not is_sequential:
-        return "" if _is_complete(data, start) else "the picture's finer scans are missing"
+        return (
+            ""
+            if _is_complete(data, start)
+            else "the last scans of the progressive image are missing"
+        )
     end = data.find(JPEG_END, start)
     if data.find(_SCAN, start, end) >= 0:  # one scan per channel
         return ""
     if ends_grey and _is_filled_with_grey(data, start, end):
-        return "the JPEG data end before the picture does, the rest would be grey"
-    return "there are zeros in place of JPEG data" if _has_hole(data, start, end) else ""
+        return "the JPEG data end before the image is complete"
+    return "a part of the JPEG data is zeros" if _has_hole(data, start, end) else ""
 
 
 def is_cmyk(data: bytes, start: int) -> bool:
@@ -59,8 +63,8 @@ def _is_complete(data: bytes, start: int) -> bool:
                 if spectrum[2] & 15 == 0:  # down to the last bit
                     coefficients.update(range(spectrum[0], spectrum[1] + 1))
         behind = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        found = _MARKER.search(data, behind)
-        at = found.start() if found else -1
+        marker = _MARKER.search(data, behind)
+        at = marker.start() if marker else -1
     return all(len(coefficients) == 64 for coefficients in stored.values())
 
 
@@ -72,8 +76,8 @@ def _is_filled_with_grey(data: bytes, start: int, end: int) -> bool:
     blocks of 64 pixels, of two bits each.
     """
     stop = len(data[:end].rstrip(b"\xff"))
-    pixels, other = _decode(data, end), _decode(data, max(stop - 8, start))
-    changed = np.flatnonzero((other != pixels).any(axis=(1, 2)))
+    pixels, truncated = _decode(data, end), _decode(data, max(stop - 8, start))
+    changed = np.flatnonzero((truncated != pixels).any(axis=(1, 2)))
     if not len(changed):  # the picture is completely grey
         return False
     # Chroma upsampling extends changes by one row.
@@ -92,11 +96,11 @@ def _has_hole(data: bytes, start: int, end: int) -> bool:
         return False
     last = first + len(data[first:end]) - len(data[first:end].lstrip(b"\0"))
     without, filled = _decode(data, first), _decode(data, last)
-    made = (without != filled).any(axis=2)
-    if not made.any():
+    changed = (without != filled).any(axis=2)
+    if not changed.any():
         return False
     steps = np.abs(np.diff(filled.astype(np.int16), axis=1)).max(axis=2) > 2
-    return bool(steps[made[:, 1:]].mean() > 0.1)
+    return bool(steps[changed[:, 1:]].mean() > 0.1)
 
 
 def _decode(data: bytes, stop: int) -> np.ndarray:

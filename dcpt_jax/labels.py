@@ -73,8 +73,8 @@ class Labels:
         """The labels of each task, uint8 [tasks, names] of 0 and 1."""
         if unknown := self.unknown(tasks):
             raise ValueError(f"{', '.join(unknown)}: not among the {self.noun} {self.names}")
-        found = [[name in _parts(task, self.kind) for name in self.names] for task in tasks]
-        return np.array(found, np.uint8).reshape(len(tasks), len(self.names))
+        rows = [[name in _parts(task, self.kind) for name in self.names] for task in tasks]
+        return np.array(rows, np.uint8).reshape(len(tasks), len(self.names))
 
     def predictions(self, logits: np.ndarray) -> np.ndarray:
         """Predictions for logits [..., names], uint8: one-hot if flat, else logits > 0."""
@@ -87,29 +87,32 @@ class Labels:
         """Probability of each name, the largest first."""
         logits = np.asarray(logits, np.float64)
         if self.multi_hot:
-            found = np.exp(-np.logaddexp(0, -logits))
+            probabilities = np.exp(-np.logaddexp(0, -logits))
         else:
-            found = np.exp(logits - np.logaddexp.reduce(logits))
-        return {self.names[i]: float(found[i]) for i in np.argsort(-found, kind="stable")}
+            probabilities = np.exp(logits - np.logaddexp.reduce(logits))
+        return {
+            self.names[i]: float(probabilities[i])
+            for i in np.argsort(-probabilities, kind="stable")
+        }
 
     def verdict(self, probabilities: Mapping[str, float]) -> str:
         """The most probable class; or all components above 0.5 joined by "+", or `CLEAN`."""
         if not self.multi_hot:
             return next(iter(probabilities))
-        there = [name for name, probability in probabilities.items() if probability > 0.5]
-        return "+".join(there) or CLEAN
+        present = [name for name, probability in probabilities.items() if probability > 0.5]
+        return "+".join(present) or CLEAN
 
-    def shared_with(self, there: Labels) -> tuple[tuple[int, int], ...]:
+    def shared_with(self, other: Labels) -> tuple[tuple[int, int], ...]:
         """(position there, position here) of the shared names, in the order of these labels.
 
         A class "rain" matches a component "rain"; mixtures have no component. Converted classifiers
         may lack names and have only `class_0`, `class_1` and so on: these are matched by position
         if both are of the same kind and number.
         """
-        numbered = there.names == numbered_names(len(there.names))
-        if numbered and there.kind == self.kind and len(there.names) == len(self.names):
+        numbered = other.names == numbered_names(len(other.names))
+        if numbered and other.kind == self.kind and len(other.names) == len(self.names):
             return tuple((i, i) for i in range(len(self.names)))
-        position = {name: i for i, name in enumerate(there.names)}
+        position = {name: i for i, name in enumerate(other.names)}
         return tuple((position[name], i) for i, name in enumerate(self.names) if name in position)
 
 

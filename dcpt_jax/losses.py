@@ -32,7 +32,7 @@ def registered(text: str) -> dict[str, tuple[float, Term]]:
     Raises:
         ValueError: for unknown names, and weights that are not finite numbers above 0.
     """
-    found = {}
+    terms = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, number = part.partition(":")
         if name not in _TERMS:
@@ -47,8 +47,8 @@ def registered(text: str) -> dict[str, tuple[float, Term]]:
             raise ValueError(
                 f"config.loss_terms: {part!r} has no weight above 0; write {name}:0.1, say"
             )
-        found[name] = weight, _TERMS[name]
-    return found
+        terms[name] = weight, _TERMS[name]
+    return terms
 
 
 def l1_loss(prediction: jax.Array, target: jax.Array) -> jax.Array:

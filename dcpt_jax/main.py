@@ -21,12 +21,14 @@ with extras.needed("train", "training and evaluation"):
     from dcpt_jax.config import flags as config_flags
 
 config_flags.define()
-flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, weights, log, tables.")
-flags.DEFINE_bool("distributed", False, "One of several processes on a cluster that JAX knows.")
-flags.DEFINE_string("coordinator_address", None, "Elsewhere: address and port of process 0.")
-flags.DEFINE_integer("num_processes", None, "How many processes there are.")
-flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
-flags.DEFINE_bool("traceback", False, "Show where in the program an error arose.")
+flags.DEFINE_string("workdir", None, "Directory for checkpoints, weights, logs and tables.")
+flags.DEFINE_bool("distributed", False, "Join several processes on a cluster that JAX detects.")
+flags.DEFINE_string(
+    "coordinator_address", None, "On other clusters: address and port of process 0."
+)
+flags.DEFINE_integer("num_processes", None, "Number of processes.")
+flags.DEFINE_integer("process_id", None, "Index of this process, from 0.")
+flags.DEFINE_bool("traceback", False, "Print the traceback of errors.")
 _SEVERAL = ("distributed", "coordinator_address", "num_processes", "process_id")
 _HELP = {"-h", "-help", "--help"}
 _ERRORS = (ValueError, FloatingPointError, RuntimeError, ImportError, OSError)
@@ -48,16 +50,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str], interruption: Interruption) -> int:
     values = flags.FLAGS
     try:
-        others = config_flags.parse([one for one in argv if one not in _HELP], values)
+        remaining = config_flags.parse(
+            [argument for argument in argv if argument not in _HELP], values
+        )
     except ConfigError as error:
         raise UsageError(str(error)) from error
     if _HELP & set(argv):
-        own = ("config", "workdir", *_SEVERAL, "traceback")
-        usage = [config_flags.usage("python -m dcpt_jax.main", values, own)]
+        names = ("config", "workdir", *_SEVERAL, "traceback")
+        usage = [config_flags.usage("python -m dcpt_jax.main", values, names)]
         print("\n".join(usage if values.config is None else config_flags.keys(values.config)))
         return 0
-    if others:
-        raise UsageError(f"unexpected {others[0]!r}; everything is set by --flags")
+    if remaining:
+        raise UsageError(f"unexpected argument {remaining[0]!r}; use --FLAG=VALUE")
     for name in ("config", "workdir"):
         if values[name].value is None:
             raise UsageError(
@@ -68,9 +72,7 @@ def _run(argv: Sequence[str], interruption: Interruption) -> int:
         run(values.config, expand_home(values.workdir), interruption)
         return 0
     except KeyboardInterrupt:
-        print(
-            "the same command continues, from the last checkpoint if there is one", file=sys.stderr
-        )
+        print("the same command continues from the last checkpoint, if any", file=sys.stderr)
         raise
     except Exception as error:
         if isinstance(error, (UsageError, DeviceError)) or is_of_output(error):
@@ -97,7 +99,7 @@ def run(config: ml_collections.ConfigDict, workdir: str, interruption: Interrupt
 
     interruption.check()
     if any(flags.FLAGS[name].value is not None for name in _SEVERAL[1:]):
-        raise ValueError("evaluation runs in a single process: leave out the flags for several")
+        raise ValueError("evaluation runs in a single process: remove the flags for several")
     print(f"workdir: {workdir}", flush=True)
     evaluation.evaluate(config, workdir)
 

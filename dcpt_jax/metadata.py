@@ -94,13 +94,15 @@ def _resolution(image: Image.Image) -> tuple[float, float] | None:
     """Pixels per inch as stored in a JFIF, PNG, BMP or TIFF file; Pillow invents missing values."""
     if image.format == "JPEG":
         inches = {1: 1.0, 2: 2.54}.get(image.info.get("jfif_unit"), 0.0)
-        found = [inches * density for density in image.info.get("jfif_density", (0, 0))]
+        densities = [inches * density for density in image.info.get("jfif_density", (0, 0))]
     elif image.format == "TIFF" and not {282, 283} <= set(image.tag_v2):
         return None
     else:
-        found = [float(density) for density in image.info.get("dpi", (0, 0))]
-    known = len(found) == 2 and all(0 < one < 1e6 for one in found)  # not NaN, as in some TIFFs
-    return (found[0], found[1]) if known else None
+        densities = [float(density) for density in image.info.get("dpi", (0, 0))]
+    known = len(densities) == 2 and all(
+        0 < density < 1e6 for density in densities
+    )  # not NaN, as in some TIFFs
+    return (densities[0], densities[1]) if known else None
 
 
 def _of_png(
@@ -173,14 +175,14 @@ def _of_tiff(
                 if isinstance(block.get(_INTEROP_TAG), int):
                     block[_INTEROP_TAG] = dict(own.get_ifd(_INTEROP_TAG))
                 exif[tag] = block
-        found = exif.tobytes() if len(exif) else None
+        block_bytes = exif.tobytes() if len(exif) else None
     iptc = tags.get(_TIFF_IPTC)
     if isinstance(iptc, tuple):  # some writers declare the bytes as integers
         iptc = struct.pack(f"{tags._endian}{len(iptc)}I", *iptc)
     xmp = tags.get(_TIFF_XMP)
     if isinstance(xmp, tuple) and len(xmp) == 1:
         xmp = xmp[0]
-    return found, xmp if isinstance(xmp, bytes) else None, iptc
+    return block_bytes, xmp if isinstance(xmp, bytes) else None, iptc
 
 
 def upright_exif(block: bytes) -> bytes | None:
@@ -247,7 +249,7 @@ def png_with(encoded: bytes, profile: bytes | None, metadata: Metadata) -> bytes
     if profile:
         chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(profile)))
     if metadata.resolution:
-        per_metre = (round(one * _METRE) for one in metadata.resolution)
+        per_metre = (round(density * _METRE) for density in metadata.resolution)
         chunks.append((b"pHYs", struct.pack(">IIB", *per_metre, 1)))
     if metadata.exif:
         chunks.append((b"eXIf", metadata.exif))
@@ -295,8 +297,8 @@ def jpeg_with(encoded: bytes, profile: bytes | None, metadata: Metadata) -> tupl
         start = 4 + int.from_bytes(encoded[4:6], "big")
         head = encoded[:start]
     if metadata.resolution:
-        per_inch = [round(one) for one in metadata.resolution]
-        if head[6:10] == b"JFIF" and all(1 <= one < 2**16 for one in per_inch):
+        per_inch = [round(density) for density in metadata.resolution]
+        if head[6:10] == b"JFIF" and all(1 <= density < 2**16 for density in per_inch):
             head = head[:13] + struct.pack(">BHH", 1, *per_inch) + head[18:]
         else:
             dropped.append("resolution")
@@ -307,7 +309,7 @@ def bmp_with(encoded: bytes, metadata: Metadata) -> tuple[bytes, list[str]]:
     """Adds the resolution to a BMP file; also returns the names of metadata that it cannot hold."""
     names = metadata.names()
     if metadata.resolution:
-        per_metre = [round(one * _METRE) for one in metadata.resolution]
+        per_metre = [round(density * _METRE) for density in metadata.resolution]
         encoded = encoded[:38] + struct.pack("<ii", *per_metre) + encoded[46:]
         names.remove("resolution")
     return encoded, names
@@ -391,13 +393,16 @@ def _add_exif(tags: TiffImagePlugin.ImageFileDirectory_v2, block: bytes | None) 
         if isinstance(directories[_EXIF_TAG].get(_INTEROP_TAG), int):
             directories[_EXIF_TAG][_INTEROP_TAG] = dict(exif.get_ifd(_INTEROP_TAG))
         descriptive = {tag: exif[tag] for tag in _DESCRIPTIVE_TAGS if tag in exif}
-        found = {**descriptive, **{tag: one for tag, one in directories.items() if one}}
+        all_tags = {
+            **descriptive,
+            **{tag: directory for tag, directory in directories.items() if directory},
+        }
         trial = TiffImagePlugin.ImageFileDirectory_v2(ifh=b"II*\0\0\0\0\0")
-        for tag, value in found.items():
+        for tag, value in all_tags.items():
             trial[tag] = value
         trial.tobytes()
     except Exception:  # Pillow raises various types on unusual tags
         return ["EXIF"]
-    for tag, value in found.items():
+    for tag, value in all_tags.items():
         tags[tag] = value
     return []

@@ -64,14 +64,14 @@ def read_photo(
     pixels = images.decode_pixels(data, path, max_pixels=max_pixels, colour="as_is")
     image = described(path, header.kind, data)
     if image is None:
-        remark = "colour profile, metadata and alpha cannot be read and are left out"
+        remark = "unreadable colour profile, metadata and alpha dropped"
         return pixels, Carried(8 * pixels.itemsize, remarks=(remark,))
     pixels, profile, remarks = _in_rgb(pixels, header, image)
     try:
         metadata = read_metadata(path, header.kind, data, image)
     except Exception as error:  # Pillow raises various types on broken blocks
         metadata = Metadata()
-        remarks.append(f"metadata cannot be read ({error}) and are left out")
+        remarks.append(f"unreadable metadata dropped ({error})")
     return pixels, Carried(
         8 * pixels.itemsize,
         profile,
@@ -87,20 +87,20 @@ def _remarks(header: ImageHeader, data: bytes, image: Image.Image) -> list[str]:
     with contextlib.suppress(Exception):  # Pillow raises various types on broken further pictures
         pages = header.kind == "TIFF" and image.tag_v2.next
         if pages or getattr(image, "is_animated", False) or "mp" in image.info:  # MPF of JPEG
-            remarks.append("first picture of several")
+            remarks.append("only the first of several images is used")
     if hdr := image.info.get("hdr"):
-        remarks.append(f"HDR colours ({hdr}) taken for sRGB")
+        remarks.append(f"HDR ({hdr}) treated as sRGB")
     at = data.find(b"pixi") if header.kind in ("AVIF", "HEIC") else -1
     if at >= 0 and (bits := int.from_bytes(data[at + 9 : at + 10])) > 8:
-        remarks.append(f"{bits} bits read as 8")
+        remarks.append(f"{bits} bits reduced to 8")
     if damaged := image.info.get("damaged"):
-        remarks.append(f"PNG blocks with wrong checksums: {', '.join(damaged)}")
+        remarks.append(f"PNG chunks with wrong checksums dropped: {', '.join(damaged)}")
     if texts := _texts(data, image):
-        remarks.append(f"{texts} left out")
+        remarks.append(f"{texts} dropped")
     if header.kind == "JPEG" and "mp" not in image.info:
         end = data.find(JPEG_END, header.data_start) + len(JPEG_END)
         if (behind := len(data[end:].rstrip(b"\0"))) > _TRAILER:
-            remarks.append(f"{behind:,} bytes after the picture, such as a video, left out")
+            remarks.append(f"{behind:,} bytes after the image, such as a video, dropped")
     return remarks
 
 
@@ -112,12 +112,12 @@ def _texts(data: bytes, image: Image.Image) -> str:
         if name != "XML:com.adobe.xmp"
         and name.removeprefix("Raw profile type ") not in PNG_RAW_PROFILES
     ]
-    found = [f"PNG texts ({', '.join(texts)})"] if texts else []
+    names = [f"PNG texts ({', '.join(texts)})"] if texts else []
     if image.info.get("comment"):
-        found.append("comment")
+        names.append("comment")
     if image.format == "JPEG" and b"http://ns.adobe.com/xmp/extension/\0" in data:
-        found.append("extended XMP")
-    return ", ".join(found)
+        names.append("extended XMP")
+    return ", ".join(names)
 
 
 def _in_rgb(
@@ -125,17 +125,17 @@ def _in_rgb(
 ) -> tuple[np.ndarray, bytes | None, list[str]]:
     """Pixels in an RGB space suitable for networks, its profile, and notes on changes."""
     try:
-        found = colour.embedded_profile(image)
-        if found is None:
+        embedded = colour.embedded_profile(image)
+        if embedded is None:
             guessed = image.mode == "CMYK"
-            return pixels, None, ["CMYK without a profile: its colours are a guess"] * guessed
-        space, profile = found
+            return pixels, None, ["CMYK without a profile: colours are approximate"] * guessed
+        space, profile = embedded
         linear = space == "RGB" and colour.is_linear(profile)
         if space == "RGB" and not linear:
             return pixels, profile, []
         converted = images.pixels_to_srgb(pixels, header, image, space, profile)
     except colour.ProfileError as error:
-        return pixels, None, [f"{error}; left out"]
+        return pixels, None, [f"{error}; profile ignored"]
     remarks = [f"converted to sRGB from {'linear RGB' if linear else space}"]
     return converted, colour.srgb_profile(), remarks
 
@@ -192,12 +192,12 @@ def write_photo(path: Path | str, image: np.ndarray, carried: Carried) -> list[s
     if profile and suffix not in _WITH_PROFILE:
         if not colour.is_srgb(profile):
             image = colour.to_srgb(np.clip(image, 0, 1), profile)
-            dropped.append(f"converted to sRGB, as {suffix} holds no colour profile")
+            dropped.append(f"converted to sRGB, as {suffix} does not support colour profiles")
         profile = None
     bits = carried.bits
     if bits == 16 and suffix not in images.SUFFIXES_OF_16_BITS:
         bits = 8
-        dropped.append(f"16 bits reduced to the 8 of {suffix}")
+        dropped.append(f"reduced to 8 bits, as {suffix} does not support 16")
     levels = images.to_levels(path, image, bits)
     alpha = carried.alpha
     if alpha is not None and suffix not in _WITH_ALPHA:
@@ -210,7 +210,7 @@ def write_photo(path: Path | str, image: np.ndarray, carried: Carried) -> list[s
         levels = np.dstack([levels, alpha])
     encoded, lost = _encoded(path, levels, profile, metadata)
     if lost:
-        dropped.append(f"{', '.join(lost)} dropped, as {suffix} cannot hold it")
+        dropped.append(f"{', '.join(lost)} dropped, as {suffix} does not support it")
     files.write_bytes(path, encoded)
     return dropped
 

@@ -10,5 +10,5 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     >>> did_you_mean("batchsize", ["batch_size", "seed"], "--config.")
     '; did you mean --config.batch_size?'
     """
-    found = difflib.get_close_matches(name, list(known), 1)
-    return f"; did you mean {prefix}{found[0]}?" if found else ""
+    matches = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {prefix}{matches[0]}?" if matches else ""

@@ -8,14 +8,15 @@ from dcpt_jax.command_line import UsageError, expanded_path, run_command
 from dcpt_jax.evaluate import comparison, formats, results_page
 
 _DETAILS = """
-which figures are compared
-  Conventions (RGB or luma, 8 bits or floats, whole images or crops) are not mixed. Several runs
-  must have the same classes and data. Published figures appear only for
-  classes that were measured on the published test set, all of it and whole images: evaluate with
+comparable results
+  All runs must have the same convention (RGB or luma, 8 bits or floats, whole images or crops),
+  classes and data. A published result is shown only for classes that were measured on its complete
+  test set with whole images: evaluate with
   --config.data.datasets=FOLDER --config.data.crop_size=0.
 
 exit status
-  0: printed; 2: wrong use, or figures that do not compare, with the reason on the error stream.
+  0: success; 2: invalid options, or results that are not comparable, with the reason on the error
+  stream.
 """
 
 
@@ -24,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="python -m dcpt_jax.tables",
         usage="%(prog)s RUN... [options]",
-        description="Prints what evaluations measured beside what was published.",
+        description="Compares measured with published results.",
         epilog=_DETAILS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -40,13 +41,13 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--published",
         metavar="METHOD,...",
-        help="published methods, such as DCPT-NAFNet,PromptIR (default: the runs' backbone without "
-        "and with pre-training; '' = none)",
+        help="published methods to show, such as DCPT-NAFNet,PromptIR (default: the runs' "
+        "backbones, with and without pre-training; '' = none)",
     )
     add(
         "--page",
         action="store_true",
-        help="print docs/results.md instead: a section for each run, what is not measured, and all "
+        help="print docs/results.md instead: a section per run, missing measurements, and all "
         "published tables",
     )
     return result
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Prints the requested tables."""
     if not options.runs and not options.page:
-        raise UsageError("name at least one RUN, the work directory of an evaluation")
+        raise UsageError("RUN is missing: give at least one work directory of an evaluation")
     methods = options.published
     if methods is not None:
         methods = [name.strip() for name in methods.split(",") if name.strip()]

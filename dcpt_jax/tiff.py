@@ -21,8 +21,8 @@ _ADVICE = "save it as RGB or grey with 8 or 16 bits"
 _COMMON_COMPRESSIONS = frozenset({1, 5, 8, 32773, 32946})
 _WEBP = 50001
 _KINDS = {0: "grey", 1: "grey", 2: "RGB", 5: "CMYK", 6: "YCbCr", 8: "Lab", 9: "Lab", 10: "Lab"} | {
-    32803: "a sensor's raw values",
-    34892: "a sensor's raw values",
+    32803: "raw sensor values",
+    34892: "raw sensor values",
 }
 _ROUNDING = 1e-3  # tolerance for floats in [0, 1] that other programs have converted
 _FLOAT = 3  # value of the sample format tag
@@ -38,7 +38,9 @@ def tags_beyond_pillow(path: Path, data: bytes) -> Mapping | None:
     image = described(path, "TIFF", data)
     tags = image.tag_v2
     if 2 in tags.get(TIFF_TAGS["format"], (1,)):
-        raise image_error(path, "signed integer pixels are not read; save it with 8 or 16 bits")
+        raise image_error(
+            path, "signed integer pixels are not supported; save it with unsigned 8 or 16 bits"
+        )
     has_mode = type(image) is not Image.Image  # `described` has opened it with Pillow
     has_mode &= tags.get(259) != _WEBP  # which Pillow's libtiff lacks
     return None if has_mode and max(tags.get(TIFF_TAGS["bits"], (1,))) <= 8 else tags
@@ -64,27 +66,31 @@ def read_samples(path: Path, tags: Mapping, data: bytes) -> tuple[np.ndarray, np
     if photometric not in (0, 1, 2) or samples < colours or (colours == 1 and samples > 2):
         kind = _KINDS.get(photometric, f"photometric {photometric}")
         raise image_error(
-            path, f"TIFF with {samples} samples a pixel ({kind}) is not read; {_ADVICE}"
+            path, f"TIFF with {samples} samples per pixel ({kind}) is not supported; {_ADVICE}"
         )
     values = _stored(path, tags, data)
     size = tags.get(257), tags.get(256)
     if values.shape != (*size, samples):
-        raise image_error(path, f"TIFF that decodes to {values.shape} is not read; {_ADVICE}")
+        raise image_error(
+            path, f"TIFF with decoded shape {values.shape} is not supported; {_ADVICE}"
+        )
     extra = tags.get(338, _UNASSOCIATED if samples > colours else ())
     kinds = extra if isinstance(extra, tuple) else (extra,)
-    place = next((i for i, kind in enumerate(kinds) if kind in (1, 2)), None)
-    wanted = list(range(colours)) + ([] if place is None else [colours + place])
-    if place is not None and colours + place >= samples:
-        raise image_error(path, f"damaged: the TIFF has {samples} samples, of which alpha is none")
+    alpha_index = next((i for i, kind in enumerate(kinds) if kind in (1, 2)), None)
+    wanted = list(range(colours)) + ([] if alpha_index is None else [colours + alpha_index])
+    if alpha_index is not None and colours + alpha_index >= samples:
+        raise image_error(
+            path, f"damaged: the TIFF has {samples} samples, without the stated alpha"
+        )
     values = values[..., wanted]
     if values.dtype.kind == "f":
         values = of_floats(path, values)
     if values.dtype not in (np.uint8, np.uint16):
-        raise image_error(path, f"TIFF with pixels of {values.dtype} is not read; {_ADVICE}")
-    pixels, alpha = values[..., :colours], None if place is None else values[..., colours]
+        raise image_error(path, f"TIFF with {values.dtype} pixels is not supported; {_ADVICE}")
+    pixels, alpha = values[..., :colours], None if alpha_index is None else values[..., colours]
     if photometric == 0:
         pixels = np.iinfo(pixels.dtype).max - pixels
-    if alpha is not None and kinds[place] == _ASSOCIATED:
+    if alpha is not None and kinds[alpha_index] == _ASSOCIATED:
         pixels = _divided(pixels, alpha)
     orientation = tags.get(TIFF_TAGS["orientation"], 1)
     rgb = np.repeat(pixels, 3, axis=2) if colours == 1 else pixels
@@ -95,8 +101,8 @@ def of_floats(path: Path, values: np.ndarray) -> np.ndarray:
     """Converts floats in [0, 1], except for rounding errors, to uint16; ImageError for others."""
     low, high = float(values.min()), float(values.max())
     if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
-        what = "NaN" if np.isnan(low) or np.isnan(high) else f"[{low:.6g}, {high:.6g}]"
-        raise image_error(path, f"float pixels must be in [0, 1], not {what}; rescale or clip it")
+        value_range = "NaN" if np.isnan(low) or np.isnan(high) else f"[{low:.6g}, {high:.6g}]"
+        raise image_error(path, f"float pixels must be in [0, 1], not {value_range}; rescale or clip it")
     return np.rint(np.clip(values, 0, 1).astype(np.float64) * 65535).astype(np.uint16)
 
 
@@ -137,9 +143,7 @@ def _by_opencv(path: Path, tags: Mapping, bits: int, data: bytes) -> np.ndarray:
     with contextlib.suppress(cv2.error):
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if pixels is None:
-        raise image_error(
-            path, "cannot be decoded: the pixel data are damaged or of an unknown kind"
-        )
+        raise image_error(path, "cannot be decoded: the pixel data are damaged or unsupported")
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels[..., [2, 1, 0, 3][:samples]]
     if pixels.dtype == np.uint16 and bits < 16:  # in the upper bits
         pixels = pixels | pixels >> bits
@@ -154,10 +158,13 @@ def _by_tifffile(path: Path, compression: int, data: bytes) -> np.ndarray:
             values, axes = file.pages[0].asarray(), file.pages[0].axes
     except Exception as error:  # tifffile raises various types on broken input
         if compression in _COMMON_COMPRESSIONS:
-            reason = "damaged, or stored in a way that is not read"
+            reason = "damaged or unsupported"
         else:
-            known = {one.value: one.name for one in tifffile.COMPRESSION}
-            reason = f"TIFF compressed by {known.get(compression, compression)} is not read"
+            known = {
+                compression_kind.value: compression_kind.name
+                for compression_kind in tifffile.COMPRESSION
+            }
+            reason = f"TIFF compression {known.get(compression, compression)} is not supported"
         raise image_error(
             path, f"{reason} ({error}); {_ADVICE}, uncompressed or with LZW or deflate"
         ) from error
@@ -170,9 +177,9 @@ def _with_tags(data: bytes, values: Mapping[int, int], without: Collection[int])
     """The file reduced to its first picture, with some of its tags changed or removed."""
     order = "<" if data[:2] == b"II" else ">"
     # BigTIFF: wider offsets, counts and entries.
-    wide = 43 in data[2:4]
-    count, size, place = ("Q", 20, 12) if wide else ("H", 12, 8)
-    (start,) = struct.unpack_from(order + "Q" if wide else order + "I", data, 8 if wide else 4)
+    is_big = 43 in data[2:4]
+    count, size, value_offset = ("Q", 20, 12) if is_big else ("H", 12, 8)
+    (start,) = struct.unpack_from(order + "Q" if is_big else order + "I", data, 8 if is_big else 4)
     (number,) = struct.unpack_from(order + count, data, start)
     first = start + struct.calcsize(count)
     kept = []
@@ -181,9 +188,9 @@ def _with_tags(data: bytes, values: Mapping[int, int], without: Collection[int])
         (tag,) = struct.unpack_from(order + "H", entry)
         if tag in values:
             struct.pack_into(order + "H", entry, 2, 3)  # two bytes
-            struct.pack_into(order + "H", entry, place, values[tag])
+            struct.pack_into(order + "H", entry, value_offset, values[tag])
         if tag not in without:
             kept.append(bytes(entry))
-    end = bytes(8 if wide else 4)  # no next picture
+    end = bytes(8 if is_big else 4)  # no next picture
     block = struct.pack(order + count, len(kept)) + b"".join(kept) + end
     return data[:start] + block + data[start + len(block) :]

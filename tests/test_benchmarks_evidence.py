@@ -91,7 +91,7 @@ def test_longer_costs_as_much_as_pretraining_and_restoration(tmp_path, monkeypat
         ("--pretrain-steps 6", "--pretrain-steps is 6; it must be a multiple of 4"),
         ("--steps 0", "--steps is 0"),
         ("--batch-size 0", "--batch-size is 0"),
-        ("--photos gone", "--photos: there is no folder gone"),
+        ("--photos gone", "--photos: no such folder: gone"),
         ("--arms dcpt resnet", "invalid choice: 'resnet'"),
     ],
 )

@@ -91,7 +91,7 @@ def test_a_full_disk_behind_the_output_is_told_in_one_sentence(flush):
             [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
         )
     assert done.returncode == 1
-    assert done.stderr == "error: the output cannot be written: No space left on device\n"
+    assert done.stderr == "error: cannot write the output: No space left on device\n"
 
 
 def test_names_that_the_terminal_cannot_show_are_escaped():

@@ -153,10 +153,10 @@ def test_labels(mode):
     configs.validate(config)
     assert configs.labels_of(config).names == ("haze",)
     config.tasks = "low_light+haze,haze+low_light"
-    with pytest.raises(ConfigError, match=r"all of the same components, low_light, haze; "):
+    with pytest.raises(ConfigError, match=r"same multi-hot label, low_light, haze; "):
         configs.validate(config)
     config.tasks = "noise:15,noise:25"
-    with pytest.raises(ConfigError, match=r"all of one component, noise; .*--config\.label=flat"):
+    with pytest.raises(ConfigError, match=r"same multi-hot label, noise; .*--config\.label=flat"):
         configs.validate(config)
     config.label = "flat"
     configs.validate(config)
@@ -256,8 +256,8 @@ def test_a_constant_rate_does_not_depend_on_the_number_of_steps():
 @pytest.mark.parametrize(
     ("mode", "changes", "message"),
     [
-        ("transfer", {}, r"transfer starts from a trained network: set --config\.init_from"),
-        ("classify", {}, r"classify starts from a trained network: set --config\.init_from"),
+        ("transfer", {}, r"transfer needs a trained network: set --config\.init_from"),
+        ("classify", {}, r"classify needs a trained network: set --config\.init_from"),
         (
             "transfer",
             {"init_from": "W", "classifier_from": "scratch"},
@@ -358,13 +358,13 @@ def test_an_unknown_preset_lists_the_known_ones(arg):
         ("ema_decay", 1.0, "ema_decay"),
         ("data.crop_size", 8, "config.data.crop_size is 8; it must be 16"),
         ("data.on_bad_file", "ignore", "skip, refuse"),
-        ("data.datasets", "/gone", "config.data.datasets: there is no folder /gone"),
+        ("data.datasets", "/gone", "config.data.datasets: no such folder: /gone"),
         ("model.name", "resnet", "nafnet"),
         ("optimizer.learning_rate", 0.0, "optimizer.learning_rate"),
         ("optimizer.min_learning_rate", 1.0, "min_learning_rate"),
         ("optimizer.schedule", "linear", "optimizer.schedule is 'linear'; known: cosine, constant"),
         ("recipe", "resnet", "config.recipe is 'resnet'; known: \"\", nafnet"),
-        ("tasks", "noise+rain", "a single class; a classifier needs two or more"),
+        ("tasks", "noise+rain", "a single class; a classifier needs at least two"),
         ("optimizer.b2", 1.0, r"optimizer.b2 is 1.0; it must be in \[0, 1\)"),
         ("focal_gamma", -1.0, "focal_gamma"),
         ("pixel_weight", -0.5, "config.pixel_weight is -0.5; it must be 0 or larger"),

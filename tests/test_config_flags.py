@@ -44,12 +44,12 @@ def test_the_home_folder_is_expanded_in_values(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config.model.encoder_blocks[0]=3"], r"one element: set all, --config\.model\.enc"),
+        (["--config.model.encoder_blocks[0]=3"], r"set all elements, --config\.model\.enc"),
         (["--config.model=3"], r"config\.model"),
         (["--config.optimizer.rate=1"], r"unknown key --config\.optimizer\.rate; known in .*decay"),
-        (["--config.seed=many"], r"config\.seed=many: 'many' is no whole number$"),
-        (["--config.num_steps=1.5"], r"config\.num_steps=1\.5: '1\.5' is no whole number$"),
-        (["--config.ema_decay=much"], r"config\.ema_decay=much: 'much' is no number$"),
+        (["--config.seed=many"], r"config\.seed=many: 'many' is not an integer$"),
+        (["--config.num_steps=1.5"], r"config\.num_steps=1\.5: '1\.5' is not an integer$"),
+        (["--config.ema_decay=much"], r"config\.ema_decay=much: 'much' is not a number$"),
         (["--config.batchsize=4"], r"known in .*; did you mean --config\.batch_size\?"),
         (["--config.optimizer.learningrate=1"], r"mean --config\.optimizer\.learning_rate\?"),
         (["--config.repeats.low_ligt=2"], r"; did you mean low_light\?"),

@@ -176,7 +176,7 @@ def test_command(data, capsys):
         (["--config.data.sources.rain=pear:x"], "config.data.sources.rain"),
         (["--config.repeats.rain=-3"], "config.repeats.rain is -3; it must be 0 or larger"),
         (["--config.data.crop_size=0"], "config.data.crop_size"),
-        (["--config.data.datasets=/gone"], "config.data.datasets: there is no folder /gone"),
+        (["--config.data.datasets=/gone"], "config.data.datasets: no such folder: /gone"),
     ],
 )
 def test_wrong_use(flags, message, capsys):

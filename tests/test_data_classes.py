@@ -179,7 +179,7 @@ def test_every_kind_of_source(photos, data, tmp_path):
         ("pairs:/a", "must name two folders"),
         ("pairs:/a,/b,c", "unknown rule 'c'"),
         ("photos:/gone", "no such folder"),
-        ("lol:/gone", "there is no folder"),
+        ("lol:/gone", "no such folder"),
         ("pairs:/gone,/gone", "no such folder"),
         ("list:/gone", "cannot be read"),
     ],

@@ -169,7 +169,7 @@ def test_misses_say_what_was_expected_and_what_is_there(tmp_path):
         locate("gopro", tmp_path / "data")
     with pytest.raises(DatasetError, match="there is no such folder"):
         locate("gopro", tmp_path / "gone")
-    with pytest.raises(DatasetError, match="there is no folder"):
+    with pytest.raises(DatasetError, match="no such folder"):
         find("gopro", tmp_path / "gone", "train")
     with pytest.raises(DatasetError, match="has no train data"):
         find("sots", tmp_path / "data", "train")

@@ -265,7 +265,7 @@ def test_folders_that_are_not_packed_are_told(tmp_path):
     ("place", "value", "named"),
     [
         ("inputs", None, "inputs is None"),
-        ("inputs", -1, "inputs is -1, but must be a whole number from 0"),
+        ("inputs", -1, "inputs is -1, but must be an integer from 0"),
         ("inputs", 10**30, "inputs is 1000"),
         ("inputs", 1.0, r"inputs is 1\.0"),
         ("inputs", True, "inputs is True"),

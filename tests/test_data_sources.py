@@ -101,7 +101,7 @@ def test_bad_files_are_left_out_at_the_start(folder, caplog):
     assert "empty" in report.skipped[0][1]
     assert report.summary() == "3 photos (2 of 5 files left out as unreadable)"
     assert re.search(r"1\.png: the file is empty", caplog.text)
-    assert re.search(r"3\.png: cut off", caplog.text)
+    assert re.search(r"3\.png: truncated", caplog.text)
 
 
 def test_many_bad_files_are_counted_and_not_all_named(tmp_path, caplog):

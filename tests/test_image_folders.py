@@ -67,7 +67,7 @@ def test_a_link_that_leads_nowhere_hides_nothing_else(tmp_path, caplog):
     (tmp_path / "a.png").write_bytes(b"")
     (tmp_path / "loop.png").symlink_to("loop.png")
     assert image_folders.find_images(tmp_path) == ([tmp_path / "a.png"], {})
-    assert f"skipped: {tmp_path / 'loop.png'}: cannot be looked at (" in caplog.text
+    assert f"skipped: {tmp_path / 'loop.png'}: cannot be accessed (" in caplog.text
 
 
 def test_list_images_of_no_folder(tmp_path):

@@ -87,8 +87,8 @@ AWKWARD = {
     "rgba_transparent.png": SAME_AS_OK,
     "tall_3x5000.png": ((5000, 3, 3), np.uint8, None),
     "text_file.png": "not an image of a known kind",
-    "truncated.jpg": "cut off",
-    "truncated.png": "cut off",
+    "truncated.jpg": "truncated",
+    "truncated.png": "truncated",
     "two.dots.in.name.png": SAME_AS_OK,
     "wide_5000x3.png": ((3, 5000, 3), np.uint8, None),
     "zero_byte.png": "empty",
@@ -181,7 +181,7 @@ def test_cut_off_jpeg_with_whole_thumbnail_is_refused(tmp_path):
     assert images.read_pixels(path).shape == (24, 36, 3)
     path.write_bytes(path.read_bytes()[:-9])
     for function in (images.check_image, images.read_pixels):
-        with pytest.raises(ImageError, match=r"a\.jpg: cut off"):
+        with pytest.raises(ImageError, match=r"a\.jpg: truncated"):
             function(path)
 
 
@@ -253,7 +253,7 @@ def test_wrong_png_checksum_is_refused(tmp_path):
     data = bytearray(path.read_bytes())
     data[-20] ^= 1
     path.write_bytes(data)
-    with pytest.raises(ImageError, match=r"a\.png: damaged: the PNG checksum of a IDAT block"):
+    with pytest.raises(ImageError, match=r"a\.png: damaged: wrong checksum of the PNG chunk IDAT"):
         images.read_pixels(path)
 
 
@@ -271,7 +271,9 @@ def test_file_with_gigabytes_behind_its_header_is_not_read(tmp_path, kind):
     Image.fromarray(picture()).save(path, kind)
     os.truncate(path, 17_000_000)
     for function in (images.check_image, images.read_pixels):
-        with pytest.raises(ImageError, match="17,000,000 bytes are more than the 16,006,912 that"):
+        with pytest.raises(
+            ImageError, match=r"17,000,000 bytes are more than .* can have, 16,006,912; "
+        ):
             function(path, max_pixels=864)
     assert images.read_pixels(path, max_pixels=864_000).shape == (24, 36, 3)
 
@@ -340,7 +342,7 @@ def test_avif_is_read(tmp_path):
     pixels = images.read_pixels(path)
     assert pixels.shape == (36, 24, 3)
     assert np.abs(pixels - np.rot90(picture(), -1).astype(int)).mean() < 2
-    with pytest.raises(ImageError, match="864 pixels are more than the limit"):
+    with pytest.raises(ImageError, match="864 pixels exceed the limit"):
         images.check_image(path, max_pixels=863)
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(ImageError, match=r"a\.avif: "):
@@ -401,7 +403,7 @@ def test_raw_files_and_previews_are_refused(tmp_path, tag):
     path = tmp_path / "a.dng"
     path.write_bytes(tiff(np.ones((4, 6), np.uint8), **tag))
     for function in (images.check_image, images.read_pixels):
-        with pytest.raises(ImageError, match=r"a\.dng: is a camera's raw file or"):
+        with pytest.raises(ImageError, match=r"a\.dng: is a camera raw file, or"):
             function(path)
 
 
@@ -569,7 +571,7 @@ def test_tiff_of_another_kind_is_named_with_what_to_do(tmp_path):
     with pytest.raises(ImageError, match=r"a\.tif: TIFF with 5 samples .* save it as RGB or grey"):
         images.read_pixels(path)
     tifffile.imwrite(path, values[..., :4].astype(np.uint16), photometric="separated")
-    with pytest.raises(ImageError, match=r"a\.tif: TIFF with 4 samples a pixel \(CMYK\) is not"):
+    with pytest.raises(ImageError, match=r"a\.tif: TIFF with 4 samples per pixel \(CMYK\) is not"):
         images.read_pixels(path)
     tifffile.imwrite(path, np.full((4, 6, 3), 2, np.float32), photometric="rgb")
     with pytest.raises(ImageError, match=r"a\.tif: float pixels must be in \[0, 1\]"):
@@ -652,7 +654,7 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_write_errors(tmp_path):
-    with pytest.raises(ImageError, match=r"cannot write files named '\.xyz'; use one of .*\.png"):
+    with pytest.raises(ImageError, match=r"cannot write '\.xyz' files; use one of .*\.png"):
         images.write_image(tmp_path / "a.xyz", np.zeros((2, 2, 3)))
     for shape in ((2, 2), (2, 2, 4), (0, 2, 3)):
         with pytest.raises(ValueError, match=r"must have the shape \[h, w, 3\]"):

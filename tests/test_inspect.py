@@ -191,9 +191,9 @@ def test_weights_without_a_classifier_say_what_to_do(tmp_path, parts):
     network, _, params = parts
     description = weights.describe(network)
     folder = weights.save_weights(tmp_path / "w", {"network": params["network"]}, description)
-    with pytest.raises(ValueError, match=r"w: these weights hold no classifier; .*classify\.py"):
+    with pytest.raises(ValueError, match=r"w: these weights contain no classifier; .*classify\.py"):
         dcpt_jax.inspect(photo(8, 8), folder)
-    with pytest.raises(ValueError, match="hold no classifier"):
+    with pytest.raises(ValueError, match="contain no classifier"):
         Inspector(params, description)
 
 
@@ -253,7 +253,7 @@ def test_a_bad_file_is_named_and_the_others_go_on(tmp_path, flat, capsys):
     [
         (("photo.png", "--weights", "nothing"), "--weights nothing: no such folder"),
         (("photo.png", "--weights", "empty"), "no weights in"),
-        (("photo.png", "--weights", "no_classifier"), "hold no classifier; use those of"),
+        (("photo.png", "--weights", "no_classifier"), "contain no classifier; use those of"),
         (("photo.png",), "no bundled network"),
         (("empty",), "contain no image to inspect"),
     ],

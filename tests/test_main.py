@@ -56,7 +56,7 @@ def main(*arguments):
         ),
         (
             ["--config=configs/nothing.py", "--workdir=/x"],
-            ["error: there is no config file 'configs/nothing.py'"],
+            ["error: no such config file: 'configs/nothing.py'"],
         ),
         (
             ["--config=configs/pretrain.py", "--workdir=/x", "--config.tasks=fog"],

@@ -97,7 +97,7 @@ def test_an_rgb_profile_is_kept_and_nothing_is_clipped(tmp_path, suffix, target)
     said = copied(source, result)
     assert np.abs(as_shown(result) - as_shown(source)).mean() < (2.5 if target == ".jpg" else 0.5)
     if target == ".bmp":
-        assert said == ["converted to sRGB, as .bmp holds no colour profile"]
+        assert said == ["converted to sRGB, as .bmp does not support colour profiles"]
         return
     assert said == []
     assert opened(result).info["icc_profile"] == P3_PROFILE
@@ -142,7 +142,7 @@ def test_wide_colours_without_a_profile_get_one(tmp_path, chunks):
         (png_chunk(b"cICP", bytes((1, 13, 0, 1))), []),
         (png_chunk(b"sRGB", b"\0") + gama_and_chrm(0.45455), []),
         (gama_and_chrm(0.45455), []),
-        (png_chunk(b"cICP", bytes((9, 16, 0, 1))), ["HDR colours (PQ) taken for sRGB"]),
+        (png_chunk(b"cICP", bytes((9, 16, 0, 1))), ["HDR (PQ) treated as sRGB"]),
         (gama_and_chrm(1.0), ["converted to sRGB from linear RGB"]),
     ],
 )
@@ -238,9 +238,9 @@ def test_texts_outside_the_metadata_are_told(tmp_path):
     texts = PngImagePlugin.PngInfo()
     texts.add_text("Author", "me")
     saved(tmp_path / "a.png", pnginfo=texts)
-    assert copied(tmp_path / "a.png", tmp_path / "b.png") == ["PNG texts (Author) left out"]
+    assert copied(tmp_path / "a.png", tmp_path / "b.png") == ["PNG texts (Author) dropped"]
     saved(tmp_path / "a.jpg", comment=b"by me")
-    assert copied(tmp_path / "a.jpg", tmp_path / "b.png") == ["comment left out"]
+    assert copied(tmp_path / "a.jpg", tmp_path / "b.png") == ["comment dropped"]
 
 
 @pytest.mark.parametrize("gamma", [1.0, 1.02])
@@ -321,7 +321,7 @@ def test_damaged_blocks_of_a_png_leave_the_others_whole(tmp_path, capfd):
 def test_a_profile_that_cannot_be_used_is_told(tmp_path):
     source = saved(tmp_path / "a.png", icc_profile=grey_profile(1.0))
     (said,) = copied(source, tmp_path / "b.png")
-    assert said == "the colour profile is one of grey, but the pixels are not; left out"
+    assert said == "the colour profile is for grey, but the pixels are not; profile ignored"
     assert "icc_profile" not in opened(tmp_path / "b.png").info
 
 
@@ -409,11 +409,11 @@ def test_what_webp_and_bmp_cannot_hold_is_told(tmp_path):
     carried = type(carried)(16, metadata=Metadata(exif_block(), XMP, IPTC))
     image = images.to_float(picture())
     assert write_photo(tmp_path / "a.webp", image, carried) == [
-        "16 bits reduced to the 8 of .webp",
-        "IPTC dropped, as .webp cannot hold it",
+        "reduced to 8 bits, as .webp does not support 16",
+        "IPTC dropped, as .webp does not support it",
     ]
     assert write_photo(tmp_path / "a.bmp", image, carried)[1:] == [
-        "EXIF, XMP, IPTC dropped, as .bmp cannot hold it"
+        "EXIF, XMP, IPTC dropped, as .bmp does not support it"
     ]
 
 
@@ -461,7 +461,7 @@ def test_metadata_too_long_for_jpeg_are_told(tmp_path):
     metadata = Metadata(xmp=b"x" * 70_000)
     carried = type(read_photo(saved(tmp_path / "a.png"))[1])(8, b"", metadata)
     assert write_photo(tmp_path / "a.jpg", images.to_float(picture()), carried) == [
-        "XMP dropped, as .jpg cannot hold it"
+        "XMP dropped, as .jpg does not support it"
     ]
     assert opened(tmp_path / "a.jpg").size == (36, 24)
 
@@ -577,7 +577,9 @@ def test_alpha_of_deep_tiffs(tmp_path, dtype, extra, planar):
 def test_16_bits_with_alpha_become_8_in_webp(tmp_path):
     values = np.random.default_rng(0).integers(0, 65536, (24, 36, 4)).astype(np.uint16)
     (tmp_path / "a.png").write_bytes(cv2.imencode(".png", values)[1].tobytes())
-    assert copied(tmp_path / "a.png", tmp_path / "b.webp") == ["16 bits reduced to the 8 of .webp"]
+    assert copied(tmp_path / "a.png", tmp_path / "b.webp") == [
+        "reduced to 8 bits, as .webp does not support 16"
+    ]
     found = np.asarray(opened(tmp_path / "b.webp"))[..., [2, 1, 0, 3]]
     assert np.abs(found - values / 257).max() <= 0.5
 
@@ -585,7 +587,9 @@ def test_16_bits_with_alpha_become_8_in_webp(tmp_path):
 def test_the_first_of_several_pictures_is_told(tmp_path):
     frames = [Image.fromarray(picture() // n) for n in (1, 2)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert copied(tmp_path / "a.gif", tmp_path / "b.png") == ["first picture of several"]
+    assert copied(tmp_path / "a.gif", tmp_path / "b.png") == [
+        "only the first of several images is used"
+    ]
 
 
 def test_a_large_tiff_has_several_strips(tmp_path):

@@ -64,7 +64,7 @@ def test_mixed_conventions_are_refused(workdir, capsys):
 
 def test_wrong_use_is_explained(tmp_path, capsys):
     assert tables.main([]) == 2
-    assert "name at least one RUN" in capsys.readouterr().err
+    assert "RUN is missing" in capsys.readouterr().err
     assert tables.main([str(tmp_path)]) == 2
     assert "configs/evaluate.py" in capsys.readouterr().err
 

@@ -246,7 +246,7 @@ def test_a_guide_that_is_missing_or_does_not_fit(tmp_path, photo_folder, pretrai
     with pytest.raises(ConfigError, match=r"no classifier in .*--config\.classifier_from.*=0"):
         training.prepare(config)
     config.classifier_from = str(network_only)
-    with pytest.raises(ConfigError, match=r"config\.classifier_from.*hold no classifier"):
+    with pytest.raises(ConfigError, match=r"config\.classifier_from.*contain no classifier"):
         training.prepare(config)
     config.classifier_from = str(pretrained)
     assert set(training.prepare(config).initial.params) == {"network", "classifier"}

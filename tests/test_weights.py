@@ -98,7 +98,7 @@ def test_saving_again_replaces_the_folder_and_leaves_nothing_beside_it(tmp_path,
     assert set(loaded) == {"network"} and not loaded["network"]["intro"]["kernel"].any()
     assert description.task_set == "5d"
     assert [entry.name for entry in tmp_path.iterdir()] == ["w"]
-    with pytest.raises(ValueError, match="hold no classifier"):
+    with pytest.raises(ValueError, match="contain no classifier"):
         dcpt_jax.load_classifier(tmp_path / "w")
 
 
@@ -180,11 +180,11 @@ def test_a_write_that_fails_leaves_no_folder(tmp_path):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("d/*", b"", r"a file of it is damaged or missing \(OUT_OF_RANGE at [\w.]+\)$"),
-        ("d/*", None, r"a file of it is damaged or missing \(NOT_FOUND at [\w.]+\)$"),
-        ("manifest.ocdbt", b"x", r"a file of it is damaged or missing \(DATA_LOSS at "),
-        ("_METADATA", b"", "a file of it is not JSON"),
-        ("_METADATA", b"{}", "a file of it lacks 'tree_metadata'"),
+        ("d/*", b"", r"one of its files is damaged or missing \(OUT_OF_RANGE at [\w.]+\)$"),
+        ("d/*", None, r"one of its files is damaged or missing \(NOT_FOUND at [\w.]+\)$"),
+        ("manifest.ocdbt", b"x", r"one of its files is damaged or missing \(DATA_LOSS at "),
+        ("_METADATA", b"", "one of its files is not JSON"),
+        ("_METADATA", b"{}", "one of its files lacks 'tree_metadata'"),
     ],
 )
 def test_damaged_files_of_a_folder_are_told_in_short(tmp_path, small, file, content, message):
@@ -199,7 +199,7 @@ def test_damaged_files_of_a_folder_are_told_in_short(tmp_path, small, file, cont
 
 def test_without_a_path_the_bundled_network_is_loaded(tmp_path, small, monkeypatch, caplog):
     monkeypatch.setattr(folders, "BUNDLED", tmp_path / "bundled")
-    with pytest.raises(FileNotFoundError, match=r"no bundled network in .*bundled\).*--weights"):
+    with pytest.raises(FileNotFoundError, match=r"no bundled network .*bundled\).*--weights"):
         dcpt_jax.load()
     save(tmp_path / "bundled", small)
     with caplog.at_level("INFO"):
@@ -382,7 +382,7 @@ def test_an_edited_description_has_to_fit_the_arrays(tmp_path, small, caplog):
     for arguments, message in (
         ({"width": 8}, r"network/.*: its shape is"),
         ({"encoder_blocks": [1, 1], "decoder_blocks": [1, 1]}, "network/.* is missing"),
-        ({"middle_blocks": 60_000}, "has 60,002 blocks by its description, but there are"),
+        ({"middle_blocks": 60_000}, "the description has 60,002 blocks, but there are only"),
     ):
         changed = content | {"arguments": content["arguments"] | arguments}
         file.write_text(json.dumps(changed))

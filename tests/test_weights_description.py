@@ -117,11 +117,11 @@ def test_missing_keys_are_named(key):
     ("place", "value", "message"),
     [
         (("architecture",), "unet", 'architecture is "unet"; allowed: nafnet, restormer'),
-        (("arguments", "width"), 10**9, "arguments.width is 1000000000; allowed: a whole number"),
+        (("arguments", "width"), 10**9, "arguments.width is 1000000000; allowed: an integer"),
         (("arguments", "tlc_size"), "big", 'arguments.tlc_size is "big"'),
         (("label",), "hot", 'label is "hot"; allowed: flat, multi_hot'),
         (("components",), ["rain"], "num_classes is 2; allowed: 1, the number of components"),
-        (("steps",), -1, "steps is -1; allowed: a whole number from 0"),
+        (("steps",), -1, "steps is -1; allowed: an integer from 0"),
         (("metrics", "loss"), "low", 'metrics.loss is "low"; allowed: a number'),
         (
             ("source", "classifier_from"),
@@ -149,7 +149,7 @@ def test_a_changed_value_is_told_by_the_checksum(tmp_path):
     write_description(file, FULL)
     content = json.loads(file.read_text()) | {"steps": 8}
     file.write_text(json.dumps(content))
-    with pytest.raises(weights.WeightsError, match=r"model\.json .*checksum .*changed on purpose"):
+    with pytest.raises(weights.WeightsError, match=r"model\.json .*checksum .*edited on purpose"):
         read_description(file)
     del content["checksums"]
     file.write_text(json.dumps(content))

@@ -81,15 +81,15 @@ def validate(config: ml_collections.ConfigDict) -> None:
     mode = MODES[config.mode]
     if not mode.trains:
         if not config.init_from:
-            raise ConfigError("nothing to evaluate: set --config.init_from to a work directory")
+            raise ConfigError("no weights to evaluate: set --config.init_from to a work directory")
         return
     if "label" in config:
         _known("label", config.label, KINDS)
     _check_two_classes(config)
     if mode.needs_network and not (config.init_from or config.resume_from):
         raise ConfigError(
-            f"{mode.name} starts from a trained network: set --config.init_from to a work "
-            "directory or a weights folder"
+            f"{mode.name} needs a trained network: set --config.init_from to a work directory or "
+            "a weights folder"
         )
     if not config.plugins:  # plugins may register a network of that name
         _known("model.name", config.model.name, tuple(BACKBONES))
@@ -124,8 +124,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _check_later_phases(config)
     if config.get("guidance") and config.classifier_from == SCRATCH:
         raise ConfigError(
-            "config.classifier_from: a guiding classifier must be trained; name a work "
-            "directory or weights folder that holds one, or set --config.guidance=0"
+            "config.classifier_from is scratch, but guidance needs a trained classifier; set it to "
+            "a work directory or weights folder with one, or set --config.guidance=0"
         )
 
 
@@ -162,7 +162,7 @@ def validate_data(config: ml_collections.ConfigDict) -> None:
         _at_least("data.crop_size", config.data.crop_size, _SMALLEST_CROP)
     _check_sources(config)
     if config.data.datasets and not os.path.isdir(config.data.datasets):
-        raise ConfigError(f"config.data.datasets: there is no folder {config.data.datasets}")
+        raise ConfigError(f"config.data.datasets: no such folder: {config.data.datasets}")
     _at_least("data.num_workers", config.data.num_workers, 0)
     _at_least("data.cache_megabytes", config.data.cache_megabytes, 0)
     if config.tasks or trains:
@@ -191,8 +191,8 @@ def _check_save_images(folder: str) -> None:
     """Raises ConfigError if the images of a run would be mixed with other files."""
     if folder and os.path.exists(folder) and not (os.path.isdir(folder) and not os.listdir(folder)):
         raise ConfigError(
-            f"config.save_images: {folder} exists and is not an empty folder; name a new one, "
-            "since other programs would measure the files in it too"
+            f"config.save_images: {folder} exists and is not an empty folder; choose a new folder, "
+            "as other programs would include the existing files in their metrics"
         )
 
 
@@ -284,8 +284,8 @@ def _check_loss_weights(config: ml_collections.ConfigDict) -> None:
         _at_least(key, config[key], 0)
     if not config.pixel_weight and not config.class_weight:
         raise ConfigError(
-            "config.pixel_weight and config.class_weight are both 0, which leaves nothing to "
-            "learn; set one of them above 0"
+            "config.pixel_weight and config.class_weight are both 0; at least one of them must be "
+            "above 0"
         )
 
 
@@ -301,8 +301,8 @@ def _check_mask(config: ml_collections.ConfigDict) -> None:
     count = (crop // patch) ** 2
     if not 0 <= ratio < 1 or round(ratio * count) == count:
         raise ConfigError(
-            f"config.mask_ratio is {ratio}; it must be in [0, 1), and leave one of the {count} "
-            f"patches of {patch} pixels visible that a crop of {crop} has"
+            f"config.mask_ratio is {ratio}; it must be in [0, 1), and at least one of the {count} "
+            f"patches of a crop ({crop} pixels, patches of {patch}) must stay visible"
         )
 
 
@@ -324,7 +324,7 @@ def _check_two_classes(config: ml_collections.ConfigDict) -> None:
     """Raises ConfigError if a classifier would have a single class, and so always be correct."""
     if MODES[config.mode].classifies and len(tasks_of(config)) < 2:
         raise ConfigError(
-            f"config.tasks is {config.tasks!r}, a single class; a classifier needs two or more, "
+            f"config.tasks is {config.tasks!r}, a single class; a classifier needs at least two, "
             "e.g. --config.tasks=5d or --config.tasks=haze,rain"
         )
     labels = labels_of(config)
@@ -332,11 +332,11 @@ def _check_two_classes(config: ml_collections.ConfigDict) -> None:
         return
     rows = labels.rows(tasks_of(config))
     if (rows == rows[0]).all():
-        kind = "one component" if len(labels.names) == 1 else "the same components"
         raise ConfigError(
-            f"config.tasks is {config.tasks!r}, all of {kind}, {', '.join(labels.names)}; "
-            "multi-hot labels must differ, e.g. --config.tasks=low_light,haze,low_light+haze or "
-            "--config.tasks=clean,haze, or set --config.label=flat"
+            f"config.tasks is {config.tasks!r}: all classes have the same multi-hot label, "
+            f"{', '.join(labels.names)}; choose different ones, e.g. "
+            "--config.tasks=low_light,haze,low_light+haze or --config.tasks=clean,haze, or set "
+            "--config.label=flat"
         )
 
 
@@ -352,12 +352,12 @@ def _check_class_sections(config: ml_collections.ConfigDict) -> None:
                 )
             if CLASS_SECTIONS[section] is int:
                 _at_least(f"{section}.{name}", value, 0)
-    here = {task.name for task in tasks_of(config)} if repeats_of(config) else set()
+    classes = {task.name for task in tasks_of(config)} if repeats_of(config) else set()
     for name, count in repeats_of(config).items():
-        if name not in here:
+        if name not in classes:
             raise ConfigError(
                 f"config.repeats.{name} is {count}, but the run has no such class; its classes: "
-                f"{', '.join(sorted(here))}"
+                f"{', '.join(sorted(classes))}"
             )
 
 

@@ -32,21 +32,21 @@ class ClassFlag:
 
 def take_class_flags(argv: Sequence[str]) -> tuple[list[str], list[ClassFlag]]:
     """Splits a command line into (arguments for absl, flags for single classes)."""
-    others, found = [], []
+    remaining, class_flags = [], []
     rest = iter(argv)
     for argument in rest:
         match = _FLAG.fullmatch(argument)
         if match is None:
-            others.append(argument)
+            remaining.append(argument)
             continue
         section, name, value = match.groups()
-        found.append(ClassFlag(section, name, next(rest, "") if value is None else value))
-    return others, found
+        class_flags.append(ClassFlag(section, name, next(rest, "") if value is None else value))
+    return remaining, class_flags
 
 
-def set_class_flags(config: ml_collections.ConfigDict, found: Sequence[ClassFlag]) -> None:
+def set_class_flags(config: ml_collections.ConfigDict, class_flags: Sequence[ClassFlag]) -> None:
     """Sets these flags in a config, in order, adding keys that do not exist yet."""
-    for flag in found:
+    for flag in class_flags:
         try:
             section = config
             for part in flag.section.split("."):
@@ -67,7 +67,7 @@ def set_class_flags(config: ml_collections.ConfigDict, found: Sequence[ClassFlag
             value = CLASS_SECTIONS[flag.section](flag.value)
         except ValueError:
             raise ConfigError(
-                f"config.{flag.section}.{flag.name} is {flag.value!r}; it must be a whole number"
+                f"config.{flag.section}.{flag.name} is {flag.value!r}; it must be an integer"
             ) from None
         with section.unlocked():
             section[name] = value

@@ -34,7 +34,7 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
     config_flags.DEFINE_config_file(
         "config",
         None,
-        "File in configs/, e.g. configs/pretrain.py[:preset].",
+        "Config file, e.g. configs/pretrain.py[:preset].",
         lock_config=True,
         flag_values=values,
     )
@@ -53,7 +53,7 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[s
     argv = _last_of_each([_readable(argument) for argument in argv])
     before, sys.argv = sys.argv, list(argv)  # the config flag reads its overrides from there
     try:
-        others = values(argv)
+        remaining = values(argv)
         if values.config is not None:
             plugins.load(values.config.plugins)  # raises if there is no such config file
             set_class_flags(values.config, of_classes)
@@ -62,7 +62,7 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[s
         raise ConfigError(_explain(argv) or _last_line(error)) from error
     finally:
         sys.argv = before
-    return list(others[1:])
+    return list(remaining[1:])
 
 
 def usage(command: str, values: flags.FlagValues, own: Sequence[str]) -> str:
@@ -70,10 +70,10 @@ def usage(command: str, values: flags.FlagValues, own: Sequence[str]) -> str:
     return "\n".join(
         [
             f"usage: {command} --config=FILE[:PRESET] --workdir=DIR [--config.KEY=VALUE ...]\n",
-            "FILE is one of these stages, or a file of your own like them:",
+            "FILE is one of these stages, or your own file:",
             *(f"  {path:<25} {line}" for path, line in summaries().items()),
-            "\nPRESET is a backbone, a task set or class, or both: nafnet,5d. Without one: the "
-            "small demo.",
+            "\nPRESET is a backbone, a task set or class, or both: nafnet,5d (default: the small "
+            "demo).",
             f"  backbones                 {' '.join(BACKBONES)}",
             f"  task sets                 {' '.join(task_sets.TASK_SETS)}",
             f"  classes                   {' '.join(task_sets.class_names())}",
@@ -136,7 +136,7 @@ def _explain(argv: Sequence[str]) -> str:
             values[name] = value if equals else following
     path, _, preset = values.get("config", "").partition(":")
     if not Path(path).is_file():
-        return f"there is no config file {path!r}" + did_you_mean(path, summaries()) if path else ""
+        return f"no such config file: {path!r}" + did_you_mean(path, summaries()) if path else ""
     try:
         config = runpy.run_path(path)["get_config"](preset)
     except ValueError as error:
@@ -149,8 +149,8 @@ def _explain(argv: Sequence[str]) -> str:
             known = sorted(node.keys()) if hasattr(node, "keys") else []
             name, bracket, _ = part.partition("[")
             if bracket and name in known:
-                whole = ".".join([*key.split(".")[:depth], name])
-                return f"--{key} is one element: set all, --{whole}={shlex.quote(str(node[name]))}"
+                full_key = ".".join([*key.split(".")[:depth], name])
+                return f"--{key}: set all elements, --{full_key}={shlex.quote(str(node[name]))}"
             if part not in known:
                 above = ".".join(key.split(".")[:depth])
                 return (
@@ -164,6 +164,6 @@ def _explain(argv: Sequence[str]) -> str:
 def _last_line(error: BaseException) -> str:
     """The text of an error; for an error in a config file without its location."""
     text = str(error).strip()
-    text = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is no whole number", text)
-    text = re.sub(r"could not convert string to float: (.*)", r"\1 is no number", text)
+    text = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is not an integer", text)
+    text = re.sub(r"could not convert string to float: (.*)", r"\1 is not a number", text)
     return text.splitlines()[-1].partition(": ")[2] if "Traceback" in text else text

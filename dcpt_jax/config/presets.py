@@ -57,18 +57,18 @@ def parse_preset(arg: str, *, backbone: str = "", tasks: str = "") -> tuple[str,
     Raises:
         ConfigError: for an unknown name, or two of one kind; lists the known ones.
     """
-    found = {}
+    preset = {}
     for name in filter(None, (part.strip() for part in (arg or "").split(","))):
         kind = "backbone" if name in BACKBONES else "tasks"
-        if kind in found or (kind == "tasks" and not _is_task(name)):
+        if kind in preset or (kind == "tasks" and not _is_task(name)):
             raise ConfigError(
                 f"unknown preset {name!r} in {arg!r}; "
                 f"backbones: {', '.join(BACKBONES)}; task sets: {', '.join(TASK_SETS)}; "
                 f"classes: {', '.join(task_sets.class_names())}"
                 + did_you_mean(name, (*BACKBONES, *TASK_SETS, *task_sets.class_names()))
             )
-        found[kind] = name
-    return found.get("backbone", backbone), found.get("tasks", tasks)
+        preset[kind] = name
+    return preset.get("backbone", backbone), preset.get("tasks", tasks)
 
 
 def _is_task(name: str) -> bool:
@@ -105,7 +105,9 @@ def published_samples(task: Task, recipe: str, *, masked: bool = False) -> tuple
             classes it stays that of the restoration.
     """
     before, after = task.samples
-    of_5d = any((task.name, task.samples) == (one.name, one.samples) for one in TASK_SETS["5d"])
+    of_5d = any(
+        (task.name, task.samples) == (other.name, other.samples) for other in TASK_SETS["5d"]
+    )
     if of_5d and recipe not in ("", "nafnet"):
         before = _MORE_SAMPLES.get(task.name, before)
     if of_5d and masked:

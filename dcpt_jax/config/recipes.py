@@ -31,11 +31,11 @@ def load(name: str, preset: str = "") -> ml_collections.ConfigDict:
 
 def summaries() -> dict[str, str]:
     """First docstring line of each config file, by path: {"configs/pretrain.py": ...}."""
-    found = {}
+    lines = {}
     for path in sorted(folder().glob("*.py")):
         text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        found[f"configs/{path.name}"] = text.partition("\n")[0]
-    return found
+        lines[f"configs/{path.name}"] = text.partition("\n")[0]
+    return lines
 
 
 def locate(argv: Sequence[str]) -> list[str]:

@@ -342,7 +342,7 @@ def _parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, flags.FlagVa
     flags.DEFINE_enum("split", None, ["train", "held_out"], "Which data.", flag_values=values)
     others = config_flags.parse(argv, values)
     if others:
-        raise configs.ConfigError(f"unexpected {others[0]!r}; everything is set by --flags")
+        raise configs.ConfigError(f"unexpected argument {others[0]!r}; use --FLAG=VALUE")
     if values.config is None:
         raise configs.ConfigError("--config is missing, e.g. --config=configs/restore.py:nafnet,5d")
     return values.config, values

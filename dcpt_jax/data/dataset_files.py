@@ -59,7 +59,7 @@ def find(name: str, folder: Path | str, split: str, *, task: str = "") -> Found:
     """
     dataset, folder = get(name), Path(folder)
     if not folder.is_dir():
-        raise DatasetError(f"{dataset.title}: there is no folder {folder}")
+        raise DatasetError(f"{dataset.title}: no such folder: {folder}")
     found, missing, reasons = [], [], []
     for part in dataset.split(split):
         part_reasons: list[str] = []

@@ -124,7 +124,7 @@ class _Values:
         def valid(number: Any) -> bool:
             return type(number) is int and least <= number <= most
 
-        expected = f"a whole number from {least} to {most}" if least < most else str(most)
+        expected = f"an integer from {least} to {most}" if least < most else str(most)
         found = self.value(table, where, key, valid, expected)
         return least if found is None else found
 

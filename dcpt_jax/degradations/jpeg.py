@@ -27,7 +27,7 @@ def compress_as_jpeg(image: np.ndarray, strength: float, rng: np.random.Generato
     Args:
         image: float32 [h, w, 3], RGB, [0, 1], h and w up to 65,500; values beyond are clipped
             first.
-        strength: 100 - quality, rounded to a whole number: quality 10 is strength 90. Quality 100
+        strength: 100 - quality, rounded to an integer: quality 10 is strength 90. Quality 100
             still loses colour detail, so strength 0 skips the compression.
         rng: not used.
 

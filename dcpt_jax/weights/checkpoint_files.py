@@ -100,12 +100,12 @@ def write_checksums(checkpoint: Path) -> None:
     Args:
         checkpoint: its temporary folder, before it is renamed.
     """
-    found = {
+    checksums = {
         file.relative_to(checkpoint).as_posix(): files.crc32_of(file)
         for file in sorted(checkpoint.glob("*/**/*"))
         if file.is_file()
     }
-    files.write_json(checkpoint / CHECKSUMS, found)
+    files.write_json(checkpoint / CHECKSUMS, checksums)
 
 
 def refuse_damaged(checkpoint: Path, item: str) -> None:
@@ -124,13 +124,10 @@ def refuse_damaged(checkpoint: Path, item: str) -> None:
         raise WeightsError(f"{checkpoint / CHECKSUMS} is damaged: it is not a JSON object")
     names = [name for name in expected if name.startswith(f"{item}/")]
     if not names:
-        raise WeightsError(f"{checkpoint / CHECKSUMS} is damaged: it does not name {item}")
+        raise WeightsError(f"{checkpoint / CHECKSUMS} is damaged: it lacks {item}")
     for name in names:
         if files.crc32_of(checkpoint / name) != expected[name]:
-            raise WeightsError(
-                f"{checkpoint / name} is damaged: its content is not what was saved, the checksum "
-                "differs"
-            )
+            raise WeightsError(f"{checkpoint / name} is damaged: its checksum differs")
 
 
 def read_item(checkpoint: Path, name: str) -> dict[str, Any]:

@@ -42,11 +42,11 @@ def refuse_other_arrays(params: Params, description: WeightsDescription, folder:
         WeightsError: naming the arrays that differ.
     """
     if description.checksums is None:
-        logging.warning("%s has no checksums: damage to its arrays would not be noticed", folder)
+        logging.warning("%s has no checksums, so damage to its arrays is not detected", folder)
         refuse_other_shapes(params, description, folder)
         return
-    found, expected = checksums_of_arrays(params), description.checksums.arrays
-    _refuse(found, expected, folder, lambda name: "its content is not what was saved")
+    computed, expected = checksums_of_arrays(params), description.checksums.arrays
+    _refuse(computed, expected, folder, lambda name: "its checksum differs")
 
 
 def refuse_other_shapes(params: Params, description: WeightsDescription, folder: Path) -> None:
@@ -55,19 +55,19 @@ def refuse_other_shapes(params: Params, description: WeightsDescription, folder:
     Raises:
         WeightsError: naming the arrays that differ.
     """
-    found = {name: np.shape(array) for name, array in _named(params).items()}
+    shapes_found = {name: np.shape(array) for name, array in _named(params).items()}
     blocks = block_count(description.arguments)
-    if blocks > len(found):  # building so many blocks would take forever
+    if blocks > len(shapes_found):  # building so many blocks would take forever
         raise WeightsError(
-            f"{folder}: the network has {blocks:,} blocks by its description, but there are "
-            f"{len(found)} arrays"
+            f"{folder}: the description has {blocks:,} blocks, but there are only "
+            f"{len(shapes_found)} arrays"
         )
     modules = {"network": description.network()}
     if description.classifier is not None:
         modules["classifier"] = description.classifier.module()
     shapes = {part: models.parameter_shapes(module) for part, module in modules.items()}
     expected = {name: leaf.shape for name, leaf in _named(shapes).items()}
-    _refuse(found, expected, folder, lambda name: f"its shape is {found[name]}")
+    _refuse(shapes_found, expected, folder, lambda name: f"its shape is {shapes_found[name]}")
 
 
 def _refuse(
@@ -77,8 +77,8 @@ def _refuse(
     wrong += [f"{name} is unexpected" for name in found if name not in expected]
     wrong += [f"{n}: {differs(n)}" for n in found if n in expected and found[n] != expected[n]]
     if wrong:
-        others = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise WeightsError(f"{folder} is damaged: {'; '.join(wrong[:3])}{others}")
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise WeightsError(f"{folder} is damaged: {'; '.join(wrong[:3])}{more}")
 
 
 def _named(tree: Any) -> dict[str, Any]:

@@ -94,19 +94,19 @@ class WeightsDescription:
         """Creates the network, with some keyword arguments changed."""
         return models.create_model(self.architecture, **{**self.arguments, **changes})
 
-    def required_classifier(self, place: Path | str | None) -> ClassifierDescription:
+    def required_classifier(self, path: Path | str | None) -> ClassifierDescription:
         """The classifier.
 
         Args:
-            place: location of the weights for the message; None: the bundled ones.
+            path: location of the weights for the message; None: the bundled ones.
 
         Raises:
             WeightsError: if the weights have no classifier.
         """
         if self.classifier is None:
             raise WeightsError(
-                f"{place or 'the bundled network'}: these weights hold no classifier; use those "
-                "of the pre-training that they started from, or train a classifier for them with "
+                f"{path or 'the bundled network'}: these weights contain no classifier; use those "
+                "of the pre-training that they started from, or train a classifier with "
                 "configs/classify.py and --config.init_from"
             )
         return self.classifier
@@ -229,14 +229,14 @@ def parse_description(content: Any, file: Path | str) -> WeightsDescription:
     """
     try:
         return _description(content)
-    except _Wrong as wrong:
-        raise WeightsError(f"{file} does not describe weights: {wrong}") from wrong
+    except _InvalidValue as wrong:
+        raise WeightsError(f"{file} is not a valid description of weights: {wrong}") from wrong
 
 
-# The parser: a kind is a function that parses one JSON value, or raises `_Wrong`.
+# The parser: a kind is a function that parses one JSON value, or raises `_InvalidValue`.
 
 
-class _Wrong(Exception):
+class _InvalidValue(Exception):
     """An invalid value; names the key, its value and what is allowed."""
 
     def __init__(self, key: str, value: Any, allowed: str):
@@ -252,10 +252,10 @@ _Kind = Callable[[str, Any], Any]
 _REQUIRED: Any = object()
 
 
-def _whole(least: int, most: int) -> _Kind:
+def _integer(least: int, most: int) -> _Kind:
     def read(key: str, value: Any) -> int:
         if type(value) is not int or not least <= value <= most:
-            raise _Wrong(key, value, f"a whole number from {least} to {most:,}")
+            raise _InvalidValue(key, value, f"an integer from {least} to {most:,}")
         return value
 
     return read
@@ -263,26 +263,26 @@ def _whole(least: int, most: int) -> _Kind:
 
 def _text(key: str, value: Any) -> str:
     if not isinstance(value, str) or len(value) > _LONGEST or "\0" in value:
-        raise _Wrong(key, value, f"a text of at most {_LONGEST:,} characters")
+        raise _InvalidValue(key, value, f"a text of at most {_LONGEST:,} characters")
     return value
 
 
 def _flag(key: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise _Wrong(key, value, "true or false")
+        raise _InvalidValue(key, value, "true or false")
     return value
 
 
 def _number(key: str, value: Any) -> float:
     if type(value) not in (int, float) or (type(value) is int and abs(value) > _MOST):
-        raise _Wrong(key, value, "a number")
+        raise _InvalidValue(key, value, "a number")
     return value
 
 
 def _one_of(*known: Any) -> _Kind:
     def read(key: str, value: Any) -> Any:
         if type(value) is not type(known[0]) or value not in known:
-            raise _Wrong(key, value, ", ".join(map(str, known)))
+            raise _InvalidValue(key, value, ", ".join(map(str, known)))
         return value
 
     return read
@@ -291,8 +291,10 @@ def _one_of(*known: Any) -> _Kind:
 def _architecture(key: str, value: Any) -> str:
     if not isinstance(value, str) or value not in models.BACKBONES:
         known = ", ".join(models.BACKBONES)
-        raise _Wrong(
-            key, value, f"{known}, and others once the module that registers them is imported"
+        raise _InvalidValue(
+            key,
+            value,
+            f"{known}, or a registered one, after importing the module that registers it",
         )
     return value
 
@@ -300,9 +302,9 @@ def _architecture(key: str, value: Any) -> str:
 def _names(key: str, value: Any) -> tuple[str, ...]:
     listed = isinstance(value, list) and len(value) <= _LONGEST
     if not listed or not all(isinstance(name, str) and name for name in value):
-        raise _Wrong(key, value, "a list of names")
+        raise _InvalidValue(key, value, "a list of names")
     if len(set(value)) < len(value):
-        raise _Wrong(key, value, "a list of names, each once")
+        raise _InvalidValue(key, value, "a list of distinct names")
     return tuple(value)
 
 
@@ -315,8 +317,8 @@ def _values(kind: _Kind) -> _Kind:
 
     def read(key: str, value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
-            raise _Wrong(key, value, "a JSON object")
-        return {name: kind(f"{key}.{name}", one) for name, one in value.items()}
+            raise _InvalidValue(key, value, "a JSON object")
+        return {name: kind(f"{key}.{name}", item) for name, item in value.items()}
 
     return read
 
@@ -326,26 +328,28 @@ def _keys(known: Mapping[str, tuple[_Kind, Any]]) -> _Kind:
 
     def read(key: str, value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
-            raise _Wrong(key, value, "a JSON object")
+            raise _InvalidValue(key, value, "a JSON object")
         within = f"{key}." if key else ""
         for name in value:
             if name not in known:
-                raise _Wrong(f"the key {within}{name[:60]}", value[name], ", ".join(known))
-        found = {}
+                raise _InvalidValue(f"the key {within}{name[:60]}", value[name], ", ".join(known))
+        values = {}
         for name, (kind, default) in known.items():
             if name in value:
-                found[name] = kind(within + name, value[name])
+                values[name] = kind(within + name, value[name])
             elif default is _REQUIRED:
-                raise _Wrong(within + name, LookupError("missing"), "a value; it is needed")
+                raise _InvalidValue(
+                    within + name, LookupError("missing"), "a value, as the key is required"
+                )
             elif default is not None:
-                found[name] = default
-        return found
+                values[name] = default
+        return values
 
     return read
 
 
-_count = _whole(0, _MOST)
-_crc = _whole(0, 2**32 - 1)
+_count = _integer(0, _MOST)
+_crc = _integer(0, 2**32 - 1)
 _METRICS = _values(_number)
 _RUN = {"mode": (_text, None), "steps": (_optional(_count), None)}
 _SOURCE = _keys(
@@ -371,7 +375,7 @@ _KEYS = _keys(
         **_LABELS,
         "mode": (_text, CONVERTED),
         "steps": (_optional(_count), None),
-        "crop_size": (_optional(_whole(1, _LARGEST)), None),
+        "crop_size": (_optional(_integer(1, _LARGEST)), None),
         "averaged": (_names, ()),
         "source": (_SOURCE, {}),
         "metrics": (_METRICS, {}),
@@ -395,42 +399,44 @@ _KEYS = _keys(
 
 
 def _description(content: Any) -> WeightsDescription:
-    found = _KEYS("", content)
-    del found["format"]
-    architecture = found["architecture"]
-    found["arguments"] = _arguments(
+    fields = _KEYS("", content)
+    del fields["format"]
+    architecture = fields["architecture"]
+    fields["arguments"] = _arguments(
         "arguments",
-        found["arguments"],
+        fields["arguments"],
         lambda **given: models.create_model(architecture, **given),
         checked=models.BACKBONES[architecture].__module__.startswith(models.__name__),
     )
-    labels = {key: found.pop(key) for key in ("label", "components") if key in found}
-    if (arguments := found.pop("classifier", None)) is not None:
-        labels |= {"classes": found["classes"]}
-        found["classifier"] = _classifier("classifier", {"arguments": arguments, **labels})
-    if "guide" in found:
-        found["guide"] = _classifier("guide.arguments", found["guide"])
-    if "checksums" in found:
-        found["checksums"] = Checksums(**found["checksums"])
-        others = {key: value for key, value in content.items() if key != "checksums"}
-        if files.crc32_of_json(others) != found["checksums"].description:
-            raise _Wrong(
+    labels = {key: fields.pop(key) for key in ("label", "components") if key in fields}
+    if (arguments := fields.pop("classifier", None)) is not None:
+        labels |= {"classes": fields["classes"]}
+        fields["classifier"] = _classifier("classifier", {"arguments": arguments, **labels})
+    if "guide" in fields:
+        fields["guide"] = _classifier("guide.arguments", fields["guide"])
+    if "checksums" in fields:
+        fields["checksums"] = Checksums(**fields["checksums"])
+        unsigned = {key: value for key, value in content.items() if key != "checksums"}
+        if files.crc32_of_json(unsigned) != fields["checksums"].description:
+            raise _InvalidValue(
                 "the checksum of its content",
-                files.crc32_of_json(others),
-                f"{found['checksums'].description}, unless it was changed on purpose: then remove "
-                "the key checksums",
+                files.crc32_of_json(unsigned),
+                f"{fields['checksums'].description}; if the file was edited on purpose, remove the "
+                "key checksums",
             )
-    return WeightsDescription(**found)
+    return WeightsDescription(**fields)
 
 
 def _classifier(key: str, content: Mapping[str, Any]) -> ClassifierDescription:
     if content["label"] == MULTI_HOT and "components" not in content:
-        raise _Wrong("components", LookupError("missing"), "a list of names, for multi_hot labels")
+        raise _InvalidValue(
+            "components", LookupError("missing"), "a list of names, for multi_hot labels"
+        )
     labels = Labels.from_json(content)
     arguments = _arguments(key, content["arguments"], models.create_classifier)
     if arguments["num_classes"] != len(labels.names):
         count = f"{len(labels.names)}, the number of {labels.noun}"
-        raise _Wrong(f"{key}.num_classes", arguments["num_classes"], count)
+        raise _InvalidValue(f"{key}.num_classes", arguments["num_classes"], count)
     return ClassifierDescription(arguments, labels)
 
 
@@ -448,37 +454,39 @@ def _arguments(
         known = given
     for name, value in given.items():
         if name not in known:
-            raise _Wrong(f"the key {key}.{name[:60]}", value, ", ".join(known))
+            raise _InvalidValue(f"the key {key}.{name[:60]}", value, ", ".join(known))
         if checked:
             _check_like(f"{key}.{name}", value, known[name])
     for name in needed:
         if name not in given:
-            raise _Wrong(f"{key}.{name}", LookupError("missing"), "a value; it is needed")
+            raise _InvalidValue(
+                f"{key}.{name}", LookupError("missing"), "a value, as the key is required"
+            )
     try:
         return _tuples(create(**_tuples(given)).arguments())
     except (TypeError, ValueError, ArithmeticError) as error:
-        raise _Wrong(key, error, "what the network takes") from error
+        raise _InvalidValue(key, error, "arguments that the module accepts") from error
 
 
 def _check_like(key: str, value: Any, example: Any) -> None:
-    """Raises `_Wrong` unless a keyword argument has the type of an example."""
+    """Raises `_InvalidValue` unless a keyword argument has the type of an example."""
     if example is None:  # NAFNet's `tlc_size`
         if value is not None:
             _check_like(key, value, [1] if isinstance(value, list) else 1)
     elif isinstance(example, bool):
         _flag(key, value)
     elif isinstance(example, int):
-        _whole(0, _LARGEST)(key, value)
+        _integer(0, _LARGEST)(key, value)
     elif isinstance(example, float):
         if not math.isfinite(_number(key, value)) or not abs(value) <= _LARGEST:
-            raise _Wrong(key, value, f"a number of at most {_LARGEST:,}")
+            raise _InvalidValue(key, value, f"a number of at most {_LARGEST:,}")
     elif isinstance(example, str):
         _text(key, value)
     else:
         if not isinstance(value, list) or not 0 < len(value) <= 64:
-            raise _Wrong(key, value, "a list of 1 to 64 whole numbers")
+            raise _InvalidValue(key, value, "a list of 1 to 64 integers")
         for number in value:
-            _whole(0, _LARGEST)(key, number)
+            _integer(0, _LARGEST)(key, number)
 
 
 def _tuples(arguments: Mapping[str, Any]) -> Arguments:

@@ -25,10 +25,10 @@ def reason_of(error: BaseException) -> str:
         return f"{os.strerror(error.errno)}{file}"
     if isinstance(error, KeyError | json.JSONDecodeError):
         lacks = f"lacks {error}" if isinstance(error, KeyError) else f"is not JSON ({error})"
-        return f"a file of it {lacks}"
+        return f"one of its files {lacks}"
     text = " ".join(str(error).split()) or type(error).__name__
     if code := re.search(r"os_error_code='(\d+)'", text):
         return os.strerror(int(code[1]))
     if damage := _DAMAGE.match(text):
-        return f"a file of it is damaged or missing ({damage[1]} at {damage[2]})"
+        return f"one of its files is damaged or missing ({damage[1]} at {damage[2]})"
     return text if len(text) <= 300 else f"{text[:150]} ... {text[-150:]}"

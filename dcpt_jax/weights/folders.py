@@ -73,11 +73,11 @@ def save_weights(folder: Path | str, params: Params, description: WeightsDescrip
         write_description(fresh / DESCRIPTION, description.with_checksums(checksums))
         _put_in_place(fresh, folder)
     except BaseException as error:
-        for left in (
+        for partial in (
             fresh,
             *folder.parent.glob(f"{glob.escape(fresh.name)}.orbax-checkpoint-tmp*"),
         ):
-            shutil.rmtree(left, ignore_errors=True)
+            shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, Exception):  # the storage libraries raise various types
             raise OSError(f"{folder} cannot be written: {reason_of(error)}") from error
         raise
@@ -103,11 +103,11 @@ def _checkpointer() -> ocp.StandardCheckpointer:
     """A checkpointer that does not wait for other processes of a distributed run."""
     if jax.process_count() == 1:
         return ocp.StandardCheckpointer()
-    this = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"process_{this}"
+    index = jax.process_index()
+    single_process = ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process_{index}"
     )
-    return ocp.StandardCheckpointer(multiprocessing_options=alone)
+    return ocp.StandardCheckpointer(multiprocessing_options=single_process)
 
 
 def _put_in_place(fresh: Path, folder: Path) -> None:
@@ -126,7 +126,9 @@ def _put_in_place(fresh: Path, folder: Path) -> None:
     if replaceable:
         shutil.rmtree(old)
     else:
-        logging.warning("%s was no weights folder, or held more; it is kept as %s", folder, old)
+        logging.warning(
+            "%s is not a weights folder or contains other files; it is kept as %s", folder, old
+        )
 
 
 def is_weights_folder(folder: Path | str) -> bool:
@@ -136,9 +138,9 @@ def is_weights_folder(folder: Path | str) -> bool:
         read_description(folder / DESCRIPTION)
     except (OSError, ValueError):
         return False
-    inside = {entry.name for entry in folder.iterdir()}
-    others = [name for name in inside - _WRITTEN if not name.startswith("ocdbt.process_")]
-    return "_METADATA" in inside and not others
+    names = {entry.name for entry in folder.iterdir()}
+    other_names = [name for name in names - _WRITTEN if not name.startswith("ocdbt.process_")]
+    return "_METADATA" in names and not other_names
 
 
 def bundled_weights() -> Path:
@@ -149,8 +151,8 @@ def bundled_weights() -> Path:
     """
     if not (BUNDLED / DESCRIPTION).is_file():
         raise FileNotFoundError(
-            f"there is no bundled network in this installation ({BUNDLED}); name a weights folder "
-            "or work directory: --weights PATH on the command line, a path in Python"
+            f"this installation has no bundled network ({BUNDLED}); give a weights folder or work "
+            "directory: --weights PATH on the command line, a path in Python"
         )
     return BUNDLED
 
@@ -182,7 +184,8 @@ def load_weights(path: Path | str | None = None) -> tuple[Params, WeightsDescrip
     path = Path(path).expanduser().absolute()
     if path.is_file():
         raise WeightsError(
-            f"{path} is a file; make a weights folder of it: python -m dcpt_jax.convert {path} OUT"
+            f"{path} is a file; convert it to a weights folder: "
+            f"python -m dcpt_jax.convert {path} OUT"
         )
     if is_checkpoint(path):
         return load_checkpoint(path)
@@ -205,7 +208,7 @@ def _load_folder(folder: Path, newest: int) -> tuple[Params, WeightsDescription]
     description = read_description(folder / DESCRIPTION)
     if description.steps is not None and newest > description.steps:
         logging.warning(
-            "%s: weights of step %d; the run has gone on to step %d since and not ended",
+            "%s has the weights of step %d; the run continued to step %d and has not ended",
             folder, description.steps, newest,
         )  # fmt: skip
     try:
