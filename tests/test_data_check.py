@@ -48,7 +48,7 @@ def rows(text):
 def test_counts_and_sizes(data):
     found = checked(data)
     (low_light,), (haze,) = (one.parts for one in found)
-    assert (low_light.found, low_light.problems) == (4, ())
+    assert (low_light.total, low_light.problems) == (4, ())
     assert low_light.sizes.tolist() == [[20, 30], [21, 31], [22, 32], [23, 33]]
     assert (low_light.too_small(21), haze.too_small(9)) == (1, 1)
     assert [one.share for one in found] == [0.5, 0.5]  # 4 * 2 and 1 * 8
@@ -72,7 +72,7 @@ def test_everything_that_is_wrong_is_counted_and_named(data):
     found = checked(data)
     assert found[0].parts[0].kinds == {"unreadable": 1, "unpaired": 1, "different size": 1}
     assert found[0].parts[0].unused == 1
-    assert found[0].parts[0].found == 5
+    assert found[0].parts[0].total == 5
     decoded = checked(data, decode=True)
     assert decoded[0].parts[0].kinds == {"unreadable": 2, "unpaired": 1, "different size": 1}
     text = check.report(decoded, crop=16, by="decoding")
@@ -108,7 +108,7 @@ def test_what_cannot_be_looked_at_is_bad(data):
     write(data, "photos/sub/b.png")
     found = checked(data, datasets="")
     part = found[1].parts[0]
-    assert (part.found, len(part.sizes), part.kinds["unreadable"]) == (3, 2, 1)
+    assert (part.total, len(part.sizes), part.kinds["unreadable"]) == (3, 2, 1)
     assert check.is_bad(found)
     assert "sub/loop.png: cannot be looked at" in check.report(found, crop=16, by="headers")
     with pytest.raises(images.ImageError, match=r"loop\.png: cannot .*on_bad_file=skip"):
@@ -243,7 +243,7 @@ def test_awkward_files(shared):
         "truncated.png",
         "zero_byte.png",
     }
-    assert part.found == len(part.sizes) + len(refused)
+    assert part.total == len(part.sizes) + len(refused)
     for name in (".hidden.png", "notes.txt", "no_extension", "a_folder.png"):
         assert not any(name == path.name for path in source.paths)
     names = {path.name for path in source.paths}

@@ -71,7 +71,7 @@ def test_declarations_are_complete():
     assert used <= set(DATASETS)
     for name, dataset in DATASETS.items():
         assert dataset.name == name and dataset.train + dataset.held_out
-        assert dataset.home.startswith("https://") and dataset.licence and dataset.what
+        assert dataset.home.startswith("https://") and dataset.licence and dataset.content
         tested = DATASETS[dataset.tested_on or name]
         assert tested.held_out, f"{name} is tested on what has no test data"
 

@@ -169,7 +169,7 @@ def test_what_cannot_be_looked_at_counts_as_unreadable(two):
     source = source_of(two)
     assert values(source) == [(5, 0), (15, 10), (25, 20)]
     assert source.report.kinds == {"unpaired": 0, "unreadable": 2, "different size": 0}
-    assert source.report.found == 5
+    assert source.report.total == 5
     with pytest.raises(images.ImageError, match=r"bad/loop\.png: cannot be .*on_bad_file=skip"):
         source_of(two, on_bad_file="refuse")
 

@@ -76,7 +76,7 @@ def test_test_sets_are_those_that_an_evaluation_takes():
             dataset = datasets.get(found.name.split()[0])
             assert dataset.name in {d.tested_on or d.name for d in published_data[name]}
             assert dataset.degradation == " ".join(found.name.split()[1:])
-            assert str(found.images) in dataset.what.replace(",", "")
+            assert str(found.images) in dataset.content.replace(",", "")
 
 
 def test_series_have_a_value_for_each_place():

@@ -56,11 +56,11 @@ KINDS = ("unreadable", "unpaired", "different size")
 
 
 @dataclasses.dataclass(frozen=True)
-class Inspected:
+class SourceCheck:
     """Result of checking one source."""
 
-    place: str  # its folder or name
-    found: int  # number of files or pairs
+    location: str  # its folder or name
+    total: int  # number of files or pairs
     kinds: dict[str, int]  # number of problems of each of `KINDS`
     problems: tuple[str, ...]  # a message for each problem
     sizes: np.ndarray  # int [items, 2], height and width of each good item
@@ -75,11 +75,11 @@ class Inspected:
 
 
 @dataclasses.dataclass(frozen=True)
-class Checked:
+class ClassCheck:
     """A class and the results of its sources."""
 
     opened: ClassResult
-    parts: tuple[Inspected, ...]  # () if the class could not be opened
+    parts: tuple[SourceCheck, ...]  # () if the class could not be opened
     share: float  # share of the samples in a pass over all classes
 
 
@@ -88,30 +88,32 @@ def check(
     *,
     decode: bool = False,
     progress: Callable[[], Any] = lambda: None,
-) -> list[Checked]:
+) -> list[ClassCheck]:
     """Checks all files of all classes; sources shared by several classes are checked once."""
-    seen: dict[int, Inspected] = {}
-    total = sum(_samples(one) for one in opened)
-    checked = []
-    for one in opened:
+    checks: dict[int, SourceCheck] = {}
+    total = sum(_samples(result) for result in opened)
+    class_checks = []
+    for result in opened:
         parts = []
-        for source in _parts(one):
-            if id(source) not in seen:
-                seen[id(source)] = inspect(source, decode=decode, progress=progress)
-            parts.append(seen[id(source)])
-        checked.append(Checked(one, tuple(parts), _samples(one) / total if total else 0.0))
-    return checked
+        for source in _parts(result):
+            if id(source) not in checks:
+                checks[id(source)] = inspect(source, decode=decode, progress=progress)
+            parts.append(checks[id(source)])
+        class_checks.append(
+            ClassCheck(result, tuple(parts), _samples(result) / total if total else 0.0)
+        )
+    return class_checks
 
 
 def count_items(opened: Sequence[ClassResult]) -> int:
     """Number of calls of `progress` by `check`."""
-    found = {id(source): source for one in opened for source in _parts(one)}
-    return sum(len(source) for source in found.values())
+    sources = {id(source): source for result in opened for source in _parts(result)}
+    return sum(len(source) for source in sources.values())
 
 
 def inspect(
     source: Any, *, decode: bool = False, progress: Callable[[], Any] = lambda: None
-) -> Inspected:
+) -> SourceCheck:
     """Checks all files of one source."""
     report = source.report
     kinds = {"unreadable": len(report.skipped), **getattr(report, "kinds", {})}
@@ -132,19 +134,19 @@ def inspect(
     # In parts, to avoid a queue of millions of tasks.
     with concurrent.futures.ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
         for start in range(0, count, _PART):
-            for found in pool.map(size_or_error, range(start, min(start + _PART, count))):
-                if isinstance(found, images.ImageError):
-                    kind = "different size" if isinstance(found, SizeError) else "unreadable"
+            for size in pool.map(size_or_error, range(start, min(start + _PART, count))):
+                if isinstance(size, images.ImageError):
+                    kind = "different size" if isinstance(size, SizeError) else "unreadable"
                     kinds[kind] = kinds.get(kind, 0) + 1
-                    problems.append(str(found))
+                    problems.append(str(size))
                 else:
-                    sizes.append(found)
+                    sizes.append(size)
                 progress()
     for _ in range(count, len(source)):
         progress()
-    return Inspected(
-        _place(source),
-        report.found,
+    return SourceCheck(
+        _location(source),
+        report.total,
         kinds,
         tuple(problems),
         np.array(sizes, np.int32).reshape(-1, 2),
@@ -154,34 +156,36 @@ def inspect(
     )
 
 
-def is_bad(checked: Sequence[Checked]) -> bool:
+def is_bad(checked: Sequence[ClassCheck]) -> bool:
     """Whether anything is missing or bad."""
     return any(
-        one.opened.error is not None
-        or one.opened.missing.note
-        or (one.opened.missing.reasons and not one.opened.is_stand_in)
-        or any(part.problems for part in one.parts)
-        for one in checked
+        result.opened.error is not None
+        or result.opened.missing.note
+        or (result.opened.missing.reasons and not result.opened.is_stand_in)
+        or any(part.problems for part in result.parts)
+        for result in checked
     )
 
 
-def report(checked: Sequence[Checked], *, crop: int, by: str, shares: bool = True) -> str:
+def report(checked: Sequence[ClassCheck], *, crop: int, by: str, shares: bool = True) -> str:
     """The table and the list of problems, as text."""
     heading = ("class", "share", "found", *KINDS, "small", "min", "median", "max", "from")
     rows = [heading]
-    for one in checked:
-        name, share = one.opened.task.name, f"{one.share:.1%}" if shares else "-"
-        if one.opened.error is not None:
+    for result in checked:
+        name, share = result.opened.task.name, f"{result.share:.1%}" if shares else "-"
+        if result.opened.error is not None:
             rows.append((name, *[""] * 9, "cannot be opened, see below"))
-        for part in one.parts:
+        for part in result.parts:
             counts = (part.kinds.get(kind, 0) for kind in KINDS)
-            what = "stand-in, " if one.opened.missing.note and one.opened.is_stand_in else ""
-            kind = "synthetic on" if one.opened.training_class.is_synthetic else "pairs in"
-            if kind == "synthetic on" and one.opened.task.degradation == "clean":
+            stand_in = (
+                "stand-in, " if result.opened.missing.note and result.opened.is_stand_in else ""
+            )
+            kind = "synthetic on" if result.opened.training_class.is_synthetic else "pairs in"
+            if kind == "synthetic on" and result.opened.task.degradation == "clean":
                 kind = "photos as they are in"
-            row = (name, share, f"{part.found:,}", *(f"{n:,}" if n else "-" for n in counts))
+            row = (name, share, f"{part.total:,}", *(f"{n:,}" if n else "-" for n in counts))
             small = f"{part.too_small(crop) or '-'}"
-            rows.append((*row, small, *_extremes(part.sizes), f"{what}{kind} {part.place}"))
+            rows.append((*row, small, *_extremes(part.sizes), f"{stand_in}{kind} {part.location}"))
             name = share = ""  # of further parts
     lines = _aligned(rows)
     small = f"; small: below the crop of {crop} pixels, extended by reflection" if crop else ""
@@ -190,44 +194,46 @@ def report(checked: Sequence[Checked], *, crop: int, by: str, shares: bool = Tru
     return "\n".join(lines)
 
 
-def _unused_lines(checked: Sequence[Checked]) -> list[str]:
-    parts = list({id(part): part for one in checked for part in one.parts}.values())
+def _unused_lines(checked: Sequence[ClassCheck]) -> list[str]:
+    parts = list({id(part): part for result in checked for part in result.parts}.values())
     lines = [
-        f"{p.place}: {p.unused:,} clean files without a degraded one" for p in parts if p.unused
+        f"{p.location}: {p.unused:,} clean files without a degraded one" for p in parts if p.unused
     ]
-    lines += [f"{part.place}: {note}" for part in parts for note in part.notes]
+    lines += [f"{part.location}: {note}" for part in parts for note in part.notes]
     return lines + [
-        f"{part.place}: {text}"
+        f"{part.location}: {text}"
         for part in parts
         for text in image_folders.left_out_texts(part.left_out)
     ]
 
 
-def _problem_lines(checked: Sequence[Checked]) -> list[str]:
+def _problem_lines(checked: Sequence[ClassCheck]) -> list[str]:
     lines = []
-    for one in checked:
-        if one.opened.error is not None:
-            lines.append(f"{one.opened.task.name}: {one.opened.error}")
-        if one.opened.missing.note or not one.opened.is_stand_in:
-            lines += [f"{one.opened.task.name}: {text}" for text in one.opened.missing.reasons]
-    places = {id(part): part for one in checked for part in one.parts}
-    for part in places.values():
+    for result in checked:
+        if result.opened.error is not None:
+            lines.append(f"{result.opened.task.name}: {result.opened.error}")
+        if result.opened.missing.note or not result.opened.is_stand_in:
+            lines += [
+                f"{result.opened.task.name}: {text}" for text in result.opened.missing.reasons
+            ]
+    source_checks = {id(part): part for result in checked for part in result.parts}
+    for part in source_checks.values():
         lines += part.problems
     if not lines:
         return ["", "Nothing is missing, and nothing is bad."]
     return ["", "Missing or bad:", *(f"  {line}" for line in lines)]
 
 
-def _samples(one: ClassResult) -> int:
+def _samples(result: ClassResult) -> int:
     """Number of samples of a class in a pass over all classes."""
-    found = one.training_class
-    return 0 if found is None else len(found.source) * found.task.repeats
+    training_class = result.training_class
+    return 0 if training_class is None else len(training_class.source) * training_class.task.repeats
 
 
-def _parts(one: ClassResult) -> Sequence[Any]:
-    if one.training_class is None:
+def _parts(result: ClassResult) -> Sequence[Any]:
+    if result.training_class is None:
         return ()
-    source = one.training_class.source
+    source = result.training_class.source
     return source.parts if isinstance(source, Concatenated) else (source,)
 
 
@@ -238,7 +244,7 @@ def _size(source: Any, index: int, decode: bool) -> tuple[int, int]:
     return source.check(index)
 
 
-def _place(source: Any) -> str:
+def _location(source: Any) -> str:
     if not isinstance(source, PhotoSource | PairSource):
         return str(source)
     paths = source.paths if isinstance(source, PhotoSource) else source.degraded
@@ -320,10 +326,10 @@ def _check(argv: Sequence[str], interruption: Interruption) -> int:
             interruption.check()
             bar.update()
 
-        found = check(opened, decode=values.decode, progress=step)
+        class_checks = check(opened, decode=values.decode, progress=step)
     print(
         report(
-            found,
+            class_checks,
             crop=config.data.crop_size,
             by="decoding every file"
             if values.decode
@@ -331,7 +337,7 @@ def _check(argv: Sequence[str], interruption: Interruption) -> int:
             shares=split == "train",
         )
     )
-    return 1 if is_bad(found) else 0
+    return 1 if is_bad(class_checks) else 0
 
 
 def _parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, flags.FlagValues]:
@@ -340,9 +346,9 @@ def _parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, flags.FlagVa
     config_flags.define(values)
     flags.DEFINE_bool("decode", False, "Decode every file.", flag_values=values)
     flags.DEFINE_enum("split", None, ["train", "held_out"], "Which data.", flag_values=values)
-    others = config_flags.parse(argv, values)
-    if others:
-        raise configs.ConfigError(f"unexpected argument {others[0]!r}; use --FLAG=VALUE")
+    remaining = config_flags.parse(argv, values)
+    if remaining:
+        raise configs.ConfigError(f"unexpected argument {remaining[0]!r}; use --FLAG=VALUE")
     if values.config is None:
         raise configs.ConfigError("--config is missing, e.g. --config=configs/restore.py:nafnet,5d")
     return values.config, values

@@ -97,21 +97,21 @@ def open_classes(
         FileNotFoundError: if there are no clean photos.
         ImageError: for a bad file if `on_bad_file` is "refuse".
     """
-    found = try_open_classes(tasks, **options)
+    results = try_open_classes(tasks, **options)
     refused = [
-        f"{one.task.name}: {'; '.join(one.missing.reasons)}"
-        for one in found
-        if one.is_stand_in and one.missing.reasons
+        f"{result.task.name}: {'; '.join(result.missing.reasons)}"
+        for result in results
+        if result.is_stand_in and result.missing.reasons
     ]
     if refused and not stand_ins:
         raise SourceError(
             "config.data.stand_ins=False, but published data are missing:\n  "
             + "\n  ".join(refused)
         )
-    for one in found:
-        if one.error is not None:
-            raise one.error
-    return tuple(one.training_class for one in found)
+    for result in results:
+        if result.error is not None:
+            raise result.error
+    return tuple(result.training_class for result in results)
 
 
 def try_open_classes(
@@ -163,10 +163,10 @@ def try_open_classes(
             f"config.data.sources names {', '.join(sorted(unknown))}, which the run does not have; "
             f"its classes: {', '.join(task.name for task in tasks)}"
         )
-    found = [_open_one(factory, task, sources.get(task.name, ""), stage) for task in tasks]
-    opened = [one.training_class for one in found if one.error is None]
-    decided = {one.name: one for one in _with_repeats(opened, stage, repeats or {}, factory)}
-    return [dataclasses.replace(one, training_class=decided.get(one.task.name)) for one in found]
+    results = [_open_one(factory, task, sources.get(task.name, ""), stage) for task in tasks]
+    opened = [result.training_class for result in results if result.error is None]
+    final = {c.name: c for c in _with_repeats(opened, stage, repeats or {}, factory)}
+    return [dataclasses.replace(r, training_class=final.get(r.task.name)) for r in results]
 
 
 def _open_one(factory: SourceFactory, task: Task, text: str, stage: str) -> ClassResult:
@@ -232,23 +232,23 @@ def validation_classes(
         max_pixels=max_pixels,
         colour=colour,
     )
-    found = []
-    for one in classes:
+    held_out = []
+    for c in classes:
         data = None
-        if text := (held_out_sources or {}).get(one.name):
-            data = _from_text(factory, one.task, text, "validation.sources")
-        elif not one.is_synthetic:
+        if text := (held_out_sources or {}).get(c.name):
+            data = _from_text(factory, c.task, text, "validation.sources")
+        elif not c.is_synthetic:
             try:
-                data = _test_data(factory, one.task, (sources or {}).get(one.name) or "")
+                data = _test_data(factory, c.task, (sources or {}).get(c.name) or "")
             except (ValueError, OSError, ImportError) as error:
                 if isinstance(error, ImageError) and on_bad_file == "refuse":
                     raise
-                _logger.warning("no test data of %s: %s", one.name, error)
+                _logger.warning("no test data of %s: %s", c.name, error)
             if data is None:
-                found.append(one)
+                held_out.append(c)
                 continue
-        found.append(_training_class(factory, one.task, data, Missing()))
-    return tuple(found)
+        held_out.append(_training_class(factory, c.task, data, Missing()))
+    return tuple(held_out)
 
 
 def _test_data(factory: SourceFactory, task: Task, text: str) -> DescribedSource | None:
@@ -261,35 +261,32 @@ def _test_data(factory: SourceFactory, task: Task, text: str) -> DescribedSource
 
 
 def _with_repeats(
-    classes: Sequence[TrainingClass], stage: str, asked: Mapping[str, int], factory: SourceFactory
+    classes: Sequence[TrainingClass],
+    stage: str,
+    requested: Mapping[str, int],
+    factory: SourceFactory,
 ) -> tuple[TrainingClass, ...]:
     """The classes with their final repeats; see the top of this module."""
-    repeats = {one.name: asked[one.name] for one in classes if asked.get(one.name)}
+    repeats = {c.name: requested[c.name] for c in classes if requested.get(c.name)}
     if not classes:
         return ()
-    shared = {id(one.source) for one in classes if one.is_synthetic}
-    if (
-        len(shared) == 1
-        and all(one.is_synthetic for one in classes)
-        and not factory.published_classes
-    ):
-        return tuple(_repeated(one, repeats.get(one.name, one.task.repeats)) for one in classes)
+    shared = {id(c.source) for c in classes if c.is_synthetic}
+    if len(shared) == 1 and all(c.is_synthetic for c in classes) and not factory.published_classes:
+        return tuple(_repeated(c, repeats.get(c.name, c.task.repeats)) for c in classes)
     samples = {
-        one.name: one.task.published(stage)[1] or len(one.source)
-        for one in classes
-        if one.name in factory.published_classes
+        c.name: c.task.published(stage)[1] or len(c.source)
+        for c in classes
+        if c.name in factory.published_classes
     }
-    others = max(len(one.source) for one in classes)
+    typical = max(len(c.source) for c in classes)
     if samples:
-        others = sum(samples.values()) / len(samples)
-    nearest = {
-        one.name: max(1, round(samples.get(one.name, others) / len(one.source))) for one in classes
-    }
-    return tuple(_repeated(one, repeats.get(one.name, nearest[one.name])) for one in classes)
+        typical = sum(samples.values()) / len(samples)
+    default = {c.name: max(1, round(samples.get(c.name, typical) / len(c.source))) for c in classes}
+    return tuple(_repeated(c, repeats.get(c.name, default[c.name])) for c in classes)
 
 
-def _repeated(one: TrainingClass, repeats: int) -> TrainingClass:
-    return dataclasses.replace(one, task=dataclasses.replace(one.task, repeats=repeats))
+def _repeated(c: TrainingClass, repeats: int) -> TrainingClass:
+    return dataclasses.replace(c, task=dataclasses.replace(c.task, repeats=repeats))
 
 
 def _training_class(

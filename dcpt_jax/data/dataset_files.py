@@ -19,7 +19,7 @@ from dcpt_jax.image_folders import FileList
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class DatasetFiles:
     """The files found of one split of a dataset."""
 
     dataset: Dataset
@@ -50,7 +50,7 @@ def locate(name: str, root: Path | str) -> Path:
     )
 
 
-def find(name: str, folder: Path | str, split: str, *, task: str = "") -> Found:
+def find(name: str, folder: Path | str, split: str, *, task: str = "") -> DatasetFiles:
     """The files of one split of a dataset.
 
     Raises:
@@ -60,24 +60,24 @@ def find(name: str, folder: Path | str, split: str, *, task: str = "") -> Found:
     dataset, folder = get(name), Path(folder)
     if not folder.is_dir():
         raise DatasetError(f"{dataset.title}: no such folder: {folder}")
-    found, missing, reasons = [], [], []
+    files, missing, reasons = [], [], []
     for part in dataset.split(split):
         part_reasons: list[str] = []
-        one = next(filter(None, (_open(folder, f, task, part_reasons) for f in part)), None)
-        if one is None:
+        part_files = next(filter(None, (_open(folder, f, task, part_reasons) for f in part)), None)
+        if part_files is None:
             missing.append(str(part[0]))
             reasons += part_reasons
         else:
-            found.append(one)
-    if not found:
+            files.append(part_files)
+    if not files:
         raise DatasetError(
             f"{dataset.title} has no {split.replace('_', '-')} data in {folder}: "
             f"{_content(folder)}. Expected: {dataset.tree(split, kind_of(task))}"
             + "".join(f"; {reason}" for reason in dict.fromkeys(reasons))
         )
-    if isinstance(found[0], Pairing):
-        return Found(dataset, split, pair_files.concatenate(found), None, tuple(missing))
-    return Found(dataset, split, None, image_folders.concatenate(found), tuple(missing))
+    if isinstance(files[0], Pairing):
+        return DatasetFiles(dataset, split, pair_files.concatenate(files), None, tuple(missing))
+    return DatasetFiles(dataset, split, None, image_folders.concatenate(files), tuple(missing))
 
 
 def kind_of(task: str) -> str:
@@ -97,36 +97,36 @@ def _open(
             return None
         folders = dataclasses.replace(folders, degraded=folders.degraded.format(kind=kind))
     if not folders.degraded:
-        places = [path for path, _ in _matching(folder, folders.clean)]
-        photos = [_photos_in(path, folders) for path in places]
+        folders_found = [path for path, _ in _matching(folder, folders.clean)]
+        photos = [_photos_in(path, folders) for path in folders_found]
         photos = [files for files in photos if files]
         return image_folders.concatenate(photos) if photos else None
-    found = []
+    pairings = []
     for degraded, names in _matching(folder, folders.degraded):
         for clean, _ in _matching(folder, _filled(folders.clean, names)):
             try:
-                one = pair_files.pair_folders(
+                pairing = pair_files.pair_folders(
                     degraded, clean, folders.rule, border=folders.border, deep=folders.deep
                 )
             except (SourceError, OSError) as error:
                 reasons.append(str(error))
             else:
-                found.append(one)
+                pairings.append(pairing)
             break
-    return pair_files.concatenate(found) if found else None
+    return pair_files.concatenate(pairings) if pairings else None
 
 
-def _photos_in(place: Path, folders: Folders) -> FileList:
-    found = image_folders.list_images(place, deep=folders.deep)
+def _photos_in(folder: Path, folders: Folders) -> FileList:
+    files = image_folders.list_images(folder, deep=folders.deep)
     if not folders.without:
-        return found
+        return files
     unwanted = re.compile("|".join(map(fnmatch.translate, folders.without)))
     keep = [
         i
-        for i, name in enumerate(found.names())
+        for i, name in enumerate(files.names())
         if not any(map(unwanted.match, name.lower().split("/")[:-1]))
     ]
-    return found.take(keep)
+    return files.take(keep)
 
 
 def _filled(pattern: str, names: tuple[str, ...]) -> str:

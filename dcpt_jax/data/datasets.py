@@ -46,7 +46,7 @@ class Dataset:
     Attributes:
         name: its name in task sets and configs.
         title: its published name.
-        what: short description of the content.
+        content: short description of the content.
         folders: accepted names of its folder below `config.data.datasets`, besides `name`.
         home: web page of its authors.
         licence: terms of use stated by them.
@@ -60,7 +60,7 @@ class Dataset:
 
     name: str
     title: str
-    what: str
+    content: str
     folders: tuple[str, ...]
     home: str
     licence: str
@@ -80,23 +80,23 @@ class Dataset:
         parts = []
         for part in self.split(split):
             layouts = list(dict.fromkeys(map(str, part)))
-            more = " or others, see docs/data.md" if len(layouts) > _NAMED_LAYOUTS else ""
-            parts.append(" or ".join(layouts[:_NAMED_LAYOUTS]) + more)
+            ellipsis = " or others, see docs/data.md" if len(layouts) > _NAMED_LAYOUTS else ""
+            parts.append(" or ".join(layouts[:_NAMED_LAYOUTS]) + ellipsis)
         text = "; and ".join(parts) or f"none: it has no {split.replace('_', '-')} data"
         return text.replace("{kind}", kind) if kind else text
 
 
 def _rainy(*tops: str) -> Alternatives:
     """Layouts of the rain datasets of Yang et al., whose releases differ in folders and names."""
-    found = []
+    layouts = []
     for top in tops:
         top = f"{top}/" if top else ""
-        found.append(Folders(f"{top}input", f"{top}target"))
+        layouts.append(Folders(f"{top}input", f"{top}target"))
         for rainy in ("rain/X2", "rain"):
             for rule in ("suffix:x2", "same", "prefix:rain=norain"):
-                found.append(Folders(f"{top}{rainy}", f"{top}norain", rule))
-        found.append(Folders(top or ".", top or ".", "prefix:rain=norain", deep=False))
-    return tuple(found)
+                layouts.append(Folders(f"{top}{rainy}", f"{top}norain", rule))
+        layouts.append(Folders(top or ".", top or ".", "prefix:rain=norain", deep=False))
+    return tuple(layouts)
 
 
 def _training_photos(folder: str) -> Folders:

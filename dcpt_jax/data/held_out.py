@@ -46,13 +46,13 @@ def samples(
     seed: int = 0,
 ) -> Iterator[Sample]:
     """The samples of all classes, one class after the other; see `samples_of`."""
-    for label, one in enumerate(classes):
-        yield from samples_of(label, one, size=size, per_photo=per_photo, seed=seed)
+    for label, training_class in enumerate(classes):
+        yield from samples_of(label, training_class, size=size, per_photo=per_photo, seed=seed)
 
 
 def samples_of(
     label: int,
-    one: TrainingClass,
+    training_class: TrainingClass,
     *,
     size: int,
     per_photo: int,
@@ -68,7 +68,7 @@ def samples_of(
 
     Args:
         label: class index.
-        one: the class. Bad files are skipped or refused, see `on_bad_file` of its source.
+        training_class: the class; its source's `on_bad_file` decides about bad files.
         size: height and width of the crops, in pixels; smaller images are extended by reflection.
             0 = whole images; those below `SMALLEST` are skipped.
         per_photo: crops per image, from the cells of a regular grid; a single one is in the centre.
@@ -86,15 +86,15 @@ def samples_of(
         raise ValueError(
             f"size must be at least 0 and per_photo at least 1, not {size} and {per_photo}"
         )
-    parts = degradations.parse(one.task.degradation)
+    parts = degradations.parse(training_class.task.degradation)
     any_read = False
-    indices = _spread(len(one.source), most_photos)[part[0] :: part[1]]
+    indices = _spread(len(training_class.source), most_photos)[part[0] :: part[1]]
     for index in indices:
-        name = one.source.names[index]
+        name = training_class.source.names[index]
         try:
-            item = one.source.read(index)
+            item = training_class.source.read(index)
         except images.ImageError:  # the source has logged it
-            if one.source.on_bad_file == "refuse":
+            if training_class.source.on_bad_file == "refuse":
                 raise
             continue
         sides = (item if isinstance(item, np.ndarray) else item.clean).shape[:2]
@@ -106,21 +106,21 @@ def samples_of(
         any_read = True
         for crop_name, crop in _crops(item, name, size, per_photo, seed):
             clean = images.to_float(crop[-1])
-            if one.is_synthetic:
-                rng = np.random.default_rng(hashed(seed, crop_name, one.name))
+            if training_class.is_synthetic:
+                rng = np.random.default_rng(hashed(seed, crop_name, training_class.name))
                 degraded = degradations.apply_parts(clean, parts, rng)
             else:
                 degraded = images.to_float(crop[0])
             yield Sample(label, degraded, clean, crop_name)
     if not any_read and part == (0, 1):
         raise images.ImageError(
-            f"none of the {len(indices)} photos of {one.name} that were tried can be read"
+            f"none of the {len(indices)} photos tried for {training_class.name} can be read"
         )
 
 
-def count(one: TrainingClass, *, size: int, per_photo: int) -> int:
+def count(training_class: TrainingClass, *, size: int, per_photo: int) -> int:
     """Number of samples from `samples_of` if all files can be read."""
-    return len(one.source) * (per_photo if size else 1)
+    return len(training_class.source) * (per_photo if size else 1)
 
 
 def _spread(count: int, most: int) -> Sequence[int]:

@@ -118,15 +118,15 @@ class _Values:
             return None
         return table[key]
 
-    def whole(self, table: Any, where: str, key: str, least: int, most: int = _LARGEST) -> int:
+    def integer(self, table: Any, where: str, key: str, least: int, most: int = _LARGEST) -> int:
         """A whole number in a range."""
 
         def valid(number: Any) -> bool:
             return type(number) is int and least <= number <= most
 
         expected = f"an integer from {least} to {most}" if least < most else str(most)
-        found = self.value(table, where, key, valid, expected)
-        return least if found is None else found
+        number = self.value(table, where, key, valid, expected)
+        return least if number is None else number
 
     def text(self, table: Any, where: str, key: str, known: tuple[str, ...] = ()) -> str:
         """A text, one of `known` if given."""
@@ -153,31 +153,31 @@ class _Values:
 def _parse_manifest(content: Any) -> Manifest:
     """A manifest from its JSON values; ValueError that lists all problems."""
     values = _Values()
-    value, whole, text = values.value, values.whole, values.text
+    value, integer, text = values.value, values.integer, values.text
     text(content, "", "format", (_FORMAT,))
-    whole(content, "", "version", _VERSION, _VERSION)
-    cut = value(content, "", "options", lambda found: isinstance(found, dict), "a table") or {}
-    size = whole(cut, "options.", "size", 1)
+    integer(content, "", "version", _VERSION, _VERSION)
+    cut = value(content, "", "options", lambda v: isinstance(v, dict), "a table") or {}
+    size = integer(cut, "options.", "size", 1)
     options = Options(
         size,
-        whole(cut, "options.", "stride", 1, size),
+        integer(cut, "options.", "stride", 1, size),
         text(cut, "options.", "compression", COMPRESSIONS),
-        whole(cut, "options.", "shard_megabytes", 1),
+        integer(cut, "options.", "shard_megabytes", 1),
     )
-    inputs = whole(content, "", "inputs", 0)
+    inputs = integer(content, "", "inputs", 0)
     most = _LARGEST if values.problems else inputs
     shards: list[Shard] = []
-    rows = value(content, "", "shards", lambda found: isinstance(found, list), "a list") or ()
+    rows = value(content, "", "shards", lambda v: isinstance(v, list), "a list") or ()
     for i, row in enumerate(rows):
         where = f"shards[{i}]."
-        size = whole(row, where, "bytes", 1)
+        size = integer(row, where, "bytes", 1)
         shards.append(
             Shard(
                 text(row, where, "file", (shard_name(i),)),
-                whole(row, where, "records", 1, size),
+                integer(row, where, "records", 1, size),
                 size,
-                whole(row, where, "crc32", 0, 2**32 - 1),
-                whole(row, where, "inputs", shards[-1].inputs if shards else 0, most),
+                integer(row, where, "crc32", 0, 2**32 - 1),
+                integer(row, where, "inputs", shards[-1].inputs if shards else 0, most),
             )
         )
     complete = value(content, "", "complete", lambda v: type(v) is bool, "true or false")
@@ -195,10 +195,10 @@ def _parse_manifest(content: Any) -> Manifest:
         task=text(content, "", "task"),
     )
     if not values.problems:
-        whole(content, "", "records", manifest.records, manifest.records)
+        integer(content, "", "records", manifest.records, manifest.records)
         crc32 = files.crc32_of_json({k: v for k, v in content.items() if k != "checksum"})
-        whole(content, "", "checksum", crc32, crc32)
+        integer(content, "", "checksum", crc32, crc32)
     if problems := values.problems:
-        more = f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
-        raise ValueError("; ".join(problems[:_NAMED]) + more)
+        suffix = f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
+        raise ValueError("; ".join(problems[:_NAMED]) + suffix)
     return manifest

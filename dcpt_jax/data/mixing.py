@@ -72,12 +72,14 @@ class Order:
 
     def __call__(self, n: int) -> tuple[int, int]:
         """Index of the class of sample number n, and index of the item in that class."""
-        block, place = divmod(n, self.block_length)
-        slot = int(self._shuffled(self._block_seed, block, self.block_length)[place])
+        block, position = divmod(n, self.block_length)
+        slot = int(self._shuffled(self._block_seed, block, self.block_length)[position])
         label = bisect.bisect_right(self._ends, slot)
         k = slot - self._ends[label] + (block + 1) * self.counts[label]
-        round_, place = divmod(k, self._num_items[label])
-        return label, int(self._shuffled(self._seeds[label], round_, self._num_items[label])[place])
+        round_, position = divmod(k, self._num_items[label])
+        return label, int(
+            self._shuffled(self._seeds[label], round_, self._num_items[label])[position]
+        )
 
     def _in_turn(self, slots: np.ndarray) -> np.ndarray:
         """The slots of each class in ascending order, at the positions that the class has."""

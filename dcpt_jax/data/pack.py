@@ -465,21 +465,21 @@ def _source(text: str) -> str:
     if Path(text).is_dir():
         return f"photos:{text}"
     if ":" not in text:
-        what = "is a file" if Path(text).exists() else "does not exist"
-        raise PackError(f"{text} {what}: name a folder of photos, or another source, see --help")
+        problem = "is a file" if Path(text).exists() else "does not exist"
+        raise PackError(f"{text} {problem}: name a folder of photos, or another source, see --help")
     return text
 
 
 def _verify(options: argparse.Namespace) -> int:
     failed = False
-    for place in options.sources:
-        total = read_manifest(Path(place)).records
+    for folder in options.sources:
+        total = read_manifest(Path(folder)).records
         with tqdm.tqdm(total=total, unit="record", disable=not sys.stderr.isatty()) as bar:
-            problems = packed.verify(place, progress=_progress(bar, options))
+            problems = packed.verify(folder, progress=_progress(bar, options))
         for problem in problems:
             print(f"damaged: {problem}", file=sys.stderr)
-        found = f"{len(problems)} problems" if problems else f"{total:,} records, no damage"
-        print(f"{place}: {found}")
+        summary = f"{len(problems)} problems" if problems else f"{total:,} records, no damage"
+        print(f"{folder}: {summary}")
         failed = failed or bool(problems)
     return int(failed)
 

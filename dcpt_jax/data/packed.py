@@ -65,16 +65,16 @@ def decode(data: bytes) -> Record:
         raise images.ImageError(f"its format is number {version}, but {_VERSION} is read here")
     pixels = [h * w * 3 * each // 8 for each in bits[:count]]
     start = _HEADER.size + length
-    whole = start + -start % 8 + sum(pixels) == len(data)
-    if count not in (1, 2) or not {*bits} <= {8, 16} or not h * w or not whole:
+    is_complete = start + -start % 8 + sum(pixels) == len(data)
+    if count not in (1, 2) or not {*bits} <= {8, 16} or not h * w or not is_complete:
         raise images.ImageError("its header does not fit its content")
     name = data[_HEADER.size : start].decode("utf-8", "replace")
     start += -start % 8
-    found = []
+    arrays = []
     for each in bits[:count]:
-        found.append(np.frombuffer(data, f"<u{each // 8}", h * w * 3, start).reshape(h, w, 3))
-        start += found[-1].nbytes
-    return Record(name, top, left, tuple(found))
+        arrays.append(np.frombuffer(data, f"<u{each // 8}", h * w * 3, start).reshape(h, w, 3))
+        start += arrays[-1].nbytes
+    return Record(name, top, left, tuple(arrays))
 
 
 def open_array_record(path: Path) -> Any:
@@ -107,7 +107,7 @@ def size_error(folder: Path, shard: Shard) -> str | None:
 class PackedReport:
     """Result of checking the files of a packed source at the start."""
 
-    found: int  # number of sub-images in the manifest
+    total: int  # number of sub-images in the manifest
     used: int  # number of sub-images in good files
     inputs: int  # number of photos or pairs that they come from
     kind: str  # "photos" or "pairs"
@@ -118,7 +118,7 @@ class PackedReport:
         """One line: how many sub-images are used and how many were left out."""
         text = f"{self.used} sub-images of {self.inputs} {self.kind}"
         if self.skipped:
-            text += f" ({self.found - self.used} in {len(self.skipped)} damaged files left out)"
+            text += f" ({self.total - self.used} in {len(self.skipped)} damaged files left out)"
         return text
 
 
@@ -192,7 +192,7 @@ class PackedSource(Source):
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the sub-images: file and number of the record."""
-        return tuple("{}-{:06d}".format(*self._place(i)) for i in range(len(self)))
+        return tuple("{}-{:06d}".format(*self._position(i)) for i in range(len(self)))
 
     def __len__(self) -> int:
         """Number of sub-images in use."""
@@ -200,7 +200,7 @@ class PackedSource(Source):
 
     def describe(self, index: int) -> str:
         """File and number of a record, and the photo it comes from."""
-        file, number = self._place(index)
+        file, number = self._position(index)
         text = f"record {number} of {self.folder / file}"
         try:
             record = self.record(index)
@@ -210,7 +210,7 @@ class PackedSource(Source):
 
     def record(self, index: int) -> Record:
         """The sub-image with this index, and its origin."""
-        file, number = self._place(index)
+        file, number = self._position(index)
         try:
             (data,) = self._reader(file).read([number])
             record = decode(data)
@@ -224,10 +224,10 @@ class PackedSource(Source):
             ) from error
 
     def _decode(self, index: int) -> np.ndarray | Pair:
-        found = self.record(index).images
-        return Pair(*found) if self.is_pairs else found[0]
+        arrays = self.record(index).images
+        return Pair(*arrays) if self.is_pairs else arrays[0]
 
-    def _place(self, index: int) -> tuple[str, int]:
+    def _position(self, index: int) -> tuple[str, int]:
         which = int(np.searchsorted(self._ends, index, side="right"))
         return self._files[which], int(index - (self._ends[which - 1] if which else 0))
 

@@ -116,7 +116,8 @@ def _in_order(files: FileList, clean_files: FileList) -> tuple[FileList, FileLis
             f"{clean_files.root} {len(clean_files)}"
         )
     return tuple(
-        FileList(one.root, sorted(one.names(), key=_number_order)) for one in (files, clean_files)
+        FileList(side.root, sorted(side.names(), key=_number_order))
+        for side in (files, clean_files)
     )
 
 
@@ -130,19 +131,19 @@ def _by_name(
     """
     names, clean_names = files.names(), clean_files.names()
     matches = _match(names, clean_names, rule, same_folder)
-    paired = [match for match in matches if len(match.found) == 1]
+    paired = [match for match in matches if len(match.candidates) == 1]
     unpaired = [
         (match.index, _why_unpaired(match, clean_files, rule))
         for match in matches
-        if len(match.found) != 1
+        if len(match.candidates) != 1
     ]
     if not paired:
         raise SourceError(_no_pairs(files, clean_files, rule, unpaired, same_folder))
     chosen = (
         FileList(files.root, [names[match.index] for match in paired]),
-        FileList(clean_files.root, [clean_names[match.found[0]] for match in paired]),
+        FileList(clean_files.root, [clean_names[match.candidates[0]] for match in paired]),
     )
-    used = {match.found[0] for match in paired}
+    used = {match.candidates[0] for match in paired}
     unused = () if same_folder else (k for k in range(len(clean_names)) if k not in used)
     return (
         chosen,
@@ -171,7 +172,7 @@ class _Match(NamedTuple):
     index: int  # index of the degraded file
     # Name of its clean file without suffix; None if the rule does not apply to its name
     wanted: str | None
-    found: list[int]  # indices of the clean files with that name
+    candidates: list[int]  # indices of the clean files with that name
 
 
 def _match(
@@ -197,20 +198,22 @@ def _match(
             wanted = above + wanted
         if same_folder and wanted in (None, own):
             continue  # a clean photo
-        found = by_name.get(wanted, [])
-        if len(found) > 1:  # a.png and a.jpg: prefer the one with the same suffix
-            same = [k for k in found if clean_names[k].lower() == (wanted + suffix).lower()]
-            found = [k for k in same if clean_names[k] == wanted + suffix] or same or found
-        matches.append(_Match(i, wanted, found))
+        candidates = by_name.get(wanted, [])
+        if len(candidates) > 1:  # a.png and a.jpg: prefer the one with the same suffix
+            same = [k for k in candidates if clean_names[k].lower() == (wanted + suffix).lower()]
+            candidates = (
+                [k for k in same if clean_names[k] == wanted + suffix] or same or candidates
+            )
+        matches.append(_Match(i, wanted, candidates))
     return matches
 
 
 def _why_unpaired(match: _Match, clean_files: FileList, rule: str) -> str:
     if match.wanted is None:
         return f"its name does not fit the rule {rule!r}"
-    if not match.found:
+    if not match.candidates:
         return f"no clean file {match.wanted}.* in {clean_files.root}"
-    several = ", ".join(clean_files.name(k) for k in match.found)
+    several = ", ".join(clean_files.name(k) for k in match.candidates)
     return f"several clean files belong to it in {clean_files.root}: {several}"
 
 
@@ -360,6 +363,6 @@ def _fitting_rule(
     counts = {}
     for rule in rules:
         matches = _match(names, clean_names, rule, same_folder)
-        counts[rule] = sum(len(match.found) == 1 for match in matches)
+        counts[rule] = sum(len(match.candidates) == 1 for match in matches)
     best = max(counts, key=counts.__getitem__)
     return best if counts[best] >= max(1, len(names) // (3 if same_folder else 2)) else None

@@ -26,7 +26,7 @@ class SizeError(images.ImageError):
 class PairReport:
     """Result of checking the files of a source of pairs at the start."""
 
-    found: int  # number of degraded files, and of inaccessible files and folders
+    total: int  # number of degraded files, and of inaccessible files and folders
     used: int  # number of good pairs
     skipped: tuple[tuple[Path, str], ...]  # (degraded file, reason) of the others
     kinds: dict[str, int]  # number of those "unpaired", "unreadable" or of "different size"
@@ -40,7 +40,7 @@ class PairReport:
         text = f"{self.used} pairs"
         if self.skipped:
             kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items() if count)
-            text += f" ({len(self.skipped)} of {self.found} degraded files left out: {kinds})"
+            text += f" ({len(self.skipped)} of {self.total} degraded files left out: {kinds})"
         if self.unused:
             text += f", {self.unused} clean files without a degraded one"
         if not self.checked:
@@ -128,7 +128,7 @@ class PairSource(Source):
                 f"none of {len(pairing)} pairs can be read; first: {skipped[-1][1]}"
             )
         self.report = PairReport(
-            found=len(pairing) + unpaired + unreadable,
+            total=len(pairing) + unpaired + unreadable,
             used=len(self.degraded),
             skipped=tuple(skipped),
             kinds=kinds,

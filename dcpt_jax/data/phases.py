@@ -33,10 +33,10 @@ def parse(text: str, *, crop_size: int, batch_size: int) -> tuple[Phase, ...]:
                 f"{part.strip()!r} is not of the form STEP:CROPxBATCH, e.g. 92000:160x40"
             )
         phases.append(Phase(*map(int, match.groups())))
-    for one, following in itertools.pairwise(phases):
-        if following.first_step <= one.first_step:
+    for phase, next_phase in itertools.pairwise(phases):
+        if next_phase.first_step <= phase.first_step:
             raise ValueError(
-                f"step {following.first_step} does not come after step {one.first_step}; steps "
+                f"step {next_phase.first_step} does not come after step {phase.first_step}; steps "
                 "must increase; before the first of them, data.crop_size and batch_size apply"
             )
     return tuple(phases)

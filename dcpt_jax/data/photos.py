@@ -94,7 +94,7 @@ def folder_photos(root: Path | str) -> FileList:
 class PhotoReport:
     """Result of checking the files of a source at the start."""
 
-    found: int  # number of files, and of inaccessible files and folders
+    total: int  # number of files, and of inaccessible files and folders
     used: Sequence[Path]  # the good files
     skipped: tuple[tuple[Path, str], ...]  # (file, reason) of bad files
     checked: bool  # False if there were too many files to check before the run
@@ -105,7 +105,7 @@ class PhotoReport:
         """One line: how many photos are used and how many were left out."""
         text = f"{len(self.used)} photos"
         if self.skipped:
-            text += f" ({len(self.skipped)} of {self.found} files left out as unreadable)"
+            text += f" ({len(self.skipped)} of {self.total} files left out as unreadable)"
         if not self.checked:
             text += " (too many to check each before the run)"
         return "; ".join([text, *image_folders.left_out_texts(self.left_out)])
@@ -126,7 +126,7 @@ def inspect_photos(
     skipped = list(getattr(paths, "inaccessible", ()))
     if skipped and on_bad_file == "refuse":
         raise sources.refused(images.ImageError(skipped[0][1]))
-    found = len(paths) + len(skipped)
+    total = len(paths) + len(skipped)
     checked = len(paths) <= sources.CHECK_LIMIT
     used = paths if isinstance(paths, FileList) else tuple(map(Path, paths))
     if checked:
@@ -138,9 +138,9 @@ def inspect_photos(
         skipped += [(files[i], str(error)) for i, error in bad]
     sources.warn_of_each([reason for _, reason in skipped], "photo")
     if not used:
-        raise images.ImageError(f"none of {found} photos can be read; first: {skipped[0][1]}")
+        raise images.ImageError(f"none of {total} photos can be read; first: {skipped[0][1]}")
     left_out = getattr(paths, "left_out", {})
-    return PhotoReport(found, used, tuple(skipped), checked, left_out)
+    return PhotoReport(total, used, tuple(skipped), checked, left_out)
 
 
 class PhotoSource(Source):

@@ -240,9 +240,16 @@ def describe(classes: Sequence[TrainingClass]) -> str:
     order = _order_of(classes, seed=0)
     header = ("class", "items", "repeats", "share", "from")
     rows = [header]
-    for one, count in zip(classes, order.counts, strict=True):
-        numbers = (f"{len(one.source):,}", f"x {one.task.repeats}")
-        rows.append((one.name, *numbers, f"{count / order.block_length:.1%}", one.origin))
+    for training_class, count in zip(classes, order.counts, strict=True):
+        numbers = (f"{len(training_class.source):,}", f"x {training_class.task.repeats}")
+        rows.append(
+            (
+                training_class.name,
+                *numbers,
+                f"{count / order.block_length:.1%}",
+                training_class.origin,
+            )
+        )
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = [
         f"  {name:{widths[0]}}"
@@ -272,17 +279,17 @@ def _warn_of_small_parts(classes: Sequence[TrainingClass], crop: int) -> None:
 def _by_source(classes: Sequence[TrainingClass]) -> list[tuple[str, Any]]:
     """Each distinct source, with the names of the classes that use it."""
     users: dict[int, list[TrainingClass]] = {}
-    for one in classes:
-        users.setdefault(id(one.source), []).append(one)
+    for c in classes:
+        users.setdefault(id(c.source), []).append(c)
     everyone = len(users) == 1
     return [
-        ("all classes" if everyone else ", ".join(one.name for one in found), found[0].source)
-        for found in users.values()
+        ("all classes" if everyone else ", ".join(c.name for c in group), group[0].source)
+        for group in users.values()
     ]
 
 
 def _order_of(classes: Sequence[TrainingClass], seed: int) -> Order:
-    return Order([Stream(one.name, len(one.source), one.task.repeats) for one in classes], seed)
+    return Order([Stream(c.name, len(c.source), c.task.repeats) for c in classes], seed)
 
 
 class _MakeSample:
@@ -290,7 +297,7 @@ class _MakeSample:
 
     def __init__(self, classes: Sequence[TrainingClass], crop: int, seed: int):
         self._classes = tuple(classes)
-        self._parts = [degradations.parse(one.task.degradation) for one in classes]
+        self._parts = [degradations.parse(c.task.degradation) for c in classes]
         self._crop = crop
         self._order = _order_of(classes, seed)
 

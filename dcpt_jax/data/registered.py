@@ -21,11 +21,11 @@ class RegisteredSource(Source):
         unreadable: index -> reason, of items that failed, in this process so far.
     """
 
-    def __init__(self, kind: str, place: str, *, cache_megabytes: Any = 512, **options: Any):
+    def __init__(self, kind: str, text: str, *, cache_megabytes: Any = 512, **options: Any):
         """Opens a source of a registered kind and reads its first item."""
         super().__init__(cache=cache_megabytes, **options)
-        self._text = f"{kind}:{place}"
-        self._items: Sequence[Any] = REGISTERED[kind](place)
+        self._text = f"{kind}:{text}"
+        self._items: Sequence[Any] = REGISTERED[kind](text)
         if not len(self._items):
             raise SourceError(f"{self._text} has no items")
         self.is_pairs = isinstance(self._items[0], tuple | list)

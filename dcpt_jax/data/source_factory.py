@@ -78,79 +78,79 @@ class SourceFactory:
         if not self._datasets:
             reason = f"its data are {', '.join(names)}, but config.data.datasets is empty"
             return None, Missing((reason,))
-        found, missing = [], {}
+        described, missing = [], {}
         for name in names:
             try:
                 folder = dataset_files.locate(name, self._datasets)
-                found.append(self._dataset(name, folder, task))
+                described.append(self._dataset(name, folder, task))
             except dataset_files.DatasetError as error:
                 missing[name] = str(error)
-        if not found:
+        if not described:
             note = f"{', '.join(names)} not found in {self._datasets}"
             return None, Missing(tuple(missing.values()), note)
         self.published_classes.add(task.name)
         note = f"without {', '.join(missing)}" if missing else ""
-        data = _concatenate(found)
+        data = _concatenate(described)
         return data, Missing((*missing.values(), *data.missing), note)
 
     def from_text(self, text: str, task: Task) -> DescribedSource:
         """The source of a class from its text in `config.data.sources`."""
-        found = _concatenate([self._from_spec(*part, task) for part in spec.parse(text)])
+        described = _concatenate([self._from_spec(*part, task) for part in spec.parse(text)])
         names = {name for stage in ("pretrain", "restore") for name in task.published(stage)[0]}
-        if found.dataset is not None and found.dataset.name in names:
+        if described.dataset is not None and described.dataset.name in names:
             self.published_classes.add(task.name)
-        return found
+        return described
 
-    def _from_spec(self, kind: str, place: str, task: Task) -> DescribedSource:
+    def _from_spec(self, kind: str, text: str, task: Task) -> DescribedSource:
         if kind == "photos":
             try:
-                paths = image_folders.list_images(place)
+                paths = image_folders.list_images(text)
             except NotADirectoryError as error:
                 raise SourceError(str(error)) from error
             if not paths:
-                raise SourceError(f"no images in the folder {place}")
+                raise SourceError(f"no images in the folder {text}")
             return DescribedSource(
-                self._photos(paths, ("photos", place)), f"photos of {place}", is_pairs=False
+                self._photos(paths, ("photos", text)), f"photos of {text}", is_pairs=False
             )
         if kind == "pairs":
-            degraded, clean, rule = spec.parse_pairs(place)
+            degraded, clean, rule = spec.parse_pairs(text)
             source = self._pairs(pair_folders(degraded, clean, rule))
             return DescribedSource(source, f"pairs of {degraded} and {clean}", is_pairs=True)
         if kind == "list":
-            file, clean_first = spec.parse_list(place)
+            file, clean_first = spec.parse_list(text)
             source = self._pairs(pair_list(file, clean_first=clean_first))
             return DescribedSource(source, f"pairs of the list {file}", is_pairs=True)
         if kind == "tfds":
             from dcpt_jax.data.tfds import TfdsSource
 
-            source = TfdsSource(place, split=self.split, **self._options)
-            origin = f"{source.noun}s of the TFDS dataset {place}"
+            source = TfdsSource(text, split=self.split, **self._options)
+            origin = f"{source.noun}s of the TFDS dataset {text}"
             return DescribedSource(source, origin, source.is_pairs)
         if kind == "packed":
             from dcpt_jax.data.packed import PackedSource
 
-            source = PackedSource(place, on_bad_file=self._options["on_bad_file"])
+            source = PackedSource(text, on_bad_file=self._options["on_bad_file"])
             dataset = DATASETS.get(source.dataset)
-            origin = f"{source.noun}s packed in {place}"
+            origin = f"{source.noun}s packed in {text}"
             return DescribedSource(source, origin, source.is_pairs, dataset)
         if kind in spec.REGISTERED:
-            source = RegisteredSource(kind, place, **self._options)
-            origin = f"{source.noun}s of {kind}:{place}"
+            source = RegisteredSource(kind, text, **self._options)
+            origin = f"{source.noun}s of {kind}:{text}"
             return DescribedSource(source, origin, source.is_pairs)
-        return self._dataset(kind, place, task)
+        return self._dataset(kind, text, task)
 
     def _dataset(self, name: str, folder: Path | str, task: Task) -> DescribedSource:
-        found = dataset_files.find(name, folder, self.split, task=task.name)
-        is_pairs = found.pairing is not None
+        files = dataset_files.find(name, folder, self.split, task=task.name)
+        is_pairs = files.pairing is not None
         if is_pairs:
-            source = self._pairs(found.pairing)
+            source = self._pairs(files.pairing)
         else:
-            source = self._photos(found.photos, (name, str(folder)))
-        without = f" without {', '.join(found.missing)}" if found.missing else ""
+            source = self._photos(files.photos, (name, str(folder)))
+        without = f" without {', '.join(files.missing)}" if files.missing else ""
         origin = f"{source.noun}s of {name} in {folder}{without}"
-        missing = tuple(f"{name}: no {part} in {folder}" for part in found.missing)
+        missing = tuple(f"{name}: no {part} in {folder}" for part in files.missing)
         is_test_set = self.split == "held_out" and not missing
-        return DescribedSource(source, origin, is_pairs, found.dataset, missing, is_test_set)
+        return DescribedSource(source, origin, is_pairs, files.dataset, missing, is_test_set)
 
     def clean_photos(self) -> tuple[PhotoSource, str]:
         """The clean photos for synthetic classes, and their description for people."""
@@ -170,17 +170,17 @@ class SourceFactory:
         return PairSource(pairing, **self._options)
 
 
-def _concatenate(found: Sequence[DescribedSource]) -> DescribedSource:
-    if len(found) == 1:
-        return found[0]
-    if len({one.is_pairs for one in found}) > 1:
+def _concatenate(described: Sequence[DescribedSource]) -> DescribedSource:
+    if len(described) == 1:
+        return described[0]
+    if len({part.is_pairs for part in described}) > 1:
         raise SourceError(
             "the sources of a class must all be pairs, or all clean photos, not both: "
-            + ", ".join(one.origin for one in found)
+            + ", ".join(part.origin for part in described)
         )
-    source = Concatenated([one.source for one in found])
-    origin = " + ".join(one.origin for one in found)
-    missing = tuple(part for one in found for part in one.missing)
-    published = all(one.dataset is not None for one in found)
-    dataset = found[0].dataset if published else None
-    return DescribedSource(source, origin, found[0].is_pairs, dataset, missing)
+    source = Concatenated([part.source for part in described])
+    origin = " + ".join(part.origin for part in described)
+    missing = tuple(part for part in described for part in part.missing)
+    published = all(part.dataset is not None for part in described)
+    dataset = described[0].dataset if published else None
+    return DescribedSource(source, origin, described[0].is_pairs, dataset, missing)

@@ -292,14 +292,14 @@ class Concatenated(Sequence):
 class ItemReport:
     """Report of a source that does not check its items before the run."""
 
-    found: int
+    total: int
     noun: str
     skipped: tuple[tuple[Path, str], ...] = ()
     checked: bool = True
 
     def summary(self) -> str:
         """One line."""
-        return f"{self.found} {self.noun}s"
+        return f"{self.total} {self.noun}s"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -309,9 +309,9 @@ class JoinedReport:
     parts: tuple[Any, ...]
 
     @property
-    def found(self) -> int:
-        """Number of items found."""
-        return sum(part.found for part in self.parts)
+    def total(self) -> int:
+        """Number of items."""
+        return sum(part.total for part in self.parts)
 
     @property
     def skipped(self) -> tuple[tuple[Any, str], ...]:

@@ -56,7 +56,7 @@ class Spec(NamedTuple):
     """One source."""
 
     kind: str  # one of `KINDS`, a registered kind or the name of a dataset
-    place: str  # the text after the colon
+    location: str  # the text after the colon
 
 
 def register(kind: str, open_items: Callable[[str], Sequence[Any]]) -> None:
@@ -71,36 +71,36 @@ def register(kind: str, open_items: Callable[[str], Sequence[Any]]) -> None:
     Raises:
         ValueError: if the kind already exists.
     """
-    taken = kind in (*KINDS, *DATASETS) or REGISTERED.get(kind, open_items) is not open_items
-    if taken:
+    exists = kind in (*KINDS, *DATASETS) or REGISTERED.get(kind, open_items) is not open_items
+    if exists:
         raise ValueError(f"there is another source of data {kind!r}: choose a new name")
     REGISTERED[kind] = open_items
 
 
 def parse(text: str) -> list[Spec]:
     """Splits the text of a source into its parts; see the top of this module."""
-    found = []
+    specs = []
     for part in filter(None, (part.strip() for part in text.split(";"))):
-        kind, colon, place = part.partition(":")
-        if not colon or not place or kind not in (*KINDS, *REGISTERED, *DATASETS):
+        kind, colon, location = part.partition(":")
+        if not colon or not location or kind not in (*KINDS, *REGISTERED, *DATASETS):
             raise SourceError(
                 f"{part!r} is not a source of data; known: {_FORMS}"
                 f"{', '.join([*DATASETS, *REGISTERED])}; several joined by ;"
             )
         if kind == "pairs":
-            parse_pairs(place)
-        found.append(Spec(kind, place))
-    if not found:
+            parse_pairs(location)
+        specs.append(Spec(kind, location))
+    if not specs:
         raise SourceError(f"{text!r} names no source of data")
-    return found
+    return specs
 
 
-def parse_pairs(place: str) -> tuple[str, str, str]:
+def parse_pairs(text: str) -> tuple[str, str, str]:
     """(degraded folder, clean folder, rule) of a text such as "A,B,reside"."""
-    parts = [part.strip() for part in place.split(",")]
+    parts = [part.strip() for part in text.split(",")]
     if len(parts) not in (2, 3) or not all(parts):
         raise SourceError(
-            f"pairs:{place} must name two folders and optionally a rule: "
+            f"pairs:{text} must name two folders and optionally a rule: "
             f"pairs:DEGRADED_DIR,CLEAN_DIR[,RULE]; rules: {RULES}"
         )
     rule = parts[2] if len(parts) == 3 else "same"
@@ -108,10 +108,10 @@ def parse_pairs(place: str) -> tuple[str, str, str]:
     return parts[0], parts[1], rule
 
 
-def parse_list(place: str) -> tuple[str, bool]:
+def parse_list(text: str) -> tuple[str, bool]:
     """(file, whether its lines name the clean file first) of "FILE" or "FILE,clean_first"."""
-    file = place.removesuffix(f",{CLEAN_FIRST}")
-    return file, file != place
+    file = text.removesuffix(f",{CLEAN_FIRST}")
+    return file, file != text
 
 
 def parse_rule(rule: str) -> Rule:

@@ -140,8 +140,8 @@ def resolve_tasks(names: str | Task | Sequence[str | Task]) -> tuple[Task, ...]:
         tasks.extend((name,) if isinstance(name, Task) else _tasks_named(name))
     if not tasks:
         raise ValueError(f"no class given; {_known()}")
-    found = [task.name for task in tasks]
-    twice = sorted({name for name in found if found.count(name) > 1})
+    names_found = [task.name for task in tasks]
+    twice = sorted({name for name in names_found if names_found.count(name) > 1})
     if twice:
         raise ValueError(f"given more than once: {', '.join(twice)}")
     for task in tasks:

@@ -169,8 +169,8 @@ def _builder(tfds: Any, name: str) -> Any:
     folder = Path(name).expanduser()
     if not (folder.is_dir() or name.startswith((os.sep, ".", "~"))):
         return tfds.builder(name)
-    found = folder if (folder / "dataset_info.json").is_file() else None
-    if found is None:
+    version_folder = folder if (folder / "dataset_info.json").is_file() else None
+    if version_folder is None:
         infos = sorted(folder.glob("*/dataset_info.json")) if folder.is_dir() else []
         infos = infos or (sorted(folder.glob("*/*/dataset_info.json")) if folder.is_dir() else [])
         if len({info.parent.parent for info in infos}) > 1:
@@ -178,8 +178,8 @@ def _builder(tfds: Any, name: str) -> Any:
             raise TfdsError(f"{name} holds several TFDS datasets, name one: {several}")
         if not infos:
             raise TfdsError(f"there is no TFDS dataset in {name}: no dataset_info.json")
-        found = max(infos, key=lambda info: _version(info.parent.name)).parent
-    return tfds.builder_from_directory(str(found))
+        version_folder = max(infos, key=lambda info: _version(info.parent.name)).parent
+    return tfds.builder_from_directory(str(version_folder))
 
 
 def _version(text: str) -> tuple[int, ...]:
@@ -188,14 +188,16 @@ def _version(text: str) -> tuple[int, ...]:
 
 def _image_keys(tfds: Any, features: Any, name: str) -> tuple[str, ...]:
     """Feature names of the two images of a pair, or of the single image."""
-    found = [key for key, one in features.items() if isinstance(one, tfds.features.Image)]
+    image_keys = [
+        key for key, feature in features.items() if isinstance(feature, tfds.features.Image)
+    ]
     for pair in PAIR_FEATURES:
-        if set(pair) <= set(found):
+        if set(pair) <= set(image_keys):
             return pair
-    if "image" in found or len(found) == 1:
-        return ("image" if "image" in found else found[0],)
+    if "image" in image_keys or len(image_keys) == 1:
+        return ("image" if "image" in image_keys else image_keys[0],)
     wanted = ", ".join("/".join(pair) for pair in PAIR_FEATURES)
     raise TfdsError(
-        f"the TFDS dataset {name} has the images {', '.join(found) or 'none'}; known are the pairs "
-        f"{wanted}, and a single image"
+        f"the TFDS dataset {name} has the images {', '.join(image_keys) or 'none'}; known: the "
+        f"pairs {wanted}, or a single image"
     )

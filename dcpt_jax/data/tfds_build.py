@@ -79,21 +79,21 @@ def build(
 
 def pairings_of(name: str, folder: Path | str, *, task: str = "") -> dict[str, Pairing]:
     """The pairs of a public dataset by the names of their TFDS splits."""
-    found, errors = {}, []
+    pairings, errors = {}, []
     for split, tfds_split in _SPLITS.items():
         if not datasets.get(name).split(split):
             continue
         try:
-            one = dataset_files.find(name, folder, split, task=task)
+            files = dataset_files.find(name, folder, split, task=task)
         except dataset_files.DatasetError as error:
             errors.append(error)
             continue
-        if one.pairing is None:
+        if files.pairing is None:
             raise BuildError(f"{name} contains clean photos, not pairs")
-        found[tfds_split] = one.pairing
-    if not found:
+        pairings[tfds_split] = files.pairing
+    if not pairings:
         raise errors[0]
-    return found
+    return pairings
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -86,13 +86,13 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> Evaluati
     data = config.data
     classes = data_classes.open_classes(tasks, split="held_out", **data_classes.options_from(data))
     crops = {"size": data.crop_size, "per_photo": data.crops_per_photo}
-    counts = [held_out.count(training_class, **crops) for training_class in classes]
+    counts = [held_out.count(c, **crops) for c in classes]
     setting = f"crops of {data.crop_size}x{data.crop_size} pixels" if data.crop_size else WHOLE
     print(f"evaluate {config.init_from}: {sum(counts)} samples, {setting}", flush=True)
-    for training_class, count in zip(classes, counts, strict=True):
-        print(f"  {training_class.name}: {count} of {training_class.origin}", flush=True)
+    for c, count in zip(classes, counts, strict=True):
+        print(f"  {c.name}: {count} of {c.origin}", flush=True)
     # A class of published test photos may have a fixed strength.
-    tasks = tuple(training_class.task for training_class in classes)
+    tasks = tuple(c.task for c in classes)
     samples = held_out.samples(classes, **crops, seed=config.seed)
     if data.crop_size:
         restored = restore_each(network, params["network"], samples, config.batch_size)
@@ -111,11 +111,9 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> Evaluati
     evaluation = dataclasses.replace(
         evaluation,
         convention=f"{evaluation.convention}, {setting}",
-        data=tuple(training_class.origin for training_class in classes),
+        data=tuple(c.origin for c in classes),
         # Published figures are of whole images, not of crops.
-        test_sets=tuple(
-            "" if data.crop_size else training_class.test_set for training_class in classes
-        ),
+        test_sets=tuple("" if data.crop_size else c.test_set for c in classes),
         crop_size=data.crop_size,
     )
     _write(Path(workdir), config, description, evaluation, pictures)
