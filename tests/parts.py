@@ -7,7 +7,7 @@ from dcpt_jax.train import modules
 from dcpt_jax.train import run as training
 
 
-def network_and_classifier(config, *, num_classes, taken=None):
+def network_and_classifier(config, *, num_classes, inherited=None):
     network = modules.build_network(config.model, dtype=config.dtype, remat=config.remat)
     classifier = modules.build_classifier(
         network,
@@ -15,7 +15,7 @@ def network_and_classifier(config, *, num_classes, taken=None):
         num_classes=num_classes,
         num_blocks=config.classifier.num_blocks,
         dtype=config.dtype,
-        taken=taken,
+        inherited=inherited,
     )
     return network, classifier
 

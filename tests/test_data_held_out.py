@@ -122,7 +122,7 @@ def test_photos_of_which_none_can_be_read(tmp_path):
     for i in (1, 3):  # once the source has looked at them
         (tmp_path / f"{i}.png").write_bytes(b"none")
     options = {"size": 8, "per_photo": 1, "most_photos": 2}
-    message = "none of the 2 photos of noise that were tried can be read"
+    message = "none of the 2 photos tried for noise can be read"
     with pytest.raises(images.ImageError, match=message):
         samples(photos, **options)
     # Others may have what a part of them has not.

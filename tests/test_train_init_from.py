@@ -47,12 +47,12 @@ def test_a_head_keeps_the_columns_of_the_classes_that_stay():
         return {"down_0": {"kernel": rng.random((2, 2))}, "head": head}
 
     fresh, found = (jax.tree.map(np.float32, parameters(n)) for n in (3, 5))
-    taken = init_from.take_over_classifier(fresh, found, ((2, 0), (0, 2)))
-    assert_equal(taken["down_0"], found["down_0"])
+    inherited = init_from.take_over_classifier(fresh, found, ((2, 0), (0, 2)))
+    assert_equal(inherited["down_0"], found["down_0"])
     for name in ("kernel", "bias"):
         there, new = found["head"][name], fresh["head"][name]
         expected = np.stack([there[..., 2], new[..., 1], there[..., 0]], axis=-1)
-        np.testing.assert_array_equal(taken["head"][name], expected)
+        np.testing.assert_array_equal(inherited["head"][name], expected)
 
 
 def test_labels_of_the_guide():
@@ -273,9 +273,9 @@ def test_a_classifier_of_another_networks_features(tmp_path, photo_folder, pretr
 def test_features_of_other_sizes_are_told_from_other_channels(photo_folder):
     config = tiny_config("classify", photo_folder, "swinir")
     arguments = {"feature_dims": (8,) * 3, "resize_features": False}
-    taken = ClassifierDescription(arguments, Labels(FIVE))
+    inherited = ClassifierDescription(arguments, Labels(FIVE))
     with pytest.raises(ConfigError, match=r"features that halve in size.*swinir has of one size"):
-        parts.network_and_classifier(config, num_classes=5, taken=taken)
+        parts.network_and_classifier(config, num_classes=5, inherited=inherited)
 
 
 @pytest.mark.parametrize(("mode", "way_out"), [("transfer", "guidance=0"), ("classify", "scratch")])
@@ -341,10 +341,10 @@ def test_the_figures_of_another_backbone_are_refused(photo_folder, pretrained):
 
 def test_what_a_run_starts_from_in_a_few_words(photo_folder, pretrained):
     config = grown_config("pretrain", photo_folder, "", classifier_from=str(pretrained))
-    assert init_from.places(init_from.find_initial(config, None)) == (
+    assert init_from.describe_origin(init_from.find_initial(config, None)) == (
         f"scratch and the classifier of {pretrained}"
     )
     config.update(init_from=str(pretrained), classifier_from="")
-    assert init_from.places(init_from.find_initial(config, None)) == str(pretrained)
+    assert init_from.describe_origin(init_from.find_initial(config, None)) == str(pretrained)
     config.update(init_from="", classifier_from="scratch")
-    assert init_from.places(init_from.find_initial(config, None)) == "scratch"
+    assert init_from.describe_origin(init_from.find_initial(config, None)) == "scratch"

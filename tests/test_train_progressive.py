@@ -60,12 +60,12 @@ def test_an_interrupted_run_ends_as_the_whole_one(
     config = progressive(photo_folder)
     with monkeypatch.context() as patch:
 
-        def asked(self, step):
+        def is_requested(self, step):
             if step == stop_at:
                 self.signal = "SIGTERM"
             return self.signal is not None
 
-        patch.setattr(StopRequest, "asked", asked)
+        patch.setattr(StopRequest, "is_requested", is_requested)
         assert not loop.train(config, tmp_path).finished
     assert weights.checkpoint_steps(tmp_path) == [stop_at]
     data = json.loads((tmp_path / "checkpoints" / str(stop_at) / "data" / "metadata").read_text())

@@ -18,7 +18,7 @@ from jax.experimental import pallas as pl
 _TURN = (slice(None, None, -1), slice(None, None, -1))
 
 
-def _wide(x: jax.Array) -> jax.Array:
+def _promoted(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -26,18 +26,18 @@ def _taps(x: jax.Array) -> list[jax.Array]:
     """The input shifted by the nine taps, zero padded, in float32."""
     h, w = x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    return [_wide(padded[:, i : i + h, j : j + w]) for i in range(3) for j in range(3)]
+    return [_promoted(padded[:, i : i + h, j : j + w]) for i in range(3) for j in range(3)]
 
 
 def taps(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The sum of the nine shifted products, differentiated by JAX."""
-    factors = _wide(kernel).reshape(9, -1)
+    factors = _promoted(kernel).reshape(9, -1)
     return sum(tap * factors[k] for k, tap in enumerate(_taps(x))).astype(x.dtype)
 
 
 def _one_reduction(x: jax.Array, gradient: jax.Array) -> jax.Array:
     """The kernel's gradient by a single reduction with nine results."""
-    products = tuple(tap * _wide(gradient) for tap in _taps(x))
+    products = tuple(tap * _promoted(gradient) for tap in _taps(x))
     zero = jnp.zeros((), products[0].dtype)
     sums = lax.reduce(
         products, (zero,) * 9, lambda a, b: tuple(map(jnp.add, a, b)), dimensions=(0, 1, 2)
@@ -46,12 +46,12 @@ def _one_reduction(x: jax.Array, gradient: jax.Array) -> jax.Array:
 
 
 def _nine_sums(x: jax.Array, gradient: jax.Array) -> jax.Array:
-    return jnp.stack([(tap * _wide(gradient)).sum(axis=(0, 1, 2)) for tap in _taps(x)])
+    return jnp.stack([(tap * _promoted(gradient)).sum(axis=(0, 1, 2)) for tap in _taps(x)])
 
 
 def _sums_in_steps(x: jax.Array, gradient: jax.Array) -> jax.Array:
     """The kernel's gradient summed over rows, then over the rest: two smaller reductions."""
-    partial = [(tap * _wide(gradient)).sum(axis=1) for tap in _taps(x)]
+    partial = [(tap * _promoted(gradient)).sum(axis=1) for tap in _taps(x)]
     return jnp.stack([part.sum(axis=(0, 1)) for part in partial])
 
 
@@ -91,14 +91,14 @@ def _neighbours(pixels: jax.Array, h: int, w: int):
 def _convolve(x_ref, kernel_ref, out_ref, *, h, w, pixels, channels):
     """Pallas kernel: convolves some pixels and channels of one image."""
     image = pl.program_id(0)
-    places = pl.program_id(1) * pixels + jnp.arange(pixels)
+    positions = pl.program_id(1) * pixels + jnp.arange(pixels)
     columns = pl.program_id(2) * channels + jnp.arange(channels)
     total = jnp.zeros((pixels, channels), jnp.float32)
-    for k, (places_there, inside) in enumerate(_neighbours(places, h, w)):
-        tap = x_ref[image, places_there[:, None], columns[None, :]].astype(jnp.float32)
+    for k, (neighbours, inside) in enumerate(_neighbours(positions, h, w)):
+        tap = x_ref[image, neighbours[:, None], columns[None, :]].astype(jnp.float32)
         factor = kernel_ref[k, columns].astype(jnp.float32)
         total += jnp.where(inside[:, None], tap, 0) * factor[None, :]
-    out_ref[image, places[:, None], columns[None, :]] = total.astype(out_ref.dtype)
+    out_ref[image, positions[:, None], columns[None, :]] = total.astype(out_ref.dtype)
 
 
 def _correlate(x_ref, gradient_ref, out_ref, *, h, w, pixels, channels, rounds):
@@ -107,14 +107,14 @@ def _correlate(x_ref, gradient_ref, out_ref, *, h, w, pixels, channels, rounds):
     columns = pl.program_id(2) * channels + jnp.arange(channels)
 
     def add(i, sums):
-        places = (part * rounds + i) * pixels + jnp.arange(pixels)
-        gradient = gradient_ref[image, places[:, None], columns[None, :]].astype(jnp.float32)
-        found = []
-        for total, (there, inside) in zip(sums, _neighbours(places, h, w), strict=True):
-            tap = x_ref[image, there[:, None], columns[None, :]].astype(jnp.float32)
+        positions = (part * rounds + i) * pixels + jnp.arange(pixels)
+        gradient = gradient_ref[image, positions[:, None], columns[None, :]].astype(jnp.float32)
+        added = []
+        for total, (neighbours, inside) in zip(sums, _neighbours(positions, h, w), strict=True):
+            tap = x_ref[image, neighbours[:, None], columns[None, :]].astype(jnp.float32)
             product = jnp.where(inside[:, None], tap, 0) * gradient
-            found.append(total + product.sum(axis=0))
-        return tuple(found)
+            added.append(total + product.sum(axis=0))
+        return tuple(added)
 
     zeros = (jnp.zeros((channels,), jnp.float32),) * 9
     for k, total in enumerate(lax.fori_loop(0, rounds, add, zeros)):

@@ -273,11 +273,11 @@ def _read_files(options: argparse.Namespace, writes_file: bool) -> _Weights:
     return _Weights(network, classifier, tree, description)
 
 
-def _read_file(path: Path, options: argparse.Namespace, **how: Any) -> ReadFile:
+def _read_file(path: Path, options: argparse.Namespace, **reading_options: Any) -> ReadFile:
     """Reads a file, and prints what was recognised."""
     if path == options.input:
-        how |= {"prefix": options.prefix, "known": _known_arguments(options)}
-    read = read_file(path, entry=options.params, **how)
+        reading_options |= {"prefix": options.prefix, "known": _known_arguments(options)}
+    read = read_file(path, entry=options.params, **reading_options)
     say(f"recognised in {path}: {summary(read.module, read.params)}")
     for remark in read.remarks:
         say(f"  {remark}")

@@ -370,7 +370,7 @@ def _natural_order(path: str) -> list[tuple[bool, int, str]]:
 
 
 def _compare(
-    what: str,
+    source: str,
     arrays: Mapping[str, np.ndarray],
     expected: Mapping[str, tuple[int, ...]],
     model: nn.Module,
@@ -391,6 +391,6 @@ def _compare(
             if names
         )
         raise ValueError(
-            f"{what} does not fit {type(model).__name__} with arguments {model.arguments()}:\n"
+            f"{source} does not fit {type(model).__name__} with arguments {model.arguments()}:\n"
             f"{lists}"
         )

@@ -77,10 +77,12 @@ def weights_files_in(folder: Path) -> str:
     """The possible weights files in a folder, as the end of a message."""
     suffixes = {".pth", ".pt", ".ckpt", ".bin", ".safetensors"}
     try:
-        found = sorted(entry.name for entry in folder.iterdir() if entry.suffix.lower() in suffixes)
+        files_found = sorted(
+            entry.name for entry in folder.iterdir() if entry.suffix.lower() in suffixes
+        )
     except OSError:
         return ""
-    return f"; files that may be weights there: {listed(found, 5)}" if found else ""
+    return f"; files that may be weights there: {listed(files_found, 5)}" if files_found else ""
 
 
 def _kind(begin: bytes) -> str:

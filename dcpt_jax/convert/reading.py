@@ -60,19 +60,19 @@ def read_file(
     """
     try:
         content = files.read_checkpoint(path)
-        asked = entry
+        requested = entry
         state, entry = state_dict_of(content, entry, prefix)
-        found = recognise(state, **(known or {}))
-        kind = "classifier" if found.architecture == "classifier" else "network"
+        recognised = recognise(state, **(known or {}))
+        kind = "classifier" if recognised.architecture == "classifier" else "network"
         if kind not in expected:
             raise ValueError(
-                f"it holds a {found.architecture}, but a {expected[0]} was expected here"
+                f"it holds a {recognised.architecture}, but a {expected[0]} was expected here"
             )
         if kind == "classifier":
-            module = models.create_classifier(resize_features=resize, **found.arguments)
+            module = models.create_classifier(resize_features=resize, **recognised.arguments)
         else:
-            module = models.create_model(found.architecture, **found.arguments)
-        state, remarks = _as_float32(found.state)
+            module = models.create_model(recognised.architecture, **recognised.arguments)
+        state, remarks = _as_float32(recognised.state)
         params = from_torch(state, module)
     except OSError:
         raise
@@ -81,7 +81,9 @@ def read_file(
         message = f"not a valid network ({type(error).__name__}: {error})"
         message = str(error) if expected_error else message
         raise ValueError(message if str(path) in message else f"{path}: {message}") from error
-    others = [one for one in state_dicts_in(content) if one != entry] if asked is None else []
+    others = (
+        [name for name in state_dicts_in(content) if name != entry] if requested is None else []
+    )
     if others:
         choice = f"taken from its entry {entry}; --params takes another one: {listed(others, 5)}"
         remarks = [choice, *remarks]
@@ -90,7 +92,7 @@ def read_file(
     source = {"file": path.name, "entry": entry}
     if has_blocks(state):
         source["layout"] = "maskdcpt"
-    return ReadFile(module, params, source, (*found.remarks, *remarks))
+    return ReadFile(module, params, source, (*recognised.remarks, *remarks))
 
 
 def read_weights(path: Path | str) -> tuple[weights.Params, weights.WeightsDescription, str]:
@@ -109,8 +111,10 @@ def read_weights(path: Path | str) -> tuple[weights.Params, weights.WeightsDescr
     path = Path(path)
     read = read_file(path)
     description = weights.describe(read.module, source=read.source)
-    said = "; ".join([f"recognised in {path}: {summary(read.module, read.params)}", *read.remarks])
-    return {"network": read.params}, description, said
+    summary_text = "; ".join(
+        [f"recognised in {path}: {summary(read.module, read.params)}", *read.remarks]
+    )
+    return {"network": read.params}, description, summary_text
 
 
 def load(path: Path | str | None = None) -> tuple[nn.Module, weights.Params]:
@@ -135,8 +139,8 @@ def load(path: Path | str | None = None) -> tuple[nn.Module, weights.Params]:
         return weights.load(path)
     if not path.exists():
         raise FileNotFoundError(f"no weights in {path}: there is no such file or folder")
-    params, description, said = read_weights(path)
-    logging.warning("%s", said)
+    params, description, summary_text = read_weights(path)
+    logging.warning("%s", summary_text)
     return description.network(), params["network"]
 
 
@@ -147,8 +151,10 @@ def _as_float32(state: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], li
     if stored - numbers:
         wrong = [f"{name} ({v.dtype})" for name, v in state.items() if str(v.dtype) not in numbers]
         raise ValueError(f"these are not floating-point numbers: {listed(wrong, 5)}")
-    others = sorted(stored - {"float32"})
-    remarks = [f"stored as {' and '.join(others)}; converted to float32"] if others else []
+    other_dtypes = sorted(stored - {"float32"})
+    remarks = (
+        [f"stored as {' and '.join(other_dtypes)}; converted to float32"] if other_dtypes else []
+    )
     with np.errstate(over="ignore"):
         converted = {name: np.asarray(value, np.float32) for name, value in state.items()}
     infinite = [name for name, value in converted.items() if not np.isfinite(value).all()]

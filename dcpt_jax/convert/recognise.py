@@ -64,10 +64,10 @@ def state_dict_of(
         if not key and len(tensors) == 1:
             (key,) = tensors
     known = listed(tensors)
-    found = tensors.get(key, content.get(key)) if key else content
-    if not isinstance(found, Mapping):
+    selected = tensors.get(key, content.get(key)) if key else content
+    if not isinstance(selected, Mapping):
         raise ValueError(f"there is no entry {key!r}; entries: {known or 'none'}")
-    state = found
+    state = selected
     wrong = [str(name) for name, value in state.items() if not isinstance(value, np.ndarray)]
     if wrong:
         choice = f"; --params takes one of its entries: {known}" if known and not key else ""
@@ -103,8 +103,8 @@ def state_dicts_in(content: Any, depth: int = 3) -> dict[str, Mapping[str, np.nd
 
 def _without_wrappers(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Strips the prefixes of wrappers, if all names have them."""
-    while found := [p for p in _PREFIXES if all(name.startswith(p) for name in state)]:
-        state = {name.removeprefix(found[0]): value for name, value in state.items()}
+    while prefixes := [p for p in _PREFIXES if all(name.startswith(p) for name in state)]:
+        state = {name.removeprefix(prefixes[0]): value for name, value in state.items()}
     return state
 
 
@@ -112,8 +112,8 @@ def _behind(state: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     """The part of a state dict with a prefix, which is stripped."""
     start = prefix.removesuffix(".") + "."
     for names in (state, _without_wrappers(state)):  # messages show the latter
-        if found := {n.removeprefix(start): v for n, v in names.items() if n.startswith(start)}:
-            return found
+        if stripped := {n.removeprefix(start): v for n, v in names.items() if n.startswith(start)}:
+            return stripped
     first = sorted({name.split(".")[0] + "." for name in _without_wrappers(state)})
     raise ValueError(f"--prefix {prefix}: no name starts with it; they start with {listed(first)}")
 

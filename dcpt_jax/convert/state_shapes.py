@@ -21,11 +21,11 @@ def count_numbered(state: StateDict, pattern: str) -> int:
     Raises:
         ValueError: if most of the lower numbers are missing.
     """
-    found = {int(match[1]): match[0] for name in state if (match := re.match(pattern, name))}
-    count = max(found, default=-1) + 1
-    if count > 2 * len(found):
+    names = {int(match[1]): match[0] for name in state if (match := re.match(pattern, name))}
+    count = max(names, default=-1) + 1
+    if count > 2 * len(names):
         raise ValueError(
-            f"the number in '{printable(found[count - 1])}' is too high: there are {len(found)} "
+            f"the number in '{printable(names[count - 1])}' is too high: there are {len(names)} "
             "such parts"
         )
     return count
@@ -36,22 +36,22 @@ def any_matches(state: StateDict, pattern: str) -> bool:
     return any(re.match(pattern, name) for name in state)
 
 
-def size_of(state: StateDict, what: str, *places: tuple[str, int]) -> int:
+def size_of(state: StateDict, size_name: str, *axes: tuple[str, int]) -> int:
     """The size of an axis, from the first of several arrays that exists.
 
     Args:
         state: name -> array.
-        what: name of the size, for the error message.
-        *places: (name, axis) in order of preference.
+        size_name: name of the size, for the error message.
+        *axes: (name, axis) in order of preference.
 
     Raises:
         ValueError: if there is no such array.
     """
-    for name, axis in places:
+    for name, axis in axes:
         if name in state and state[name].ndim > axis:
             return int(state[name].shape[axis])
     raise ValueError(
-        f"{what} cannot be determined: missing {', '.join(name for name, _ in places)}"
+        f"{size_name} cannot be determined: missing {', '.join(name for name, _ in axes)}"
     )
 
 

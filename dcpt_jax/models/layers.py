@@ -80,7 +80,7 @@ def normal(deviation: float) -> nn.initializers.Initializer:
     return initialise
 
 
-def add_wide(x: jax.Array, bias: jax.Array) -> jax.Array:
+def add_promoted(x: jax.Array, bias: jax.Array) -> jax.Array:
     """`x + bias`, computed in the dtype of the bias and returned in that of x.
 
     The gradient of the bias, a sum over all pixels, is then computed in float32 even if x is
@@ -90,13 +90,13 @@ def add_wide(x: jax.Array, bias: jax.Array) -> jax.Array:
 
 
 def scale_channels(x: jax.Array, factor: jax.Array) -> jax.Array:
-    """`x * factor`, computed in float32 at least and returned in the dtype of x; see `add_wide`."""
+    """`x * factor`, computed in at least float32 and returned in the dtype of x."""
 
     def compute(x, factor):
-        wide = parameter_dtype(x.dtype)
+        accum_dtype = parameter_dtype(x.dtype)
         if on_cpu() and (folded := cpu.folding.scaled(x, factor)) is not None:
             return folded
-        return (x.astype(wide) * factor.astype(wide)).astype(x.dtype)
+        return (x.astype(accum_dtype) * factor.astype(accum_dtype)).astype(x.dtype)
 
     return by_platform(compute, x, factor)
 
@@ -156,13 +156,13 @@ def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
 
 
 def _convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    size, how = kernel.shape[0], current()
+    size, formulation = kernel.shape[0], current()
     if size != stride:
-        wide = min(kernel.shape[2:]) >= cpu.convolutions.WIDE
-        if how.cpu and (size, stride) == (3, 1) and wide:
+        is_wide = min(kernel.shape[2:]) >= cpu.convolutions.WIDE
+        if formulation.cpu and (size, stride) == (3, 1) and is_wide:
             return cpu.convolutions.square_conv(x, kernel)
         return plain_conv(x, kernel, stride=stride, padding=size // 2)
-    if (how.pointwise if size == 1 else how.patch) == "convolution":
+    if (formulation.pointwise if size == 1 else formulation.patch) == "convolution":
         return plain_conv(x, kernel, stride=stride)
     if size > 1:
         x, kernel = space_to_depth(x, size), kernel.reshape(1, 1, -1, kernel.shape[-1])
@@ -224,7 +224,7 @@ def _apply(layer: _Weighted, x: jax.Array, kernel: jax.Array, bias: jax.Array | 
     if folds:
         x, kernel, bias = cpu.folding.fold_norm(x, kernel, bias)
     y = layer._product(x.astype(layer.dtype), kernel.astype(layer.dtype))
-    y = y if bias is None else add_wide(y, bias)
+    y = y if bias is None else add_promoted(y, bias)
     if folds:
 
         def scaled_by(factor):
@@ -414,7 +414,7 @@ def attend_in_windows(
     Returns:
         [b, rows, columns, pixels per window, c] in the dtype of `value`.
     """
-    wide, bias = parameter_dtype(value.dtype), None
+    accum_dtype, bias = parameter_dtype(value.dtype), None
     if visible is not None:
         zero = jnp.zeros((), value.dtype)
         query, key, value = (
@@ -422,15 +422,15 @@ def attend_in_windows(
         )
         # Finite, so that the softmax stays finite in windows without visible keys, where all
         # weights are equal.
-        bias = jnp.where(visible > 0, 0, jnp.finfo(wide).min / 2).astype(wide)
+        bias = jnp.where(visible > 0, 0, jnp.finfo(accum_dtype).min / 2).astype(accum_dtype)
 
     def compute(query, key, value, bias):
         if on_cpu():
-            return cpu.windows.attend(query, key, value, bias, heads, wide)
+            return cpu.windows.attend(query, key, value, bias, heads, accum_dtype)
         *shape, c = query.shape
         query, key, value = (x.reshape(*shape, heads, c // heads) for x in (query, key, value))
         query = query * query.shape[-1] ** -0.5
-        scores = jnp.einsum("...ihd,...jhd->...hij", query, key, preferred_element_type=wide)
+        scores = jnp.einsum("...ihd,...jhd->...hij", query, key, preferred_element_type=accum_dtype)
         if bias is not None:
             scores = scores + bias[..., None, None, :]
         weights = nn.softmax(scores).astype(value.dtype)

@@ -227,12 +227,14 @@ def pooled(
         [b, 1, 1, c] if the window is None or covers the image, otherwise [b, h, w, c].
     """
     h, w = x.shape[1:3]
-    wide = x.astype(parameter_dtype(x.dtype))
+    promoted = x.astype(parameter_dtype(x.dtype))
     if window is None or (window[0] >= h and window[1] >= w):
-        return pointwise(visible_mean(wide, visible, keepdims=True))
+        return pointwise(visible_mean(promoted, visible, keepdims=True))
     # Running sums of a large map lose precision; sums of deviations from the mean do not.
-    centre = wide.mean(axis=(1, 2), keepdims=True)
-    means = moving_mean(moving_mean(wide - centre, window[0], axis=1), window[1], axis=2) + centre
+    centre = promoted.mean(axis=(1, 2), keepdims=True)
+    means = (
+        moving_mean(moving_mean(promoted - centre, window[0], axis=1), window[1], axis=2) + centre
+    )
     # Repeating border values commutes with a function of single pixels, so it comes last.
     missing = [(size - present) for size, present in zip((h, w), means.shape[1:3], strict=True)]
     margins = [(count // 2, math.ceil(count / 2)) for count in missing]

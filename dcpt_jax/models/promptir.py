@@ -181,14 +181,14 @@ class Prompts(nn.Module):
         With `visible` (see `masking`) the average is over visible positions (for "maskdcpt" over
         all, zero where hidden), and the prompt's convolution sees only visible positions.
         """
-        wide = parameter_dtype(self.dtype)
+        accum_dtype = parameter_dtype(self.dtype)
         shape = (self.count, self.size, self.size, self.features)
-        prompts = self.param("prompts", nn.initializers.uniform(1.0), shape, wide)
+        prompts = self.param("prompts", nn.initializers.uniform(1.0), shape, accum_dtype)
         if self.masking == "maskdcpt":
-            average = hide(x.astype(wide), visible).mean(axis=(1, 2))
+            average = hide(x.astype(accum_dtype), visible).mean(axis=(1, 2))
         else:
-            average = visible_mean(x.astype(wide), visible)
-        weights = nn.softmax(Linear(self.count, dtype=wide, name="mixing")(average))
+            average = visible_mean(x.astype(accum_dtype), visible)
+        weights = nn.softmax(Linear(self.count, dtype=accum_dtype, name="mixing")(average))
         prompt = jnp.einsum("bk,kijc->bijc", weights, prompts)
         prompt = resized(prompt, x.shape[1], x.shape[2]).astype(self.dtype)
         conv = Conv(self.features, size=3, use_bias=False, dtype=self.dtype, name="conv")

@@ -69,8 +69,8 @@ class Stage(nn.Module):
             with formulated(ACCELERATOR):
                 drawn = jax.jit(draw)(keys, x)  # jitted: computes only the parameters
             for i in range(repeats):
-                one = jax.tree.map(lambda leaf, i=i: leaf[i], drawn)
-                self.put_variable("params", f"block_{i * len(self.kinds) + k}", one)
+                block_params = jax.tree.map(lambda leaf, i=i: leaf[i], drawn)
+                self.put_variable("params", f"block_{i * len(self.kinds) + k}", block_params)
 
 
 def block_function(block: nn.Module, remat: bool = False) -> Callable[..., jax.Array]:

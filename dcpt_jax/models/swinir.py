@@ -217,14 +217,14 @@ class SwinBlock(nn.Module):
         """
         outside = None if self.masking == "sparse" else visible
         # Norms work on single pixels, so the one before the attention is applied to its windows.
-        windows, seen = cut_windows(x, self.window, self.shift), None
+        windows, visible_windows = cut_windows(x, self.window, self.shift), None
         if visible is not None:
-            seen = cut_windows(visible, self.window, self.shift)
+            visible_windows = cut_windows(visible, self.window, self.shift)
         y = LayerNorm(1e-5, dtype=self.dtype, name="norm_1")(windows)
         if outside is not None:  # hidden pixels become zero and are attended to
-            y, seen = hide(y, seen), None
+            y, visible_windows = hide(y, visible_windows), None
         attention = WindowAttention(self.heads, self.qkv_bias, self.dtype, name="attention")
-        y = attention(y, None if seen is None else seen[..., 0])
+        y = attention(y, None if visible_windows is None else visible_windows[..., 0])
         x = x + join_windows(y, self.window, self.shift)
         y = hide(LayerNorm(1e-5, dtype=self.dtype, name="norm_2")(x), outside)
         return hide(x + FeedForward(self.hidden, self.dtype, name="mlp")(y), outside)

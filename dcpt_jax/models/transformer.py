@@ -107,8 +107,8 @@ class ChannelAttention(nn.Module):
     def __call__(self, x: jax.Array, visible: jax.Array | None = None) -> jax.Array:
         """[b, h, w, c] -> [b, h, w, c], c a multiple of `heads`; for `visible` see `masking`."""
         style, channels = self.style, x.shape[-1]
-        wide = parameter_dtype(style.dtype)
-        temperature = self.param("temperature", nn.initializers.ones, (self.heads,), wide)
+        accum_dtype = parameter_dtype(style.dtype)
+        temperature = self.param("temperature", nn.initializers.ones, (self.heads,), accum_dtype)
         project, mix = style.conv(3 * channels, "qkv"), style.depthwise("qkv_depthwise")
         qkv = project_and_split(x, 3, project, mix, visible)
         # Zeros at hidden positions add nothing to the sums over pixels.
@@ -137,15 +137,15 @@ def attend(
         [b, h, w, c] in the dtype of `value`.
     """
     b, h, w, channels = value.shape
-    heads, wide = temperature.size, temperature.dtype
+    heads, accum_dtype = temperature.size, temperature.dtype
 
     def per_head(x: jax.Array) -> jax.Array:  # [b, heads, pixels, channels of a head]
         return x.reshape(b, h * w, heads, -1).transpose(0, 2, 1, 3)
 
     query, key, value = map(per_head, (query, key, value))
-    products = jnp.einsum("bhni,bhnj->bhij", query, key, preferred_element_type=wide)
-    products = products * _inverse_norm(query, wide)[..., :, None]
-    products = products * _inverse_norm(key, wide)[..., None, :] * temperature[:, None, None]
+    products = jnp.einsum("bhni,bhnj->bhij", query, key, preferred_element_type=accum_dtype)
+    products = products * _inverse_norm(query, accum_dtype)[..., :, None]
+    products = products * _inverse_norm(key, accum_dtype)[..., None, :] * temperature[:, None, None]
     weights = nn.relu(products) if attention == "relu" else nn.softmax(products)
     y = jnp.einsum("bhij,bhnj->bhni", weights.astype(value.dtype), value)
     return y.transpose(0, 2, 1, 3).reshape(b, h, w, channels)

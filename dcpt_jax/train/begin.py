@@ -22,8 +22,8 @@ def checkpoint_description(
     config: ml_collections.ConfigDict, workdir: Path
 ) -> weights.WeightsDescription | None:
     """The description in the checkpoint that a run will resume from; None for a new run."""
-    for place in filter(None, (workdir, config.resume_from)):
-        if description := weights.newest_description(place):
+    for folder in filter(None, (workdir, config.resume_from)):
+        if description := weights.newest_description(folder):
             return description
     return None
 
@@ -37,8 +37,8 @@ def with_inherited_init_from(
     """
     if not config.resume_from or config.init_from:
         return config
-    places = (workdir, config.resume_from)
-    saved = next(filter(None, (saved_config(place) for place in places)), {})
+    folders = (workdir, config.resume_from)
+    saved = next(filter(None, (saved_config(folder) for folder in folders)), {})
     config = config.copy_and_resolve_references()
     config.init_from = saved.get("init_from", "")
     return config
@@ -82,7 +82,7 @@ def resume(
         )
     else:
         state = run.create_state()
-        started = f"starting from {init_from.places(run.initial)}"
+        started = f"starting from {init_from.describe_origin(run.initial)}"
         for line in init_from.report(run.initial, run.mode, run.labels):
             processes.say(line)
     count = {name: sum(x.size for x in jax.tree.leaves(p)) for name, p in state.params.items()}
@@ -99,11 +99,11 @@ def resume(
     return state, restored.batches if restored is not None else 0
 
 
-def _refuse_changes(run: Run, saved: Mapping[str, Any], place: str, advice: str) -> None:
+def _refuse_changes(run: Run, saved: Mapping[str, Any], subject: str, advice: str) -> None:
     """Raises ConfigError, listing the differences, if a checkpoint has another config."""
     if changes := configs.differences(saved, run.config):
         raise ConfigError(
-            f"{place} a run with another config:\n  "
+            f"{subject} a run with another config:\n  "
             + "\n  ".join(changes)
             + f"\n{advice}, or continue it anyway with "
             "--config.checkpoint.allow_config_change=True"

@@ -252,15 +252,15 @@ def _check_finite(state: TrainState) -> None:
 
     Each process checks what its own devices hold, and one replica of each array.
     """
-    found = [
+    checked = [
         (jax.tree_util.keystr(path), _all_finite(shard.data))
         for path, leaf in jax.tree.leaves_with_path(state)
         if jnp.issubdtype(leaf.dtype, jnp.inexact)
         for shard in leaf.addressable_shards
         if shard.replica_id == 0
     ]
-    mine = next((name for name, finite in found if not finite), "")
-    if name := next(filter(None, processes.exchange(mine)), ""):
+    first_bad = next((name for name, finite in checked if not finite), "")
+    if name := next(filter(None, processes.exchange(first_bad)), ""):
         raise FloatingPointError(
             f"step {int(state.step)}: {name} is not finite. {NOT_FINITE_ADVICE}"
         )
@@ -315,8 +315,8 @@ class _Kept:
 def _read_metrics(folder: Path) -> dict[str, float]:
     """The metrics in a checkpoint; {} if missing or unreadable."""
     try:
-        found = weights.read_item(folder, _METRICS)
-        return {name: float(value) for name, value in found.items()}
+        content = weights.read_item(folder, _METRICS)
+        return {name: float(value) for name, value in content.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 

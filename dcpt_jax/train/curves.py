@@ -61,7 +61,7 @@ def _panel(title: str, curves: Mapping[str, Curve], logarithmic: bool) -> Image.
     span, steps_span = (high - low) or 1.0, (max(steps) - min(steps)) or 1
     width, height = _WIDTH - _LEFT - 20, _HEIGHT - _TOP - _BOTTOM
 
-    def place(step: int, value: float) -> tuple[float, float]:
+    def position(step: int, value: float) -> tuple[float, float]:
         x = _LEFT + width * (step - min(steps)) / steps_span
         return x, _TOP + height * (1 - (scale(value) - low) / span)
 
@@ -78,7 +78,7 @@ def _panel(title: str, curves: Mapping[str, Curve], logarithmic: bool) -> Image.
     pen.text((10, 8), title, fill="black", font=ImageFont.load_default(16))
     x = _WIDTH - 20
     for (name, curve), colour in zip(curves.items(), _COLOURS, strict=False):
-        points = [place(*point) for point in curve]
+        points = [position(*point) for point in curve]
         if len(points) > 1:
             pen.line(points, fill=colour, width=2)
         for px, py in points if len(points) < 40 else ():

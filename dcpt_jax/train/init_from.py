@@ -54,15 +54,15 @@ def find_initial(config: ml_collections.ConfigDict, begun: WeightsDescription | 
         return _resumed(config, begun, chosen)
     params, network, source, classifier, origin = {}, None, None, None, {}
     if config.init_from:
-        found, network = _load("init_from", config.init_from)
+        loaded, network = _load("init_from", config.init_from)
         source = network
-        params["network"] = found["network"]
+        params["network"] = loaded["network"]
         origin = {"init_from": str(config.init_from), **_run_of(network)}
         _check_recipe(config, network.architecture)
         adopt_architecture(config, network)
     wanted = mode.classifies or bool(config.get("guidance"))
     if wanted and chosen not in ("", SCRATCH):
-        found, source = _load("classifier_from", chosen)
+        loaded, source = _load("classifier_from", chosen)
         origin["classifier_from"] = {"path": str(chosen), **_run_of(source)}
         if source.classifier is None:
             raise ConfigError(
@@ -71,7 +71,7 @@ def find_initial(config: ml_collections.ConfigDict, begun: WeightsDescription | 
             )
     if wanted and chosen != SCRATCH and source is not None and source.classifier is not None:
         classifier = _classifier_of(source, mode)
-        params["classifier"] = found["classifier"]
+        params["classifier"] = loaded["classifier"]
         _adopt_classifier(config, classifier)
     if mode.is_guided and config.guidance:
         _check_guide(config, classifier)
@@ -149,34 +149,34 @@ def guide_options(labels: Labels, tasks: tuple[task_sets.Task, ...]) -> dict[str
     return {"label_rows": rows} if labels.multi_hot else {"labels": tuple(rows.argmax(-1).tolist())}
 
 
-def take_over_classifier(fresh: Any, found: Any, columns: tuple[tuple[int, int], ...]) -> Any:
+def take_over_classifier(fresh: Any, inherited: Any, columns: tuple[tuple[int, int], ...]) -> Any:
     """Parameters of a classifier taken over; its head is resized to the outputs of the new one.
 
     Args:
         fresh: newly initialised parameters; the head keeps them for outputs that are new.
-        found: parameters of the classifier to take over.
-        columns: (output there, output here) of the shared outputs, from `Labels.shared_with`.
+        inherited: parameters of the classifier to take over.
+        columns: (old output, new output) of the shared outputs, from `Labels.shared_with`.
     """
-    kept = {name: value for name, value in found.items() if name != HEAD}
-    there, here = ([pair[side] for pair in columns] for side in (0, 1))
+    kept = {name: value for name, value in inherited.items() if name != HEAD}
+    old_columns, new_columns = ([pair[side] for pair in columns] for side in (0, 1))
     head = jax.tree.map(
         lambda new, old: (
             jnp.asarray(new)
-            .at[..., np.array(here, int)]
-            .set(jnp.asarray(old, new.dtype)[..., np.array(there, int)])
+            .at[..., np.array(new_columns, int)]
+            .set(jnp.asarray(old, new.dtype)[..., np.array(old_columns, int)])
         ),
         fresh[HEAD],
-        found[HEAD],
+        inherited[HEAD],
     )
     return {**kept, HEAD: head}
 
 
-def places(initial: Initial) -> str:
+def describe_origin(initial: Initial) -> str:
     """The origin of the initial weights, for messages."""
-    found = [initial.network_from or "scratch"]
+    origins = [initial.network_from or "scratch"]
     if "classifier" in initial.params and initial.classifier_from:
-        found.append(f"the classifier of {initial.classifier_from}")
-    return " and ".join(found)
+        origins.append(f"the classifier of {initial.classifier_from}")
+    return " and ".join(origins)
 
 
 def report(initial: Initial, mode: Mode, labels: Labels) -> list[str]:
@@ -192,22 +192,26 @@ def report(initial: Initial, mode: Mode, labels: Labels) -> list[str]:
                 "network: its last layers are untrained, since masked pre-training skips them"
             )
     if initial.classifier is not None and "classifier" in initial.params:
-        there, outputs = initial.classifier.labels, labels.names
+        inherited, outputs = initial.classifier.labels, labels.names
         source = initial.classifier_from or initial.network_from
-        shared = [outputs[i] for _, i in labels.shared_with(there)]
-        change = "" if there.kind == labels.kind else f" ({there.kind}, from now on {labels.kind})"
+        shared = [outputs[i] for _, i in labels.shared_with(inherited)]
+        change = (
+            ""
+            if inherited.kind == labels.kind
+            else f" ({inherited.kind}, from now on {labels.kind})"
+        )
         if mode.is_guided:
             lines.append(f"classifier: taken over from {source}, frozen; it guides the network")
-        elif there.names == outputs or len(shared) == len(there.names) == len(outputs):
+        elif inherited.names == outputs or len(shared) == len(inherited.names) == len(outputs):
             lines.append(f"classifier: taken over from {source}{change}")
         else:
             new = [name for name in outputs if name not in shared]
-            left = [name for name in there.names if name not in shared]
+            dropped = [name for name in inherited.names if name not in shared]
             lines.append(
                 f"classifier: taken over from {source}{change}, its head resized from "
-                f"{len(there.names)} to {len(outputs)} {labels.noun}; "
+                f"{len(inherited.names)} to {len(outputs)} {labels.noun}; "
                 f"kept: {', '.join(shared) or 'none'}; new: {', '.join(new) or 'none'}; "
-                f"left: {', '.join(left) or 'none'}"
+                f"left: {', '.join(dropped) or 'none'}"
             )
     elif initial.params and mode.classifies:
         lines.append("classifier: from scratch")

@@ -121,9 +121,9 @@ def _write_weights(
 
     def save() -> None:
         # Leftovers of a killed process; an `old` folder with other files is kept.
-        left = [*workdir.glob(f"{weights.WEIGHTS}.new-*")]
-        left += filter(weights.is_weights_folder, workdir.glob(f"{weights.WEIGHTS}.old-*"))
-        for folder in left:
+        leftovers = [*workdir.glob(f"{weights.WEIGHTS}.new-*")]
+        leftovers += filter(weights.is_weights_folder, workdir.glob(f"{weights.WEIGHTS}.old-*"))
+        for folder in leftovers:
             shutil.rmtree(folder, ignore_errors=True)
         try:
             weights.save_weights(workdir / weights.WEIGHTS, params, description)
@@ -157,7 +157,7 @@ def _run_steps(
         compiled = monitor.compile(step, state)
         stop.check()
         changes = {phase.first_step for phase in run.phases} - {first}
-        while step < total and not stop.asked(step):
+        while step < total and not stop.is_requested(step):
             if step in changes:
                 compiled = monitor.compile(step, state)
             batch = sharding.put_batch(monitor.log.timed(stream), run.mesh)

@@ -33,7 +33,7 @@ def build_classifier(
     num_classes: int,
     num_blocks: int,
     dtype: str,
-    taken: weights.ClassifierDescription | None = None,
+    inherited: weights.ClassifierDescription | None = None,
 ) -> models.DegradationClassifier | None:
     """The classifier to train, or the frozen one that guides a transfer; None without one.
 
@@ -43,8 +43,8 @@ def build_classifier(
         num_classes: outputs of a classifier to train.
         num_blocks: blocks of a classifier to train.
         dtype: compute type.
-        taken: the classifier taken over, see `init_from.Initial`; one that guides is rebuilt as it
-            was.
+        inherited: the classifier taken over, see `init_from.Initial`; one that guides is rebuilt
+            unchanged.
 
     Raises:
         ConfigError: if the classifier taken over does not fit the network.
@@ -56,12 +56,12 @@ def build_classifier(
             "num_blocks": num_blocks,
             "resize_features": network.equal_feature_sizes,
         }
-    elif taken is not None:
-        arguments = taken.arguments
+    elif inherited is not None:
+        arguments = inherited.arguments
     else:
         return None
-    if taken is not None:
-        _check_fit(mode, network, taken.arguments)
+    if inherited is not None:
+        _check_fit(mode, network, inherited.arguments)
     return models.create_classifier(**arguments, dtype=jnp.dtype(dtype))
 
 
@@ -90,19 +90,21 @@ def build_reconstruction(
     )
 
 
-def _check_fit(mode: Mode, network: models.RestorationNetwork, taken: Mapping[str, Any]) -> None:
+def _check_fit(
+    mode: Mode, network: models.RestorationNetwork, arguments: Mapping[str, Any]
+) -> None:
     """Raises ConfigError if the classifier taken over needs features of another network."""
-    dims, resize = taken["feature_dims"], taken["resize_features"]
+    dims, resize = arguments["feature_dims"], arguments["resize_features"]
     if (dims, resize) != (network.feature_dims, network.equal_feature_sizes):
-        theirs, ours = f"of {dims} channels", f"{network.feature_dims}"
+        needed, available = f"of {dims} channels", f"{network.feature_dims}"
         if dims == network.feature_dims:  # then their sizes differ
-            theirs, ours = (
+            needed, available = (
                 "of one size" if equal else "that halve in size from level to level"
                 for equal in (resize, network.equal_feature_sizes)
             )
         raise ConfigError(
-            f"the classifier that is taken over is for features {theirs}, but this "
-            f"{network.architecture} has {ours}: take one that was trained with "
+            f"the classifier that is taken over is for features {needed}, but this "
+            f"{network.architecture} has {available}: take one that was trained with "
             "this network (--config.classifier_from), or "
             + ("--config.guidance=0" if mode.is_guided else "--config.classifier_from=scratch")
         )

@@ -83,18 +83,18 @@ def on_main(function: Callable[[], Any]) -> Any:
     """
     if jax.process_count() == 1:
         return function()
-    error, answer = None, {}
+    error, result = None, {}
     if is_main():
         try:
-            answer = {"value": function()}
+            result = {"value": function()}
         except Exception as caught:
-            error, answer = caught, {"error": str(caught) or type(caught).__name__}
-    answer = json.loads(exchange(json.dumps(answer))[0])
+            error, result = caught, {"error": str(caught) or type(caught).__name__}
+    result = json.loads(exchange(json.dumps(result))[0])
     if error is not None:
         raise error
-    if "error" in answer:
-        raise RuntimeError(f"process 0 stopped: {answer['error']}")
-    return answer["value"]
+    if "error" in result:
+        raise RuntimeError(f"process 0 stopped: {result['error']}")
+    return result["value"]
 
 
 def gather(tree: Any) -> Any:

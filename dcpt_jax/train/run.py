@@ -119,12 +119,12 @@ class Run:
 
     def create_state(self) -> TrainState:
         """The state before the first step; it is created already sharded over the devices."""
-        found = self.initial.params
+        params = self.initial.params
         if self.mesh.size > 1:
-            found = sharding.place(found, self.mesh)
+            params = sharding.place(params, self.mesh)
         # The key is an argument, so that runs with other seeds reuse the compiled program.
         rng = np.asarray(jax.random.PRNGKey(self.seed))
-        return jax.jit(self._initialise, out_shardings=self.state_sharding)(rng, found)
+        return jax.jit(self._initialise, out_shardings=self.state_sharding)(rng, params)
 
     def state_shapes(self) -> TrainState:
         """Shapes, dtypes and shardings of the state; nothing is computed."""
@@ -133,7 +133,7 @@ class Run:
         if isinstance(shardings, jax.sharding.Sharding):
             shardings = jax.tree.map(lambda _: self.state_sharding, shapes)
         return jax.tree.map(
-            lambda x, held: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=held), shapes, shardings
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
         )
 
     def lower(self, state: TrainState, phase: Phase | None = None) -> jax.stages.Lowered:
@@ -189,11 +189,11 @@ class Run:
         names = ("network", "classifier") if self.mode.classifies else ("network",)
         return {name: params[name] for name in names}
 
-    def _initialise(self, rng: jax.Array, found: weights.Params) -> TrainState:
-        """The state at step 0: parameters taken over from `found`, the others initialised."""
+    def _initialise(self, rng: jax.Array, inherited: weights.Params) -> TrainState:
+        """The state at step 0: parameters taken from `inherited`, the others initialised."""
         network_rng, classifier_rng, step_rng = jax.random.split(rng, 3)
         image = jnp.zeros((1, self.crop_size, self.crop_size, 3))
-        params = {"network": found.get("network")}
+        params = {"network": inherited.get("network")}
         if params["network"] is None:
             params["network"] = self.network.init(network_rng, image)["params"]
             if self.identity_start:
@@ -205,11 +205,11 @@ class Run:
                 features = self.network.apply(variables, image, method="features")
             params["classifier"] = self.classifier.init(classifier_rng, features)["params"]
             if self.mode.is_guided:
-                params["classifier"] = found.get("classifier", params["classifier"])
-            elif "classifier" in found:
+                params["classifier"] = inherited.get("classifier", params["classifier"])
+            elif "classifier" in inherited:
                 columns = self.labels.shared_with(self.initial.classifier.labels)
                 params["classifier"] = init_from.take_over_classifier(
-                    params["classifier"], found["classifier"], columns
+                    params["classifier"], inherited["classifier"], columns
                 )
         if self.reconstruction is not None:
             visible = jnp.ones((*image.shape[:3], 1))
@@ -251,13 +251,13 @@ def prepare(
         **data_classes.options_from(config.data),
     )
     initial = init_from.find_initial(config, begun)
-    built = _build_modules(config, mode, labels, initial.classifier)
+    parts = _build_modules(config, mode, labels, initial.classifier)
     schedules, optimizers = make_optimizers(
         {part: config[OPTIMIZERS[part]] for part in mode.learns}, config.num_steps
     )
     step = build_step(
         mode,
-        built,
+        parts,
         optimizers,
         labels=labels,
         tasks=tasks,
@@ -278,7 +278,7 @@ def prepare(
         step=step,
         initial=initial,
         state_sharding=sharding.replicated(mesh),
-        **built,
+        **parts,
         **_settings(config, mode),
     )
     return _compile_for_devices(run)
@@ -311,7 +311,7 @@ def _build_modules(
     config: ml_collections.ConfigDict,
     mode: Mode,
     labels: Labels,
-    taken: weights.ClassifierDescription | None,
+    inherited: weights.ClassifierDescription | None,
 ) -> dict[str, nn.Module | None]:
     """Network, classifier and reconstruction head, by these names; None for those not used."""
     network = modules.build_network(config.model, dtype=config.dtype, remat=config.remat)
@@ -321,7 +321,7 @@ def _build_modules(
         num_classes=len(labels.names),
         num_blocks=config.classifier.num_blocks,
         dtype=config.dtype,
-        taken=taken,
+        inherited=inherited,
     )
     reconstruction = None
     if mode.masks:
@@ -411,7 +411,7 @@ def _compile_for_devices(run: Run) -> Run:
     everywhere, step, state = sharding.replicated(run.mesh), run.step, run.state_sharding
     if run.mesh.shape["fsdp"] > 1:
         state = sharding.state_shardings(run.state_shapes(), run.mesh)
-        step = sharding.with_whole_params(step, run.mesh)
+        step = sharding.with_gathered_params(step, run.mesh)
     step = jax.jit(
         traced_for(run.platform)(matmul_precision(run.matmul_precision)(step)),
         in_shardings=(state, sharding.split(run.mesh)),
@@ -426,21 +426,21 @@ def make_optimizers(
 ) -> tuple[dict[str, optax.Schedule], dict[str, optax.GradientTransformation]]:
     """Learning-rate schedules and optimisers of the trained parts, from their config."""
     schedules, optimizers = {}, {}
-    for name, one in settings.items():
-        schedules[name] = _schedule(one, num_steps)
+    for name, optimizer_config in settings.items():
+        schedules[name] = _schedule(optimizer_config, num_steps)
         optimizers[name] = adamw(
             schedules[name],
-            b1=one.b1,
-            b2=one.b2,
-            weight_decay=one.weight_decay,
-            clip_norm=one.clip_norm,
+            b1=optimizer_config.b1,
+            b2=optimizer_config.b2,
+            weight_decay=optimizer_config.weight_decay,
+            clip_norm=optimizer_config.clip_norm,
         )
     return schedules, optimizers
 
 
 def build_step(
     mode: Mode,
-    built: Mapping[str, nn.Module | None],
+    parts: Mapping[str, nn.Module | None],
     optimizers: Mapping[str, optax.GradientTransformation],
     *,
     labels: Labels,
@@ -452,7 +452,7 @@ def build_step(
 
     Args:
         mode: of the run.
-        built: network, classifier and reconstruction head, by these names.
+        parts: network, classifier and reconstruction head, by these names.
         optimizers: by trained part.
         labels: of the run.
         tasks: the classes of the run.
@@ -467,7 +467,7 @@ def build_step(
     if mode.is_guided and guide is not None:
         options |= init_from.guide_options(guide, tasks)
     make = getattr(steps, mode.step)
-    return make(*(built[name] for name in mode.modules), optimizers, **options)
+    return make(*(parts[name] for name in mode.modules), optimizers, **options)
 
 
 def _schedule(optimizer: ml_collections.ConfigDict, num_steps: int) -> optax.Schedule:

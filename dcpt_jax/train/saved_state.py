@@ -96,19 +96,19 @@ def first_intact(
 def check_structure(folder: Path, target: TrainState, *, advice: str) -> None:
     """Raises ConfigError if a checkpoint is of another network or optimiser."""
     try:
-        found = _shapes(weights.array_metadata(folder))
+        stored = _shapes(weights.array_metadata(folder))
     except Exception:
         return  # unreadable; reading it reports that
     expected = _shapes(as_dict(target))
-    if not found or found == expected:
+    if not stored or stored == expected:
         return
     differing = sorted(
-        name for name in {*found, *expected} if found.get(name) != expected.get(name)
+        name for name in {*stored, *expected} if stored.get(name) != expected.get(name)
     )
     raise ConfigError(
         f"checkpoint {folder.name} in {folder.parent} has another network or optimiser: "
         f"{len(differing)} arrays differ, first {differing[0]}: "
-        f"{found.get(differing[0], 'missing')} there, "
+        f"{stored.get(differing[0], 'missing')} there, "
         f"{expected.get(differing[0], 'none')} by this config. {advice}"
     )
 
@@ -130,17 +130,17 @@ def read(folder: Path, target: TrainState) -> tuple[SavedState | None, str]:
         failure = error
     fatal = failure is not None and _is_no_damage(failure)
     reason = "" if failure is None else weights.reason_of(failure)
-    told = "" if failure is None else f"{'fatal' if fatal else 'damage'}:{reason}"
-    answers = processes.exchange(told)
+    message = "" if failure is None else f"{'fatal' if fatal else 'damage'}:{reason}"
+    reports = processes.exchange(message)
     if fatal:
         raise OSError(
             f"checkpoint {folder} cannot be read: {reason}. Once that is corrected, the same "
             "command continues from it"
         ) from failure
-    for number, answer in enumerate(answers):
-        if answer.startswith("fatal:"):
-            raise RuntimeError(f"process {number} cannot read {folder}: {answer[6:]}")
-    damage = next((answer[7:] for answer in answers if answer), "")
+    for number, report in enumerate(reports):
+        if report.startswith("fatal:"):
+            raise RuntimeError(f"process {number} cannot read {folder}: {report[6:]}")
+    damage = next((report[7:] for report in reports if report), "")
     if damage:
         return None, damage
     return SavedState(state=state, batches=int(data["batches"]), step=int(folder.name)), ""

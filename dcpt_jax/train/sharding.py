@@ -42,11 +42,13 @@ def make_mesh(
     """
     devices = jax.devices() if devices is None else devices
     devices = sorted(devices, key=lambda device: (device.process_index, device.id))
-    held = Counter(device.process_index for device in devices)
-    if len(set(held.values())) > 1:
+    devices_of_process = Counter(device.process_index for device in devices)
+    if len(set(devices_of_process.values())) > 1:
         raise ValueError(
             "the processes have different numbers of devices: "
-            + ", ".join(f"process {number} has {count}" for number, count in held.items())
+            + ", ".join(
+                f"process {number} has {count}" for number, count in devices_of_process.items()
+            )
         )
     if batch_size % len(devices):
         below = batch_size // len(devices) * len(devices)
@@ -124,17 +126,19 @@ def place(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(put, tree, state_shardings(tree, mesh))
 
 
-def with_whole_params(step: Step, mesh: Mesh) -> Step:
+def with_gathered_params(step: Step, mesh: Mesh) -> Step:
     """Wraps a step so that it gathers the parameters on every device first.
 
     The computation is then split over the batch only; the update of the state stays sharded.
     """
 
-    def whole(state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
+    def gathered_step(
+        state: TrainState, batch: Mapping[str, jax.Array]
+    ) -> tuple[TrainState, Metrics]:
         params = jax.lax.with_sharding_constraint(state.params, replicated(mesh))
         return step(state.replace(params=params), batch)
 
-    return whole
+    return gathered_step
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

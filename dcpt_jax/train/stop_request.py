@@ -24,7 +24,7 @@ class StopRequest(Interruption):
         if self._several:
             self.NUMBERS = (signal.SIGINT,)
 
-    def asked(self, step: int) -> bool:
+    def is_requested(self, step: int) -> bool:
         """Whether to stop before the next step; the same answer in all processes.
 
         Args:

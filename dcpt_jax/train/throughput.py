@@ -77,11 +77,11 @@ def memory(device: jax.Device) -> dict[str, float]:
 
     The latter is left out if the backend does not report it, as on CPUs.
     """
-    found = {"host_memory_gb": resident_bytes() / 2**30}
+    figures = {"host_memory_gb": resident_bytes() / 2**30}
     statistics: dict[str, Any] = device.memory_stats() or {}
     if "peak_bytes_in_use" in statistics:
-        found["device_memory_peak_gb"] = statistics["peak_bytes_in_use"] / 2**30
-    return found
+        figures["device_memory_peak_gb"] = statistics["peak_bytes_in_use"] / 2**30
+    return figures
 
 
 def resident_bytes() -> int:

@@ -47,12 +47,12 @@ class Validation:
         """
         self._run = run
         self._classes = run.held_out.open()
-        for one in self._classes if run.intervals.validation else ():
-            if any(one is trained for trained in run.training_classes):
+        for c in self._classes if run.intervals.validation else ():
+            if any(c is trained for trained in run.training_classes):
                 _logger.warning(
                     "%s is validated on the pairs that it is trained on; name others with "
                     "--config.validation.sources.%s",
-                    *(one.name, one.name),
+                    *(c.name, c.name),
                 )
         self._metrics = run.held_out.metrics
         self._truth = run.labels.rows(run.tasks)
@@ -79,10 +79,10 @@ class Validation:
             ImageError: in all processes, if nothing of a class can be read; or for the first bad
                 file if the config refuses them.
         """
-        names = [one.name for one in self._classes]
+        names = [c.name for c in self._classes]
         sums = np.zeros((len(names), len(self._metrics) + 1))
-        mine = self._samples(part=(jax.process_index(), jax.process_count()))
-        for sample, restored, logits in self._results(state, mine):
+        samples = self._samples(part=(jax.process_index(), jax.process_count()))
+        for sample, restored, logits in self._results(state, samples):
             sums[sample.task] += (*self._scores(sample, restored, logits), 1)
         sums = processes.total(sums)
         unread = [name for name, count in zip(names, sums[:, -1], strict=True) if not count]
@@ -92,10 +92,10 @@ class Validation:
                 f"others with --config.validation.sources.{unread[0]}"
             )
         means = sums[:, :-1] / sums[:, -1:]
-        found = dict(zip(self._metrics, means.mean(axis=0).tolist(), strict=True))
+        results = dict(zip(self._metrics, means.mean(axis=0).tolist(), strict=True))
         for metric, column in zip(self._metrics, means.T.tolist(), strict=True):
-            found |= {f"{metric}_{n}": mean for n, mean in zip(names, column, strict=True)}
-        return found
+            results |= {f"{metric}_{n}": mean for n, mean in zip(names, column, strict=True)}
+        return results
 
     def sheet(self, state: TrainState) -> np.ndarray | None:
         """A labelled picture, uint8 [h, w, 3]: degraded, restored and clean crop of each class.
@@ -114,10 +114,10 @@ class Validation:
         rows = []
         for sample, image, _ in self._results(state, firsts, images=True):
             # In masked pre-training, `_masked` returns both pictures side by side.
-            seen = [sample.degraded, image]
+            pictures = [sample.degraded, image]
             if self._run.reconstruction is not None:
-                seen = np.split(image, 2, axis=1)
-            rows.append([*seen, sample.clean])
+                pictures = np.split(image, 2, axis=1)
+            rows.append([*pictures, sample.clean])
         if not rows:
             return None
         headings = ["degraded", "restored", "clean"]
@@ -125,7 +125,7 @@ class Validation:
             headings = ["visible", "reconstructed", "clean"]
         factor = max(1, _SHOWN_SIDE // self._run.crop_size)
         rows = [[np.kron(image, np.ones((factor, factor, 1))) for image in row] for row in rows]
-        captions = [[one.name, "", ""] for one in self._classes]
+        captions = [[c.name, "", ""] for c in self._classes]
         return gallery.sheet(rows, headings=headings, captions=captions)
 
     def _samples(
@@ -172,16 +172,18 @@ class Validation:
         # The parameters are gathered: only the batch is split here, however the state is held.
         params = jax.lax.with_sharding_constraint(params, sharding.replicated(run.mesh))
         network = {"params": params["network"]}
-        found = logits = degraded[:, 0, 0, :0]
+        restored = logits = degraded[:, 0, 0, :0]
         if images and run.reconstruction is not None:
             return self._masked(params, degraded), logits
         if images:
-            found, features = run.network.apply(network, degraded, method="restored_and_features")
+            restored, features = run.network.apply(
+                network, degraded, method="restored_and_features"
+            )
         else:
             features = run.network.apply(network, degraded, method="features")
         if "accuracy" in self._metrics and images == self._needs_images:
             logits = run.classifier.apply({"params": params["classifier"]}, features)
-        return found, logits
+        return restored, logits
 
     def _masked(self, params: weights.Params, degraded: jax.Array) -> jax.Array:
         """Visible part and reconstruction of masked images, side by side: [b, h, 2w, 3]."""

@@ -21,7 +21,7 @@ from jax import lax
 @jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
     """Phi(x) * x with Phi the standard normal distribution function; x of any shape."""
-    return (_wide(x) * _distribution(_wide(x))).astype(x.dtype)
+    return (_promoted(x) * _distribution(_promoted(x))).astype(x.dtype)
 
 
 def _gelu_forward(x):
@@ -29,7 +29,7 @@ def _gelu_forward(x):
 
 
 def _gelu_backward(x, gradient):
-    return ((_wide(gradient) * _slope(_wide(x))).astype(x.dtype),)
+    return ((_promoted(gradient) * _slope(_promoted(x))).astype(x.dtype),)
 
 
 gelu.defvjp(_gelu_forward, _gelu_backward)
@@ -38,7 +38,7 @@ gelu.defvjp(_gelu_forward, _gelu_backward)
 @jax.custom_vjp
 def gated_gelu(x: jax.Array, factor: jax.Array) -> jax.Array:
     """The product gelu(x) * factor; both of one shape and dtype."""
-    return (_wide(x) * _distribution(_wide(x)) * _wide(factor)).astype(x.dtype)
+    return (_promoted(x) * _distribution(_promoted(x)) * _promoted(factor)).astype(x.dtype)
 
 
 def _gated_forward(x, factor):
@@ -46,16 +46,16 @@ def _gated_forward(x, factor):
 
 
 def _gated_backward(saved, gradient):
-    x, factor, wide = *map(_wide, saved), _wide(gradient)
-    to_x = wide * factor * _slope(x)
-    to_factor = wide * x * _distribution_again(x)
+    x, factor, incoming = *map(_promoted, saved), _promoted(gradient)
+    to_x = incoming * factor * _slope(x)
+    to_factor = incoming * x * _distribution_again(x)
     return to_x.astype(gradient.dtype), to_factor.astype(gradient.dtype)
 
 
 gated_gelu.defvjp(_gated_forward, _gated_backward)
 
 
-def _wide(x: jax.Array) -> jax.Array:
+def _promoted(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 

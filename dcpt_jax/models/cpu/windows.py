@@ -16,7 +16,7 @@ def attend(
     value: jax.Array,
     bias: jax.Array | None,
     heads: int,
-    wide: jnp.dtype,
+    accum_dtype: jnp.dtype,
 ) -> jax.Array:
     """Softmax attention between the pixels of each window.
 
@@ -29,9 +29,7 @@ def attend(
         value: same shape.
         bias: None, or [b, rows, columns, pixels per window], added to the scores of each key.
         heads: number of attention heads.
-        bias: None, or [b, rows, columns, pixels of a window], added to the scores of each key.
-        heads: attention heads.
-        wide: dtype of scores and softmax.
+        accum_dtype: dtype of scores and softmax.
 
     Returns:
         [b, rows, columns, pixels per window, c].
@@ -43,7 +41,7 @@ def attend(
     def attend_to_part(query, key, value, bias):
         *shape, n, c = query.shape
         cells = (x.reshape(-1, n, heads, c // heads) for x in (query, key, value))
-        y = _attend_transposed(*cells, None if bias is None else bias.reshape(-1, n), wide)
+        y = _attend_transposed(*cells, None if bias is None else bias.reshape(-1, n), accum_dtype)
         return y.reshape(*shape, n, c)
 
     split = [[None] * parts if x is None else jnp.split(x, parts, axis=1) for x in (*maps, bias)]
@@ -70,7 +68,7 @@ _join_gradients_once.defvjp(_join_forward, _join_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _attend_transposed(query, key, value, bias, wide):
+def _attend_transposed(query, key, value, bias, accum_dtype):
     """Attention of t windows with n pixels, from three [t, n, heads, d] and None or [t, n].
 
     The window's pixels are kept along the last axis: products are then 64 numbers wide, where a
@@ -80,36 +78,36 @@ def _attend_transposed(query, key, value, bias, wide):
     gradients. This equals the product of the output and its gradient (as in Dao et al.,
     FlashAttention, 2022, appendix B), which the additional channel subtracts.
     """
-    return _transposed_forward(query, key, value, bias, wide)[0]
+    return _transposed_forward(query, key, value, bias, accum_dtype)[0]
 
 
-def _transposed_forward(query, key, value, bias, wide):
+def _transposed_forward(query, key, value, bias, accum_dtype):
     t, _, heads, d = query.shape
     query = _channels_first(query * d**-0.5)
     key = _per_head(key)
     value = _channels_first(value)
     value = jnp.concatenate([value, jnp.ones_like(value[:, :1])], axis=1)
-    scores = jnp.einsum("tjd,tdi->tji", key, query, preferred_element_type=wide)
+    scores = jnp.einsum("tjd,tdi->tji", key, query, preferred_element_type=accum_dtype)
     if bias is not None:
         scores = scores + bias.repeat(heads, axis=0)[..., None]
     weights = jnp.exp(scores - scores.max(axis=1, keepdims=True)).astype(value.dtype)
-    sums = jnp.einsum("tdj,tji->tdi", value, weights, preferred_element_type=wide)
+    sums = jnp.einsum("tdj,tji->tdi", value, weights, preferred_element_type=accum_dtype)
     y, total = sums[:, :d] / sums[:, d:], sums[:, d:]
     saved = query, key, value, weights, y, total
     return _channels_last(y.astype(query.dtype), t), saved
 
 
-def _transposed_backward(wide, saved, gradient):
+def _transposed_backward(accum_dtype, saved, gradient):
     query, key, value, weights, y, total = saved
     (t, _, _, d), stored = gradient.shape, query.dtype
-    gradient = _channels_first(gradient).astype(wide) / total
+    gradient = _channels_first(gradient).astype(accum_dtype) / total
     along = (gradient * y).sum(axis=1, keepdims=True)
     # The barriers force XLA to write the transposed maps, so that it selects the faster products.
     value, key = lax.optimization_barrier((value.swapaxes(1, 2), key.swapaxes(1, 2)))
     # In full precision, as it subtracts numbers that may be close to each other.
     extended = jnp.concatenate([gradient, -along], axis=1)
-    to_weights = jnp.einsum("tjd,tdi->tji", value.astype(wide), extended)
-    to_scores = (weights.astype(wide) * to_weights).astype(stored)
+    to_weights = jnp.einsum("tjd,tdi->tji", value.astype(accum_dtype), extended)
+    to_scores = (weights.astype(accum_dtype) * to_weights).astype(stored)
     gradient = gradient.astype(stored)
     to_query = jnp.einsum("tdj,tji->tdi", key, to_scores)
     to_key = jnp.einsum("tji,tdi->tjd", to_scores, query)

@@ -100,13 +100,13 @@ def restoration(
         (loss, its metrics: `squared_error`; with more than one term also each of them, `loss_l1`,
         `loss_fft`, and `loss_NAME`).
     """
-    others = losses.registered(loss_terms)
+    terms = losses.registered(loss_terms)
     if fft_weight:
-        others = {"fft": (fft_weight, losses.fft_loss), **others}
+        terms = {"fft": (fft_weight, losses.fft_loss), **terms}
     loss, metrics = losses.l1_loss(restored, clean), {}
-    if others:
+    if terms:
         metrics["loss_l1"] = loss
-    for name, (weight, term) in others.items():
+    for name, (weight, term) in terms.items():
         metrics[f"loss_{name}"] = term(restored, clean)
         loss = loss + weight * metrics[f"loss_{name}"]
     return loss, metrics | {"squared_error": squared_error(restored, clean)}
