@@ -5,7 +5,7 @@
 
 The first command takes hours on two CPU cores. If it is stopped or killed, the same command
 continues. Every finished run appends one line to `OUTPUT/runs.jsonl`; all arms of one seed are run
-before the next seed (benchmarks/study.py). The second command reads these lines, also while runs
+before the next seed (experiment.py). The second command reads these lines, also while runs
 are missing, and writes `report.md` and `report.png`.
 
 `--rehearse` does everything with a tiny network and a few steps, in minutes.
@@ -22,8 +22,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import study
-from benchmarks.study import Job
+from benchmarks import experiment
+from benchmarks.experiment import Job
 
 STAGES = (25, 50, 75)  # percent of the pre-training, besides 0 ("scratch") and 100 ("dcpt")
 
@@ -47,7 +47,7 @@ ARMS = ("scratch", "reproduction", "dcpt", "direct", "maskdcpt", "longer")
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(study.Settings):
+class Settings(experiment.Settings):
     """Settings shared by all runs.
 
     Attributes:
@@ -77,7 +77,7 @@ def _prepared(config: Any, settings: Settings, **run: int) -> Any:
     # An untrained network that returns its input would reproduce clean images, leaving nothing to
     # learn for the reproduction arm.
     config.identity_start = False
-    return study.apply(config, settings, **run)
+    return experiment.apply(config, settings, **run)
 
 
 def pretraining_config(settings: Settings, name: str, seed: int) -> Any:
@@ -194,7 +194,7 @@ def measure_steps(settings: Settings) -> dict[str, float]:
     }
     rounds = 2 if settings.tiny else 10
     times = [{name: step.seconds(4) for name, step in steps.items()} for _ in range(rounds)]
-    return {name: median(one[name] for one in times[1:]) for name in steps}
+    return {name: median(step_times[name] for step_times in times[1:]) for name in steps}
 
 
 def open_experiment(output: Path, settings: Settings, arms: Sequence[str]) -> int:
@@ -206,7 +206,6 @@ def open_experiment(output: Path, settings: Settings, arms: Sequence[str]) -> in
 
     Raises:
         ValueError: if the folder holds an experiment with different settings.
-        ValueError: if the folder holds an experiment of other settings.
     """
 
     def measure() -> dict[str, Any]:
@@ -214,8 +213,8 @@ def open_experiment(output: Path, settings: Settings, arms: Sequence[str]) -> in
         more = round(settings.pretrain_steps * seconds["dcpt"] / seconds["restore"])
         return {"step_seconds": seconds, "more_steps": more}
 
-    found = study.open_experiment(output, settings, measure if "longer" in arms else None)
-    return found.get("more_steps", 0)
+    stored = experiment.open_experiment(output, settings, measure if "longer" in arms else None)
+    return stored.get("more_steps", 0)
 
 
 def run(output: Path, settings: Settings, *, arms: Sequence[str], **choice: Any) -> bool:
@@ -235,8 +234,8 @@ def run(output: Path, settings: Settings, *, arms: Sequence[str], **choice: Any)
     """
     more_steps = open_experiment(output, settings, arms)
     jobs = plan(output, settings, arms=arms, more_steps=more_steps, **choice)
-    print(f"{len(jobs)} runs, {len(study.left(jobs, output))} of them to do", flush=True)
-    return study.do(jobs, output)
+    print(f"{len(jobs)} runs, {len(experiment.unfinished(jobs, output))} of them to do", flush=True)
+    return experiment.run_all(jobs, output)
 
 
 # --- the command line ----------------------------------------------------------------------------
@@ -244,7 +243,7 @@ def run(output: Path, settings: Settings, *, arms: Sequence[str], **choice: Any)
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = study.parser(__doc__.splitlines()[0])
+    parser = experiment.parser(__doc__.splitlines()[0])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--stages", action="store_true",
                         help="also restore from parts of the pre-training, first seed")  # fmt: skip
@@ -268,7 +267,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
     """The settings that the options describe."""
     settings = Settings(options.photos, options.validation)
     if options.rehearse:
-        settings = dataclasses.replace(settings, **study.TINY, pretrain_steps=4, validations=2)
+        settings = dataclasses.replace(settings, **experiment.TINY, pretrain_steps=4, validations=2)
     given = {name: getattr(options, name) for name in SIZES}
     changes = {name: value for name, value in given.items() if value is not None}
     return dataclasses.replace(settings, **changes)
@@ -290,9 +289,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
 
     def report(output: Path) -> None:
-        evidence_report.write(output, study.read_runs(output))
+        evidence_report.write(output, experiment.read_runs(output))
 
-    return study.main(options, run_all, report)
+    return experiment.main(options, run_all, report)
 
 
 if __name__ == "__main__":

@@ -101,14 +101,14 @@ def restorations(runs: Iterable[Run]) -> dict[str, dict[int, Run]]:
     Raises:
         ValueError: if there is none.
     """
-    found: dict[str, dict[int, Run]] = {arm: {} for arm in ARMS}
+    by_arm: dict[str, dict[int, Run]] = {arm: {} for arm in ARMS}
     for run in runs:
-        if run["kind"] == "restore" and run["arm"] in found:
-            found[run["arm"]][run["seed"]] = run
-    found = {arm: seeds for arm, seeds in found.items() if seeds}
-    if not found:
+        if run["kind"] == "restore" and run["arm"] in by_arm:
+            by_arm[run["arm"]][run["seed"]] = run
+    by_arm = {arm: seeds for arm, seeds in by_arm.items() if seeds}
+    if not by_arm:
         raise ValueError("no restoration is finished yet: there is nothing to report")
-    return found
+    return by_arm
 
 
 def verdict(differences: Sequence[float]) -> str:
@@ -174,15 +174,17 @@ def _final_table(by_arm: Mapping[str, Mapping[int, Run]], metrics: Sequence[str]
 def _difference_table(by_arm: Mapping[str, Mapping[int, Run]], metrics: Sequence[str]) -> list[str]:
     rows = []
     for arm, other in COMPARISONS:
-        ours, theirs = by_arm.get(arm, {}), by_arm.get(other, {})
-        if not (seeds := sorted(ours.keys() & theirs.keys())):
+        treatment, reference = by_arm.get(arm, {}), by_arm.get(other, {})
+        if not (seeds := sorted(treatment.keys() & reference.keys())):
             continue
-        found = {
-            metric: [ours[s]["final"][metric] - theirs[s]["final"][metric] for s in seeds]
+        differences = {
+            metric: [treatment[s]["final"][metric] - reference[s]["final"][metric] for s in seeds]
             for metric in metrics
         }
-        cells = [spread(values, sign="+") for values in found.values()]
-        rows.append([f"{ARMS[arm]} vs. {ARMS[other]}", len(seeds), verdict(found["psnr"]), *cells])
+        cells = [spread(values, sign="+") for values in differences.values()]
+        rows.append(
+            [f"{ARMS[arm]} vs. {ARMS[other]}", len(seeds), verdict(differences["psnr"]), *cells]
+        )
     heads = ["arms", "seeds", "verdict on the mean", *map(_class_of, metrics)]
     return table(heads, rows) if rows else ["No two arms share a finished seed yet."]
 
@@ -195,7 +197,10 @@ def _stage_table(runs: Sequence[Run]) -> list[str]:
     for seed, pretraining in sorted(pretrainings.items()):
         if not any(s == seed and arm.startswith("dcpt_") for arm, s in restored):
             continue
-        accuracy = {one["step"]: f"{one['accuracy']:.1%}" for one in pretraining["along"]}
+        accuracy = {
+            validation["step"]: f"{validation['accuracy']:.1%}"
+            for validation in pretraining["along"]
+        }
         for percent in (0, 25, 50, 75, 100):
             arm = {0: "scratch", 100: "dcpt"}.get(percent, f"dcpt_{percent}")
             if (psnr := restored.get((arm, seed))) is not None:
@@ -208,11 +213,13 @@ def _stage_table(runs: Sequence[Run]) -> list[str]:
 
 def curves(seeds: Mapping[int, Run], metric: str) -> dict[int, list[float]]:
     """Values of one arm by step, for steps reached by all its finished seeds."""
-    found = collections.defaultdict(list)
+    values_by_step = collections.defaultdict(list)
     for run in seeds.values():
-        for one in run["along"]:
-            found[one["step"]].append(one[metric])
-    return {step: values for step, values in sorted(found.items()) if len(values) == len(seeds)}
+        for validation in run["along"]:
+            values_by_step[validation["step"]].append(validation[metric])
+    return {
+        step: values for step, values in sorted(values_by_step.items()) if len(values) == len(seeds)
+    }
 
 
 def _along_table(by_arm: Mapping[str, Mapping[int, Run]], metric: str) -> list[str]:
@@ -245,13 +252,13 @@ def plot(runs: Sequence[Run], file: Path) -> None:
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for panel, metric in zip(panels, metrics, strict=False):
         for arm, seeds in by_arm.items():
-            found = curves(seeds, metric)
+            points = curves(seeds, metric)
             colour, line = STYLES[arm]
-            means = [np.mean(values) for values in found.values()]
+            means = [np.mean(values) for values in points.values()]
             label = f"{ARMS[arm]} ({len(seeds)})"
-            panel.plot(list(found), means, color=colour, linestyle=line, label=label)
-            low, high = ([f(values) for values in found.values()] for f in (min, max))
-            panel.fill_between(list(found), low, high, color=colour, alpha=0.15, linewidth=0)
+            panel.plot(list(points), means, color=colour, linestyle=line, label=label)
+            low, high = ([f(values) for values in points.values()] for f in (min, max))
+            panel.fill_between(list(points), low, high, color=colour, alpha=0.15, linewidth=0)
         panel.set(title=_class_of(metric), xlabel="steps of restoration", ylabel="PSNR, dB")
     for panel in panels[len(metrics) :]:
         panel.set_axis_off()

@@ -5,7 +5,7 @@
 
 A training step is forward, L1 loss, backward and AdamW. If PyTorch is installed, a network of the
 same size (see `benchmarks.torch_runs`) runs in turn with ours, in its own process (see
-`benchmarks.in_turn`); compare ratios, not times. --threads sets the number of PyTorch's threads;
+`interleaved.py`); compare ratios, not times. --threads sets the number of PyTorch's threads;
 XLA uses all available cores (`taskset` restricts it).
 
 On CPUs ours uses huge pages and keeps its memory (`MEMORY`), as in `make demo`. PyTorch has the
@@ -28,7 +28,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.cases import FULL, SMALL, Case
-from benchmarks.in_turn import Side, time_in_turn
+from benchmarks.interleaved import Side, time_interleaved
 
 WHAT = ("forward", "training step")
 # Huge pages, and memory that is not returned after each step, see docs/models.md.
@@ -48,7 +48,7 @@ def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
         for other in sides[1:]:
             figures |= {f"{other.name}: {name}": value for name, value in other.facts.items()}
         for what in WHAT:
-            times = time_in_turn(sides, what, options.repetitions)
+            times = time_interleaved(sides, what, options.repetitions)
             for name, values in times.items():
                 figures[f"{what}: {name} ms"] = median(values)
                 figures[f"{what}: {name} fastest ms"] = min(values)

@@ -6,7 +6,7 @@
 For each seed, a network is trained for each of noise, rain and motion blur, and a classifier of
 five classes on its frozen features. The network is then fine-tuned to each of the other two
 degradations, without the classifier (`config.guidance = 0`) and with it. If it is stopped or
-killed, the same command continues (benchmarks/study.py). The second command writes `report.md` from
+killed, the same command continues (experiment.py). The second command writes `report.md` from
 the finished runs, also while runs are missing.
 
 `--rehearse` does two directions with a tiny network and a few steps. docs/transfer.md describes
@@ -24,15 +24,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import evidence_report, study
-from benchmarks.study import Job
+from benchmarks import evidence_report, experiment
+from benchmarks.experiment import Job
 
 TASKS = ("noise", "rain", "motion_blur")
 GUIDANCE = {"unguided": 0.0, "guided": 1.0}
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(study.Settings):
+class Settings(experiment.Settings):
     """Settings shared by all runs.
 
     Attributes:
@@ -66,7 +66,7 @@ def plan(
         config = configs.load("transfer" if kind in GUIDANCE else kind)
         config.update(changes)
         every = max(1, steps // settings.validations)
-        study.apply(config, settings, seed=seed, steps=steps, every=every)
+        experiment.apply(config, settings, seed=seed, steps=steps, every=every)
         workdir = output / f"seed_{seed}" / arm.replace(" ", "_") / kind
         jobs.append(Job(kind, arm, seed, workdir, config))
         return workdir
@@ -147,7 +147,7 @@ def _judged(gain: Mapping[int, float]) -> list[str]:
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = study.parser(__doc__.splitlines()[0])
+    parser = experiment.parser(__doc__.splitlines()[0])
     wanted = "degradations to go between (all; in a rehearsal: noise rain)"
     parser.add_argument("--tasks", nargs="+", choices=TASKS, help=wanted)
     for name in ("steps", "classify_steps", "transfer_steps"):
@@ -165,7 +165,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
     """The settings that the options describe."""
     settings = Settings(options.photos, options.validation)
     if options.rehearse:
-        tiny = {**study.TINY, "classify_steps": 4, "transfer_steps": 4, "validations": 2}
+        tiny = {**experiment.TINY, "classify_steps": 4, "transfer_steps": 4, "validations": 2}
         settings = dataclasses.replace(settings, **tiny)
     given = {name: getattr(options, name) for name in ("steps", "classify_steps", "transfer_steps")}
     return dataclasses.replace(settings, **{k: v for k, v in given.items() if v is not None})
@@ -177,17 +177,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def run(output: Path) -> bool:
         settings = settings_of(options)
-        study.open_experiment(output, settings)
+        experiment.open_experiment(output, settings)
         jobs = plan(output, settings, tasks=options.tasks, seeds=options.seeds)
-        print(f"{len(jobs)} runs, {len(study.left(jobs, output))} of them to do", flush=True)
-        return study.do(jobs, output)
+        print(
+            f"{len(jobs)} runs, {len(experiment.unfinished(jobs, output))} of them to do",
+            flush=True,
+        )
+        return experiment.run_all(jobs, output)
 
     def report(output: Path) -> None:
-        text = markdown(study.read_runs(output))
+        text = markdown(experiment.read_runs(output))
         (output / "report.md").write_text(text)
         print(f"{text}\nwritten: {output / 'report.md'}", flush=True)
 
-    return study.main(options, run, report)
+    return experiment.main(options, run, report)
 
 
 if __name__ == "__main__":

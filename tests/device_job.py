@@ -3,15 +3,15 @@
 import sys
 import time
 
-from benchmarks.device import turns
+from benchmarks.device import messages
 
 if __name__ == "__main__":
-    options = turns.arguments()
+    options = messages.arguments()
     if options["do"] == "crash":
         sys.exit("this went wrong")
     if options.get("timed"):
-        turns.wait_for_turn(prepared=1)
+        messages.wait_for_turn(prepared=1)
     began = time.time()
     print("libraries print here")
     time.sleep(60 if options["do"] == "hang" else 0.2)
-    turns.say("figures", {"began": began, "ended": time.time()})
+    messages.send("figures", {"began": began, "ended": time.time()})

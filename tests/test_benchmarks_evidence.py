@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import evidence, evidence_report, study
+from benchmarks import evidence, evidence_report, experiment
 from dcpt_jax import config as configs
 from dcpt_jax.train.run import prepare
 
@@ -188,8 +188,8 @@ def test_accuracy_against_what_restoration_gains():
 def test_the_report_of_a_folder(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     for run in three_seeds():
-        study.note(tmp_path, run)
-    assert study.read_runs(tmp_path) == three_seeds()
+        experiment.note(tmp_path, run)
+    assert experiment.read_runs(tmp_path) == three_seeds()
     assert evidence.main(["--report", "--output", str(tmp_path)]) == 0
     assert "better" in (tmp_path / "report.md").read_text()
     assert (tmp_path / "report.png").stat().st_size > 10_000
@@ -197,7 +197,7 @@ def test_the_report_of_a_folder(tmp_path, capsys):
 
 def test_the_table_does_not_need_matplotlib(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    study.note(tmp_path, restoration("scratch", 0, 20))
+    experiment.note(tmp_path, restoration("scratch", 0, 20))
     assert evidence.main(["--report", "--output", str(tmp_path)]) == 1
     assert "pip install matplotlib" in capsys.readouterr().out
     assert "20.00" in (tmp_path / "report.md").read_text()
@@ -225,13 +225,13 @@ def initial_network(config):
 def test_a_rehearsal_that_is_stopped_goes_on(tmp_path, photo_folder, monkeypatch, capsys):
     folders = ["--photos", str(photo_folder), "--validation", str(photo_folder)]
     command = ["--rehearse", "--output", str(tmp_path), "--seeds", "0", *folders]
-    monkeypatch.setattr(study, "execute", stopped_after(3, study.execute))
+    monkeypatch.setattr(experiment, "execute", stopped_after(3, experiment.execute))
     assert evidence.main(command) == 130
-    assert len(study.read_runs(tmp_path)) == 3
+    assert len(experiment.read_runs(tmp_path)) == 3
     monkeypatch.undo()
     evidence.main(command)
     assert "13 runs, 10 of them to do" in capsys.readouterr().out
-    runs = study.read_runs(tmp_path)
+    runs = experiment.read_runs(tmp_path)
     assert len(runs) == len({(run["kind"], run["arm"]) for run in runs}) == 6 + 4 + 3
     for run in runs:
         ends = [one["step"] for one in run["along"]]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import study, transfer
+from benchmarks import experiment, transfer
 from dcpt_jax import config as configs
 from tests.test_benchmarks_evidence import rows_of
 
@@ -31,13 +31,13 @@ def test_each_direction_is_run_with_and_without_guidance_from_one_network(tmp_pa
 def test_runs_whose_checkpoints_are_gone_are_done_again(tmp_path):
     jobs = planned(tmp_path, tasks=("noise", "rain"), seeds=(0,))
     for job in jobs[:-1]:
-        study.note(tmp_path, {"kind": job.kind, "arm": job.arm, "seed": 0})
-    again = [job.key[:2] for job in study.left(jobs, tmp_path)]
+        experiment.note(tmp_path, {"kind": job.kind, "arm": job.arm, "seed": 0})
+    again = [job.key[:2] for job in experiment.unfinished(jobs, tmp_path)]
     assert again == [("restore", "rain"), ("classify", "rain"), ("guided", "rain to noise")]
     (jobs[5].workdir / "checkpoints").mkdir(parents=True)  # the classifier's
-    assert study.left(jobs, tmp_path) == jobs[-1:]
-    study.note(tmp_path, {"kind": "guided", "arm": "rain to noise", "seed": 0})
-    assert study.left(jobs, tmp_path) == []
+    assert experiment.unfinished(jobs, tmp_path) == jobs[-1:]
+    experiment.note(tmp_path, {"kind": "guided", "arm": "rain to noise", "seed": 0})
+    assert experiment.unfinished(jobs, tmp_path) == []
 
 
 def finished(kind, arm, seed, **final):

@@ -1,4 +1,4 @@
-"""The kit that proves and measures everything on a GPU, as far as a CPU can try it."""
+"""The benchmarks for GPUs, as far as they can be tested on a CPU."""
 
 import argparse
 import json
@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.device import depthwise, drive, kernel_times, operations, table, variants
+from benchmarks.device import depthwise, driver, job_list, kernel_times, operations, table
 from dcpt_jax.models.formulation import ACCELERATOR, formulated
 from dcpt_jax.models.layers import depthwise_conv
 
@@ -29,7 +29,7 @@ FAST = {
     "nafnet step bfloat16 taps": {"ms": 80.0, "batch": 32, "compile s": 40.0,
                                   "kernels": [{"name": "all kernels", "ms": 79.0, "calls": 900}]},
     "nafnet step bfloat16 convolution": {"ms": 60.0, "batch": 16},
-    "nafnet step float32 taps": {"error": "not started: no time left"},
+    "nafnet step float32 taps": {"error": "not started: time limit reached"},
 }  # fmt: skip
 
 
@@ -39,39 +39,41 @@ def line_of(text, name):
 
 
 def test_the_table_compares_images_not_steps():
-    text = table.text(results(fast=FAST))
+    text = table.text(results(networks=FAST))
     assert line_of(text, "nafnet step bfloat16 taps")[-1] == "2.50"
     assert line_of(text, "nafnet step bfloat16 convolution")[-1] == "1.67"
     assert line_of(text, "nafnet step float32 taps")[4:] == [
         "not",
         "started:",
-        "no",
         "time",
-        "left",
+        "limit",
+        "reached",
     ]
     assert "79.000 ms     900 x all kernels" in text
 
 
-def test_the_table_says_what_is_wrong_or_missing():
+def test_the_table_reports_failed_and_missing_results():
     text = table.text(
         results(
-            right={
+            recordings={
                 "nafnet_small": {
                     "nafnet_small, highest": {"right": False, "relative": 1.0, "of allowed": 9.0},
                     "nafnet_small, default": {"error": "XlaRuntimeError: no such algorithm"},
                     "error": "no time left",
                 }
             },
-            micro={"operations": {"agreement": {"taps": 1e-7, "pallas": "it does not compile"}}},
+            operations={
+                "operations": {"agreement": {"taps": 1e-7, "pallas": "it does not compile"}}
+            },
         )
     )
-    assert line_of(text, "nafnet_small, highest")[2] == "WRONG"
+    assert line_of(text, "nafnet_small, highest")[2] == "FAILED"
     assert "no such algorithm" in text and "no time left" in text
     assert "agreement in float32: {'pallas': 'it does not compile'}" in text
 
 
 def test_costs_are_those_of_the_published_schedule_by_our_fastest_step():
-    (hours,) = results(fast=FAST)["cost"].values()  # 750,000 steps of 24 images of 80 ms / 32
+    (hours,) = results(networks=FAST)["cost"].values()  # 750,000 steps of 24 images of 80 ms / 32
     assert hours == pytest.approx(750_000 * 24 * 80e-3 / 32 / 3600)
 
 
@@ -97,19 +99,19 @@ def test_kernels_are_summed_over_the_streams_of_devices():
 def driven(tmp_path, jobs, **changes):
     options = argparse.Namespace(budget=30, slots=4, out=tmp_path, rehearse=True, after=None)
     vars(options).update(changes)
-    driver = drive.Driver(options, {})
-    driver.run(jobs)
-    assert json.loads((tmp_path / "results.json").read_text()) == driver.results
-    return {job.name: driver.results["parts"]["fast"].get(job.name) for job in jobs}
+    kit = driver.Driver(options, {})
+    kit.run(jobs)
+    assert json.loads((tmp_path / "results.json").read_text()) == kit.results
+    return {job.name: kit.results["parts"]["networks"].get(job.name) for job in jobs}
 
 
 def job(name, do="measure", timed=True, seconds=20):
-    return variants.Job(
-        name, "fast", "tests.device_job", {"do": do, "timed": timed}, timed, seconds
+    return job_list.Job(
+        name, "networks", "tests.device_job", {"do": do, "timed": timed}, timed, seconds
     )
 
 
-def test_turns_do_not_overlap_and_failures_are_told(tmp_path):
+def test_turns_do_not_overlap_and_failures_are_reported(tmp_path):
     found = driven(
         tmp_path,
         [job("a"), job("b"), job("crashing", "crash"), job("hanging", "hang", seconds=0.5)],
@@ -118,21 +120,21 @@ def test_turns_do_not_overlap_and_failures_are_told(tmp_path):
     assert first[1] <= second[0]
     assert "this went wrong" in found["crashing"]["error"]
     assert found["hanging"]["prepared"] == 1
-    assert "longer than 0.5 s in its turn" in found["hanging"]["error"]
+    assert "exceeded its time limit of 0.5 s" in found["hanging"]["error"]
 
 
-def test_what_the_budget_does_not_reach_is_told(tmp_path):
+def test_jobs_beyond_the_budget_are_reported(tmp_path):
     found = driven(
         tmp_path, [job("endless", "hang", timed=False), job("late")], budget=1.5, slots=1
     )
-    assert "no time left, it was running" in found["endless"]["error"]
-    assert found["late"] == {"error": "not started: no time left"}
+    assert "time limit reached while running" in found["endless"]["error"]
+    assert found["late"] == {"error": "not started: time limit reached"}
 
 
 def test_every_job_of_the_kit_has_a_name_of_its_own():
-    jobs = variants.all_jobs(tiny=False, golden="golden", photos="", out="out")
+    jobs = job_list.all_jobs(tiny=False, golden="golden", photos="", out="out")
     assert len({one.name for one in jobs}) == len(jobs)
-    assert {one.part for one in jobs} == set(drive.PARTS) - {"profile"}
+    assert {one.part for one in jobs} == set(driver.PARTS) - {"profile"}
     assert sum(bool(one.arguments.get("profile")) for one in jobs) == 5
 
 
@@ -181,12 +183,12 @@ def test_the_rehearsal_measures_every_part(tmp_path, shared):
     }
     assert not wrong
     parts = found["parts"]
-    assert parts["fast"]["nafnet step float32 package"]["finite"]
-    assert len(parts["fast"]["nafnet step float32 package"]["kernels"]) > 3
-    agreement = parts["micro"]["operations"]["agreement"]
+    assert parts["networks"]["nafnet step float32 package"]["finite"]
+    assert len(parts["networks"]["nafnet step float32 package"]["kernels"]) > 3
+    agreement = parts["operations"]["operations"]["agreement"]
     assert max(agreement.values()) < 1e-5
-    assert all(one["right"] for one in parts["whole"]["commands"].values() if "right" in one)
-    assert all(one["right"] for one in parts["right"]["dc_nafnet"].values())
-    assert 0 <= parts["fed"]["input pipeline"]["data_wait"] <= 1
+    assert all(one["right"] for one in parts["commands"]["commands"].values() if "right" in one)
+    assert all(one["right"] for one in parts["recordings"]["dc_nafnet"].values())
+    assert 0 <= parts["pipeline"]["input pipeline"]["data_wait"] <= 1
     assert (tmp_path / "run.tar.gz").stat().st_size < 16e6
     assert "share of peak" in done.stdout

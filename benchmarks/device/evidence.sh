@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The experiment of docs/evidence.md on one GPU, its three seeds beside each other.
+# The experiment of docs/evidence.md on one GPU, its three seeds in parallel.
 #
 #   benchmarks/device/evidence.sh --photos DIR --validation DIR --output DIR [--seconds N]
 #       [--arms "scratch dcpt"] [--then "longer"] [FLAG...]
@@ -7,7 +7,7 @@
 # --arms are done by all seeds before those of --then. FLAGs, such as --steps 6000, go to
 # benchmarks.evidence. A small network's steps are short, and one process alone leaves the GPU idle
 # most of the time; each seed has a third of the cores. At the end of --seconds all are stopped, and
-# the same command continues. Needs what prepare.sh collects.
+# the same command continues. Needs the files of prepare.sh.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 seconds=500 arms="scratch dcpt" later= output=

@@ -28,10 +28,10 @@ def of(run: Callable[[], None], folder: str, *, runs: int, most: int = 25) -> li
     with jax.profiler.trace(folder):
         for _ in range(runs):
             run()
-    found = sorted(Path(folder).rglob("*.trace.json.gz"))
-    if not found:
+    traces = sorted(Path(folder).rglob("*.trace.json.gz"))
+    if not traces:
         raise FileNotFoundError(f"the profiler wrote no trace.json.gz in {folder}")
-    with gzip.open(found[-1]) as file:
+    with gzip.open(traces[-1]) as file:
         return summary(json.load(file)["traceEvents"], runs=runs, most=most)
 
 

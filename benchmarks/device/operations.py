@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.device import depthwise, turns
+from benchmarks.device import depthwise, messages
 from dcpt_jax.models import cpu, layers
 from dcpt_jax.models.formulation import ACCELERATOR, formulated
 
@@ -48,16 +48,16 @@ def cases(tiny: bool) -> Iterator[Case]:
             ((32, 16, 16, 512), 1024),
         ]
     ):
-        for how, function in (("convolution", layers.plain_conv), ("product", _by_product)):
-            yield f"pointwise {how}", function, (shape, (1, 1, shape[3], out)), "bfloat16"
+        for name, function in (("convolution", layers.plain_conv), ("product", _by_product)):
+            yield f"pointwise {name}", function, (shape, (1, 1, shape[3], out)), "bfloat16"
     shape = (2, 16, 16, 16) if tiny else (32, 128, 128, 64)
-    for how, function in (
+    for name, function in (
         ("plain", _as_accelerator(functools.partial(layers.normalise, centred=True))),
         ("cpu", functools.partial(cpu.norms.normalise, centred=True)),
     ):
         function = functools.partial(function, epsilon=1e-6)
         for dtype in ("bfloat16", "float32"):
-            yield f"norm {how}", _in_float32(function), (shape,), dtype
+            yield f"norm {name}", _in_float32(function), (shape,), dtype
     for name, function in (
         ("gelu cpu", cpu.gelu.gelu),
         ("gelu plain", _as_accelerator(layers.gelu)),
@@ -114,30 +114,30 @@ def compile_case(case: Case) -> dict[str, Any]:
     inputs = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
     inputs.append(jax.eval_shape(function, *inputs))
     programs = {}
-    for what, program in forward_and_both(function).items():
+    for passes, program in forward_and_both(function).items():
         try:
-            programs[what] = jax.jit(program).lower(*inputs).compile()
+            programs[passes] = jax.jit(program).lower(*inputs).compile()
         except Exception as error:
-            programs[what] = f"{type(error).__name__}: {error}"[-600:]
+            programs[passes] = f"{type(error).__name__}: {error}"[-600:]
     return {"programs": programs, "inputs": inputs}
 
 
-def time_case(found: dict[str, Any]) -> dict[str, Any]:
+def time_case(case: dict[str, Any]) -> dict[str, Any]:
     """Microseconds of each program of a case; the error text if it failed."""
-    bytes_of_all = sum(math.prod(x.shape) * x.dtype.itemsize for x in found["inputs"])
+    bytes_of_all = sum(math.prod(x.shape) * x.dtype.itemsize for x in case["inputs"])
     sets = [
-        [_random(x, seed) for x in found["inputs"]]
+        [_random(x, seed) for x in case["inputs"]]
         for seed in range(1 + math.ceil(_ROTATED_BYTES / bytes_of_all) if bytes_of_all > 1e6 else 1)
     ][:16]
     figures = {}
-    for what, program in found["programs"].items():
+    for passes, program in case["programs"].items():
         if isinstance(program, str):
-            figures[f"{what}: error"] = program
+            figures[f"{passes}: error"] = program
             continue
         try:
-            figures[f"{what} us"] = microseconds(program, sets)
+            figures[f"{passes} us"] = microseconds(program, sets)
         except Exception as error:
-            figures[f"{what}: error"] = f"{type(error).__name__}: {error}"[-600:]
+            figures[f"{passes}: error"] = f"{type(error).__name__}: {error}"[-600:]
     return figures
 
 
@@ -182,16 +182,16 @@ def agreement(tiny: bool) -> dict[str, Any]:
         try:
             with jax.default_matmul_precision("highest"):
                 value, (to_x, to_kernel) = jax.jit(forward_and_both(function)["both"])(*inputs)
-            outputs[name] = [np.asarray(one, np.float64) for one in (value, to_x, to_kernel)]
+            outputs[name] = [np.asarray(array, np.float64) for array in (value, to_x, to_kernel)]
         except Exception as error:
             outputs[name] = f"{type(error).__name__}: {error}"[-600:]
-    right = outputs["convolution"]
+    reference = outputs["convolution"]
     return {
-        name: found if isinstance(found, str) else max(
-            float(np.linalg.norm(one - other) / np.linalg.norm(other))
-            for one, other in zip(found, right, strict=True)
+        name: arrays if isinstance(arrays, str) else max(
+            float(np.linalg.norm(array - expected) / np.linalg.norm(expected))
+            for array, expected in zip(arrays, reference, strict=True)
         )
-        for name, found in outputs.items()
+        for name, arrays in outputs.items()
     }  # fmt: skip
 
 
@@ -210,30 +210,30 @@ def ceilings(tiny: bool) -> dict[str, Any]:
 
 def main() -> None:
     """Compiles everything, waits for the turn, and times within its limit."""
-    options = turns.arguments()
+    options = messages.arguments()
     jax.config.update("jax_enable_compilation_cache", False)
-    tiny, listed = options["tiny"], list(cases(options["tiny"]))
+    tiny, case_list = options["tiny"], list(cases(options["tiny"]))
     with concurrent.futures.ThreadPoolExecutor(options["threads"]) as pool:
         largest = ceilings(tiny)
-        found = list(pool.map(compile_case, listed))
+        compiled_cases = list(pool.map(compile_case, case_list))
     agreements = agreement(tiny)
-    turns.wait_for_turn(agreement=agreements)
-    began = time.perf_counter()
+    messages.wait_for_turn(agreement=agreements)
+    start = time.perf_counter()
     for name, (program, inputs, count, unit) in largest.items():
         spent = microseconds(program, [[_random(x, i) for i, x in enumerate(inputs)]])
-        turns.say("figures", {name: {unit: count / spent / 1e6, "us": spent}})
-    for case, compiled in zip(listed, found, strict=True):
+        messages.send("figures", {name: {unit: count / spent / 1e6, "us": spent}})
+    for case, compiled in zip(case_list, compiled_cases, strict=True):
         name, _, shapes, dtype = case
         label = f"{name}, {'x'.join(map(str, shapes[0]))} {dtype}"
         if len(shapes) > 1 and "pointwise" in name:
             label += f" -> {shapes[1][3]}"
-        if time.perf_counter() - began > options["seconds"]:
-            turns.say("figures", {label: {"error": "no time left"}})
+        if time.perf_counter() - start > options["seconds"]:
+            messages.send("figures", {label: {"error": "time limit reached"}})
             continue
         try:
-            turns.say("figures", {label: time_case(compiled)})
+            messages.send("figures", {label: time_case(compiled)})
         except Exception:
-            turns.say("figures", {label: {"error": traceback.format_exc()[-600:]}})
+            messages.send("figures", {label: {"error": traceback.format_exc()[-600:]}})
         compiled.clear()
 
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Collects what a bare GPU machine lacks, in folders that git ignores: wheels for Python 3.12 in
-# .whl, and the recordings that the kit compares with in .device/golden. See README.md.
+# Collects the files that a bare GPU machine lacks, in folders that git ignores: wheels for Python
+# 3.12 in .whl, and the recordings to compare with in .device/golden. See README.md.
 #   benchmarks/device/prepare.sh [RECORDINGS]
 set -e
 cd "$(dirname "$0")/../.."
@@ -9,7 +9,7 @@ mkdir -p .whl .device/golden
 for name in grain array-record portpicker clu ml-collections; do
     wanted="$wanted $(sed -n "s/^\($name==[^ ]*\).*/\1/p" constraints.txt)"
 done
-# PyTorch's NAFNet and SwinIR, to compare with.
+# For PyTorch's NAFNet and SwinIR.
 wanted="$wanted spandrel==0.4.2"
 # shellcheck disable=SC2086
 python3 -m pip download -q --no-deps --only-binary=:all: --python-version 3.12 \
@@ -22,6 +22,6 @@ if [ -d "$golden" ]; then
         --exclude='init_net_*' -cf - models classifiers train | tar -C .device/golden -xf -
     chmod -R u+w .device/golden
 else
-    echo "no folder of recordings is named: nothing will be compared" >&2
+    echo "no folder of recordings given: nothing will be compared" >&2
 fi
 du -sh .whl .device

@@ -1,4 +1,4 @@
 #!/bin/sh
-# Proves and measures the package on a GPU: run.sh --budget SECONDS --out DIR (see README.md).
+# Tests and measures the package on a GPU: run.sh --budget SECONDS --out DIR (see README.md).
 cd "$(dirname "$0")/../.." || exit
-exec "${PYTHON:-python3}" -m benchmarks.device.drive "$@"
+exec "${PYTHON:-python3}" -m benchmarks.device.driver "$@"

@@ -14,6 +14,9 @@ from typing import Any
 from dcpt_jax import config as configs
 
 NETWORKS = ("nafnet", "restormer", "promptir", "swinir")
+# Names of the parts in the results of 2026-11-27.
+_EARLIER_NAMES = {"right": "recordings", "micro": "operations", "fast": "networks"}
+_EARLIER_NAMES |= {"fed": "pipeline", "whole": "commands"}
 _COLUMNS = ("ms", "batch", "peak GB", "compile s", "teraflops/s", "share of peak")
 
 
@@ -21,61 +24,66 @@ def costs(results: dict[str, Any]) -> dict[str, float]:
     """Device-hours of the published five-class schedules, with the fastest of our steps.
 
     Only steps are counted. A pre-training step also trains the classifier, and costs more than the
-    measured restoration step: see `fed` for a complete one of NAFNet.
+    measured restoration step: see the part "pipeline" for a complete one of NAFNet.
     """
-    found = {}
+    hours = {}
     for name in NETWORKS:
         steps = {
-            key: one["ms"] / one["batch"]
-            for key, one in results["parts"].get("fast", {}).items()
-            if key.startswith(f"{name} step bfloat16") and "torch" not in key and "ms" in one
+            key: figures["ms"] / figures["batch"]
+            for key, figures in _parts(results).get("networks", {}).items()
+            if key.startswith(f"{name} step bfloat16") and "torch" not in key and "ms" in figures
         }
         if steps:
             config = configs.load("restore", f"{name},5d")
             per_step = min(steps.values()) * config.batch_size
-            found[f"{name}: {config.num_steps} steps of {config.batch_size}, bfloat16, hours"] = (
+            hours[f"{name}: {config.num_steps} steps of {config.batch_size}, bfloat16, hours"] = (
                 config.num_steps * per_step / 3.6e6
             )
-    return found
+    return hours
+
+
+def _parts(results: dict[str, Any]) -> dict[str, Any]:
+    """The results of each part by its name."""
+    return {_EARLIER_NAMES.get(name, name): part for name, part in results["parts"].items()}
 
 
 def text(results: dict[str, Any]) -> str:
     """All tables, with a line for each available or missing result."""
-    facts, parts = results["facts"], results["parts"]
+    facts, parts = results["facts"], _parts(results)
     lines = [f"{facts['card']}; {facts['machine']}; {facts['date']}; {facts['seconds']:.0f} s"]
-    lines += ["", "right", *_right(parts.get("right", {}))]
-    lines += ["", "operations", *_operations(parts.get("micro", {}))]
-    lines += ["", *_fast(parts.get("fast", {}))]
-    for part in ("fed", "whole"):
+    lines += ["", "recordings", *_recordings(parts.get("recordings", {}))]
+    lines += ["", "operations", *_operations(parts.get("operations", {}))]
+    lines += ["", *_networks(parts.get("networks", {}))]
+    for part in ("pipeline", "commands"):
         lines += ["", part, *_plain(parts.get(part, {}))]
-    lines += ["", "cost", *(f"  {key}: {hours:,.0f}" for key, hours in results["cost"].items())]
+    lines += ["", "cost", *(f"  {key}: {value:,.0f}" for key, value in results["cost"].items())]
     return "\n".join(lines)
 
 
-def _right(part: dict[str, Any]) -> Iterator[str]:
+def _recordings(part: dict[str, Any]) -> Iterator[str]:
     for job, figures in part.items():
-        for name, one in figures.items():
-            if isinstance(one, dict) and "relative" in one:
-                verdict = "right" if one["right"] else "WRONG"
-                yield (f"  {name:34}{verdict}  relative {one['relative']:.1e}  "
-                       f"of allowed {one['of allowed']:.2g}")  # fmt: skip
-            elif isinstance(one, dict):
-                yield f"  {name:34}{_short(one.get('error', ''))}"
+        for name, check in figures.items():
+            if isinstance(check, dict) and "relative" in check:
+                verdict = "passed" if check["right"] else "FAILED"
+                yield (f"  {name:34}{verdict}  relative {check['relative']:.1e}  "
+                       f"of allowed {check['of allowed']:.2g}")  # fmt: skip
+            elif isinstance(check, dict):
+                yield f"  {name:34}{_short(check.get('error', ''))}"
         if "error" in figures:
             yield f"  {job:34}{_short(figures['error'])}"
 
 
 def _operations(part: dict[str, Any]) -> Iterator[str]:
     for figures in part.values():
-        for name, one in figures.items():
-            if isinstance(one, dict) and name != "agreement":
+        for name, timings in figures.items():
+            if isinstance(timings, dict) and name != "agreement":
                 cells = (
                     f"{key} {value:,.1f}" if isinstance(value, float) else f"{key} {_short(value)}"
-                    for key, value in one.items()
+                    for key, value in timings.items()
                 )
                 yield f"  {name:54}" + "  ".join(cells)
             elif name == "agreement":
-                wrong = {key: value for key, value in one.items() if not _small(value)}
+                wrong = {key: value for key, value in timings.items() if not _small(value)}
                 yield f"  agreement in float32: {_short(wrong or 'all')}"
         if "error" in figures:
             yield f"  {_short(figures['error'])}"
@@ -85,23 +93,25 @@ def _small(value: Any) -> bool:
     return isinstance(value, float) and value < 1e-4
 
 
-def _fast(part: dict[str, Any]) -> Iterator[str]:
-    yield f"{'fast':44}" + "".join(f"{column:>14}" for column in (*_COLUMNS, "eager/this"))
+def _networks(part: dict[str, Any]) -> Iterator[str]:
+    yield f"{'networks':44}" + "".join(f"{column:>14}" for column in (*_COLUMNS, "eager/this"))
     eager = {
-        key.removesuffix(" torch eager"): one["ms"] / one["batch"]
-        for key, one in part.items()
-        if key.endswith(" torch eager") and "ms" in one
+        key.removesuffix(" torch eager"): figures["ms"] / figures["batch"]
+        for key, figures in part.items()
+        if key.endswith(" torch eager") and "ms" in figures
     }
-    for name, one in part.items():
-        if "ms" not in one:
-            yield f"  {name:42}{_short(one.get('error', 'nothing'))}"
+    for name, figures in part.items():
+        if "ms" not in figures:
+            yield f"  {name:42}{_short(figures.get('error', 'nothing'))}"
             continue
-        cells = [f"{one[c]:14,.3f}" if c in one else f"{'-':>14}" for c in _COLUMNS]
+        cells = [f"{figures[c]:14,.3f}" if c in figures else f"{'-':>14}" for c in _COLUMNS]
         base = next((ms for key, ms in eager.items() if name.startswith(f"{key} ")), None)
-        cells.append(f"{base / (one['ms'] / one['batch']):14,.2f}" if base else f"{'-':>14}")
+        cells.append(
+            f"{base / (figures['ms'] / figures['batch']):14,.2f}" if base else f"{'-':>14}"
+        )
         yield f"  {name:42}" + "".join(cells)
-    for name, one in part.items():
-        for kernel in one.get("kernels", [])[:8]:
+    for name, figures in part.items():
+        for kernel in figures.get("kernels", [])[:8]:
             yield (f"  {name}: {kernel['ms']:9.3f} ms {kernel['calls']:7.0f} x "
                    f"{kernel['name'][:70]}")  # fmt: skip
 

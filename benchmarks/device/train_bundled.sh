@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Goes on training the bundled network on a GPU within a time limit, then its classifier.
+# Continues training the bundled network on a GPU within a time limit, then its classifier.
 #
 #   benchmarks/device/train_bundled.sh --photos DIR --runs DIR --out DIR [--seconds N]
 #       [--init FOLDER] [--restore-steps N] [--classify-steps N] [--reserve N] [FLAG...]
 #
 # FLAGs, such as --config.batch_size=2, go to both commands. --reserve: seconds that the first leaves
-# to the second. Needs what prepare.sh collects. Each stage is a command of configs/bundled.py. An
+# to the second. Needs the files of prepare.sh. Each stage is a command of configs/bundled.py. An
 # H200 did 58 steps a second with batch 16, after 80 s of starting and compiling: 540 seconds are
 # about 20,000 steps. A stage that does not end in time saves a checkpoint (SIGTERM) below --runs,
 # and the same command continues it. Weights, metrics and logs go to --out as parts of one tar file

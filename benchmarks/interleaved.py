@@ -1,4 +1,4 @@
-"""Times functions of several processes in turn.
+"""Times functions of several processes, interleaved.
 
 Each side of a comparison has its own process, memory and environment: in one process, memory
 allocation of one framework fragments the heap of the other, and settings that help one (huge pages)
@@ -57,7 +57,7 @@ class Side:
         self.name = name
         paths = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.in_turn", make, json.dumps(arguments)],
+            [sys.executable, "-m", "benchmarks.interleaved", make, json.dumps(arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -67,22 +67,22 @@ class Side:
                 "PYTHONPATH": os.pathsep.join(filter(None, paths)),
             },
         )
-        self.facts, self.missing = self._answer()
+        self.facts, self.missing = self._receive()
 
-    def time(self, what: str) -> float:
+    def time(self, function: str) -> float:
         """Milliseconds per run of a function: the median of a turn, without its first run."""
-        self._ask(what)
-        return self._answer()
+        self._request(function)
+        return self._receive()
 
     def peak_bytes(self) -> int:
         """Peak memory of the process, as seen by the system."""
-        self._ask("")
-        return self._answer()
+        self._request("")
+        return self._receive()
 
-    def _ask(self, what: str) -> None:
-        print(what, file=self._process.stdin, flush=True)
+    def _request(self, function: str) -> None:
+        print(function, file=self._process.stdin, flush=True)
 
-    def _answer(self) -> Any:
+    def _receive(self) -> Any:
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"{self.name} ended with exit code {self._process.wait()}")
@@ -102,17 +102,21 @@ class Side:
         self._process.stdout.close()
 
 
-def time_in_turn(sides: Sequence[Side], what: str, repetitions: int) -> dict[str, list[float]]:
+def time_interleaved(
+    sides: Sequence[Side], function: str, repetitions: int
+) -> dict[str, list[float]]:
     """Milliseconds of each repetition on each side; each round has all sides."""
-    rounds = [{side.name: side.time(what) for side in sides} for _ in range(repetitions + WARM_UP)]
-    return {side.name: [one[side.name] for one in rounds[WARM_UP:]] for side in sides}
+    rounds = [
+        {side.name: side.time(function) for side in sides} for _ in range(repetitions + WARM_UP)
+    ]
+    return {side.name: [times[side.name] for times in rounds[WARM_UP:]] for side in sides}
 
 
 def _serve(make: str, arguments: str) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # redirects the output of libraries
 
-    def answer(value: Any) -> None:
+    def send(value: Any) -> None:
         print(json.dumps(value), file=answers, flush=True)
 
     module, function = make.split(":")
@@ -121,14 +125,14 @@ def _serve(make: str, arguments: str) -> None:
             **json.loads(arguments)
         )
     except ImportError as error:
-        answer([{}, str(error)])
+        send([{}, str(error)])
         return
-    answer([facts, ""])
+    send([facts, ""])
     for line in sys.stdin:
-        if what := line.rstrip("\n"):
-            answer(median([_milliseconds(functions[what]) for _ in range(RUNS)][1:]))
+        if requested := line.rstrip("\n"):
+            send(median([_milliseconds(functions[requested]) for _ in range(RUNS)][1:]))
         else:
-            answer(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+            send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
 def _milliseconds(function: Callable[[], None]) -> float:

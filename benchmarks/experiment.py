@@ -163,7 +163,7 @@ def _line(job: Job, seconds: float) -> dict[str, Any]:
     ]
     defaults = configs.load(job.config.mode)
     changes = configs.differences(configs.to_json(defaults), configs.to_json(job.config))
-    places = ("config.data.root", "config.validation.root", "config.init_from")
+    paths = ("config.data.root", "config.validation.root", "config.init_from")
     return {
         "kind": job.kind,
         "arm": job.arm,
@@ -172,7 +172,7 @@ def _line(job: Job, seconds: float) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "along": along,
         "final": along[-1],
-        "config": [change for change in changes if not change.startswith(places)],
+        "config": [change for change in changes if not change.startswith(paths)],
         "versions": versions(),
     }
 
@@ -187,9 +187,9 @@ def versions() -> dict[str, str]:
     import dcpt_jax
 
     packages = (dcpt_jax, jax, flax, optax, numpy)
-    found = {package.__name__: package.__version__ for package in packages}
+    package_versions = {package.__name__: package.__version__ for package in packages}
     device = jax.devices()[0].device_kind
-    return {**found, "python": platform.python_version(), "device": device}
+    return {**package_versions, "python": platform.python_version(), "device": device}
 
 
 def open_experiment(
@@ -217,49 +217,49 @@ def open_experiment(
     # Folder names without parents, as the experiment may move to another machine.
     wanted |= {name: Path(wanted[name]).name for name in ("photos", "validation")}
     with _alone(output):
-        found = json.loads(file.read_text()) if file.exists() else {"settings": wanted}
+        stored = json.loads(file.read_text()) if file.exists() else {"settings": wanted}
         drift = [
-            f"{key}: {found['settings'].get(key)!r} -> {value!r}"
+            f"{key}: {stored['settings'].get(key)!r} -> {value!r}"
             for key, value in wanted.items()
-            if found["settings"].get(key) != value
+            if stored["settings"].get(key) != value
         ]
         if drift:
             raise ValueError(
                 f"{output} holds an experiment of other settings ({'; '.join(drift)}); repeat its "
                 "flags to continue it, or use another --output"
             )
-        if measure and len(found) == 1:
-            found |= measure()
-        files.write_json(file, found)
-    return found
+        if measure and len(stored) == 1:
+            stored |= measure()
+        files.write_json(file, stored)
+    return stored
 
 
-def left(jobs: Sequence[Job], output: Path) -> list[Job]:
+def unfinished(jobs: Sequence[Job], output: Path) -> list[Job]:
     """The unfinished jobs, and those whose checkpoints are needed by them but were deleted."""
     finished = {(line["kind"], line["arm"], line["seed"]) for line in read_runs(output)}
-    found: list[Job] = []
+    needed: list[Job] = []
     for job in reversed(jobs):
         lost = not (job.workdir / "checkpoints").is_dir()
-        if job.key not in finished or (lost and any(one.starts_from(job) for one in found)):
-            found.insert(0, job)
-    return found
+        if job.key not in finished or (lost and any(other.starts_from(job) for other in needed)):
+            needed.insert(0, job)
+    return needed
 
 
-def do(jobs: Sequence[Job], output: Path) -> bool:
-    """Executes all runs of an experiment that are `left`, in order of their dependencies.
+def run_all(jobs: Sequence[Job], output: Path) -> bool:
+    """Executes all runs of an experiment that are `unfinished`, in order of their dependencies.
 
     Checkpoints from which no other run starts are deleted when a run is recorded.
 
     Returns:
         Whether all are finished; False if a signal stopped it.
     """
-    for job in left(jobs, output):
+    for job in unfinished(jobs, output):
         number = f"run {jobs.index(job) + 1} of {len(jobs)}"
         print(f"\n{number}: {job.kind}, {job.arm}, seed {job.seed}", flush=True)
         line = execute(job)
         if line is None:
             return False
-        if job.key not in {(one["kind"], one["arm"], one["seed"]) for one in read_runs(output)}:
+        if job.key not in {(run["kind"], run["arm"], run["seed"]) for run in read_runs(output)}:
             note(output, line)
         if not any(other.starts_from(job) for other in jobs):
             shutil.rmtree(job.workdir / "checkpoints", ignore_errors=True)

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import torch_runs
 from benchmarks.cases import images
-from benchmarks.device import turns
+from benchmarks.device import messages
 from dcpt_jax.models import create_model
 
 
@@ -20,12 +20,12 @@ def main() -> None:
     `torch.compile` compiles at the first run, so the device is used before the turn. Without it,
     nothing runs there before the turn.
     """
-    options = turns.arguments()
-    place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if place.type == "cuda":
+    options = messages.arguments()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    what = {"step": "training step", "forward": "forward"}[options["what"]]
+    function = {"step": "training step", "forward": "forward"}[options["what"]]
     arguments = create_model(options["architecture"], **options["arguments"]).arguments()
 
     model = torch_runs.network(options["architecture"], arguments, options["size"])
@@ -34,27 +34,29 @@ def main() -> None:
         runs, facts = torch_runs.runners(
             model,
             images(batch, options["size"]),
-            place,
+            device,
             dtype=options["dtype"],
-            channels_last=place.type == "cuda",
+            channels_last=device.type == "cuda",
             compiled=options["compiled"],
-            what=(what,),
+            what=(function,),
         )
-        return runs[what], {key.removeprefix(f"{what}: "): value for key, value in facts.items()}
+        return runs[function], {
+            key.removeprefix(f"{function}: "): value for key, value in facts.items()
+        }
 
     start = time.perf_counter()
     if options["compiled"]:
         run, facts = fitting(prepared, options["batch"])
-        if place.type == "cuda":
+        if device.type == "cuda":
             torch.cuda.empty_cache()
-        turns.wait_for_turn(**facts, **{"prepare s": time.perf_counter() - start})
+        messages.wait_for_turn(**facts, **{"prepare s": time.perf_counter() - start})
     else:
-        turns.wait_for_turn()
+        messages.wait_for_turn()
         run, facts = fitting(prepared, options["batch"])
-    figures = facts | turns.milliseconds(run, seconds=options["seconds"])
+    figures = facts | messages.milliseconds(run, seconds=options["seconds"])
     if "peak MB" in figures:
         figures["peak GB"] = figures.pop("peak MB") / 1e3
-    turns.say("figures", figures | {"version": torch.__version__})
+    messages.send("figures", figures | {"version": torch.__version__})
 
 
 def fitting(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.device import kernel_times, turns
+from benchmarks.device import kernel_times, messages
 from dcpt_jax.models import create_model, parameter_shapes
 from dcpt_jax.models.formulation import ACCELERATOR, formulated
 from dcpt_jax.precision import matmul_precision
@@ -55,7 +55,7 @@ def compiled(options: dict[str, Any], batch: int) -> tuple[Any, Any, dict[str, A
     """Compiles a variant for a batch size from shapes only.
 
     Args:
-        options: of a variant, see `variants.Variant`.
+        options: of a variant, see `job_list.network`.
         batch: number of images in a batch.
 
     Returns:
@@ -106,14 +106,14 @@ def fitting(options: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
 
 def main() -> None:
     """Compiles, waits for the turn, measures, and lists the kernels if requested."""
-    options = turns.arguments()
+    options = messages.arguments()
     jax.config.update("jax_enable_compilation_cache", False)
     program, inputs, facts = fitting(options)
     params = random_params(inputs[0])
     rng = np.random.default_rng(0)
     shapes = [x.shape for x in inputs if isinstance(x, jax.ShapeDtypeStruct)]
     images = [rng.random(shape, np.float32) for shape in shapes]
-    turns.wait_for_turn(**facts)
+    messages.wait_for_turn(**facts)
     params, images = jax.device_put((params, images))
     if options["what"] == "step":
         zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), inputs[1])
@@ -128,7 +128,7 @@ def main() -> None:
         def run():
             run.value = jax.block_until_ready(program(params, *images))
 
-    figures = facts | turns.milliseconds(run, seconds=options["seconds"])
+    figures = facts | messages.milliseconds(run, seconds=options["seconds"])
     figures["finite"] = bool(jnp.isfinite(run.value).all())
     statistics = jax.devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in statistics:
@@ -138,10 +138,10 @@ def main() -> None:
         figures["teraflops/s"] = figures["gigaflops"] / figures["ms"]
         if peak:
             figures["share of peak"] = figures["teraflops/s"] * 1e12 / peak
-    turns.say("figures", figures)
+    messages.send("figures", figures)
     if options.get("profile"):
         with tempfile.TemporaryDirectory() as folder:
-            turns.say("figures", {"kernels": kernel_times.of(run, folder, runs=3)})
+            messages.send("figures", {"kernels": kernel_times.of(run, folder, runs=3)})
 
 
 if __name__ == "__main__":

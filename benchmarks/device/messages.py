@@ -15,27 +15,27 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-_answers = None
+_stdout = None
 
 
 def arguments() -> dict[str, Any]:
     """The arguments of this process; afterwards only messages go to its standard output."""
-    global _answers
-    _answers = os.fdopen(os.dup(1), "w")
+    global _stdout
+    _stdout = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return json.loads(sys.argv[1])
 
 
-def say(kind: str, figures: dict[str, Any]) -> None:
+def send(kind: str, figures: dict[str, Any]) -> None:
     """Sends results: "figures" at any time, "ready" once."""
-    print(json.dumps({kind: figures}), file=_answers, flush=True)
+    print(json.dumps({kind: figures}), file=_stdout, flush=True)
 
 
 def wait_for_turn(**facts: Any) -> None:
     """Reports that this process is ready, with preparation costs; returns when its turn starts."""
-    say("ready", facts)
+    send("ready", facts)
     if not sys.stdin.readline():
-        sys.exit("the process that started this one has ended")
+        sys.exit("the driver has ended")
 
 
 def milliseconds(

@@ -37,7 +37,7 @@ _TINY: dict[str, dict[str, Any]] = {
 # Changes to `formulation.ACCELERATOR` by name; the name may be followed by "highest" or "high" for
 # `config.matmul_precision`.
 _CONVOLUTIONS = {"pointwise": "convolution", "patch": "convolution"}
-WAYS = {
+VARIANTS = {
     "package": {},
     "convolution": {**_CONVOLUTIONS, "keep_products": False},
     "convolution, products": _CONVOLUTIONS,
@@ -45,38 +45,53 @@ WAYS = {
 }
 
 
-def network(architecture: str, what: str, dtype: str, way: str, *, tiny: bool, **more: Any) -> Job:
-    """A run of a network: `way` is one of `WAYS` for ours, "eager" or "compile" for PyTorch's."""
+def network(
+    architecture: str, kind: str, dtype: str, variant: str, *, tiny: bool, **further: Any
+) -> Job:
+    """Times a network.
+
+    Args:
+        architecture: of the paper, or "bundled".
+        kind: "step" or "forward".
+        dtype: compute type.
+        variant: one of `VARIANTS` for this package, "eager" or "compile" for PyTorch.
+        tiny: whether to use tiny sizes.
+        **further: more arguments of the module.
+    """
     arguments = {
         "architecture": "nafnet" if architecture == "bundled" else architecture,
         "arguments": _TINY[architecture] if tiny else {},
-        "what": what,
+        "what": kind,
         "dtype": dtype,
-        "batch": _BATCHES[architecture] if what == "step" else 1,
-        "size": 128 if what == "step" else 512,
+        "batch": _BATCHES[architecture] if kind == "step" else 1,
+        "size": 128 if kind == "step" else 512,
         "seconds": 0.2 if tiny else 2.0,
     }
     if tiny:
-        arguments |= {"batch": 2 if what == "step" else 1, "size": 32}
+        arguments |= {"batch": 2 if kind == "step" else 1, "size": 32}
     if architecture == "bundled":
-        arguments |= {"arguments": _BUNDLED, "size": 192 if what == "step" else 1024}
-    way, _, precision = way.partition(": ")
-    if way in WAYS:
-        module, name = "ours", f"{way}, {precision}" if precision else way
-        arguments |= {"formulation": WAYS[way], "precision": precision or "default", **more}
+        arguments |= {"arguments": _BUNDLED, "size": 192 if kind == "step" else 1024}
+    variant, _, precision = variant.partition(": ")
+    if variant in VARIANTS:
+        module, name = "jax_steps", f"{variant}, {precision}" if precision else variant
+        arguments |= {
+            "formulation": VARIANTS[variant],
+            "precision": precision or "default",
+            **further,
+        }
     else:
-        module, name = "theirs", f"torch {way}"
-        arguments["compiled"] = way == "compile"
+        module, name = "torch_steps", f"torch {variant}"
+        arguments["compiled"] = variant == "compile"
     return Job(
-        f"{architecture} {what} {dtype} {name}",
-        "fast",
+        f"{architecture} {kind} {dtype} {name}",
+        "networks",
         f"benchmarks.device.{module}",
         arguments,
         seconds=40,
     )
 
 
-def fast(tiny: bool) -> list[Job]:
+def networks(tiny: bool) -> list[Job]:
     """Training steps and forward passes of the networks, ours and PyTorch's."""
     half, single = "bfloat16", "float32"
     rows: list[tuple[str, str, str, str]] = [
@@ -102,8 +117,8 @@ def fast(tiny: bool) -> list[Job]:
     ]
     rows += [("nafnet", "step", single, "package: high")]
     for name in ("restormer", "promptir", "swinir"):
-        rows += [(name, "forward", half, way) for way in ("eager", "package")]
-        rows += [(name, "step", single, way) for way in ("eager", "package")]
+        rows += [(name, "forward", half, variant) for variant in ("eager", "package")]
+        rows += [(name, "step", single, variant) for variant in ("eager", "package")]
     if tiny:
         rows = [
             ("nafnet", "step", single, "package"),
@@ -115,12 +130,12 @@ def fast(tiny: bool) -> list[Job]:
     return [network(*row, tiny=tiny, profile=_profiled(*row, tiny=tiny)) for row in rows]
 
 
-def _profiled(architecture: str, what: str, dtype: str, way: str, *, tiny: bool) -> bool:
+def _profiled(architecture: str, kind: str, dtype: str, variant: str, *, tiny: bool) -> bool:
     """Whether to list a run's kernels: the best guess for each network's bfloat16 step."""
-    return what == "step" and way == "package" and (tiny or dtype == "bfloat16")
+    return kind == "step" and variant == "package" and (tiny or dtype == "bfloat16")
 
 
-def right(tiny: bool, golden: str) -> list[Job]:
+def recordings(tiny: bool, golden: str) -> list[Job]:
     """The checks against recordings, a few per process."""
     groups = [
         [("network", "nafnet_small")],
@@ -137,8 +152,8 @@ def right(tiny: bool, golden: str) -> list[Job]:
     return [
         Job(
             cases[0][1],
-            "right",
-            "benchmarks.device.right",
+            "recordings",
+            "benchmarks.device.recordings",
             {"golden": golden, "cases": cases},
             timed=False,
             seconds=240,
@@ -149,30 +164,30 @@ def right(tiny: bool, golden: str) -> list[Job]:
 
 def all_jobs(*, tiny: bool, golden: str, photos: str, out: str) -> list[Job]:
     """All jobs, in order of importance."""
-    networks = fast(tiny)
-    micro = Job(
+    timed = networks(tiny)
+    operations = Job(
         "operations",
-        "micro",
+        "operations",
         "benchmarks.device.operations",
         {"tiny": tiny, "threads": 2 if tiny else 8, "seconds": 5 if tiny else 30},
         seconds=60,
     )
-    fed = Job(
+    pipeline = Job(
         "input pipeline",
-        "fed",
-        "benchmarks.device.fed",
+        "pipeline",
+        "benchmarks.device.input_pipeline",
         {"tiny": tiny, "photos": photos, "workers": 1 if tiny else 16},
         seconds=240 if tiny else 60,  # the rehearsal may share a few cores with other work
     )
-    whole = Job(
+    commands = Job(
         "commands",
-        "whole",
-        "benchmarks.device.whole",
+        "commands",
+        "benchmarks.device.commands",
         {"tiny": tiny, "photos": "", "out": out},
         timed=False,
         seconds=300,
     )
-    recordings = right(tiny, golden) if golden else []
+    checks = recordings(tiny, golden) if golden else []
     first = 5
-    return [*networks[:first], micro, whole, *recordings[:4], fed, *networks[first:9],
-            *recordings[4:], *networks[9:]]  # fmt: skip
+    return [*timed[:first], operations, commands, *checks[:4], pipeline, *timed[first:9],
+            *checks[4:], *timed[9:]]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Waiting time for data in the published NAFNet's training step with the input pipeline."""
+"""Measures the waiting time for data when NAFNet is trained with the input pipeline."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from benchmarks.device import turns
+from benchmarks.device import messages
 from dcpt_jax import config as configs
 from dcpt_jax.train import sharding
 from dcpt_jax.train.run import Run, prepare
@@ -55,11 +55,11 @@ def measure(run: Run, program: jax.stages.Compiled, seconds: float) -> dict[str,
             log.add(metrics)
             steps += 1
         means = log.means()
-        start, taken = time.perf_counter(), 0
-        while time.perf_counter() - start < seconds / 3 or taken < 3:
+        start, batches = time.perf_counter(), 0
+        while time.perf_counter() - start < seconds / 3 or batches < 3:
             next(stream)
-            taken += 1
-        rate = taken * size / (time.perf_counter() - start)
+            batches += 1
+        rate = batches * size / (time.perf_counter() - start)
     return figures | {
         "step alone ms": 1e3 * alone,
         "step fed ms": 1e3 / means["steps_per_second"],
@@ -72,15 +72,15 @@ def measure(run: Run, program: jax.stages.Compiled, seconds: float) -> dict[str,
 
 def main() -> None:
     """Compiles the step, and measures it in this process's turn."""
-    options = turns.arguments()
+    options = messages.arguments()
     jax.config.update("jax_enable_compilation_cache", False)
     run = prepare(configured(options))
     start = time.perf_counter()
     program = run.lower(run.state_shapes()).compile()
-    turns.wait_for_turn(**{"compile s": time.perf_counter() - start})
+    messages.wait_for_turn(**{"compile s": time.perf_counter() - start})
     figures = measure(run, program, seconds=1 if options["tiny"] else 12)
     facts = {"workers": options["workers"], "photos": options["photos"] or "bundled"}
-    turns.say("figures", facts | figures)
+    messages.send("figures", facts | figures)
 
 
 if __name__ == "__main__":

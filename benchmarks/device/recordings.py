@@ -13,14 +13,14 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.device import turns
+from benchmarks.device import messages
 from dcpt_jax.precision import matmul_precision
 from tests import golden, test_models_classifier, test_train_steps
 
 # Bounds of the relative error (ratio of L2 norms) of outputs and features, logits and losses. TF32
 # keeps 10 bits of a factor, bfloat16 7 bits of everything.
 BOUNDS = {"default": 5e-3, "high": 5e-3, "bfloat16": 5e-2}
-WAYS = {  # dtype and matmul precision
+SETTINGS = {  # dtype and matmul precision
     "highest": ("float32", "highest"),
     "default": ("float32", "default"),
     "bfloat16": ("bfloat16", "default"),
@@ -117,20 +117,20 @@ KINDS: dict[str, Callable[[str, Any], dict[str, float]]] = {
 
 def main() -> None:
     """Checks the requested recordings in sequence."""
-    options = turns.arguments()
+    options = messages.arguments()
     golden.FULL = Path(options["golden"])
     for kind, case in options["cases"]:
-        for way, (dtype, precision) in WAYS.items():
+        for setting, (dtype, precision) in SETTINGS.items():
             try:
                 with matmul_precision(precision):
-                    found = KINDS[kind](case, jnp.dtype(dtype).type)
-                if way == "highest":
-                    found["right"] = found["of allowed"] <= 1
+                    errors = KINDS[kind](case, jnp.dtype(dtype).type)
+                if setting == "highest":
+                    errors["right"] = errors["of allowed"] <= 1
                 else:
-                    found["right"] = found["relative"] <= BOUNDS[way]
+                    errors["right"] = errors["relative"] <= BOUNDS[setting]
             except Exception as error:
-                found = {"error": f"{type(error).__name__}: {error}"[-600:]}
-            turns.say("figures", {f"{case}, {way}": found})
+                errors = {"error": f"{type(error).__name__}: {error}"[-600:]}
+            messages.send("figures", {f"{case}, {setting}": errors})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Proves and measures the package on a GPU within a time budget: see README.md.
+"""Tests and measures the package on a GPU within a time budget: see README.md.
 
     benchmarks/device/run.sh --budget 210 --out results --golden RECORDINGS
 
@@ -28,11 +28,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.device import table, variants
+from benchmarks.device import job_list, table
 from dcpt_jax import files
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("right", "micro", "fast", "profile", "fed", "whole")
+PARTS = ("recordings", "operations", "networks", "profile", "pipeline", "commands")
 COMPILING = 0.5  # share of the budget after which the first turns start at the latest
 _FOR_PIPELINE = 0.15  # share of the budget reserved for the input pipeline
 
@@ -44,7 +44,7 @@ class Process:
         state: "running", "ready" for its turn, "timing", "done", or "failed".
     """
 
-    def __init__(self, job: variants.Job, environment: dict[str, str]):
+    def __init__(self, job: job_list.Job, environment: dict[str, str]):
         self.job, self.state, self.began = job, "running", time.monotonic()
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
@@ -68,14 +68,14 @@ class Process:
 
     def poll(self) -> dict[str, Any]:
         """Results sent since the last call."""
-        found: dict[str, Any] = {}
+        figures: dict[str, Any] = {}
         while not self._messages.empty():
             line = self._messages.get()
             if line is None:
                 code = self._process.wait()
                 self.state = "done" if code == 0 else "failed"
                 if code:
-                    found["error"] = f"exit code {code}: {self.tail()}"
+                    figures["error"] = f"exit code {code}: {self.tail()}"
                 break
             try:
                 message = json.loads(line)
@@ -83,10 +83,10 @@ class Process:
                 continue
             if "ready" in message:
                 self.state = "ready"
-                found |= {"ready after s": time.monotonic() - self.began, **message["ready"]}
+                figures |= {"ready after s": time.monotonic() - self.began, **message["ready"]}
             else:
-                found |= message.get("figures", {})
-        return found
+                figures |= message.get("figures", {})
+        return figures
 
     def tail(self) -> str:
         """The end of its standard error."""
@@ -140,7 +140,7 @@ class Driver:
         """Seconds since the start."""
         return time.monotonic() - self.began
 
-    def note(self, job: variants.Job, figures: dict[str, Any]) -> None:
+    def note(self, job: job_list.Job, figures: dict[str, Any]) -> None:
         """Adds results and writes the file."""
         if not figures:
             return
@@ -151,7 +151,7 @@ class Driver:
             print(f"{self.spent:5.0f} s  {job.name}: {figures['error'][-200:]}", flush=True)
         files.write_json(self.options.out / "results.json", self.results, indent=1)
 
-    def run(self, jobs: Sequence[variants.Job]) -> None:
+    def run(self, jobs: Sequence[job_list.Job]) -> None:
         """Runs all jobs within the budget."""
         waiting = list(jobs)
         try:
@@ -166,10 +166,10 @@ class Driver:
         finally:
             for process in self.processes:
                 if process.state in ("running", "ready", "timing"):
-                    self.note(process.job, process.end(f"no time left, it was {process.state}"))
+                    self.note(process.job, process.end(f"time limit reached while {process.state}"))
                 process.close()
             for job in waiting:
-                self.note(job, {"error": "not started: no time left"})
+                self.note(job, {"error": "not started: time limit reached"})
 
     def _poll(self) -> None:
         for process in self.processes:
@@ -180,11 +180,11 @@ class Driver:
             if process.state != before:
                 print(f"{self.spent:5.0f} s  {process.job.name}: {process.state}", flush=True)
 
-    def _start(self, waiting: list[variants.Job]) -> None:
+    def _start(self, waiting: list[job_list.Job]) -> None:
         while waiting and sum(p.state == "running" for p in self.processes) < self.options.slots:
             self.processes.append(Process(waiting.pop(0), self._environment))
 
-    def _give_turns(self, waiting: Sequence[variants.Job]) -> None:
+    def _give_turns(self, waiting: Sequence[job_list.Job]) -> None:
         """Gives turns to all jobs that are ready, if it is time for turns."""
         compiling = any(p.state == "running" and p.job.timed for p in self.processes)
         if self.options.after and not self.options.after.exists():
@@ -195,9 +195,9 @@ class Driver:
         while ready := [p for p in self.processes if p.state == "ready"]:
             # The input pipeline needs all cores: it runs last, or when time gets short.
             if self.options.budget - self.spent > _FOR_PIPELINE * self.options.budget:
-                ready.sort(key=lambda process: process.job.part == "fed")
+                ready.sort(key=lambda process: process.job.part == "pipeline")
             else:
-                ready.sort(key=lambda process: process.job.part != "fed")
+                ready.sort(key=lambda process: process.job.part != "pipeline")
             for process in self.processes:
                 process.halt(process is not ready[0])
             if not self._turn(ready[0]):
@@ -207,15 +207,15 @@ class Driver:
 
     def _turn(self, process: Process) -> bool:
         """Gives a process the device exclusively; False if there is no time left."""
-        left = self.options.budget - self.spent
-        if left < 2:
+        remaining = self.options.budget - self.spent
+        if remaining < 2:
             return False
-        began, limit = time.monotonic(), min(process.job.seconds, left)
+        start, limit = time.monotonic(), min(process.job.seconds, remaining)
         process.take_turn()
         while process.state == "timing":
             self.note(process.job, process.poll())
-            if time.monotonic() - began > limit:
-                self.note(process.job, process.end(f"longer than {limit:.3g} s in its turn"))
+            if time.monotonic() - start > limit:
+                self.note(process.job, process.end(f"exceeded its time limit of {limit:.3g} s"))
             time.sleep(0.02)
         print(f"{self.spent:5.0f} s  {process.job.name}: {process.state}", flush=True)
         return True
@@ -224,7 +224,7 @@ class Driver:
 def environment(rehearse: bool) -> dict[str, str]:
     """Environment of all processes: device memory settings, and paths of package and tests."""
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-    found = {
+    variables = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
@@ -233,10 +233,10 @@ def environment(rehearse: bool) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
     }
     if rehearse:
-        found |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+        variables |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
         # As in tests/conftest.py: compiled programs run only briefly.
-        found.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-    return found
+        variables.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    return variables
 
 
 def facts_of_machine(options: argparse.Namespace) -> dict[str, Any]:
@@ -267,9 +267,9 @@ def version(name: str) -> str:
         return ""
 
 
-def chosen(options: argparse.Namespace) -> list[variants.Job]:
+def chosen(options: argparse.Namespace) -> list[job_list.Job]:
     """The jobs of the requested parts."""
-    jobs = variants.all_jobs(
+    jobs = job_list.all_jobs(
         tiny=options.rehearse,
         golden=str(options.golden.resolve()) if options.golden else "",
         photos=str(options.photos.resolve()) if options.photos else "",
@@ -282,7 +282,9 @@ def chosen(options: argparse.Namespace) -> list[variants.Job]:
     if options.only:
         known = {job.name: job for job in jobs}
         if unknown := set(options.only) - set(known):
-            raise SystemExit(f"--only has {', '.join(sorted(unknown))}; known: {', '.join(known)}")
+            raise SystemExit(
+                f"unknown jobs in --only: {', '.join(sorted(unknown))}; known: {', '.join(known)}"
+            )
         jobs = [known[name] for name in options.only]
     return jobs
 
@@ -291,19 +293,27 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--budget", type=float, default=210, help="seconds for everything (%(default)s)")
-    add("--out", type=Path, required=True, help="folder for results.json and what else there is")
-    add("--parts", default=",".join(PARTS), help="some of %(default)s")
-    add("--golden", type=Path, help="folder of the recordings; without it nothing is compared")
-    add("--photos", type=Path, help="folder of photos, or of packed ones; else the bundled ones")
-    add("--slots", type=int, help="processes that compile at a time; by default by the cores")
-    add("--after", type=Path, help="no turns before this file exists: other work is in the way")
-    add("--only", nargs="+", metavar="JOB", help="these of the parts' jobs alone, by their names")
-    add("--rehearse", action="store_true", help="tiny sizes, on the CPU")
+    add("--budget", type=float, default=210, help="time limit in seconds (default: %(default)s)")
+    add("--out", type=Path, required=True, help="folder for results.json and other output")
+    add(
+        "--parts",
+        default=",".join(PARTS),
+        help="parts to run, joined by commas (default: %(default)s)",
+    )
+    add("--golden", type=Path, help="folder of recordings to compare with (default: no comparison)")
+    add("--photos", type=Path, help="folder of photos or packed photos (default: bundled photos)")
+    add(
+        "--slots", type=int, help="number of processes that compile in parallel (default: by cores)"
+    )
+    add("--after", type=Path, help="start no measurement before this file exists")
+    add("--only", nargs="+", metavar="JOB", help="run only the jobs with these names")
+    add("--rehearse", action="store_true", help="use tiny sizes on the CPU")
     options = parser.parse_args(arguments)
     options.parts = options.parts.split(",")
     if unknown := set(options.parts) - set(PARTS):
-        parser.error(f"--parts has {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
+        parser.error(
+            f"unknown parts in --parts: {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}"
+        )
     options.slots = options.slots or max(2, min(14, (os.cpu_count() or 1) - 2))
     return options
 

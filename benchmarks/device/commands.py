@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.device import turns
+from benchmarks.device import messages
 
 _SHORT = ["--config.num_steps={steps}", "--config.log.every_steps=2",
           "--config.log.image_every_steps=0", "--config.validation.every_steps=0",
@@ -39,7 +39,7 @@ def finished(name: str, line: list[str], expected: str) -> None:
     figures["right"] = done.returncode == 0 and expected in done.stdout + done.stderr
     if not figures["right"]:
         figures["error"] = (done.stdout + done.stderr)[-1500:]
-    turns.say("figures", {name: figures})
+    messages.send("figures", {name: figures})
 
 
 def stopped(line: list[str], checkpoints: Path) -> None:
@@ -58,7 +58,7 @@ def stopped(line: list[str], checkpoints: Path) -> None:
     figures["right"] = bool(saved) and "the same command continues" in output
     if not figures["right"]:
         figures["error"] = output[-1500:]
-    turns.say("figures", {"pretrain, stopped by SIGTERM": figures})
+    messages.send("figures", {"pretrain, stopped by SIGTERM": figures})
 
 
 # A network that compiles in seconds.
@@ -70,14 +70,14 @@ TINY = (
 
 def main() -> None:
     """Runs the commands in sequence."""
-    options = turns.arguments()
-    more = [f"--config.data.root={options['photos']}"] if options["photos"] else []
+    options = messages.arguments()
+    flags = [f"--config.data.root={options['photos']}"] if options["photos"] else []
     if options["tiny"]:
-        more += ["--config.batch_size=4", "--config.data.crop_size=32", *TINY]
+        flags += ["--config.batch_size=4", "--config.data.crop_size=32", *TINY]
     steps = 10 if options["tiny"] else 60
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
-        first = command("pretrain", base / "pretrain", *more, steps=500)
+        first = command("pretrain", base / "pretrain", *flags, steps=500)
         stopped(first, base / "pretrain/checkpoints")
         saved = [int(p.name) for p in (base / "pretrain/checkpoints").glob("*") if p.name.isdigit()]
         total = max(saved, default=0) + steps
@@ -85,14 +85,14 @@ def main() -> None:
         again = command(
             "pretrain",
             base / "pretrain",
-            *more,
+            *flags,
             *(f"--config.{key}.decay_steps=500" for key in ("optimizer", "classifier_optimizer")),
             "--config.checkpoint.allow_config_change",
             steps=total,
         )
         finished("pretrain, continued", again, "weights:")
         restore = command(
-            "restore", base / "restore", *more,
+            "restore", base / "restore", *flags,
             f"--config.init_from={base / 'pretrain'}", "--config.optimizer.decay_steps=2000",
             steps=steps,
         )  # fmt: skip
@@ -107,7 +107,7 @@ def main() -> None:
         archive = Path(options["out"]) / "run.tar.gz"
         with tarfile.open(archive, "w:gz") as tar:
             tar.add(base / "restore", "restore")
-        turns.say("figures", {"run.tar.gz": {"MB": archive.stat().st_size / 1e6}})
+        messages.send("figures", {"run.tar.gz": {"MB": archive.stat().st_size / 1e6}})
 
 
 if __name__ == "__main__":
