@@ -70,7 +70,7 @@ def test_the_backbone_without_and_with_pretraining_by_hand():
     assert "- DCPT-NAFNet: Hu et al., DCPT (ICLR 2025), arXiv 2501.15510" in text
     assert "- NAFNet: " in text and "second-hand: the publication reports" in text
     assert "up to 0.67 dB lower" in text
-    assert "MaskDCPT-NAFNet are not shown: they are of another convention, RGB, unr" in text
+    assert "MaskDCPT-NAFNet are not shown: their convention is different, RGB, unr" in text
     assert "- rain: measured on pairs of rain100l." in text
 
 
@@ -98,7 +98,7 @@ def test_a_class_of_other_data_has_none_and_then_the_mean_has_none(changes):
     assert row(found, "noise").published == (None,)
     assert row(found, "rain").published[0].psnr == 35.68
     assert row(found, "mean").published == (None,)
-    assert "because of other test images: noise." in formats.heading(found)
+    assert "as the test images differ: noise." in formats.heading(found)
     assert "| noise | " in formats.to_markdown(found)
     assert "| 30.00 / 0.900 | - | - | RGB" in formats.to_markdown(found)
 
@@ -117,8 +117,8 @@ def test_a_part_of_the_classes_has_no_published_mean():
 def test_published_figures_of_another_convention_are_refused():
     with pytest.raises(ComparisonError) as error:
         compare([run_of()], ["DCPT-NAFNet", "MaskDCPT-NAFNet"])
-    assert "ours is of RGB, rounded to 8 bits" in str(error.value)
-    assert "the published MaskDCPT-NAFNet of RGB, unrounded floats" in str(error.value)
+    assert "ours has RGB, rounded to 8 bits" in str(error.value)
+    assert "the published MaskDCPT-NAFNet has RGB, unrounded floats" in str(error.value)
     assert "--config.channel=rgb --config.rounding=none" in str(error.value)
     floats = run_of(convention=Convention("rgb", "none"))
     found = compare([floats])
@@ -131,12 +131,14 @@ def test_runs_of_other_conventions_classes_or_data_are_refused():
     one = run_of("one")
     with pytest.raises(ComparisonError, match="conventions differ: one has RGB, rounded"):
         compare([one, run_of("two", convention=Convention("y", "uint8"))])
-    with pytest.raises(ComparisonError, match=r"two of RGB.*crops of 64x64"):
+    with pytest.raises(ComparisonError, match=r"two has RGB.*crops of 64x64"):
         compare([one, run_of("two", crop_size=64)])
     with pytest.raises(ComparisonError, match=r"two rain; evaluate both with the same --config\.t"):
         compare([one, run_of("two", classes={"rain": TESTS["rain"]})])
     other = with_class(run_of("two"), "rain", test_set="", data="my photos")
-    with pytest.raises(ComparisonError, match=r"rain was measured on other data: .* of my photos"):
+    with pytest.raises(
+        ComparisonError, match=r"rain was measured on different data: .* of my photos"
+    ):
         compare([one, other])
     # The same test set in another folder is the same data.
     elsewhere = with_class(run_of("two"), "rain", data="pairs of rain100l in /mnt")
@@ -144,9 +146,9 @@ def test_runs_of_other_conventions_classes_or_data_are_refused():
 
 
 def test_an_unknown_method_is_named_with_the_known_ones():
-    with pytest.raises(ComparisonError, match=r"'DCPT-UNet' are known for 5d; known: AirNet, IDR"):
+    with pytest.raises(ComparisonError, match=r"'DCPT-UNet' for 5d; known: AirNet, IDR"):
         compare([run_of()], ["DCPT-UNet"])
-    with pytest.raises(ComparisonError, match=r"known for rain,haze; known: none"):
+    with pytest.raises(ComparisonError, match=r"for rain,haze; known: none"):
         compare([run_of(task_set="rain,haze")], ["DCPT-NAFNet"])
     found = compare([run_of(task_set="rain,haze")])
     assert found.header == "There are no published results for networks trained on rain,haze."
@@ -188,10 +190,10 @@ def test_latex_escapes_what_it_has_to():
 
 
 def test_a_run_is_read_from_what_an_evaluation_wrote(tmp_path):
-    with pytest.raises(ComparisonError, match=r"holds no evaluation\.json"):
+    with pytest.raises(ComparisonError, match=r"contains no evaluation\.json"):
         comparison.read_run(tmp_path)
     (tmp_path / "evaluation.json").write_text('{"task_set": "5d", "classes": {}}')
-    with pytest.raises(ComparisonError, match=r"does not say 'architecture'.*again"):
+    with pytest.raises(ComparisonError, match=r"lacks the key 'architecture'.*again"):
         comparison.read_run(tmp_path)
     (tmp_path / "evaluation.json").write_text("{")
     with pytest.raises(ComparisonError, match="is not JSON"):

@@ -150,10 +150,10 @@ def test_a_large_photo_is_sampled_and_a_small_one_reflected():
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 90), (200, 310)])
 def test_one_program_inspects_all_sizes(flat, size):
-    inspector = Inspector.load(flat)
-    inspector(photo(SIDE, SIDE))
+    inspect = Inspector.load(flat)
+    inspect(photo(SIDE, SIDE))
     programs = inspector._classify._cache_size()
-    assert sum(inspector(photo(*size)).values()) == pytest.approx(1)
+    assert sum(inspect(photo(*size)).values()) == pytest.approx(1)
     assert inspector._classify._cache_size() == programs
 
 

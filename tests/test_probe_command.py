@@ -150,11 +150,11 @@ def drawable(monkeypatch):
         (["--random", "resnet"], "--random resnet: no such folder; .* nafnet, restormer"),
         (["--weights", "missing"], "--weights missing: no such folder"),
         (["--random", "nafnet", "--tasks", "6d"], "--tasks: unknown task set or class '6d'"),
-        (["--random", "nafnet", "--tasks", "rain"], "--tasks rain: name at least two classes"),
-        (["--random", "nafnet", "--images", "1"], "--images 1: at least 2 of each class"),
+        (["--random", "nafnet", "--tasks", "rain"], "--tasks rain: at least two classes"),
+        (["--random", "nafnet", "--images", "1"], "--images 1: must be at least 2 for 5"),
         (["--random", "nafnet", "--seed", "-1"], "--seed -1: must be at least 0"),
         (["--random", "nafnet", "--photos", "missing"], "--photos missing: no such file"),
-        (["--random", "nafnet", "--crop", "400"], "--photos: too few photos for 500 images"),
+        (["--random", "nafnet", "--crop", "400"], "--photos: too few photos for 500 different"),
     ],
 )
 def test_wrong_use_is_explained(drawable, arguments, message, tmp_path, capsys, monkeypatch):

@@ -120,7 +120,9 @@ def test_images_are_the_same_at_every_call_and_depend_on_the_seed(position_photo
 
 def test_too_few_photos_are_refused(position_photos):
     photos = PhotoSource(position_photos[:1])
-    message = f"too few photos for 60 images .* {WIDTH}x{HEIGHT} pixels, has 57 different crops"
+    message = (
+        f"too few photos for 60 different crops: .* {WIDTH}x{HEIGHT} pixels, has 57 different crops"
+    )
     with pytest.raises(ValueError, match=message):
         probe_images(resolve_tasks("noise,rain"), photos, per_class=30, crop=38)
 
