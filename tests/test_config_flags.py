@@ -62,7 +62,7 @@ def test_what_is_wrong_is_told_in_one_sentence(arguments, message):
 
 
 def test_unknown_files_and_presets():
-    with pytest.raises(ConfigError, match=r"no config file 'configs/nothing\.py'"):
+    with pytest.raises(ConfigError, match=r"no such config file: 'configs/nothing\.py'"):
         parse(config="configs/nothing.py")
     with pytest.raises(
         ConfigError, match=r"'configs/pretrian\.py'; did you mean configs/pretrain\.py"

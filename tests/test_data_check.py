@@ -102,7 +102,7 @@ def test_every_bad_file_is_named(data):
     assert text.count("no clean file") == 25 and "more in" not in text
 
 
-def test_what_cannot_be_looked_at_is_bad(data):
+def test_inaccessible_files_are_bad(data):
     (data / "photos/sub").mkdir()
     (data / "photos/sub/loop.png").symlink_to("loop.png")
     write(data, "photos/sub/b.png")

@@ -163,7 +163,7 @@ def test_no_file_is_paired_with_itself(two, monkeypatch):
     assert values(PairSource(pair_list(two / "list.txt"))) == [(5, 0)] * 3
 
 
-def test_what_cannot_be_looked_at_counts_as_unreadable(two):
+def test_inaccessible_files_count_as_unreadable(two):
     for side in ("bad", "good"):
         (two / side / "loop.png").symlink_to("loop.png")
     source = source_of(two)

@@ -117,8 +117,8 @@ def test_a_part_of_the_classes_has_no_published_mean():
 def test_published_figures_of_another_convention_are_refused():
     with pytest.raises(ComparisonError) as error:
         compare([run_of()], ["DCPT-NAFNet", "MaskDCPT-NAFNet"])
-    assert "ours has RGB, rounded to 8 bits" in str(error.value)
-    assert "the published MaskDCPT-NAFNet has RGB, unrounded floats" in str(error.value)
+    assert "ours: RGB, rounded to 8 bits" in str(error.value)
+    assert "the published MaskDCPT-NAFNet: RGB, unrounded floats" in str(error.value)
     assert "--config.channel=rgb --config.rounding=none" in str(error.value)
     floats = run_of(convention=Convention("rgb", "none"))
     found = compare([floats])
@@ -129,9 +129,9 @@ def test_published_figures_of_another_convention_are_refused():
 
 def test_runs_of_other_conventions_classes_or_data_are_refused():
     one = run_of("one")
-    with pytest.raises(ComparisonError, match="conventions differ: one has RGB, rounded"):
+    with pytest.raises(ComparisonError, match=r"conventions differ \(one: RGB, rounded"):
         compare([one, run_of("two", convention=Convention("y", "uint8"))])
-    with pytest.raises(ComparisonError, match=r"two has RGB.*crops of 64x64"):
+    with pytest.raises(ComparisonError, match=r"two: RGB.*crops of 64x64"):
         compare([one, run_of("two", crop_size=64)])
     with pytest.raises(ComparisonError, match=r"two rain; evaluate both with the same --config\.t"):
         compare([one, run_of("two", classes={"rain": TESTS["rain"]})])

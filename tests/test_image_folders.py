@@ -79,7 +79,7 @@ def test_list_images_of_no_folder(tmp_path):
 
 
 @pytest.mark.parametrize("what", ["loop.png", "loop", "gone.png", "folder"])
-def test_what_cannot_be_looked_at_is_told_and_hides_nothing_else(folder, monkeypatch, what):
+def test_inaccessible_entries_are_reported(folder, monkeypatch, what):
     if what == "folder":  # one without permission; for the administrator there is none such
         scandir = os.scandir
 
@@ -96,7 +96,7 @@ def test_what_cannot_be_looked_at_is_told_and_hides_nothing_else(folder, monkeyp
     found = list_images(folder)
     assert set(found.names()) == expected
     ((told, reason),) = found.inaccessible
-    assert told == path and reason.startswith(f"{path}: cannot be looked ")
+    assert told == path and reason.startswith(f"{path}: cannot be ")
     assert not list_images(folder, deep=False).inaccessible
     monkeypatch.undo()
 

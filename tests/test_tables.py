@@ -58,8 +58,8 @@ def test_mixed_conventions_are_refused(workdir, capsys):
     assert tables.main(runs) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "mine is of RGB, rounded to 8 bits" in captured.err
-    assert "luma of Y of YCbCr, rounded to 8 bits" in captured.err
+    assert "mine: RGB, rounded to 8 bits" in captured.err
+    assert "luma: Y of YCbCr, rounded to 8 bits" in captured.err
 
 
 def test_wrong_use_is_explained(tmp_path, capsys):

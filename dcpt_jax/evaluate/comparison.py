@@ -196,9 +196,9 @@ def _check_runs(runs: Sequence[EvaluatedRun]) -> None:
     for other in runs[1:]:
         if (other.convention, other.crop_size) != (first.convention, first.crop_size):
             raise ComparisonError(
-                f"conventions differ: {first.name} has {first.setting}, {other.name} has "
-                f"{other.setting}; evaluate both with the same --config.channel, "
-                "--config.rounding and --config.data.crop_size"
+                f"conventions differ ({first.name}: {first.setting}; {other.name}: "
+                f"{other.setting}); evaluate both with the same --config.channel, --config.rounding and "
+                "--config.data.crop_size"
             )
         if set(other.classes) != set(first.classes):
             raise ComparisonError(
@@ -251,8 +251,8 @@ def _requested_methods(
             keys = f"--config.channel={table.convention.channel} "
             keys += f"--config.rounding={table.convention.rounding}"
             raise ComparisonError(
-                f"conventions differ: {runs[0].name} has {runs[0].convention}, the published "
-                f"{method} has {table.convention}; remove it from --published, or evaluate with "
+                f"conventions differ ({runs[0].name}: {runs[0].convention}; the published "
+                f"{method}: {table.convention}); remove it from --published, or evaluate with "
                 f"{keys}"
             )
         columns.append((method, table))
