@@ -162,12 +162,12 @@ def _of_tiff(
     data: bytes, tags: TiffImagePlugin.ImageFileDirectory_v2
 ) -> tuple[bytes | None, bytes | None, bytes | None]:
     exif, own = Image.Exif(), Image.Exif()
-    found = None
+    block_bytes = None
     with contextlib.suppress(Exception):  # Pillow raises various types on broken tags
         for tag in _DESCRIPTIVE_TAGS:
             if tag in tags:
                 exif[tag] = tags[tag]
-        found = exif.tobytes() if len(exif) else None
+        block_bytes = exif.tobytes() if len(exif) else None
         own.bigtiff, own.endian = tags._bigtiff, tags._endian
         own.load_from_fp(io.BytesIO(data), tags._offset)
         for tag in (_EXIF_TAG, _GPS_TAG):

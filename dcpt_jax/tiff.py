@@ -102,7 +102,9 @@ def of_floats(path: Path, values: np.ndarray) -> np.ndarray:
     low, high = float(values.min()), float(values.max())
     if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
         value_range = "NaN" if np.isnan(low) or np.isnan(high) else f"[{low:.6g}, {high:.6g}]"
-        raise image_error(path, f"float pixels must be in [0, 1], not {value_range}; rescale or clip it")
+        raise image_error(
+            path, f"float pixels must be in [0, 1], not {value_range}; rescale or clip it"
+        )
     return np.rint(np.clip(values, 0, 1).astype(np.float64) * 65535).astype(np.uint16)
 
 

@@ -222,7 +222,7 @@ def test_data_behind_a_jpeg_are_told(tmp_path):
     whole = source.read_bytes()
     source.write_bytes(whole + b"\0\0\0\x18ftypisom" + b"video" * 400)
     (said,) = copied(source, tmp_path / "b.png")
-    assert said == "2,012 bytes after the picture, such as a video, left out"
+    assert said == "2,012 bytes after the image, such as a video, dropped"
     source.write_bytes(whole + bytes(5000))
     assert copied(source, tmp_path / "b.png") == []
 
@@ -231,7 +231,7 @@ def test_ten_bits_of_avif_are_told(tmp_path):
     assert copied(saved(tmp_path / "a.avif"), tmp_path / "b.png") == []
     deep = picture().astype(np.uint16) * 4
     assert cv2.imwrite(str(tmp_path / "a.avif"), deep, [cv2.IMWRITE_AVIF_DEPTH, 10])
-    assert copied(tmp_path / "a.avif", tmp_path / "b.png") == ["10 bits read as 8"]
+    assert copied(tmp_path / "a.avif", tmp_path / "b.png") == ["10 bits reduced to 8"]
 
 
 def test_texts_outside_the_metadata_are_told(tmp_path):
@@ -282,7 +282,7 @@ def test_cmyk_becomes_srgb_by_its_profile(tmp_path, suffix):
 def test_a_profile_that_is_cut_off_is_told(tmp_path, suffix, end):
     source = saved(tmp_path / f"a{suffix}", icc_profile=P3_PROFILE[:end])
     (said,) = copied(source, tmp_path / "b.png")
-    assert said.startswith("the colour profile is damaged") and said.endswith("left out")
+    assert said.startswith("the colour profile is damaged") and said.endswith("ignored")
     assert "icc_profile" not in opened(tmp_path / "b.png").info
 
 
@@ -309,12 +309,12 @@ def test_damaged_blocks_of_a_png_leave_the_others_whole(tmp_path, capfd):
     data = source.read_bytes()
     damaged = png_chunk(b"tEXt", b"Author\0me")[:-4] + b"\0\0\0\0"
     source.write_bytes(data[:33] + damaged + data[33:])
-    assert copied(source, tmp_path / "b.png") == ["PNG blocks with wrong checksums: tEXt"]
+    assert copied(source, tmp_path / "b.png") == ["PNG chunks with wrong checksums dropped: tEXt"]
     np.testing.assert_array_equal(np.asarray(opened(tmp_path / "b.png")), np.asarray(rgba()))
     assert opened(tmp_path / "b.png").info["icc_profile"] == P3_PROFILE
     source.write_bytes(data[:33] + png_chunk(b"iCCP", b"no zero") + data[33:])
     (said,) = copied(source, tmp_path / "b.png")
-    assert said == "colour profile, metadata and alpha cannot be read and are left out"
+    assert said == "unreadable colour profile, metadata and alpha dropped"
     assert capfd.readouterr() == ("", "")  # libpng prints warnings of such blocks
 
 
@@ -369,7 +369,7 @@ def test_an_orientation_in_xmp_alone_is_neither_applied_nor_changed(tmp_path, su
         (b"APP1", b"Exif\0\0" + exif_block(1), "EXIF"),
         (b"APP1", b"http://ns.adobe.com/xap/1.0/\0" + XMP, "XMP"),
         (b"xmp", XMP, "XMP"),
-        (b"8bim", b"8BIM", "PNG texts (Raw profile type 8bim) left out"),
+        (b"8bim", b"8BIM", "PNG texts (Raw profile type 8bim) dropped"),
     ],
 )
 def test_metadata_in_texts_of_imagemagick(tmp_path, name, block, found):
@@ -389,8 +389,8 @@ def test_metadata_of_float_tiffs(tmp_path, big, order):
     options = {"photometric": "rgb", "bigtiff": big, "byteorder": order, "extratags": more}
     tifffile.imwrite(tmp_path / "a.tif", np.stack([values, values]), **options)
     assert copied(tmp_path / "a.tif", tmp_path / "b.jpg") == [
-        "first picture of several",
-        "16 bits reduced to the 8 of .jpg",
+        "only the first of several images is used",
+        "reduced to 8 bits, as .jpg does not support 16",
     ]
     assert opened(tmp_path / "b.jpg").getexif()[315] == "me"
     assert b'dc:source="here"' in opened(tmp_path / "b.jpg").info["xmp"]

@@ -58,7 +58,7 @@ def read_pth(path: Path | str) -> Any:
                 return _read_zip(file, _Budget(path))
             file.seek(0)
             if file.peek(4).startswith(b"PK"):
-                raise PthError("a zip archive without its end: the download or copy was cut off")
+                raise PthError("a zip archive without its end: the download or copy is truncated")
             return _read_legacy(file, _Budget(path))
     except PthError as error:
         raise PthError(f"{path}: {error}") from error.__cause__
@@ -192,7 +192,7 @@ def _read_legacy(file: BinaryIO, budget: _Budget) -> Any:
         data = file.read(storage.nbytes)
         if count != storage.size or len(data) != storage.nbytes:
             raise PthError(
-                "damaged: cut off, or a storage whose size differs from the announced one"
+                "damaged: truncated, or a storage whose size differs from the announced one"
             )
         storage[:] = np.frombuffer(data, storage.dtype)
     file.seek(begin)

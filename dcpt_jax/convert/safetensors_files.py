@@ -61,7 +61,7 @@ def _check_header_size(path: Path) -> None:
     size = path.stat().st_size
     announced = struct.unpack("<Q", begin)[0] if len(begin) == 8 else None
     if announced is None or announced > size - 8:
-        raise SafetensorsError(f"{path}: cut off, or not a safetensors file")
+        raise SafetensorsError(f"{path}: truncated, or not a safetensors file")
     if announced > _MAX_HEADER:
         raise SafetensorsError(
             f"{path}: refused: its header of {announced:,} bytes is larger than any network needs"

@@ -197,8 +197,8 @@ def _check_runs(runs: Sequence[EvaluatedRun]) -> None:
         if (other.convention, other.crop_size) != (first.convention, first.crop_size):
             raise ComparisonError(
                 f"conventions differ ({first.name}: {first.setting}; {other.name}: "
-                f"{other.setting}); evaluate both with the same --config.channel, --config.rounding and "
-                "--config.data.crop_size"
+                f"{other.setting}); evaluate both with the same --config.channel, "
+                "--config.rounding and --config.data.crop_size"
             )
         if set(other.classes) != set(first.classes):
             raise ComparisonError(
