@@ -57,7 +57,7 @@ def _run(argv: Sequence[str], interruption: Interruption) -> int:
         raise UsageError(str(error)) from error
     if _HELP & set(argv):
         names = ("config", "workdir", *_SEVERAL, "traceback")
-        usage = [config_flags.usage("python -m dcpt_jax.main", values, names)]
+        usage = [config_flags.usage(values, names)]
         print("\n".join(usage if values.config is None else config_flags.keys(values.config)))
         return 0
     if remaining:

@@ -80,7 +80,6 @@ def test_what_the_published_networks_need_is_known_without_running(name, multipl
     model = create_model(name)
     assert model.size_multiple == multiple
     assert model.feature_dims == dims
-    assert model.smallest_size == 1
     assert model.equal_feature_sizes == (name == "swinir")
 
 

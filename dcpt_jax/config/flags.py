@@ -65,11 +65,12 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[s
     return list(remaining[1:])
 
 
-def usage(command: str, values: flags.FlagValues, own: Sequence[str]) -> str:
+def usage(values: flags.FlagValues, own: Sequence[str]) -> str:
     """The text of `--help`: stages, presets and flags."""
     return "\n".join(
         [
-            f"usage: {command} --config=FILE[:PRESET] --workdir=DIR [--config.KEY=VALUE ...]\n",
+            "usage: python -m dcpt_jax.main --config=FILE[:PRESET] --workdir=DIR "
+            "[--config.KEY=VALUE ...]\n",
             "FILE is one of these stages, or your own file:",
             *(f"  {path:<25} {line}" for path, line in summaries().items()),
             "\nPRESET is a backbone, a task set or class, or both: nafnet,5d (default: the small "

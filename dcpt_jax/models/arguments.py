@@ -47,18 +47,18 @@ def check_dtype_is_enabled(dtype: Any) -> None:
         )
 
 
-def check_images(images: Any, channels: int = 3) -> None:
+def check_images(images: Any) -> None:
     """Checks that `images` is a batch of floating-point images.
 
     Raises:
-        ValueError: if it is not [b, h, w, channels] with h and w at least 1 and a floating dtype.
+        ValueError: if it is not [b, h, w, 3] with h and w at least 1 and a floating dtype.
     """
-    expected = f"expected a batch of floating-point images [b, h, w, {channels}] in [0, 1]"
+    expected = "expected a batch of floating-point images [b, h, w, 3] in [0, 1]"
     shape, dtype = jnp.shape(images), jnp.result_type(images)
     if len(shape) == 3:
         raise ValueError(f"{expected}, got shape {shape}; for a single image pass image[None]")
-    if len(shape) != 4 or shape[-1] != channels:
-        hint = "; channels come last" if len(shape) == 4 and shape[1] == channels else ""
+    if len(shape) != 4 or shape[-1] != 3:
+        hint = "; channels come last" if len(shape) == 4 and shape[1] == 3 else ""
         raise ValueError(f"{expected}, got shape {shape}{hint}")
     if 0 in shape[1:3]:
         raise ValueError(f"{expected} of at least 1x1 pixel, got shape {shape}")

@@ -30,13 +30,11 @@ class RestorationNetwork(nn.Module):
         output_layer: entry of the parameters whose output is added to the image.
         equal_feature_sizes: whether all features have the full size instead of halving from one to
             the next; their classifier needs `resize_features=True`.
-        smallest_size: smallest accepted height and width.
     """
 
     architecture: ClassVar[str]
     output_layer: ClassVar[str]
     equal_feature_sizes: ClassVar[bool] = False
-    smallest_size: ClassVar[int] = 1
 
     @property
     def size_multiple(self) -> int:
@@ -93,9 +91,9 @@ class RestorationNetwork(nn.Module):
 
         Args:
             degraded: [b, h, w, 3] float, RGB in [0, 1].
-            visible: None, or [b, h, w, 1] float mask, 1 for visible and 0 for hidden pixels,
-            constant
-                on cells whose size is a multiple of `size_multiple`, as are h and w. See `masking`.
+            visible: None, or a float mask [b, h, w, 1], 1 for visible and 0 for hidden pixels,
+                constant on cells whose size is a multiple of `size_multiple`, as are h and w; see
+                `masking`.
 
         Returns:
             One [b, h', w', feature_dims[i]] in `dtype` for each feature, of the padded image; zero

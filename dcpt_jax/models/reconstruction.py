@@ -39,7 +39,6 @@ class ReconstructionHead(nn.Module):
         feature_dims: channels of the features, finest first: `model.feature_dims`.
         patch: height and width in pixels of the hidden patches.
         width: channels inside the decoder.
-        width: channels inside.
         dtype: compute type, float32, bfloat16 or float64. Parameters and the image stay float32
             (float64 in a float64 head).
     """
