@@ -61,11 +61,11 @@ class Settings(experiment.Settings):
 
 # Command line flags for `Settings`.
 SIZES = {
-    "steps": "of a restoration",
-    "pretrain_steps": "of a pre-training, a multiple of 4",
-    "validations": "in a restoration",
-    "batch_size": "of all runs",
-    "crop_size": "of all runs and the validation, in pixels",
+    "steps": "number of steps of a restoration",
+    "pretrain_steps": "number of steps of a pre-training, a multiple of 4",
+    "validations": "number of validations in a restoration",
+    "batch_size": "batch size of all runs",
+    "crop_size": "crop size of all runs and the validation, in pixels",
     "width": "channels of the network at full resolution",
 }
 
@@ -234,7 +234,10 @@ def run(output: Path, settings: Settings, *, arms: Sequence[str], **choice: Any)
     """
     more_steps = open_experiment(output, settings, arms)
     jobs = plan(output, settings, arms=arms, more_steps=more_steps, **choice)
-    print(f"{len(jobs)} runs, {len(experiment.unfinished(jobs, output))} of them to do", flush=True)
+    print(
+        f"{len(jobs)} runs, {len(experiment.unfinished(jobs, output))} of them unfinished",
+        flush=True,
+    )
     return experiment.run_all(jobs, output)
 
 
@@ -246,10 +249,10 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = experiment.parser(__doc__.splitlines()[0])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--stages", action="store_true",
-                        help="also restore from parts of the pre-training, first seed")  # fmt: skip
+                        help="also restore from parts of pre-training (first seed)")  # fmt: skip
     for name, meaning in SIZES.items():
         flag = "--" + name.replace("_", "-")
-        parser.add_argument(flag, type=int, help=f"{meaning} ({getattr(Settings, name)})")
+        parser.add_argument(flag, type=int, help=f"{meaning} (default: {getattr(Settings, name)})")
     options = parser.parse_args(arguments)
     options.seeds = options.seeds or ([0] if options.rehearse else [0, 1, 2])
     for name in SIZES:

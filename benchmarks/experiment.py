@@ -225,8 +225,8 @@ def open_experiment(
         ]
         if drift:
             raise ValueError(
-                f"{output} holds an experiment of other settings ({'; '.join(drift)}); repeat its "
-                "flags to continue it, or use another --output"
+                f"{output} contains an experiment with other settings ({'; '.join(drift)}); "
+                "use the same flags to continue it, or another --output"
             )
         if measure and len(stored) == 1:
             stored |= measure()
@@ -273,12 +273,22 @@ def parser(description: str) -> argparse.ArgumentParser:
     """The options shared by all experiments."""
     result = argparse.ArgumentParser(description=description)
     add = result.add_argument
-    add("--photos", type=_folder, default="", help="clean photos to train on; else bundled ones")
-    add("--validation", type=_folder, default="", help="held-out photos; else bundled ones")
+    add(
+        "--photos",
+        type=_folder,
+        default="",
+        help="folder of clean photos for training (default: bundled photos)",
+    )
+    add(
+        "--validation",
+        type=_folder,
+        default="",
+        help="folder of held-out photos (default: bundled photos)",
+    )
     add("--output", type=Path, required=True, help="folder of the experiment")
-    add("--seeds", type=int, nargs="+", help="0 1 2 (in a rehearsal: 0)")
-    add("--rehearse", action="store_true", help="everything, with tiny sizes")
-    add("--report", action="store_true", help="only write the report")
+    add("--seeds", type=int, nargs="+", help="random seeds (default: 0 1 2; in a rehearsal 0)")
+    add("--rehearse", action="store_true", help="run everything with tiny sizes")
+    add("--report", action="store_true", help="write the report of the finished runs")
     return result
 
 

@@ -80,30 +80,30 @@ def photographs(folder: str | None) -> list[np.ndarray]:
 
 def prepare(photos: Sequence[np.ndarray], folder: Path) -> dict[str, Path]:
     """Writes photos as PNG, as JPEG, packed, and as BasicSR's sub-images; returns the folders."""
-    places = {name: folder / name for name in ("png", "jpeg", "sub-images", "packed")}
+    folders = {name: folder / name for name in ("png", "jpeg", "sub-images", "packed")}
     for name in ("png", "jpeg", "sub-images"):
-        places[name].mkdir()
+        folders[name].mkdir()
     for i, pixels in enumerate(photos):
         bgr = np.ascontiguousarray(pixels[..., ::-1])
-        cv2.imwrite(str(places["png"] / f"{i:03d}.png"), bgr)
-        cv2.imwrite(str(places["jpeg"] / f"{i:03d}.jpg"), bgr, [cv2.IMWRITE_JPEG_QUALITY, 95])
+        cv2.imwrite(str(folders["png"] / f"{i:03d}.png"), bgr)
+        cv2.imwrite(str(folders["jpeg"] / f"{i:03d}.jpg"), bgr, [cv2.IMWRITE_JPEG_QUALITY, 95])
         grid = (corners(n, _SUB_IMAGE, _STEP) for n in bgr.shape[:2])
         for k, (top, left) in enumerate(itertools.product(*grid)):
             part = bgr[top : top + _SUB_IMAGE, left : left + _SUB_IMAGE]
-            cv2.imwrite(str(places["sub-images"] / f"{i:03d}_s{k:03d}.png"), part)
-    source = photos.PhotoSource(list_images(places["png"]), cache_megabytes=0)
-    pack(source, places["packed"], is_pairs=False, options=Options())
-    return places
+            cv2.imwrite(str(folders["sub-images"] / f"{i:03d}_s{k:03d}.png"), part)
+    source = photos.PhotoSource(list_images(folders["png"]), cache_megabytes=0)
+    pack(source, folders["packed"], is_pairs=False, options=Options())
+    return folders
 
 
-def our_sources(places: dict[str, Path]) -> dict[str, Any]:
+def our_sources(folders: dict[str, Path]) -> dict[str, Any]:
     """The sources for our pipeline."""
 
     def folder(name: str, cache: float) -> photos.PhotoSource:
-        return photos.PhotoSource(list_images(places[name]), cache_megabytes=cache)
+        return photos.PhotoSource(list_images(folders[name]), cache_megabytes=cache)
 
     return {
-        "packed": PackedSource(places["packed"]),
+        "packed": PackedSource(folders["packed"]),
         "folder PNG": folder("png", 0),
         "folder JPEG": folder("jpeg", 0),
         "folder PNG, cached": folder("png", 2000),
@@ -152,7 +152,7 @@ def rates(runner: Runner, batch_size: int, seconds: float) -> dict[str, float]:
 
 
 def measure_streams(
-    found: dict[str, Any], places: dict[str, Path], workers: int, options: argparse.Namespace
+    sources: dict[str, Any], folders: dict[str, Path], workers: int, options: argparse.Namespace
 ) -> dict[str, list[dict[str, float]]]:
     """Rates of all pipelines with this number of workers, each once per round."""
     five = tasks.resolve_tasks(options.classes)
@@ -162,19 +162,19 @@ def measure_streams(
         name: lambda source=source: pipeline.make_batches(
             synthetic_classes(five, source), seed=0, num_workers=workers, **common
         )
-        for name, source in found.items()
+        for name, source in sources.items()
     }
     try:
         from benchmarks import torch_loader
     except ImportError as error:
         print(f"without PyTorch: {error}")
     else:
-        for name, place in (
+        for name, folder in (
             ("sub-images PNG", "sub-images"),
             ("folder PNG", "png"),
             ("folder JPEG", "jpeg"),
         ):
-            paths = list(list_images(places[place]))
+            paths = list(list_images(folders[folder]))
             makers[f"torch, {name}"] = lambda paths=paths: torch_loader.batches(
                 paths, specs, num_workers=workers, **common
             )
@@ -213,11 +213,11 @@ def milliseconds(function: Callable[[int], Any], seconds: float) -> float:
     return best
 
 
-def measure_shares(found: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+def measure_shares(sources: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """Milliseconds of processor time per patch for each stage of the pipeline, in one thread."""
     five = tasks.resolve_tasks(options.classes)
     result: dict[str, Any] = {}
-    for name, source in found.items():
+    for name, source in sources.items():
         result[name] = shares_of(source, list(synthetic_classes(five, source)), options)
     return result
 
@@ -272,11 +272,12 @@ def ratios(streams: dict[str, list[dict[str, float]]]) -> dict[str, float]:
     ]
     key = "patches/core s"
     return {
-        f"{ours} / {theirs}": median(
-            one[key] / other[key] for one, other in zip(streams[ours], streams[theirs], strict=True)
+        f"{our_name} / {torch_name}": median(
+            our_round[key] / torch_round[key]
+            for our_round, torch_round in zip(streams[our_name], streams[torch_name], strict=True)
         )
-        for ours, theirs in pairs
-        if ours in streams and theirs in streams
+        for our_name, torch_name in pairs
+        if our_name in streams and torch_name in streams
     }
 
 
@@ -304,17 +305,17 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     cv2.setNumThreads(0)
     with tempfile.TemporaryDirectory() as folder:
         photos = photographs(options.photos)
-        places = prepare(photos, Path(folder))
-        found = our_sources(places)
-        streams = {str(n): measure_streams(found, places, n, options) for n in options.workers}
-        shares = measure_shares(found, options)
+        folders = prepare(photos, Path(folder))
+        sources = our_sources(folders)
+        streams = {str(n): measure_streams(sources, folders, n, options) for n in options.workers}
+        shares = measure_shares(sources, options)
         return {
             "photos": f"{len(photos)} photos of about {photos[0].shape[1]}x{photos[0].shape[0]}",
             "streams": streams,
-            "ratios per core": {n: ratios(found) for n, found in streams.items()},
+            "ratios per core": {n: ratios(rounds) for n, rounds in streams.items()},
             "parts": list(next(iter(shares.values()))),
             "shares": shares,
-            "classes": measure_classes(found["packed"], options),
+            "classes": measure_classes(sources["packed"], options),
             "degradation ms": degradation_times(options),
         }
 
@@ -326,15 +327,15 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--photos",
         metavar="FOLDER",
-        help=f"photos to take (the first {_PHOTOS}); else bundled ones",
+        help=f"folder of photos, of which the first {_PHOTOS} are used (default: bundled photos)",
     )
-    add("--classes", default="5d", help="task set, or classes (%(default)s)")
-    add("--workers", type=int, nargs="+", default=[0, 2], help="numbers of processes")
-    add("--batch", type=int, default=8, help="samples of a batch (%(default)s)")
-    add("--crop", type=int, default=128, help="size of the samples (%(default)s)")
-    add("--seconds", type=float, default=0.6, help="of each measurement (%(default)s)")
-    add("--repetitions", type=int, default=2, help="rounds (%(default)s)")
-    add("--output", type=Path, help="file for the figures, JSON")
+    add("--classes", default="5d", help="task set or classes (default: %(default)s)")
+    add("--workers", type=int, nargs="+", default=[0, 2], help="numbers of worker processes")
+    add("--batch", type=int, default=8, help="batch size (default: %(default)s)")
+    add("--crop", type=int, default=128, help="crop size (default: %(default)s)")
+    add("--seconds", type=float, default=0.6, help="seconds per measurement (default: %(default)s)")
+    add("--repetitions", type=int, default=2, help="number of rounds (default: %(default)s)")
+    add("--output", type=Path, help="JSON file for the results")
     options = parser.parse_args(arguments)
     if options.repetitions < 1 or min(options.workers) < 0:
         parser.error("--repetitions must be at least 1, and --workers not negative")

@@ -45,47 +45,49 @@ def measure(photos: Sequence[Path], weights: Path | None) -> dict[str, Any]:
     """PSNR and SSIM of each class for each way of restoring, and the classifier's predictions."""
     model, params = dcpt_jax.load(*([weights] if weights else []))
     local = model.clone(tlc_size=192)
-    ways = {
+    restorers = {
         "whole": Predictor(model, params, tile=4096),
         f"tiles of {TILE}": Predictor(model, params, tile=TILE),
         "local converter": Predictor(local, params, tile=4096),
     }
     inspector = Inspector.load(weights)
     clean = {path: images.read_image(path) for path in photos}
-    found: dict[str, Any] = {}
+    results_by_class: dict[str, Any] = {}
     for name in CLASSES:
         rows, verdicts = [], []
         for seed, (path, target) in enumerate(clean.items()):
             degraded = dcpt_jax.degrade(target, name, seed=seed)
             results = {"degraded": np.clip(degraded, 0, 1)}
-            for way, restore in ways.items():
-                if way == "whole" or seed % 3 == 0:
-                    results[way] = restore(degraded)
-            rows.append({way: scores.of_image(image, target) for way, image in results.items()})
+            for method, restore in restorers.items():
+                if method == "whole" or seed % 3 == 0:
+                    results[method] = restore(degraded)
+            rows.append(
+                {method: scores.of_image(image, target) for method, image in results.items()}
+            )
             verdicts.append(inspector.labels.verdict(inspector(degraded)))
             print(f"{name}: {path.name} {rows[-1]['whole'][0]:.2f} dB, {verdicts[-1]}", flush=True)
-        found[name] = {
-            way: [round(float(np.mean([row[way][i] for row in rows])), 4) for i in range(2)]
-            for way in ("degraded", "whole")
+        results_by_class[name] = {
+            method: [round(float(np.mean([row[method][i] for row in rows])), 4) for i in range(2)]
+            for method in ("degraded", "whole")
         } | {"verdicts": verdicts}
-        for way in [way for way in ways if way != "whole"]:
-            gains = [row[way][0] - row["whole"][0] for row in rows if way in row]
-            found[name][f"{way} - whole"] = round(float(np.mean(gains)), 4)
-    return found
+        for method in [method for method in restorers if method != "whole"]:
+            gains = [row[method][0] - row["whole"][0] for row in rows if method in row]
+            results_by_class[name][f"{method} - whole"] = round(float(np.mean(gains)), 4)
+    return results_by_class
 
 
-def table(found: dict[str, Any]) -> Iterator[str]:
+def table(results: dict[str, Any]) -> Iterator[str]:
     """Markdown rows of the results of `measure`."""
     yield ("| class | PSNR degraded | restored | gain | SSIM degraded | restored | in tiles "
            "| with local converter | classified correctly |")  # fmt: skip
     yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|"
-    for name, one in found.items():
-        (before, similar), (after, restored) = one["degraded"], one["whole"]
-        right = np.mean([verdict == name.split(":")[0] for verdict in one["verdicts"]])
+    for name, result in results.items():
+        (before, similar), (after, restored) = result["degraded"], result["whole"]
+        right = np.mean([verdict == name.split(":")[0] for verdict in result["verdicts"]])
         yield (
             f"| {name} | {before:.2f} | {after:.2f} | {after - before:+.2f} | {similar:.3f} "
-            f"| {restored:.3f} | {one[f'tiles of {TILE} - whole']:+.2f} "
-            f"| {one['local converter - whole']:+.2f} | {right:.0%} |"
+            f"| {restored:.3f} | {result[f'tiles of {TILE} - whole']:+.2f} "
+            f"| {result['local converter - whole']:+.2f} | {right:.0%} |"
         )
 
 
@@ -118,7 +120,7 @@ def plot(refine: Path, classify: Path, target: Path) -> None:
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
     panels = (
         ("restoration", refine, "quality/psnr", "PSNR of training batches, dB"),
-        ("classifier", classify, "quality/accuracy", "share with all outputs right"),
+        ("classifier", classify, "quality/accuracy", "share with all outputs correct"),
     )
     for axis, (title, run, key, label) in zip(axes, panels, strict=True):
         lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
@@ -136,21 +138,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, draws, or both."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", type=Path, help="folder of clean photos to measure on")
-    parser.add_argument("--output", type=Path, help="JSON file for the figures")
-    parser.add_argument("--pictures", type=Path, help="picture file to draw")
-    parser.add_argument("--weights", type=Path, help="other weights than the bundled ones")
-    parser.add_argument("--curves", type=Path, help="PNG file to plot the training in")
-    parser.add_argument("--runs", type=Path, nargs=2, help="folders of refinement and classifier")
+    parser.add_argument("--output", type=Path, help="JSON file for the results")
+    parser.add_argument("--pictures", type=Path, help="output file for example pictures")
+    parser.add_argument("--weights", type=Path, help="weights to measure (default: bundled)")
+    parser.add_argument("--curves", type=Path, help="PNG file for the training curves")
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        nargs=2,
+        help="work directories of refinement and classifier, for --curves",
+    )
     options = parser.parse_args(arguments)
     if options.curves:
         plot(*options.runs, options.curves)
     if options.pictures:
         images.write_image(options.pictures, images.to_float(draw(options.weights)))
     if options.photos:
-        found = measure(image_folders.list_images(options.photos), options.weights)
+        results = measure(image_folders.list_images(options.photos), options.weights)
         if options.output:
-            options.output.write_text(json.dumps(found, indent=1) + "\n")
-        print("\n".join(table(found)))
+            options.output.write_text(json.dumps(results, indent=1) + "\n")
+        print("\n".join(table(results)))
 
 
 if __name__ == "__main__":

@@ -47,15 +47,15 @@ def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
         figures = {"case": dataclasses.asdict(case), **ours.facts}
         for other in sides[1:]:
             figures |= {f"{other.name}: {name}": value for name, value in other.facts.items()}
-        for what in WHAT:
-            times = time_interleaved(sides, what, options.repetitions)
+        for function_name in WHAT:
+            times = time_interleaved(sides, function_name, options.repetitions)
             for name, values in times.items():
-                figures[f"{what}: {name} ms"] = median(values)
-                figures[f"{what}: {name} fastest ms"] = min(values)
+                figures[f"{function_name}: {name} ms"] = median(values)
+                figures[f"{function_name}: {name} fastest ms"] = min(values)
             for other in sides[1:]:
                 pairs = zip(times[ours.name], times[other.name], strict=True)
-                ratio = median(mine / theirs for mine, theirs in pairs)
-                figures[f"{what}: {ours.name} / {other.name}"] = ratio
+                ratio = median(our_ms / torch_ms for our_ms, torch_ms in pairs)
+                figures[f"{function_name}: {ours.name} / {other.name}"] = ratio
         for side in sides:
             figures[f"{side.name}: peak resident MB"] = side.peak_bytes() / 1e6
     return figures
@@ -79,12 +79,12 @@ def start(case: Case, options: argparse.Namespace) -> list[Side]:
         "device": ours.facts["backend"],
         "threads": options.threads,
     }
-    ways = {"torch": {}, "torch channels_last": {"channels_last": True}}
+    variants = {"torch": {}, "torch channels_last": {"channels_last": True}}
     if options.torch_compile:
         on_gpu = ours.facts["backend"] == "gpu"
-        ways["torch.compile"] = {"channels_last": on_gpu, "compiled": True}
-    for name, way in ways.items():
-        side = Side(name, "benchmarks.torch_runs:make", arguments | way)
+        variants["torch.compile"] = {"channels_last": on_gpu, "compiled": True}
+    for name, options_of_variant in variants.items():
+        side = Side(name, "benchmarks.torch_runs:make", arguments | options_of_variant)
         if side.missing:
             print(f"{case.name} without {name}: {side.missing}")
             side.close()
@@ -98,13 +98,17 @@ def summary(results: Sequence[dict[str, Any]]) -> str:
     columns = ("trace s", "compile s", "temporary MB", "ms", "torch ms", "ratio")
     lines = [f"{'':32}" + "".join(f"{column:>14}" for column in columns)]
     for figures in results:
-        for what in WHAT:
-            names = [f"{what}: {column}" for column in columns[:3]]
-            names += [f"{what}: dcpt_jax ms", f"{what}: torch ms", f"{what}: dcpt_jax / torch"]
+        for function_name in WHAT:
+            names = [f"{function_name}: {column}" for column in columns[:3]]
+            names += [
+                f"{function_name}: dcpt_jax ms",
+                f"{function_name}: torch ms",
+                f"{function_name}: dcpt_jax / torch",
+            ]
             values = (
                 f"{figures[name]:14,.2f}" if name in figures else f"{'-':>14}" for name in names
             )
-            lines.append(f"{figures['case']['name'] + ', ' + what:32}" + "".join(values))
+            lines.append(f"{figures['case']['name'] + ', ' + function_name:32}" + "".join(values))
     return "\n".join(lines)
 
 
@@ -117,19 +121,19 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         nargs="+",
         default=[case.name for case in SMALL],
         metavar="NAME",
-        help=f"what to run: by default {', '.join(case.name for case in SMALL)}; "
-        f"further {', '.join(case.name for case in FULL)}, the networks of the paper",
+        help=f"networks to measure (default: {', '.join(case.name for case in SMALL)}; "
+        f"the paper's: {', '.join(case.name for case in FULL)})",
     )
     parser.add_argument("--repetitions", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch")
+    parser.add_argument("--threads", type=int, default=2, help="number of threads of PyTorch")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="compute type"
     )
     parser.add_argument(
-        "--remat", action="store_true", help="rematerialise the blocks (ours, not PyTorch's)"
+        "--remat", action="store_true", help="rematerialise the blocks (dcpt_jax only)"
     )
     parser.add_argument("--torch-compile", action="store_true", help="also time torch.compile")
-    parser.add_argument("--output", type=Path, help="file for the figures, JSON")
+    parser.add_argument("--output", type=Path, help="JSON file for the results")
     options = parser.parse_args(arguments)
     if options.repetitions < 1:
         parser.error(f"--repetitions is {options.repetitions}, but must be at least 1")
@@ -139,20 +143,20 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Runs the requested cases, prints a table for each, and writes all results as JSON."""
     options = parsed(arguments)
-    how = options.dtype + (", rematerialised" if options.remat else "")
+    setting = options.dtype + (", rematerialised" if options.remat else "")
     results = []
     for case in (*SMALL, *FULL):
         if case.name in options.case:
             figures = measure(case, options)
             results.append(figures)
-            print(f"\n{case.name}, batch {case.batch} at {case.size}x{case.size}, {how}")
+            print(f"\n{case.name}, batch {case.batch} at {case.size}x{case.size}, {setting}")
             for name, value in figures.items():
                 if name != "case":
                     print(f"  {name:44}" + (value if isinstance(value, str) else f"{value:14,.2f}"))
     print("\n" + summary(results), flush=True)
     if options.output:
         date = datetime.date.today().isoformat()
-        report = {"date": date, "how": how, "results": results}
+        report = {"date": date, "how": setting, "results": results}
         options.output.write_text(json.dumps(report, indent=2) + "\n")
     return results
 

@@ -33,8 +33,8 @@ def make_state(fsdp_devices: int) -> TrainState:
     mesh = sharding.make_mesh(jax.device_count(), fsdp_devices=fsdp_devices)
     random = np.random.default_rng(0)
     return jax.tree.map(
-        lambda leaf, held: jax.device_put(
-            random.random(leaf.shape, np.float32).astype(leaf.dtype), held
+        lambda leaf, leaf_sharding: jax.device_put(
+            random.random(leaf.shape, np.float32).astype(leaf.dtype), leaf_sharding
         ),
         shapes,
         sharding.state_shardings(shapes, mesh),
@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--fsdp", type=int, default=1, help="config.fsdp_devices")
     parser.add_argument("--saves", type=int, default=4)
-    parser.add_argument("--folder", help="where the checkpoints go (default: a temporary folder)")
+    parser.add_argument("--folder", help="folder for the checkpoints (default: a temporary folder)")
     options = parser.parse_args()
     state = make_state(options.fsdp)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / 1e6
@@ -56,11 +56,11 @@ def main() -> None:
         for step in range(1, options.saves + 1):
             number = np.full((), step, np.int32)
             state = state.replace(step=jax.device_put(number, state.step.sharding))
-            began, computed = time.perf_counter(), time.thread_time()
+            start, computed = time.perf_counter(), time.thread_time()
             checkpoints.save(state, batches=step, config={}, model={})
-            blocked, computed = time.perf_counter() - began, time.thread_time() - computed
+            blocked, computed = time.perf_counter() - start, time.thread_time() - computed
             checkpoints.wait()
-            written = time.perf_counter() - began - blocked
+            written = time.perf_counter() - start - blocked
             print(
                 f"save {step}: blocked {blocked:.2f} s ({computed:.2f} s of computing), written "
                 f"{written:.2f} s later",

@@ -57,8 +57,8 @@ def collectives_of(text: str) -> tuple[dict[str, int], dict[str, int]]:
     """Bytes of the results and number of the collectives in the text of a compiled program."""
     sizes, counts = dict.fromkeys(COLLECTIVES, 0), dict.fromkeys(COLLECTIVES, 0)
     for line in text.splitlines():
-        if found := _CALL.search(line):
-            shapes, kind = found.groups()
+        if call := _CALL.search(line):
+            shapes, kind = call.groups()
             counts[kind] += 1
             sizes[kind] += sum(
                 BYTES[dtype] * math.prod(int(n) for n in dims.split(",") if n)
@@ -87,12 +87,12 @@ def compiled_case(preset: str, fsdp_devices: int, batch_per_device: int) -> Case
     with formulated(dataclasses.replace(ACCELERATOR, depthwise="taps", keep_products=False)):
         compiled = run.lower(state).compile()
     sizes, counts = collectives_of(compiled.as_text())
-    held = sum(
+    state_bytes = sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(state)
     )
     flops = (compiled.cost_analysis() or {}).get("flops", math.nan)
-    return Case(devices, fsdp_devices, batch_per_device, held, flops, sizes, counts)
+    return Case(devices, fsdp_devices, batch_per_device, state_bytes, flops, sizes, counts)
 
 
 def moved(case: Case) -> tuple[float, float]:
@@ -147,13 +147,19 @@ def table(
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--preset", default="nafnet,5d", help="of configs/restore.py")
+    parser.add_argument("--preset", default="nafnet,5d", help="preset of configs/restore.py")
     parser.add_argument("--batch-per-device", type=int, default=32)
-    parser.add_argument("--step-ms", type=float, default=47.8, help="measured on one device")
-    parser.add_argument("--inside", type=float, default=450.0, help="GB/s in a host, one way")
-    parser.add_argument("--between", type=float, default=50.0, help="GB/s between hosts, one way")
-    parser.add_argument("--per-host", type=int, default=8, help="devices of a host")
-    parser.add_argument("--json", type=Path, help="file to write the figures to")
+    parser.add_argument(
+        "--step-ms", type=float, default=47.8, help="measured step time on one device"
+    )
+    parser.add_argument(
+        "--inside", type=float, default=450.0, help="bandwidth within a host, GB/s, one way"
+    )
+    parser.add_argument(
+        "--between", type=float, default=50.0, help="bandwidth between hosts, GB/s, one way"
+    )
+    parser.add_argument("--per-host", type=int, default=8, help="devices per host")
+    parser.add_argument("--json", type=Path, help="JSON file for the results")
     parser.add_argument("--case", type=int, nargs=2, metavar=("DEVICES", "FSDP"),
                         help="compile one case and print it as JSON")  # fmt: skip
     return parser.parse_args(arguments)

@@ -89,15 +89,15 @@ def make(
         way: as for `runners`.
     """
     torch.set_num_threads(threads)
-    place = torch.device("cuda" if device == "gpu" and torch.cuda.is_available() else "cpu")
-    if place.type == "cuda":
+    torch_device = torch.device("cuda" if device == "gpu" and torch.cuda.is_available() else "cpu")
+    if torch_device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
     model = network(architecture, arguments, size)
-    run, facts = runners(model, images(batch, size), place, dtype=dtype, **way)
+    run, facts = runners(model, images(batch, size), torch_device, dtype=dtype, **way)
     return run, {
-        "version": f"{torch.__version__} on {place.type}; {SOURCES[architecture]}",
+        "version": f"{torch.__version__} on {torch_device.type}; {SOURCES[architecture]}",
         **facts,
     }
 
@@ -105,7 +105,7 @@ def make(
 def runners(
     model: torch.nn.Module,
     images: tuple[np.ndarray, np.ndarray],
-    place: torch.device,
+    torch_device: torch.device,
     *,
     dtype: str,
     channels_last: bool = False,
@@ -117,7 +117,7 @@ def runners(
     Args:
         model: on any device; it is moved and trained.
         images: degraded and clean batch, float32 [b, h, w, 3].
-        place: device to run on.
+        torch_device: device to run on.
         dtype: "float32", or "bfloat16" for automatic mixed precision.
         channels_last: memory layout of kernels and images.
         compiled: whether to use `torch.compile`.
@@ -129,14 +129,14 @@ def runners(
         all that PyTorch has allocated there).
     """
     memory = torch.channels_last if channels_last else torch.contiguous_format
-    model = model.to(place)
+    model = model.to(torch_device)
     for parameter in model.parameters():
         if parameter.dim() == 4:  # Module.to fails for PromptIR's five-dimensional prompts
             parameter.data = parameter.data.to(memory_format=memory)
-    fused = place.type == "cuda"
+    fused = torch_device.type == "cuda"
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=1e-4, fused=fused)
     degraded, clean = (
-        torch.from_numpy(batch.transpose(0, 3, 1, 2).copy()).to(place, memory_format=memory)
+        torch.from_numpy(batch.transpose(0, 3, 1, 2).copy()).to(torch_device, memory_format=memory)
         for batch in images
     )
     apply = torch.compile(model) if compiled else model
@@ -144,11 +144,11 @@ def runners(
 
     def precision():
         if half:
-            return torch.autocast(place.type, dtype=torch.bfloat16)
+            return torch.autocast(torch_device.type, dtype=torch.bfloat16)
         return contextlib.nullcontext()
 
     def wait():
-        if place.type == "cuda":
+        if torch_device.type == "cuda":
             torch.cuda.synchronize()
 
     def run_forward():
@@ -172,7 +172,7 @@ def runners(
         function()
         if compiled:
             facts[f"{name}: first run s"] = time.perf_counter() - start
-        if place.type == "cuda":
+        if torch_device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
             function()
             facts[f"{name}: peak MB"] = torch.cuda.max_memory_allocated() / 1e6

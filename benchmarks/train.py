@@ -48,11 +48,11 @@ class Variant:
 
         self.name = f"{devices} x" + (f", state in {fsdp}" if fsdp > 1 else "")
         config = configured(options, fsdp)
-        place = jax.devices()[:devices]
+        jax_devices = jax.devices()[:devices]
         start = time.perf_counter()
-        run = prepare(config, devices=place)
+        run = prepare(config, devices=jax_devices)
         self._state = jax.block_until_ready(run.create_state())
-        made = time.perf_counter()
+        built = time.perf_counter()
         lowered = run.lower(self._state)
         traced = time.perf_counter()
         self._step = lowered.compile()
@@ -63,11 +63,11 @@ class Variant:
         self.network = run.network
         self._batch = sharding.put_batch(batch, run.mesh)
         self.flops = throughput.flops_of(lowered, accumulate_steps=config.accumulate_steps)
-        self.peak = throughput.peak_flops(place, config.dtype)
+        self.peak = throughput.peak_flops(jax_devices, config.dtype)
         memory = self._step.memory_analysis()
         self.facts = {
-            "prepare and initialise s": made - start,
-            "trace s": traced - made,
+            "prepare and initialise s": built - start,
+            "trace s": traced - built,
             "compile s": compiled - traced,
             "state and batch of a device MB": memory.argument_size_in_bytes / 1e6,
             "temporary of a device MB": memory.temp_size_in_bytes / 1e6,
@@ -85,8 +85,8 @@ class Variant:
                 self._state, metrics = self._step(self._state, self._batch)
             dispatched += time.perf_counter() - began
         jax.block_until_ready((self._state, metrics))
-        whole = time.perf_counter() - start
-        return {"ms": 1e3 * whole / STEPS, "dispatch ms": 1e3 * dispatched / STEPS}
+        total = time.perf_counter() - start
+        return {"ms": 1e3 * total / STEPS, "dispatch ms": 1e3 * dispatched / STEPS}
 
 
 def configured(options: argparse.Namespace, fsdp: int) -> Any:
@@ -112,20 +112,22 @@ def torch_steps(
 
     from benchmarks import torch_runs
 
-    place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch_device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(os.cpu_count() or 1)
-    if place.type == "cuda":
+    if torch_device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     rounds, facts = {}, {}
-    ways = {"torch eager": {}, "torch channels_last": {"channels_last": True}}
-    if place.type == "cuda":
-        ways["torch.compile"] = {"channels_last": True, "compiled": True}
-    for name, way in ways.items():
+    variants = {"torch eager": {}, "torch channels_last": {"channels_last": True}}
+    if torch_device.type == "cuda":
+        variants["torch.compile"] = {"channels_last": True, "compiled": True}
+    for name, variant_options in variants.items():
         network = torch_runs.network(
             ours.network.architecture, ours.network.arguments(), ours.images[0].shape[1]
         )
-        steps, costs = torch_runs.runners(network, ours.images, place, dtype=options.dtype, **way)
+        steps, costs = torch_runs.runners(
+            network, ours.images, torch_device, dtype=options.dtype, **variant_options
+        )
         facts |= {f"{name}: {key}": value for key, value in costs.items()}
 
         def round_of(step: Callable[[], None] = steps["training step"]) -> dict[str, float]:
@@ -135,7 +137,7 @@ def torch_steps(
             return {"ms": 1e3 * (time.perf_counter() - start) / STEPS}
 
         rounds[name] = round_of
-    facts["torch"] = f"{torch.__version__} on {place.type}"
+    facts["torch"] = f"{torch.__version__} on {torch_device.type}"
     return rounds, facts
 
 
@@ -151,20 +153,20 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "backend": f"jax {jax.__version__} on {jax.devices()[0].device_kind}, {options.dtype}"
     }
     if options.torch:
-        theirs, more = torch_steps(options, variants[0])
-        rounds, facts = rounds | theirs, facts | more
+        torch_rounds, torch_facts = torch_steps(options, variants[0])
+        rounds, facts = rounds | torch_rounds, facts | torch_facts
     times: dict[str, list[dict[str, float]]] = {name: [] for name in rounds}
     for repetition in range(options.repetitions + 1):
         for name, run in rounds.items():
-            found = run()
+            timings = run()
             if repetition:  # the first round allocates memory and is not counted
-                times[name].append(found)
-    first = [one["ms"] for one in times[variants[0].name]]
+                times[name].append(timings)
+    first = [timings["ms"] for timings in times[variants[0].name]]
     results = {}
     for name, values in times.items():
-        results[name] = {key: median(one[key] for one in values) for key in values[0]}
-        pairs = zip((one["ms"] for one in values), first, strict=True)
-        results[name]["ratio"] = median(mine / base for mine, base in pairs)
+        results[name] = {key: median(timings[key] for timings in values) for key in values[0]}
+        pairs = zip((timings["ms"] for timings in values), first, strict=True)
+        results[name]["ratio"] = median(ms / base for ms, base in pairs)
         results[name]["steps/s"] = 1e3 / results[name]["ms"]
     for variant in variants:
         results[variant.name] |= variant.facts | _rates(results[variant.name], variant)
@@ -195,11 +197,11 @@ COLUMNS = ("ms", "ratio", "dispatch ms", "steps/s", "images/s", "teraflops/s", "
 def summary(figures: dict[str, Any]) -> str:
     """A table with a line for each variant."""
     results = figures["results"]
-    columns = [name for name in COLUMNS if any(name in one for one in results.values())]
+    columns = [name for name in COLUMNS if any(name in row for row in results.values())]
     widths = [max(len(column), 9) + 2 for column in columns]
     lines = [f"{'':22}" + "".join(f"{c:>{w}}" for c, w in zip(columns, widths, strict=True))]
-    for name, one in results.items():
-        cells = (f"{one[c]:{w},.3f}" if c in one else f"{'-':>{w}}"
+    for name, row in results.items():
+        cells = (f"{row[c]:{w},.3f}" if c in row else f"{'-':>{w}}"
                  for c, w in zip(columns, widths, strict=True))  # fmt: skip
         lines.append(f"{name:22}" + "".join(cells))
     lines += [f"{key}: {value}" for key, value in figures.items() if key != "results"]
@@ -209,20 +211,26 @@ def summary(figures: dict[str, Any]) -> str:
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--devices", type=int, nargs="+", default=[1], help="how many, in turn")
+    parser.add_argument(
+        "--devices", type=int, nargs="+", default=[1], help="numbers of devices to measure"
+    )
     parser.add_argument("--mode", choices=("pretrain", "restore"), default="restore")
-    parser.add_argument("--preset", default="", help='e.g. "nafnet,5d"; by default the demo')
-    parser.add_argument("--batch", type=int, default=0, help="in place of the config's")
-    parser.add_argument("--crop", type=int, default=0, help="in place of the config's, pixels")
+    parser.add_argument("--preset", default="", help='e.g. "nafnet,5d" (default: the demo)')
+    parser.add_argument(
+        "--batch", type=int, default=0, help="batch size (default: that of the config)"
+    )
+    parser.add_argument(
+        "--crop", type=int, default=0, help="crop size in pixels (default: that of the config)"
+    )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--remat", action="store_true")
-    parser.add_argument("--no-fsdp", action="store_true", help="only with whole states")
+    parser.add_argument("--no-fsdp", action="store_true", help="skip runs with a sharded state")
     parser.add_argument("--torch", action="store_true", help="also time PyTorch")
     parser.add_argument("--repetitions", type=int, default=10)
-    parser.add_argument("--output", type=Path, help="file for the figures, JSON")
+    parser.add_argument("--output", type=Path, help="JSON file for the results")
     options = parser.parse_args(arguments)
     if options.repetitions < 1 or min(options.devices) < 1:
-        parser.error("--repetitions and --devices have to be at least 1")
+        parser.error("--repetitions and --devices must be at least 1")
     if options.torch and (options.devices != [1] or options.mode != "restore"):
         parser.error("--torch compares a restoration step on one device")
     return options

@@ -76,7 +76,7 @@ def plan(
             trained = add("restore", task, seed, settings.steps, tasks=task)
             # Its weights hold the unchanged network, and the classifier.
             start = add("classify", task, seed, settings.classify_steps, init_from=str(trained))
-            for target in (other for other in tasks if other != task):
+            for target in (other_task for other_task in tasks if other_task != task):
                 for kind, guidance in GUIDANCE.items():
                     changes = {"tasks": target, "guidance": guidance, "init_from": str(start)}
                     add(kind, direction(task, target), seed, settings.transfer_steps, **changes)
@@ -97,21 +97,23 @@ def markdown(runs: Sequence[Mapping[str, Any]]) -> str:
     Raises:
         ValueError: if no direction is finished.
     """
-    found = {(run["kind"], run["arm"], run["seed"]): run["final"] for run in runs}
+    finals = {(run["kind"], run["arm"], run["seed"]): run["final"] for run in runs}
     seeds = sorted({run["seed"] for run in runs})
 
     def psnr(kind: str, arm: str) -> dict[int, float]:
-        return {s: found[kind, arm, s]["psnr"] for s in seeds if (kind, arm, s) in found}
+        return {s: finals[kind, arm, s]["psnr"] for s in seeds if (kind, arm, s) in finals}
 
     rows, gains, accuracies = [], {}, []
     for source, target in itertools.permutations(TASKS, 2):
         arm = direction(source, target)
         cells = [psnr("restore", target), psnr("unguided", arm), psnr("guided", arm)]
-        both = sorted(cells[1].keys() & cells[2].keys())
-        if not both:
+        shared_seeds = sorted(cells[1].keys() & cells[2].keys())
+        if not shared_seeds:
             continue
-        gains[arm] = {seed: cells[2][seed] - cells[1][seed] for seed in both}
-        rows.append([arm, len(both), *(_spread(cell) for cell in cells), *_judged(gains[arm])])
+        gains[arm] = {seed: cells[2][seed] - cells[1][seed] for seed in shared_seeds}
+        rows.append(
+            [arm, len(shared_seeds), *(_spread(cell) for cell in cells), *_judged(gains[arm])]
+        )
     if not rows:
         raise ValueError("no direction is finished yet, with and without guidance")
     complete = [seed for seed in seeds if all(seed in gain for gain in gains.values())]
@@ -119,7 +121,7 @@ def markdown(runs: Sequence[Mapping[str, Any]]) -> str:
         means = {seed: float(np.mean([gain[seed] for gain in gains.values()])) for seed in complete}
         rows.append(["mean of these", len(complete), "", "", "", *_judged(means)])
     for task in TASKS:
-        values = [found[key]["accuracy"] for key in found if key[:2] == ("classify", task)]
+        values = [finals[key]["accuracy"] for key in finals if key[:2] == ("classify", task)]
         if values:
             accuracies.append([task, len(values), f"{np.mean(values):.1%}"])
     heads = ["direction", "seeds", "trained for it", "unguided", "guided", "difference", "verdict"]
@@ -148,7 +150,7 @@ def _judged(gain: Mapping[int, float]) -> list[str]:
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
     parser = experiment.parser(__doc__.splitlines()[0])
-    wanted = "degradations to go between (all; in a rehearsal: noise rain)"
+    wanted = "degradations to transfer between (default: all; in a rehearsal noise rain)"
     parser.add_argument("--tasks", nargs="+", choices=TASKS, help=wanted)
     for name in ("steps", "classify_steps", "transfer_steps"):
         flag = "--" + name.replace("_", "-")
@@ -157,7 +159,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.seeds = options.seeds or ([0] if options.rehearse else [0, 1, 2])
     options.tasks = options.tasks or list(TASKS[:2] if options.rehearse else TASKS)
     if len(set(options.tasks)) < max(2, len(options.tasks)):
-        parser.error("--tasks: name two or three different ones")
+        parser.error("--tasks: give two or three different degradations")
     return options
 
 
@@ -180,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         experiment.open_experiment(output, settings)
         jobs = plan(output, settings, tasks=options.tasks, seeds=options.seeds)
         print(
-            f"{len(jobs)} runs, {len(experiment.unfinished(jobs, output))} of them to do",
+            f"{len(jobs)} runs, {len(experiment.unfinished(jobs, output))} of them unfinished",
             flush=True,
         )
         return experiment.run_all(jobs, output)

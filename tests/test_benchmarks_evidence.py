@@ -230,7 +230,7 @@ def test_a_rehearsal_that_is_stopped_goes_on(tmp_path, photo_folder, monkeypatch
     assert len(experiment.read_runs(tmp_path)) == 3
     monkeypatch.undo()
     evidence.main(command)
-    assert "13 runs, 10 of them to do" in capsys.readouterr().out
+    assert "13 runs, 10 of them unfinished" in capsys.readouterr().out
     runs = experiment.read_runs(tmp_path)
     assert len(runs) == len({(run["kind"], run["arm"]) for run in runs}) == 6 + 4 + 3
     for run in runs:

@@ -69,4 +69,4 @@ def test_a_direction_needs_two_degradations(capsys):
     for wrong in (["rain"], ["rain", "rain"]):
         with pytest.raises(SystemExit):
             transfer.parsed(["--output", "o", "--tasks", *wrong])
-        assert "two or three different ones" in capsys.readouterr().err
+        assert "two or three different" in capsys.readouterr().err
