@@ -62,7 +62,7 @@ def test_each_restoration_starts_from_a_run_before_it(tmp_path):
     assert dcpt.checkpoint.keep >= 4
 
 
-def test_the_arms_are_what_they_say(tmp_path):
+def test_the_arms_match_their_descriptions(tmp_path):
     kinds = {job.arm: job.config for job in planned(tmp_path) if job.kind == "pretrain"}
     assert {arm: config.class_weight for arm, config in kinds.items()} == {
         "reproduction": 0, "dcpt": 1, "direct": 1, "maskdcpt": 1,
@@ -173,7 +173,7 @@ def test_verdicts(differences, judged):
     assert evidence_report.verdict(differences) == judged
 
 
-def test_accuracy_against_what_restoration_gains():
+def test_accuracy_compared_with_the_gain_of_restoration():
     pretraining = {
         "kind": "pretrain", "arm": "dcpt", "seed": 0, "steps": 8,
         "along": [{"step": 2 * i, "accuracy": 0.2 * i} for i in (1, 2, 3, 4)],

@@ -30,7 +30,7 @@ def test_how_commands_end(error, status, message, capsys):
     assert capsys.readouterr().err == message
 
 
-def test_what_orbax_leaves_undone_after_a_failure_is_not_shown():
+def test_unfinished_tasks_of_orbax_after_a_failure_are_not_shown():
     code = """
 import sys
 from dcpt_jax.command_line import guarded
@@ -79,7 +79,7 @@ def test_a_reader_that_ends_early_brings_no_traceback():
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 @pytest.mark.parametrize("flush", [True, False])
-def test_a_full_disk_behind_the_output_is_told_in_one_sentence(flush):
+def test_a_full_disk_is_reported_in_one_sentence(flush):
     code = (
         "import argparse, sys\n"
         "from dcpt_jax.command_line import run_command\n"

@@ -117,7 +117,7 @@ def test_ctrl_c_while_a_command_imports_ends_in_one_line(module, tmp_path):
 
 
 @pytest.mark.parametrize("module", ["dcpt_jax.main", "dcpt_jax.data.check", "dcpt_jax.tables"])
-def test_a_missing_extra_is_told_in_one_line_by_the_modules_too(module, tmp_path):
+def test_modules_report_a_missing_extra_in_one_line(module, tmp_path):
     (tmp_path / "ml_collections.py").write_text("raise ImportError('not here')")
     places = os.pathsep.join([str(tmp_path), str(ROOT)])
     done = subprocess.run(

@@ -179,7 +179,7 @@ def test_repeats_that_are_set_make_another_run():
     ]
 
 
-def test_flags_of_classes_are_taken_out_of_the_command_line():
+def test_class_flags_are_removed_from_the_command_line():
     argv = [
         "main",
         "--config=c.py",
@@ -268,7 +268,7 @@ def test_a_constant_rate_does_not_depend_on_the_number_of_steps():
         ("restore", {"accumulate_steps": 0}, "config.accumulate_steps is 0"),
     ],
 )
-def test_what_a_mode_needs(mode, changes, message):
+def test_required_keys_of_each_mode(mode, changes, message):
     config = configs.load(mode)
     config.update(changes)
     with pytest.raises(ConfigError, match=message):
@@ -455,7 +455,7 @@ def test_a_keyword_that_the_backbone_does_not_know():
         parts.network_and_classifier(config, num_classes=5)
 
 
-def test_differences_name_what_makes_another_run():
+def test_differences_name_the_changed_keys():
     a, b = configs.load("pretrain"), configs.load("pretrain")
     b.log.every_steps = 1
     b.data.num_workers = 7

@@ -55,7 +55,7 @@ def test_the_home_folder_is_expanded_in_values(monkeypatch):
         (["--config.repeats.low_ligt=2"], r"; did you mean low_light\?"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_sentence(arguments, message):
+def test_errors_are_one_sentence(arguments, message):
     with pytest.raises(ConfigError, match=message) as caught:
         parse(*arguments)
     assert "\n" not in str(caught.value)

@@ -26,7 +26,7 @@ def test_another_stage_is_refused_with_the_known_ones():
         recipe("")
 
 
-def test_what_ships_is_a_network_of_the_recipe():
+def test_the_bundled_network_is_a_network_of_the_recipe():
     if not weights.BUNDLED.is_dir():
         pytest.skip("no weights are bundled")
     _, description = weights.load_weights()

@@ -152,7 +152,7 @@ def test_every_architecture_goes_through_the_weights_folder(tmp_path, capsys, ar
     assert_same(read_safetensors(tmp_path / "net.safetensors"), state)
 
 
-def test_options_say_what_names_do_not_tell(tmp_path, capsys):
+def test_options_replace_assumptions(tmp_path, capsys):
     network = dcpt_jax.create_model("restormer", **LEVELS)
     with_body = reference_state(network)
     names = zip(reference_shapes(network, layout="original", force=True), with_body, strict=True)
@@ -250,9 +250,7 @@ def test_a_classifier_comes_along(tmp_path, network, state):
         (lambda s: s.clear() or s.update(other=np.zeros(3, np.float32)), "no known architecture"),
     ],
 )
-def test_what_does_not_fit_is_named_and_nothing_is_written(
-    tmp_path, state, capsys, change, message
-):
+def test_mismatches_are_named_and_nothing_is_written(tmp_path, state, capsys, change, message):
     changed = dict(state)
     change(changed)
     path = write_pth(tmp_path / "net.pth", changed)
@@ -302,7 +300,7 @@ def test_names_of_a_huge_network_are_refused(tmp_path, capsys, part):
     assert "the names imply 79 " in capsys.readouterr().err
 
 
-def test_what_fails_unforeseen_is_no_traceback(tmp_path, state, monkeypatch, capsys):
+def test_unforeseen_failures_print_no_traceback(tmp_path, state, monkeypatch, capsys):
     def fail(*_, **__):
         raise OverflowError("too \x1b[2J large")
 
@@ -414,7 +412,7 @@ def test_a_file_is_loaded_directly(tmp_path, network, state, caplog):
 
 
 @pytest.mark.parametrize(("other", "taken"), [("state_dict_ema", "params"), ("params_ema", None)])
-def test_weights_that_were_not_taken_are_told(tmp_path, state, other, taken):
+def test_unused_weights_are_reported(tmp_path, state, other, taken):
     whole = tmp_path / "both.pth"
     arrays, tree = {}, {}
     for name in ("params", other):
@@ -606,7 +604,7 @@ def test_recorded_files_go_there_and_back_exactly(tmp_path, case):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["restormer_small", "promptir_tiny", "swinir_small"])
-def test_recorded_transformers_convert_and_compute_what_was_recorded(tmp_path, case):
+def test_recorded_transformers_convert_and_give_the_recorded_outputs(tmp_path, case):
     config, recorded = read_case(f"models/{case}")
     file = recording(f"models/{case}/weights.pth")
     swinir = ["--window-size", "4", "--num-heads", "2,3,2,2,3,2"] if "swinir" in case else []
@@ -617,7 +615,7 @@ def test_recorded_transformers_convert_and_compute_what_was_recorded(tmp_path, c
     np.testing.assert_allclose(restored, recorded["y_ema"], atol=tolerance, rtol=1e-5)
 
 
-def test_recorded_files_convert_and_compute_what_was_recorded(tmp_path):
+def test_recorded_files_convert_and_give_the_recorded_outputs(tmp_path):
     recorded = read_arrays("models/nafnet_small/io.npz")
     file = recording("models/nafnet_small/weights.pth")
     for key, output in (("params", "y"), ("params_ema", "y_ema")):

@@ -18,7 +18,7 @@ def test_the_content_decides_which_reader_reads(tmp_path):
     np.testing.assert_array_equal(read["a.weight"], STATE["a.weight"])
 
 
-def test_old_files_of_pytorch_are_told_from_safetensors():
+def test_old_pytorch_files_are_distinguished_from_safetensors():
     content = files.read_checkpoint(recording("pth/tricky_legacy.pth"))
     assert "params" in content
 
@@ -37,7 +37,7 @@ def test_the_suffix_decides_who_complains(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["net.pth", "net.pt", "net.safetensors", "NET.PTH"])
-def test_files_are_written_as_their_suffix_says(tmp_path, name):
+def test_the_suffix_selects_the_written_format(tmp_path, name):
     assert files.is_file_name(name)
     path = tmp_path / "new" / "folder" / name
     files.write_checkpoints({path: STATE})
@@ -54,7 +54,7 @@ def test_folders_are_no_file_names():
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
-def test_an_interrupted_write_leaves_what_was_there_and_nothing_else(tmp_path, monkeypatch, error):
+def test_an_interrupted_write_leaves_only_the_old_file(tmp_path, monkeypatch, error):
     old, fresh = tmp_path / "net.pth", tmp_path / "classifier.safetensors"
     old.write_text("old")
 

@@ -298,7 +298,7 @@ def test_a_state_dict_for_another_depth_is_refused():
         from_torch(reference, small_network())
 
 
-def test_tensors_of_pytorch_are_taken():
+def test_tensors_of_pytorch_are_accepted():
     torch = pytest.importorskip("torch")
     model = small_network()
     state = random_state(model)
@@ -307,7 +307,7 @@ def test_tensors_of_pytorch_are_taken():
     jax.tree.map(np.testing.assert_array_equal, from_torch(tensors, model), params)
 
 
-def test_bfloat16_tensors_of_pytorch_are_taken():
+def test_bfloat16_tensors_of_pytorch_are_accepted():
     torch = pytest.importorskip("torch")
     model = small_classifier()
     state = random_state(model, jnp.bfloat16)
@@ -330,7 +330,7 @@ def test_a_module_without_rules_is_refused():
         to_torch({}, Other())
 
 
-def test_nothing_shares_memory_with_what_was_given():
+def test_results_share_no_memory_with_the_inputs():
     network = small_network()
     state = {k: np.ones(s, np.float32) for k, s in reference_shapes(network).items()}
     params = from_torch(state, network)

@@ -57,7 +57,7 @@ def test_files_of_other_programs_are_named(tmp_path, name, content, message):
 
 
 @pytest.mark.parametrize("size", [0x7B, 0x227B, 0x088B1F])  # begin as JSON and gzip do
-def test_the_size_of_a_header_is_taken_for_no_other_kind(tmp_path, size):
+def test_the_header_size_of_other_formats_is_not_used(tmp_path, size):
     header = {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
     content = size.to_bytes(8, "little") + json.dumps(header).encode().ljust(size) + bytes(4)
     (tmp_path / "net.pth").write_bytes(content)
@@ -92,7 +92,7 @@ def test_a_numpy_archive_is_named(tmp_path):
         read_checkpoint(tmp_path / "net.pth")
 
 
-def test_what_is_no_file_is_not_opened(tmp_path):
+def test_special_files_are_not_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.pth")
     with pytest.raises(ValueError, match=r"pipe\.pth is a pipe or device"):
         read_checkpoint(tmp_path / "pipe.pth")

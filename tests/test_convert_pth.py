@@ -292,7 +292,7 @@ def test_attributes_of_a_state_dict_change_nothing(tmp_path):
         assert dict(read.items()) == {"a": 1} and vars(read) == {}
 
 
-def test_what_training_states_hold_beside_the_weights(tmp_path):
+def test_other_entries_of_training_states(tmp_path):
     value = {
         "parameter": Global("torch._utils", "_rebuild_parameter_with_state")(
             tensor("0", 12, (2,), (1,)), True, collections.OrderedDict(), {"note": "x"}

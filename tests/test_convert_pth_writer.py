@@ -30,7 +30,7 @@ def written(tmp_path_factory):
     return path
 
 
-def test_our_own_reader_gives_back_what_was_written(written):
+def test_our_reader_returns_the_written_arrays(written):
     content = read_pth(written)
     assert list(content) == ["params"]
     assert list(content["params"]) == list(STATE)

@@ -135,7 +135,7 @@ def state_of(shapes):
     return without_memory(shapes.items())
 
 
-def test_what_names_do_not_tell_of_restormer_is_assumed_and_said():
+def test_assumptions_about_restormer_are_reported():
     found = recognise(state_of(restormer_shapes(body=".body")))
     assert found.arguments["attention"] == "relu" and "--attention" in found.remarks[0]
     found = recognise(state_of(restormer_shapes()))
@@ -155,7 +155,7 @@ def test_biases_tell_restormer_s_attention():
     assert found.arguments["bias"]
 
 
-def test_what_names_do_not_tell_of_swinir_is_assumed_and_said():
+def test_assumptions_about_swinir_are_reported():
     recorded = read_json("models/swinir_ws8_3conv/config.json")
     state = without_memory(recorded["params"])  # 16 channels
     found = recognise(state)
@@ -226,7 +226,7 @@ def test_an_option_of_another_architecture_is_refused(case, options, message):
     "case",
     ["nafnet_small", "restormer_small", "promptir_tiny", "swinir_small"],
 )
-def test_one_missing_name_does_not_change_what_is_recognised(case):
+def test_a_missing_name_does_not_change_the_recognised_network(case):
     recorded = read_json(f"models/{case}/config.json")
     whole = recognise(without_memory(recorded["params"]))
     # Only the prompts themselves say how many there are, and of what size.
@@ -310,7 +310,7 @@ def test_the_state_dict_is_found(content, key, names, entry):
 
 
 @pytest.mark.parametrize("prefix", ["netG", "netG.", "module.netG.", "module.netG"])
-def test_a_prefix_is_taken_alone(prefix):
+def test_a_prefix_selects_a_part(prefix):
     state = {"module.netG.module.a": X, "module.netG.module.b": X, "module.netD.a": X}
     assert set(state_dict_of(state, prefix=prefix)[0]) == {"a", "b"}
     with pytest.raises(ValueError, match=r"--prefix net: no name .*start with netG\."):
@@ -321,7 +321,7 @@ def test_a_prefix_is_taken_alone(prefix):
     "prefix", ["model.", "netG.", "generator.", "network.", "backbone.", "nafnet.", "a.b."]
 )
 @pytest.mark.parametrize("case", ["nafnet_small", "promptir_tiny", "swinir_small"])
-def test_one_common_prefix_is_stripped_and_said(case, prefix):
+def test_a_common_prefix_is_stripped_and_reported(case, prefix):
     recorded = read_json(f"models/{case}/config.json")
     plain = recognise(without_memory(recorded["params"]))
     wrapped = {prefix + name: value for name, value in plain.state.items()}
@@ -349,6 +349,6 @@ def test_one_common_prefix_is_stripped_and_said(case, prefix):
         ({"params": {"a": X, "b": 3}}, None, "not tensors: b$"),
     ],
 )
-def test_what_is_no_state_dict_is_refused(content, key, message):
+def test_files_without_a_state_dict_are_refused(content, key, message):
     with pytest.raises(ValueError, match=message):
         state_dict_of(content, key)

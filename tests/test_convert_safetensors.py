@@ -34,7 +34,7 @@ def test_there_and_back_with_every_dtype(tmp_path):
     np.testing.assert_array_equal(read_safetensors(path)["conv.weight"], STATE["conv.weight"])
 
 
-def test_the_file_says_that_it_is_pytorch_s(tmp_path):
+def test_the_file_is_marked_as_pytorch(tmp_path):
     path = tmp_path / "net.safetensors"
     write_safetensors(path, STATE)
     content = path.read_bytes()
@@ -124,7 +124,7 @@ def test_flipped_bytes_give_numbers_or_a_refusal(tmp_path):
     assert refused > 100
 
 
-def test_a_missing_file_is_told_apart(tmp_path):
+def test_a_missing_file_raises_its_own_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_safetensors(tmp_path / "missing.safetensors")
     with pytest.raises(OSError):

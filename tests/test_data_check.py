@@ -81,7 +81,7 @@ def test_everything_that_is_wrong_is_counted_and_named(data):
     assert "1 clean files without a degraded one" in text
 
 
-def test_swapped_pairs_are_told(data):
+def test_swapped_pairs_are_reported(data):
     sources_ = {"low_light": f"pairs:{data}/lol/our485/high,{data}/lol/our485/low"}
     text = check.report(checked(data, sources=sources_), crop=16, by="headers")
     assert "pairs look swapped by their names" in text
@@ -135,7 +135,7 @@ def test_shared_sources_are_walked_once(data):
     assert found[0].parts == found[1].parts
 
 
-def test_a_class_that_cannot_be_opened_is_told_with_the_others(data):
+def test_a_class_that_cannot_be_opened_is_reported_with_the_others(data):
     found = checked(data, sources={"low_light": "photos:/gone"})
     text = check.report(found, crop=16, by="headers")
     assert "cannot be opened, see below" in text and "no such folder: /gone" in text

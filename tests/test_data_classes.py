@@ -63,7 +63,7 @@ def test_bundled_photos_of_both_splits():
     assert not set(train.source.paths) & set(held_out.source.paths)
 
 
-def test_data_sets_are_taken_where_they_are_there(photos, data):
+def test_available_datasets_are_used(photos, data):
     low_light, noise, haze = open_classes(TASKS, root=photos, datasets=data, stage="restore")
     assert low_light.origin == f"pairs of lol in {data}/lol" and not low_light.is_synthetic
     assert low_light.source[0].clean.shape == (6, 8, 3)
@@ -222,7 +222,7 @@ def test_errors_of_one_class_do_not_hide_the_others(photos, data):
     assert found[0].training_class.task.repeats == 160
 
 
-def test_what_is_shown_while_training(photos, data):
+def test_progress_shown_during_training(photos, data):
     classes = open_classes(TASKS, root=photos, datasets=data)
     shown = data_classes.validation_classes(classes, datasets=data, sources={})
     assert shown[0].source.names == ("a",)  # of the test data

@@ -158,7 +158,7 @@ def test_a_class_that_a_data_set_does_not_have(tmp_path):
         find("cdd11", tmp_path, "train", task="haze")
 
 
-def test_misses_say_what_was_expected_and_what_is_there(tmp_path):
+def test_missing_datasets_are_reported_with_expected_and_present_folders(tmp_path):
     touch(tmp_path, "data/lol/low/1.png data/x/y/z.png")
     with pytest.raises(
         DatasetError,

@@ -183,7 +183,7 @@ def write_photo(path, value=0.5):
 
 
 @pytest.mark.parametrize("change", ["photos", "time", "clean", "joined"])
-def test_other_content_of_the_same_names_is_told(tmp_path, capsys, change):
+def test_changed_content_of_the_same_names_is_reported(tmp_path, capsys, change):
     for name, value in (("a/x", 0.2), ("b/x", 0.4), ("c/x", 0.6)):
         write_photo(tmp_path / f"{name}.png", value)
         os.utime(tmp_path / f"{name}.png", (1, ord(name[0])))
@@ -248,7 +248,7 @@ def test_nothing_but_bad_photos(tmp_path):
         pack(source_of(tmp_path / "photos"), tmp_path / "packed", is_pairs=False)
 
 
-def test_full_disks_are_told(photos, tmp_path, monkeypatch):
+def test_full_disks_are_reported(photos, tmp_path, monkeypatch):
     def full(*_):
         raise RuntimeError("write() failed: No space left on device; writing part; at byte 0")
 
@@ -371,7 +371,7 @@ def test_command_packs_one_of_several_classes(tmp_path, capsys):
         (["--verify", "{tmp}"], "holds no manifest"),
     ],
 )
-def test_wrong_use_is_told(photos, tmp_path, capsys, arguments, message):
+def test_invalid_arguments_are_explained(photos, tmp_path, capsys, arguments, message):
     assert main([text.format(photos=photos, tmp=tmp_path) for text in arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error

@@ -252,7 +252,7 @@ def test_missing_and_cut_off_files_are_left_out(several, caplog):
         PackedSource(several)
 
 
-def test_folders_that_are_not_packed_are_told(tmp_path):
+def test_folders_without_packed_data_are_reported(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no manifest\.json"):
         PackedSource(tmp_path)
     for text in ("{", "[]", '{"format": "other", "version": 1}', '{"format": 3}'):
@@ -322,13 +322,13 @@ def test_wrong_values_of_a_manifest_are_named(folder, tmp_path, capsys, place, v
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, "1" * 5000, "null", '"\\ud800"', "[1]"])
-def test_manifests_that_are_no_tables_are_told(tmp_path, content):
+def test_manifests_that_are_not_tables_are_reported(tmp_path, content):
     (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(images.ImageError, match="is not a usable manifest"):
         PackedSource(tmp_path)
 
 
-def test_more_records_than_a_file_holds_are_told(folder, tmp_path):
+def test_missing_records_are_reported(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "copy")
     manifest = read_manifest(folder)
     (shard,) = manifest.shards
@@ -338,7 +338,7 @@ def test_more_records_than_a_file_holds_are_told(folder, tmp_path):
     assert len(problems) == 2 and "it holds 60 records, not 67" in problems[1]
 
 
-def test_pairs_are_never_taken_for_photos(folder):
+def test_pairs_are_never_used_as_photos(folder):
     manifest = read_manifest(folder)
     dataclasses.replace(manifest, kind="pairs").write(folder)
     try:
@@ -348,7 +348,7 @@ def test_pairs_are_never_taken_for_photos(folder):
         manifest.write(folder)
 
 
-def test_sub_images_smaller_than_the_crop_are_told(folder, caplog):
+def test_sub_images_smaller_than_the_crop_cause_a_warning(folder, caplog):
     one = TrainingClass(Task("noise", "noise"), PackedSource(folder), "packed", is_synthetic=True)
     for crop, told in ((16, 0), (17, 1)):
         make_batches([one], batch_size=1, crop=crop, seed=0).close()
@@ -356,7 +356,7 @@ def test_sub_images_smaller_than_the_crop_are_told(folder, caplog):
     assert "sub-images of 16 pixels, which are extended to crops of 17" in caplog.text
 
 
-def test_no_other_file_is_taken_for_array_records(tmp_path):
+def test_other_files_are_not_read_as_array_records(tmp_path):
     for content in (b"", b"no records" * 1000):
         (tmp_path / "a").write_bytes(content)
         with pytest.raises(images.ImageError, match="not a complete ArrayRecord file"):

@@ -174,7 +174,7 @@ def test_inaccessible_files_count_as_unreadable(two):
         source_of(two, on_bad_file="refuse")
 
 
-def test_what_has_no_counterpart_is_told_in_both_directions(tmp_path):
+def test_unpaired_files_are_reported_in_both_directions(tmp_path):
     write(tmp_path / "bad", "a.png b.png odd.png")
     write(tmp_path / "good", "a.png b.jpg b.tif c.png")
     pairing = pair_folders(tmp_path / "bad", tmp_path / "good")
@@ -194,7 +194,7 @@ def test_what_has_no_counterpart_is_told_in_both_directions(tmp_path):
         PairSource(pairing, on_bad_file="refuse")
 
 
-def test_no_pairs_at_all_shows_what_the_names_look_like(tmp_path):
+def test_without_any_pair_the_error_shows_file_names(tmp_path):
     write(tmp_path / "bad", "1x2.png 2x2.png")
     write(tmp_path / "good", "1.png")
     with pytest.raises(
@@ -482,7 +482,7 @@ def test_parts_are_joined_as_one_source(two):
         (["a/clean_room.png b/clean_room_2.png", "a/2.png b/2.png"], False),
     ],
 )
-def test_lists_with_the_clean_name_first_are_told(tmp_path, lines, swapped):
+def test_lists_with_the_clean_name_first_cause_a_warning(tmp_path, lines, swapped):
     file = tmp_path / "list.txt"
     file.write_text("\n".join(lines))
     pairing = pair_list(file)
@@ -501,7 +501,7 @@ def test_order_of_a_list_can_be_stated(two):
     assert data.source.degraded[0] == two / "bad/1.png"
 
 
-def test_swapped_folders_are_told(tmp_path, caplog):
+def test_swapped_folders_cause_a_warning(tmp_path, caplog):
     write(tmp_path / "sharp", "1.png")
     write(tmp_path / "blur", "1.png")
     assert not pair_folders(tmp_path / "blur", tmp_path / "sharp").warnings

@@ -362,7 +362,7 @@ def test_bad_photo_keeps_the_stream_the_same_for_any_number_of_workers(tmp_path)
 # --- failures ------------------------------------------------------------------------------------
 
 
-def test_bad_photo_is_replaced_and_told(tmp_path, caplog):
+def test_a_bad_photo_is_replaced_with_a_warning(tmp_path, caplog):
     for i in range(3):
         images.write_image(tmp_path / f"{i}.png", np.full((20, 20, 3), i / 255))
     spoil(tmp_path / "1.png")
@@ -458,7 +458,7 @@ def test_table_of_classes(photos):
     ]
 
 
-def test_table_says_what_was_left_out(tmp_path, monkeypatch):
+def test_the_table_reports_skipped_files(tmp_path, monkeypatch):
     for i in range(3):
         images.write_image(tmp_path / f"{i}.png", np.zeros((20, 20, 3)))
     (tmp_path / "1.png").write_bytes(b"none")

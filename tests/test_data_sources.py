@@ -156,7 +156,7 @@ def test_file_that_fails_in_decoding_is_replaced_by_the_next(folder, caplog):
         source.read(1)
 
 
-def test_replacement_does_not_depend_on_what_was_read_before(folder):
+def test_replacement_does_not_depend_on_earlier_reads(folder):
     for i in (1, 2):
         spoil(folder / f"{i}.png")
     forward, backward = (PhotoSource(photos.folder_photos(folder)) for _ in range(2))

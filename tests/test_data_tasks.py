@@ -87,7 +87,7 @@ def test_every_task_of_every_set_has_a_known_degradation():
         ("h, l+r", ["haze", "low_light+rain"]),
     ],
 )
-def test_what_can_be_asked_for(given, expected):
+def test_accepted_names_of_tasks(given, expected):
     assert names(resolve_tasks(given)) == expected
 
 
@@ -127,7 +127,7 @@ def test_the_class_that_a_text_means(given, expected):
     assert tasks.class_named(given) == expected
 
 
-def test_clean_is_a_class_of_its_own():
+def test_clean_is_a_class():
     asked = resolve_tasks("clean,rain,rain+haze")
     assert names(asked) == ["clean", "rain", "rain+haze"]
     with pytest.raises(ValueError, match="'clean' means no degradation"):

@@ -96,7 +96,7 @@ def test_missing_sets(tmp_path, monkeypatch):
         tfds_source.import_tfds()
 
 
-def test_builder_refuses_what_it_cannot_do(folder, capsys):
+def test_the_builder_refuses_unsupported_options(folder, capsys):
     def build(*more):
         return tfds_build.main([*more, "--data_dir", str(folder / "sets")]), capsys.readouterr().err
 
@@ -160,7 +160,7 @@ def test_damaged_records_are_bad_files(folder, tmp_path, caplog):
         TfdsSource(str(tmp_path / "lol"), on_bad_file="refuse")[bad]
 
 
-def test_pairs_of_different_sizes_are_told_apart_from_unreadable_ones(folder, monkeypatch):
+def test_pairs_of_different_sizes_are_distinguished_from_unreadable_ones(folder, monkeypatch):
     source = TfdsSource(str(folder / "sets/lol"), cache_megabytes=0)
     small = cv2.imencode(".png", np.zeros((3, 3, 3), np.uint8))[1].tobytes()
     monkeypatch.setattr(source, "_records", [{**source._records[0], "clean": small}])

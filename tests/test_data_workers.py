@@ -161,7 +161,7 @@ def test_little_shared_memory_changes_no_batch(photos, monkeypatch, caplog):
 
 
 @pytest.mark.slow
-def test_worker_that_dies_before_its_first_batch_is_told(photos):
+def test_a_worker_that_dies_before_its_first_batch_is_reported(photos):
     before = {p.pid for p in children(os.getpid())}
     thread = threading.Thread(target=kill_the_first_child, args=(before,), daemon=True)
     thread.start()
@@ -272,7 +272,7 @@ def test_workers_end_when_the_main_process_is_killed(paths, tmp_path):
 
 
 @pytest.mark.slow
-def test_program_without_main_guard_is_told_so(paths, tmp_path):
+def test_a_program_without_main_guard_gets_advice(paths, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM + "main()\n")
     command = [sys.executable, str(program), *map(str, paths)]

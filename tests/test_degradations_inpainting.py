@@ -49,7 +49,7 @@ def test_holes_occur_everywhere(kind: str) -> None:
     assert shares.min() > 0.01 and shares.max() < 0.8
 
 
-def test_shapes_are_what_they_are_called() -> None:
+def test_shapes_match_their_names() -> None:
     rng = np.random.default_rng(3)
     for _ in range(20):
         # The very first box: a full upright rectangle, from a sixteenth to a quarter of the side.

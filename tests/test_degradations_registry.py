@@ -100,7 +100,7 @@ def test_parse_refuses_bad_ranges() -> None:
 
 
 @pytest.mark.parametrize("spec", ["", "  ", None, 25, "noise+", "+noise", "noise++haze", ":25"])
-def test_parse_refuses_what_names_nothing(spec: object) -> None:
+def test_parse_refuses_empty_names(spec: object) -> None:
     with pytest.raises(ValueError, match=r"known: noise, motion_blur, haze, rain, low_light"):
         parse(spec)
 

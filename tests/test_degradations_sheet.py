@@ -93,7 +93,7 @@ def test_default_photo_comes_with_scikit_image(tmp_path) -> None:
     assert cv2.imread(str(tmp_path / "sheet.png")).shape == (84 * len(DRAWN), 256, 3)
 
 
-def test_bad_calls_say_what_is_wrong(tmp_path, capsys) -> None:
+def test_errors_of_invalid_calls(tmp_path, capsys) -> None:
     text = tmp_path / "notes.png"
     text.write_text("no picture")
     empty = tmp_path / "empty.png"

@@ -312,7 +312,7 @@ def test_saved_images_give_the_reported_numbers(tmp_path, photo_folder, pretrain
         ("", (), "cdd11", "cdd11"),
     ],
 )
-def test_what_weights_were_trained_on(task_set, classes, asked, expected):
+def test_task_set_of_weights(task_set, classes, asked, expected):
     description = weights.WeightsDescription("nafnet", {}, task_set=task_set, classes=classes)
     assert run.trained_on(description, asked) == expected
 
@@ -388,7 +388,7 @@ def test_the_classifier_of_the_pretraining_is_found_from_the_fine_tuned_weights(
     assert evaluation.confusion.shape == (1, 5)
 
 
-def test_without_a_classifier_it_says_so(tmp_path, photo_folder, pretrained, caplog):
+def test_a_missing_classifier_causes_a_warning(tmp_path, photo_folder, pretrained, caplog):
     from dcpt_jax import weights
 
     params, description = weights.load_weights(pretrained)
@@ -424,7 +424,7 @@ def test_classes_that_the_classifier_does_not_know_are_named(
     assert "but not low_light+haze" in caplog.text
 
 
-def test_the_nearest_classifier_among_what_the_weights_grew_from(
+def test_the_nearest_classifier_among_the_ancestors_is_used(
     tmp_path, photo_folder, pretrained, capsys
 ):
     """Of folders that were moved together from /old; c first names itself as its origin."""

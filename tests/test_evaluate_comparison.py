@@ -145,7 +145,7 @@ def test_runs_of_other_conventions_classes_or_data_are_refused():
     assert len(compare([one, elsewhere]).runs) == 2
 
 
-def test_an_unknown_method_is_named_with_the_known_ones():
+def test_an_unknown_method_is_reported_with_the_known_ones():
     with pytest.raises(ComparisonError, match=r"'DCPT-UNet' for 5d; known: AirNet, IDR"):
         compare([run_of()], ["DCPT-UNet"])
     with pytest.raises(ComparisonError, match=r"for rain,haze; known: none"):
@@ -179,7 +179,7 @@ def test_csv_can_be_read_back():
     assert float(noise["psnr"]) == 30.0
 
 
-def test_latex_escapes_what_it_has_to():
+def test_latex_escapes_special_characters():
     run = with_class(run_of("a_b & c%"), "rain", data="pairs in {x}\\y")
     text = formats.to_latex(compare([run], ["DCPT-NAFNet"]))
     assert r"a\_b \& c\%" in text and r"low\_light & 15 & 20.00" in text
@@ -189,7 +189,7 @@ def test_latex_escapes_what_it_has_to():
     assert r"\begin{tabular}{lrrrrrl}" in text and text.count("{") == text.count("}")
 
 
-def test_a_run_is_read_from_what_an_evaluation_wrote(tmp_path):
+def test_a_run_is_read_from_the_files_of_an_evaluation(tmp_path):
     with pytest.raises(ComparisonError, match=r"contains no evaluation\.json"):
         comparison.read_run(tmp_path)
     (tmp_path / "evaluation.json").write_text('{"task_set": "5d", "classes": {}}')

@@ -564,7 +564,7 @@ def test_colours_multiplied_by_alpha_are_divided(tmp_path, dtype):
     assert np.abs(images.read_image(tmp_path / "a.tif") - 0.25).max() < 0.01
 
 
-def test_tiff_of_another_kind_is_named_with_what_to_do(tmp_path):
+def test_an_unsupported_tiff_is_refused_with_advice(tmp_path):
     path = tmp_path / "a.tif"
     values = np.zeros((4, 6, 5), np.uint8)
     tifffile.imwrite(path, values, photometric="minisblack", planarconfig="contig")

@@ -88,7 +88,7 @@ def test_the_package_is_the_function(flat, parts):
     assert all(type(value) is float for value in found.values())
 
 
-def test_a_loaded_network_says_the_same(flat):
+def test_a_loaded_network_predicts_the_same(flat):
     params, description = weights.load_weights(flat)
     image = photo(20, 40)
     assert Inspector(params, description)(image) == dcpt_jax.inspect(image, flat)
@@ -182,12 +182,12 @@ def test_a_classifier_that_takes_the_image_gets_it():
     np.testing.assert_allclose(logits, -2 * image.mean(axis=(1, 2)), rtol=1e-5)
 
 
-def test_what_is_no_photo_is_refused(flat):
+def test_other_items_than_photos_are_refused(flat):
     with pytest.raises(ValueError, match="divide 8-bit pixels by 255"):
         dcpt_jax.inspect(np.zeros((4, 4, 3), np.uint8), flat)
 
 
-def test_weights_without_a_classifier_say_what_to_do(tmp_path, parts):
+def test_weights_without_a_classifier_are_refused_with_advice(tmp_path, parts):
     network, _, params = parts
     description = weights.describe(network)
     folder = weights.save_weights(tmp_path / "w", {"network": params["network"]}, description)
@@ -205,7 +205,7 @@ def test_the_bundled_network_is_the_default(flat, monkeypatch):
 # The command
 
 
-def test_the_command_tells_what_the_function_tells(tmp_path, flat, capsys):
+def test_the_command_gives_the_results_of_the_function(tmp_path, flat, capsys):
     one = put(tmp_path / "in/one.png", photo(20, 30))
     two = put(tmp_path / "in/sub/two.png", photo(40, 30, seed=1))
     assert run(tmp_path / "in", one, "--weights", flat, "--json") == 0
@@ -218,7 +218,7 @@ def test_the_command_tells_what_the_function_tells(tmp_path, flat, capsys):
         assert entry["verdict"] == next(iter(expected))
 
 
-def test_the_table_is_aligned_and_leaves_out_what_is_improbable(
+def test_the_table_is_aligned_and_omits_improbable_classes(
     tmp_path, multi_hot, monkeypatch, capsys
 ):
     a = put(tmp_path / "a.png", photo(8, 8))
@@ -279,7 +279,7 @@ def test_an_interruption_ends_with_status_130(tmp_path, flat, monkeypatch, capsy
     assert capsys.readouterr().err.endswith("interrupted\n")
 
 
-def test_the_bundled_network_is_told_apart_from_the_results(tmp_path, flat, monkeypatch, capsys):
+def test_the_bundled_network_is_reported_on_the_error_stream(tmp_path, flat, monkeypatch, capsys):
     monkeypatch.setattr(folders, "BUNDLED", flat)
     assert run(put(tmp_path / "a.png", photo(8, 8)), "--json") == 0
     shown = capsys.readouterr()

@@ -29,7 +29,7 @@ def test_a_second_ctrl_c_interrupts_at_once():
             send(signal.SIGINT)
 
 
-def test_what_was_noted_before_or_within_is_known_outside_and_inside():
+def test_interruptions_are_seen_by_outer_and_inner_handlers():
     before = signal.getsignal(signal.SIGINT)
     with Interruption() as outer:
         send(signal.SIGINT)

@@ -45,7 +45,7 @@ def test_components_of_the_sets():
         np.testing.assert_array_equal(labels.rows(TASK_SETS[name]), np.eye(len(labels.names)))
 
 
-def test_what_a_classifier_does_not_know():
+def test_classes_unknown_to_a_classifier():
     components = Labels(("haze", "rain"), "multi_hot")
     assert components.rows(resolve_tasks("rain+haze,clean")).tolist() == [[1, 1], [0, 0]]
     assert components.unknown(resolve_tasks("rain+snow,haze")) == ("snow",)

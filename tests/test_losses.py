@@ -54,7 +54,7 @@ def test_focal_loss_and_gradient_are_finite_at_extremes(gamma, scale):
     assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
-def test_focal_loss_refuses_what_does_not_fit():
+def test_focal_loss_refuses_other_shapes():
     with pytest.raises(ValueError, match="gamma"):
         losses.focal_loss(jnp.zeros((2, 3)), jnp.zeros(2, int), gamma=-1.0)
     with pytest.raises(ValueError, match=r"\(2, 3\)"):
@@ -107,7 +107,7 @@ def test_sigmoid_focal_loss_and_gradient_are_finite_at_extremes(gamma):
     np.testing.assert_allclose(gradient, [[0, -0.25, 0.25, 0]], atol=1e-6)
 
 
-def test_sigmoid_focal_loss_refuses_what_does_not_fit():
+def test_sigmoid_focal_loss_refuses_other_shapes():
     with pytest.raises(ValueError, match="gamma is -1"):
         losses.sigmoid_focal_loss(jnp.zeros((2, 3)), jnp.zeros((2, 3)), gamma=-1.0)
     with pytest.raises(ValueError, match=r"logits \(2, 3\) and labels \(2,\)"):
@@ -167,7 +167,7 @@ def test_fft_loss_has_finite_gradients_and_compares_bfloat16_in_float32():
     assert value == 0 and value.dtype == jnp.float32 and np.isfinite(gradient).all()
 
 
-def test_fft_loss_refuses_what_is_no_batch_of_images():
+def test_fft_loss_refuses_other_shapes():
     with pytest.raises(ValueError, match=r"fft_loss .* \(1, 4, 4, 3\) and target \(1, 4, 5, 3\)"):
         losses.fft_loss(jnp.zeros((1, 4, 4, 3)), jnp.zeros((1, 4, 5, 3)))
     with pytest.raises(ValueError, match="b, h, w, c"):
@@ -197,7 +197,7 @@ def test_psnr_loss_pulls_harder_at_small_errors_and_is_finite_at_none():
     assert losses.psnr_loss(image, image).dtype == jnp.float32
 
 
-def test_psnr_loss_refuses_what_is_no_batch_of_images():
+def test_psnr_loss_refuses_other_shapes():
     with pytest.raises(ValueError, match=r"psnr_loss .* \(1, 4, 4, 3\) and target \(1, 4, 5, 3\)"):
         losses.psnr_loss(jnp.zeros((1, 4, 4, 3)), jnp.zeros((1, 4, 5, 3)))
     with pytest.raises(ValueError, match="b, h, w, c"):

@@ -92,7 +92,7 @@ def test_out_of_range_values_are_clipped_before_rounding():
     assert metrics.psnr(a, a + 0.5, rounding="none") < 7
 
 
-def test_errors_name_what_is_expected(pair):
+def test_errors_name_the_expected_values(pair):
     a, b = pair
     with pytest.raises(ValueError, match="equal shape"):
         metrics.psnr(a, b[:-1])

@@ -95,7 +95,7 @@ def test_parameter_counts_of_the_published_classifiers(dims, blocks, resize, cou
     assert sum(np.prod(leaf.shape) for leaf in leaves) == count
 
 
-def test_the_classifier_with_image_says_what_it_needs():
+def test_the_classifier_with_image_input_explains_its_inputs():
     features = random_features((4, 8), 8)
     with_image = create_classifier((4, 8), 3, num_blocks=1, image_input=True)
     for image, words in (

@@ -51,7 +51,7 @@ def test_images_of_full_size_for_every_network(name):
     np.testing.assert_array_equal(run(head, variables, tuple(changed), visible), image)
 
 
-def test_hidden_patches_are_painted_from_what_lies_around_them():
+def test_hidden_patches_are_reconstructed_from_their_surroundings():
     """To their middle, although no convolution at full size reaches so far."""
     images = pad_to_multiple(jnp.zeros((1, 37, 40, 3)), PATCH)
     model, features = features_of("nafnet", images)
@@ -68,7 +68,7 @@ def test_hidden_patches_are_painted_from_what_lies_around_them():
     assert not reach[16:24, 16:24].any()  # nothing of the patch itself
 
 
-def test_parameters_and_what_does_not_fit():
+def test_parameters_that_do_not_fit_are_refused():
     images = jnp.zeros((1, 16, 16, 3))
     model, features = features_of("promptir", images)
     head = ReconstructionHead(model.feature_dims, patch=PATCH, width=4, dtype=jnp.bfloat16)

@@ -76,7 +76,7 @@ def test_an_epsilon_out_of_range_is_refused(epsilon):
         ("swinir", 8, (180, 180, 180)),
     ],
 )
-def test_what_the_published_networks_need_is_known_without_running(name, multiple, dims):
+def test_properties_of_the_published_networks(name, multiple, dims):
     model = create_model(name)
     assert model.size_multiple == multiple
     assert model.feature_dims == dims

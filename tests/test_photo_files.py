@@ -146,7 +146,7 @@ def test_wide_colours_without_a_profile_get_one(tmp_path, chunks):
         (gama_and_chrm(1.0), ["converted to sRGB from linear RGB"]),
     ],
 )
-def test_what_pngs_state_of_other_colours(tmp_path, chunks, said):
+def test_colour_spaces_stated_by_pngs(tmp_path, chunks, said):
     whole = saved(tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(whole[:33] + chunks + whole[33:])
     assert copied(tmp_path / "a.png", tmp_path / "b.png") == said
@@ -217,7 +217,7 @@ def test_the_profile_in_a_bmp_is_kept(tmp_path):
     np.testing.assert_array_equal(np.asarray(opened(tmp_path / "b.png")), picture())
 
 
-def test_data_behind_a_jpeg_are_told(tmp_path):
+def test_data_behind_a_jpeg_are_reported(tmp_path):
     source = saved(tmp_path / "a.jpg")
     whole = source.read_bytes()
     source.write_bytes(whole + b"\0\0\0\x18ftypisom" + b"video" * 400)
@@ -227,14 +227,14 @@ def test_data_behind_a_jpeg_are_told(tmp_path):
     assert copied(source, tmp_path / "b.png") == []
 
 
-def test_ten_bits_of_avif_are_told(tmp_path):
+def test_ten_bits_of_avif_are_reported(tmp_path):
     assert copied(saved(tmp_path / "a.avif"), tmp_path / "b.png") == []
     deep = picture().astype(np.uint16) * 4
     assert cv2.imwrite(str(tmp_path / "a.avif"), deep, [cv2.IMWRITE_AVIF_DEPTH, 10])
     assert copied(tmp_path / "a.avif", tmp_path / "b.png") == ["10 bits reduced to 8"]
 
 
-def test_texts_outside_the_metadata_are_told(tmp_path):
+def test_texts_outside_the_metadata_are_reported(tmp_path):
     texts = PngImagePlugin.PngInfo()
     texts.add_text("Author", "me")
     saved(tmp_path / "a.png", pnginfo=texts)
@@ -279,7 +279,7 @@ def test_cmyk_becomes_srgb_by_its_profile(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", [*LOSSLESS, ".jpg"])
 @pytest.mark.parametrize("end", [300, -30])
-def test_a_profile_that_is_cut_off_is_told(tmp_path, suffix, end):
+def test_a_truncated_profile_is_reported(tmp_path, suffix, end):
     source = saved(tmp_path / f"a{suffix}", icc_profile=P3_PROFILE[:end])
     (said,) = copied(source, tmp_path / "b.png")
     assert said.startswith("the colour profile is damaged") and said.endswith("ignored")
@@ -318,7 +318,7 @@ def test_damaged_blocks_of_a_png_leave_the_others_whole(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")  # libpng prints warnings of such blocks
 
 
-def test_a_profile_that_cannot_be_used_is_told(tmp_path):
+def test_an_unusable_profile_is_reported(tmp_path):
     source = saved(tmp_path / "a.png", icc_profile=grey_profile(1.0))
     (said,) = copied(source, tmp_path / "b.png")
     assert said == "the colour profile is for grey, but the pixels are not; profile ignored"
@@ -404,7 +404,7 @@ def test_stars_and_titles_of_windows_go_to_tiff(tmp_path):
     assert (found[18246], found[40091]) == (4, "title".encode("utf-16-le"))
 
 
-def test_what_webp_and_bmp_cannot_hold_is_told(tmp_path):
+def test_metadata_unsupported_by_webp_and_bmp_are_reported(tmp_path):
     carried = read_photo(saved(tmp_path / "a.png"))[1]
     carried = type(carried)(16, metadata=Metadata(exif_block(), XMP, IPTC))
     image = images.to_float(picture())
@@ -457,7 +457,7 @@ def test_exif_behind_the_pixels_of_a_png_turns_it_and_is_kept(tmp_path):
     assert b"Maker" in carried.metadata.exif
 
 
-def test_metadata_too_long_for_jpeg_are_told(tmp_path):
+def test_metadata_too_long_for_jpeg_are_reported(tmp_path):
     metadata = Metadata(xmp=b"x" * 70_000)
     carried = type(read_photo(saved(tmp_path / "a.png"))[1])(8, b"", metadata)
     assert write_photo(tmp_path / "a.jpg", images.to_float(picture()), carried) == [
@@ -584,7 +584,7 @@ def test_16_bits_with_alpha_become_8_in_webp(tmp_path):
     assert np.abs(found - values / 257).max() <= 0.5
 
 
-def test_the_first_of_several_pictures_is_told(tmp_path):
+def test_further_pictures_are_reported(tmp_path):
     frames = [Image.fromarray(picture() // n) for n in (1, 2)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     assert copied(tmp_path / "a.gif", tmp_path / "b.png") == [

@@ -26,7 +26,7 @@ def test_each_snippet_is_short():
         assert len([line for line in text.splitlines() if line.strip()]) < 20, name
 
 
-def test_what_the_snippets_define_is_trained_with(tmp_path, photo_folder):
+def test_definitions_of_the_snippets_are_used_in_training(tmp_path, photo_folder):
     """In worker processes, too; each process is given the modules by the config alone."""
     for name, text in SNIPPETS:
         (tmp_path / name).write_text(text)
@@ -59,7 +59,7 @@ def test_a_module_that_is_not_there():
         plugins.load("no_such_module")
 
 
-def test_names_that_are_taken_or_unfit_are_refused():
+def test_existing_or_invalid_names_are_refused():
     with pytest.raises(ValueError, match="another degradation 'jpeg'"):
         degradations.register(
             degradations.Degradation(**{**vars(degradations.get("rain")), "name": "jpeg"})
@@ -74,7 +74,7 @@ def test_names_that_are_taken_or_unfit_are_refused():
         models.register(type("Other", (models.NAFNet,), {}))
 
 
-def test_a_module_that_imports_what_is_missing_says_so(tmp_path, monkeypatch):
+def test_a_missing_import_of_a_plugin_is_named(tmp_path, monkeypatch):
     (tmp_path / "my_plugin.py").write_text("import no_such_library\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])

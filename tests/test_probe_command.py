@@ -172,7 +172,7 @@ def test_weights_that_cannot_be_read_are_named(drawable, tmp_path, capsys):
     assert f"cannot use {empty}: no weights in" in capsys.readouterr().err
 
 
-def test_without_matplotlib_it_says_what_to_install(tmp_path, capsys, monkeypatch):
+def test_missing_matplotlib_is_reported_with_the_extra(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert run("--random", "nafnet", "--output", tmp_path) == 2
     assert "dcpt_jax[probe]" in capsys.readouterr().err

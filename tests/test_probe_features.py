@@ -170,7 +170,7 @@ def test_tsne_of_equal_samples_is_one_point():
     assert not dcpt_jax.probe.tsne(np.full((6, 3), 0.3)).any()
 
 
-def test_tsne_without_scikit_learn_says_what_to_install(monkeypatch):
+def test_missing_scikit_learn_is_reported_with_the_extra(monkeypatch):
     real = builtins.__import__
 
     def missing(name, *rest, **options):

@@ -74,6 +74,6 @@ def test_half_precision_is_accumulated_in_double():
         (np.zeros((20, 2)), np.zeros(20), {"test_share": 1.0}, "between 0 and 1"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(features, labels, options, message):
+def test_impossible_measurements_are_refused(features, labels, options, message):
     with pytest.raises(ValueError, match=message):
         dcpt_jax.probe.knn_accuracy(features, labels, **options)

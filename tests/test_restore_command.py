@@ -151,7 +151,7 @@ def test_the_command_and_the_function_give_the_same_pixels(tmp_path, weights_fol
     np.testing.assert_array_equal(written, np.rint(restored * 255).astype(np.uint8))
 
 
-def test_what_the_classifier_sees_stands_on_the_line_of_the_photo(tmp_path, capsys):
+def test_the_verdict_is_on_the_line_of_the_photo(tmp_path, capsys):
     model, params = small_network()
     classifier = dcpt_jax.create_classifier(model.feature_dims, num_classes=2, num_blocks=1)
     ones = jax.tree.map(lambda leaf: np.ones(leaf.shape), parameter_shapes(classifier))
@@ -673,7 +673,7 @@ def test_a_network_without_a_local_converter_refuses_it(tmp_path):
             network(folder, tlc)
 
 
-def test_weights_of_the_pre_training_are_told(weights_folder, tmp_path):
+def test_weights_of_a_pre_training_cause_a_remark(weights_folder, tmp_path):
     _, remarks = network(changed(weights_folder, tmp_path, mode="pretrain"), None)
     assert "were not trained to restore" in remarks
 

@@ -73,7 +73,7 @@ def test_float64_matches_the_recordings(case):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_the_ensemble_of_the_padded_image_is_what_the_reference_takes(case):
+def test_the_ensemble_of_the_padded_image_equals_the_reference(case):
     # Padding first and turning then, as Predictor does, is not turning first and padding then.
     model, params, arrays, _, error = recorded(case, jnp.float32)
     turned_first = self_ensemble(Predictor(model, params).raw, arrays["x"])

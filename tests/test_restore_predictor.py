@@ -249,7 +249,7 @@ def test_parameters_with_a_level_too_many_are_refused(key):
         dcpt_jax.restore(model, {key: params}, photo(8, 8))
 
 
-def test_other_floating_types_and_jax_arrays_are_taken():
+def test_other_floating_types_and_jax_arrays_are_accepted():
     model, params = small_network()
     image = photo(24, 32)
     expected = dcpt_jax.restore(model, params, image)
@@ -290,7 +290,7 @@ def test_the_estimate_is_four_times_the_largest_array():
         ("swinir", dict(depths=(2,) * 6, mlp_ratio=4.0)),
     ],
 )
-def test_the_estimate_is_no_less_than_what_xla_needs(name, arguments, dtype):
+def test_the_estimate_covers_the_memory_that_xla_needs(name, arguments, dtype):
     model = create_model(name, dtype=dtype, **arguments)
     params = parameter_shapes(model)
     image = jax.ShapeDtypeStruct((256, 256, 3), jnp.float32)
@@ -365,7 +365,7 @@ def test_running_out_of_memory_with_the_smallest_tiles_is_an_error(monkeypatch):
         Predictor(model, params, report=lambda text: None).raw(photo(200, 200))
 
 
-def test_other_errors_of_the_device_are_not_taken_for_lack_of_memory(monkeypatch):
+def test_other_device_errors_are_not_treated_as_out_of_memory(monkeypatch):
     tried = fail_above(monkeypatch, 0, "INTERNAL: something else")
     model, params = small_network()
     with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):

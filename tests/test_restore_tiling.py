@@ -89,7 +89,7 @@ def test_context_widens_the_overlap_up_to_a_quarter(context, overlap):
     assert default_overlap(512, 16, context=context) == overlap
 
 
-def test_reference_spans_keep_each_pixel_once_and_add_the_context_there_is():
+def test_reference_spans_keep_each_pixel_once_with_the_available_context():
     spans = reference_spans(40, 16, 8)
     assert [(span.start, span.stop) for span in spans] == [(0, 24), (8, 40), (24, 40)]
     assert [int(span.weights.sum()) for span in spans] == [16, 16, 8]

@@ -83,7 +83,7 @@ def test_means_of_the_stored_results_are_those_of_their_classes():
             assert content["mean"][key] == pytest.approx(mean, abs=0.0051), (file, key)
 
 
-def test_the_page_names_what_is_not_measured(workdir):
+def test_the_page_lists_missing_measurements(workdir):
     page = results_page.page([])
     assert "Nothing yet." in page
     assert "- 10d: DCPT-NAFNet.\n" in page and "- 5d: DCPT-SwinIR, DCPT-NAFNet," in page

@@ -121,7 +121,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(tmp_path, 
     assert_is_step(restore(tmp_path), 2)
 
 
-def test_what_one_process_finds_damaged_is_passed_by_in_all(tmp_path, monkeypatch):
+def test_damage_found_by_one_process_is_skipped_by_all(tmp_path, monkeypatch):
     write(tmp_path, 1)
     verdicts = []
 
@@ -148,7 +148,7 @@ def test_a_state_that_is_not_finite_is_not_written(tmp_path):
 
 
 @pytest.mark.parametrize(("item", "file"), [("config", "metadata"), ("model", "metadata")])
-def test_a_flipped_bit_in_what_describes_a_run_is_seen(tmp_path, item, file):
+def test_a_flipped_bit_in_the_description_of_a_run_is_detected(tmp_path, item, file):
     for step, seed in ((1, 5), (2, 7)):
         checkpoints = Checkpoints(tmp_path)
         described = MODEL | {"classes": [f"class_{seed}"]}
@@ -174,7 +174,7 @@ def test_a_save_cut_short_is_reported_and_not_used(tmp_path, caplog):
     assert "continuing from checkpoint 1 instead" in caplog.text
 
 
-def test_what_else_lies_among_the_checkpoints_is_ignored_and_kept(tmp_path, caplog):
+def test_other_files_among_the_checkpoints_are_ignored_and_kept(tmp_path, caplog):
     write(tmp_path, 1, 2)
     folder = tmp_path / "checkpoints"
     for name in ("0/note.txt", "@eaDir/a", "latest copy/a", "\u0665/a", "07/a", "-5/a"):
@@ -207,7 +207,7 @@ def test_a_folder_named_like_a_later_checkpoint_is_moved_aside_whole(tmp_path, c
     assert [file.read_text() for file in kept] == ["first", "second"]
 
 
-def test_a_checkpoint_under_the_name_of_another_step_is_told(tmp_path, caplog):
+def test_a_checkpoint_named_after_another_step_is_reported(tmp_path, caplog):
     write(tmp_path, 1)
     shutil.copytree(tmp_path / "checkpoints" / "1", tmp_path / "checkpoints" / "500")
     assert_is_step(restore(tmp_path), 1)
@@ -225,7 +225,7 @@ def test_if_none_can_be_read_the_run_does_not_start_over_in_silence(tmp_path):
     assert restore(tmp_path) is None
 
 
-def test_a_state_of_another_shape_is_not_taken(tmp_path):
+def test_a_state_of_another_shape_is_refused(tmp_path):
     write(tmp_path, 1)
     target = create_state(
         {"network": {"layer": {"kernel": jnp.zeros((3, 3))}}},
@@ -336,7 +336,7 @@ def test_a_run_in_progress_can_be_continued_elsewhere(tmp_path):
     running.close()
 
 
-def test_what_cannot_be_continued_names_the_key(tmp_path):
+def test_a_run_that_cannot_be_resumed_names_the_key(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"resume_from: there is no .*missing; name"):
         saved_state.newest_state(tmp_path / "missing", make_state(0))
     with pytest.raises(FileNotFoundError, match=r"resume_from: there is no checkpoint in"):
@@ -384,7 +384,7 @@ for number, call in enumerate(("wait", "save", "close")):
 """
 
 
-def test_a_full_disk_is_told_and_the_checkpoint_before_stays(tmp_path):
+def test_a_full_disk_is_reported_and_the_previous_checkpoint_stays(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", _FULL_DISK, str(tmp_path)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -493,7 +493,7 @@ def test_the_newest_checkpoint_damaged(tmp_path, photo_folder, half_way, uninter
 
 
 @pytest.mark.slow
-def test_every_bit_of_what_says_where_the_data_stands(
+def test_every_bit_of_the_data_position_is_protected(
     tmp_path, photo_folder, half_way, uninterrupted
 ):
     """A digit that turns into another one is no error of JSON."""
@@ -511,7 +511,7 @@ def test_every_bit_of_what_says_where_the_data_stands(
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_is_told(tmp_path, photo_folder, half_way, uninterrupted):
+def test_a_damaged_checkpoint_is_reported(tmp_path, photo_folder, half_way, uninterrupted):
     workdir = tmp_path / "run"
     shutil.copytree(half_way, workdir)
     (workdir / "checkpoints" / "20").mkdir()  # a number and nothing in it

@@ -81,7 +81,7 @@ def test_a_guide_of_components_guides_to_mixtures_that_it_never_saw():
         init_from.guide_options(MIXED, task_sets.resolve_tasks("rain+snow"))
 
 
-def test_the_report_says_what_was_left_and_what_never_learned():
+def test_the_report_lists_dropped_and_untrained_parts():
     network = create_model("nafnet")
     classifier = create_classifier(network.feature_dims, 5)
 
@@ -203,7 +203,7 @@ def test_a_guided_transfer_leaves_a_network(tmp_path, photo_folder, pretrained, 
 
 
 @pytest.mark.slow
-def test_a_guided_transfer_is_continued_without_what_it_started_from(
+def test_a_guided_transfer_is_resumed_without_its_initial_weights(
     tmp_path, photo_folder, pretrained
 ):
     begin = tmp_path / "begin"
@@ -270,7 +270,7 @@ def test_a_classifier_of_another_networks_features(tmp_path, photo_folder, pretr
         training.prepare(config)
 
 
-def test_features_of_other_sizes_are_told_from_other_channels(photo_folder):
+def test_other_feature_sizes_are_distinguished_from_other_channels(photo_folder):
     config = tiny_config("classify", photo_folder, "swinir")
     arguments = {"feature_dims": (8,) * 3, "resize_features": False}
     inherited = ClassifierDescription(arguments, Labels(FIVE))
@@ -339,7 +339,7 @@ def test_the_figures_of_another_backbone_are_refused(photo_folder, pretrained):
     assert config.model.width == 4
 
 
-def test_what_a_run_starts_from_in_a_few_words(photo_folder, pretrained):
+def test_the_origin_of_initial_weights_in_words(photo_folder, pretrained):
     config = grown_config("pretrain", photo_folder, "", classifier_from=str(pretrained))
     assert init_from.describe_origin(init_from.find_initial(config, None)) == (
         f"scratch and the classifier of {pretrained}"

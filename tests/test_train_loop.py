@@ -89,7 +89,7 @@ def test_the_folder_of_a_run_tells_its_story(pretrained):
     assert "starting from scratch" in log and "pretrain 12/12" in log and "weights: " in log
 
 
-def test_what_was_started_is_said(pretrained):
+def test_the_start_is_reported(pretrained):
     lines = (pretrained / "log.txt").read_text().splitlines()
     line = next(x for x in lines if "pretrain, starting" in x)
     assert "from scratch" in line and "1 x cpu" in line and "batch 8 of 16x16" in line

@@ -203,7 +203,7 @@ def test_two_processes_pass_by_a_damaged_checkpoint_together(tmp_path, photo_fol
 
 
 @pytest.mark.slow
-def test_processes_without_a_common_file_system_are_told(tmp_path, photo_folder):
+def test_processes_without_a_common_file_system_are_reported(tmp_path, photo_folder):
     results = train(photo_folder, tmp_path / "NUMBER", count=2)
     for code, _, errors in results:
         assert code and "process 1 on " in errors

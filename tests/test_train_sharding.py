@@ -96,7 +96,7 @@ def test_long_axes_of_large_arrays_are_split():
         ),
     ],
 )
-def test_what_a_device_holds_of_the_published_networks(backbone, devices, most):
+def test_state_per_device_of_the_published_networks(backbone, devices, most):
     config = configs.load("pretrain", f"{backbone},5d")
     network, classifier = parts.network_and_classifier(config, num_classes=5, inherited=None)
     _, optimizers = parts.schedules_and_optimizers(config)

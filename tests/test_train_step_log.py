@@ -23,7 +23,7 @@ def test_means_and_rates():
     assert log.means()["loss"] == 5.0
 
 
-def test_what_is_unknown_is_left_out():
+def test_unknown_values_are_omitted():
     log = StepLog(0, batch_size=1)
     log.add({"loss": jnp.float32(1)})
     assert not {"tflops_per_second", "share_of_peak"} & set(log.means())
@@ -58,7 +58,7 @@ def test_a_loss_that_is_not_finite_names_its_step():
         log.check()
 
 
-def test_the_summary_says_what_its_time_holds():
+def test_the_summary_splits_its_time():
     log = StepLog(0)
     log.add({"loss": jnp.float32(1)})
     line = log.summary(1)

@@ -89,7 +89,7 @@ def test_a_process_whose_share_of_a_class_cannot_be_read_goes_on(restoring, monk
     assert (found["psnr_haze"], found["ssim_haze"]) == (20.0, 0.5)
 
 
-def test_bad_files_are_refused_as_the_config_says(tmp_path, photo_folder):
+def test_bad_files_are_refused_if_configured(tmp_path, photo_folder):
     images.write_image(tmp_path / "a.png", np.full((20, 20, 3), 0.5))
     (tmp_path / "b.png").write_bytes(b"none")
     config = tiny_config("restore", photo_folder)
@@ -157,7 +157,7 @@ def test_settings_that_cannot_be(photo_folder):
         prepare(config)
 
 
-def test_the_best_checkpoint_is_kept_and_said(tmp_path, photo_folder, capsys):
+def test_the_best_checkpoint_is_kept_and_reported(tmp_path, photo_folder, capsys):
     config = tiny_config("restore", photo_folder)
     config.num_steps = 6
     config.ema_decay = 0.0
@@ -185,7 +185,7 @@ def test_the_best_checkpoint_is_kept_and_said(tmp_path, photo_folder, capsys):
     assert best[1].steps == 4 and set(best[0]) == {"network"}
 
 
-def test_the_sheet_of_a_masked_pretraining_shows_what_is_seen_and_painted(
+def test_the_sheet_of_masked_pretraining_shows_visible_and_reconstructed_parts(
     photo_folder, monkeypatch
 ):
     config = tiny_config("mask_pretrain", photo_folder)

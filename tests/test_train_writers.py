@@ -29,7 +29,7 @@ def test_metrics_are_in_four_groups():
     assert list(grouped({"ssim_rain": 1}, validation=True)) == ["quality/validation/ssim_rain"]
 
 
-def test_curves_show_what_was_measured(tmp_path):
+def test_curves_show_the_measurements(tmp_path):
     curves.draw([], tmp_path / "none.png")
     assert not list(tmp_path.iterdir())
     lines = [{"step": step, "loss/loss": 1 / step} for step in range(1, 20)]

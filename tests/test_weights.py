@@ -102,7 +102,7 @@ def test_saving_again_replaces_the_folder_and_leaves_nothing_beside_it(tmp_path,
         dcpt_jax.load_classifier(tmp_path / "w")
 
 
-def test_a_failed_write_leaves_the_old_folder_and_nothing_else(tmp_path, small, monkeypatch):
+def test_a_failed_write_leaves_only_the_old_folder(tmp_path, small, monkeypatch):
     folder = save(tmp_path / "w", small)
     before = sorted(tmp_path.rglob("*"))
     bad = weights.describe(small[0], source={"init_from": object()})
@@ -187,7 +187,7 @@ def test_a_write_that_fails_leaves_no_folder(tmp_path):
         ("_METADATA", b"{}", "one of its files lacks 'tree_metadata'"),
     ],
 )
-def test_damaged_files_of_a_folder_are_told_in_short(tmp_path, small, file, content, message):
+def test_damaged_files_of_a_folder_are_reported_briefly(tmp_path, small, file, content, message):
     folder = save(tmp_path / "w", small)
     for path in folder.glob(file):
         path.unlink()
@@ -304,11 +304,11 @@ def raised(error, cause=None):
         (raised(ValueError("model: no JSON"), ValueError("no JSON")), "model: no JSON"),
     ],
 )
-def test_what_went_wrong_is_told_in_a_line(error, reason):
+def test_reasons_are_one_line(error, reason):
     assert weights.reason_of(error) == reason
 
 
-def test_what_a_checkpoint_is(tmp_path):
+def test_recognition_of_checkpoints(tmp_path):
     def folder(name, *inside):
         for item in inside:
             (tmp_path / name / item).mkdir(parents=True)

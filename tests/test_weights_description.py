@@ -130,14 +130,14 @@ def test_missing_keys_are_named(key):
         ),
     ],
 )
-def test_what_the_errors_say(place, value, message):
+def test_error_messages(place, value, message):
     content = changed(place, lambda inner, key: inner.__setitem__(key, value))
     with pytest.raises(weights.WeightsError, match=re.escape(message)):
         parse_description(content, "W")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "3", "null", '{"format": 1', "[" * 100_000, "\xff"])
-def test_what_is_no_description_at_all(tmp_path, content):
+def test_files_that_are_not_descriptions(tmp_path, content):
     file = tmp_path / "model.json"
     file.write_bytes(content.encode("latin-1"))
     with pytest.raises(
@@ -146,7 +146,7 @@ def test_what_is_no_description_at_all(tmp_path, content):
         read_description(file)
 
 
-def test_a_changed_value_is_told_by_the_checksum(tmp_path):
+def test_the_checksum_detects_a_changed_value(tmp_path):
     file = tmp_path / "model.json"
     write_description(file, FULL)
     content = json.loads(file.read_text()) | {"steps": 8}
