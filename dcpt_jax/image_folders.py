@@ -13,16 +13,17 @@ import numpy as np
 
 IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
-    | {".avif", ".heic", ".heif", ".mpo", ".apng", ".jxl"}
+    | {".avif", ".heic", ".heif", ".hif", ".mpo", ".apng", ".jxl", ".pjpeg", ".pjp", ".dib"}
 )
 _RAW_SUFFIXES = (
     ".3fr .arq .arw .bay .cap .cr2 .cr3 .crw .dcr .dng .erf .fff .gpr .iiq .kdc .mef .mos .mrw "
-    ".nef .nrw .orf .pef .ptx .raf .raw .rw2 .rwl .sr2 .srf .srw .x3f"
+    ".nef .nrw .orf .pef .ptx .raf .raw .rw2 .rwl .rwz .sr2 .srf .srw .x3f"
 )
 _OTHER_SUFFIXES = (
     ".exr .hdr .jp2 .j2k .jpf .jpx .jxr .hdp .wdp .psd .psb .xcf .kra .ora .tga .ppm .pgm "
     ".pbm .pnm .pfm .pam .pcx .dds .ktx .qoi .ico .icns .svg .eps .dcm .fit .fits .fts .heics "
     ".avifs .flif .bpg .ras .sgi .xpm .xbm .emf .wmf .cin .dpx "
+    ".jls .jph .ljpg .jps .insp .avci .xisf "
     ".j2c .jpc .jpm .svgz .ai .indd .pdn .procreate .clip .pct .pict .iff .wbmp .djvu .rgbe .cur"
 )
 # Image formats that are not supported: such files are counted and reported.
@@ -31,7 +32,15 @@ UNREAD_SUFFIXES = frozenset(f"{_RAW_SUFFIXES} {_OTHER_SUFFIXES}".split())
 SYSTEM_FOLDERS = frozenset(
     {"@eadir", ".@__thumb", "#recycle", "@recycle", "$recycle.bin", "system volume information"}
     | {"lost+found", "__macosx", ".trash", ".trashes", ".thumbnails", ".picasaoriginals"}
-    | {"@recently-snapshot", "#snapshot", ".snapshot", "@tmp", "@sharebin", "recycler"}
+    | {
+        "@sharesnap",
+        "@recently-snapshot",
+        "#snapshot",
+        ".snapshot",
+        "@tmp",
+        "@sharebin",
+        "recycler",
+    }
     | {"found.000", "network trash folder", "temporary items", "ipod photo cache", ".dtrash"}
     | {".stversions", ".xvpics", ".appledouble"}
 )
@@ -207,7 +216,8 @@ def left_out_texts(left_out: Mapping[str, int]) -> list[str]:
 def _left_out(entry: os.DirEntry) -> str:
     """The key under which `FileList.left_out` counts a file or folder; "" if not counted."""
     name = entry.name.lower()
-    if (name in SYSTEM_FOLDERS or name.startswith(".trash-")) and entry.is_dir():
+    is_system = name in SYSTEM_FOLDERS or name.startswith(".trash-") or name.endswith(".lrdata")
+    if is_system and entry.is_dir():
         return f"{entry.name}/"
     suffix = os.path.splitext(entry.name)[1].lower()
     is_unread = suffix in UNREAD_SUFFIXES and not entry.name.startswith(".") and entry.is_file()

@@ -217,6 +217,7 @@ def test_without_any_pair_the_error_shows_file_names(tmp_path):
         ("im_1.png im_2.png", "1.png 2.png", "prefix:im_"),
         ("1_0.8_0.2.jpg 2_0.9_0.2.jpg", "1.png 2.png", "reside"),
         ("1-rain-1.png 1-rain-2.png 2-rain-1.png", "1.png 2.png", "begins"),
+        ("IMG_1.jpg IMG_2.jpg", "img_1.png img_2.png", "prefix:IMG=img"),
     ],
 )
 def test_a_rule_that_pairs_the_names_is_offered(tmp_path, bad, good, rule):
@@ -226,6 +227,21 @@ def test_a_rule_that_pairs_the_names_is_offered(tmp_path, bad, good, rule):
         pair_folders(tmp_path / "bad", tmp_path / "good")
     pairing = pair_folders(tmp_path / "bad", tmp_path / "good", rule)
     assert len(pairing) == len(bad.split()) and not pairing.unused
+
+
+def test_no_rule_is_offered_that_takes_one_number_for_another(tmp_path):
+    write(tmp_path / "bad", "im_1.png im_3.png")
+    write(tmp_path / "good", "im_2.png im_4.png")
+    with pytest.raises(SourceError, match=r"prefix:A=B, order$"):
+        pair_folders(tmp_path / "bad", tmp_path / "good")
+
+
+def test_accents_may_be_composed_in_two_ways(tmp_path):
+    write(tmp_path / "bad", "\u00fc.png")
+    write(tmp_path / "good", "u\u0308.png")
+    assert found(pair_folders(tmp_path / "bad", tmp_path / "good")) == [
+        ("\u00fc.png", "u\u0308.png")
+    ]
 
 
 def test_a_rule_for_one_folder_is_offered_where_the_names_say_which_is_clean(tmp_path):
@@ -285,7 +301,8 @@ def test_list_file_of_another_system(two, gap):
     [
         *("bad/2.png,good/2.png", "bad/2.png, good/2.png", "bad/2.png;good/2.png"),
         *('"bad/2.png" "good/2.png"', '"bad/2.png","good/2.png"', '"bad/2.png"\t"good/2.png"'),
-        "~/bad/2.png ~/good/2.png",
+        *("~/bad/2.png ~/good/2.png", "  # a comment\nbad/2.png good/2.png"),
+        *("bad\\2.png good\\2.png", '".\\bad\\2.png",".\\good\\2.png"'),
     ],
 )
 def test_list_file_with_commas_quotes_or_the_home_folder(two, line, monkeypatch):
@@ -314,6 +331,7 @@ def test_name_that_no_file_can_have_is_one_bad_pair(two):
     [
         ("a\0.png b.png", "null bytes"),
         ("a.png b.png\nc.png\n", r"list\.txt, line 2: 'c\.png' must name two files"),
+        ("x" * 200_000 + " y", "line 1: 'xxx.*must name two files"),
         ("a b.png c.png", "separate them by a tab"),
         ("# nothing\n", "names no pairs"),
     ],
@@ -486,26 +504,37 @@ def test_lists_with_the_clean_name_first_cause_a_warning(tmp_path, lines, swappe
     file = tmp_path / "list.txt"
     file.write_text("\n".join(lines))
     pairing = pair_list(file)
-    assert len(pairing.warnings) == swapped
+    *told, missing = pairing.warnings
+    assert "names are relative to the folder of the list" in missing
+    assert len(told) == swapped
     if swapped:
-        assert "look swapped" in pairing.warnings[0]
-        assert f"as list:{file},clean_first" in pairing.warnings[0]
+        assert "look swapped" in told[0]
+        assert f"as list:{file},clean_first" in told[0]
     turned = pair_list(file, clean_first=True)
     assert found(turned) == [pair[::-1] for pair in found(pairing)]
-    assert not (swapped and turned.warnings)
+    assert not (swapped and len(turned.warnings) > 1)
 
 
-def test_order_of_a_list_can_be_stated(two):
+@pytest.mark.parametrize("option", ["clean_first", " clean_first"])
+def test_order_of_a_list_can_be_stated(two, option):
     (two / "list.txt").write_text("good/1.png bad/1.png\n")
-    data = open_source(f"list:{two}/list.txt,clean_first")
+    data = open_source(f"list:{two}/list.txt,{option}")
     assert data.source.degraded[0] == two / "bad/1.png"
 
 
-def test_swapped_folders_cause_a_warning(tmp_path, caplog):
-    write(tmp_path / "sharp", "1.png")
-    write(tmp_path / "blur", "1.png")
-    assert not pair_folders(tmp_path / "blur", tmp_path / "sharp").warnings
-    source = PairSource(pair_folders(tmp_path / "sharp", tmp_path / "blur"))
+@pytest.mark.parametrize(
+    ("clean", "degraded"),
+    [
+        *(("sharp", "blur"), ("targetA", "inputA"), ("no_rain", "rain")),
+        *(("noise-free", "noisy"), ("norain", "rain"), ("Snow_free", "Snow")),
+    ],
+)
+def test_swapped_folders_cause_a_warning(tmp_path, caplog, clean, degraded):
+    clean, degraded = tmp_path / clean, tmp_path / degraded
+    write(clean, "1.png")
+    write(degraded, "1.png")
+    assert not pair_folders(degraded, clean).warnings
+    source = PairSource(pair_folders(clean, degraded))
     assert len(source.report.warnings) == 1 and len(source) == 1
     assert "1 of 1 pairs look swapped" in caplog.text
     assert "pairs:DEGRADED_DIR,CLEAN_DIR" in caplog.text

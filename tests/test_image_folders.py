@@ -51,11 +51,12 @@ def test_pictures_that_are_not_read_and_system_folders_are_counted(tmp_path):
     ]
     top = list_images(tmp_path, deep=False)
     assert (top.names(), top.left_out[".jp2"]) == (["a.png"], 0)
-    for name in (".Trash-1000", "#snapshot", "RECYCLER"):
+    more = (".Trash-1000", "#snapshot", "RECYCLER", "Catalog Previews.lrdata")
+    for name in more:
         (tmp_path / name).mkdir()
         (tmp_path / name / "m.jpg").write_bytes(b"")
     left_out = list_images(tmp_path).left_out
-    assert [left_out[f"{name}/"] for name in (".Trash-1000", "#snapshot", "RECYCLER")] == [1, 1, 1]
+    assert [left_out[f"{name}/"] for name in more] == [1] * len(more)
     assert image_folders.left_out_texts({".dng": 1}) == ["1 file not read: .dng"]
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw/x.cr3").write_bytes(b"")

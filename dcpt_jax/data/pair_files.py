@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
 from dcpt_jax import image_folders
 from dcpt_jax.data.spec import CLEAN_FIRST, RULES, SourceError, parse_rule
@@ -20,13 +21,25 @@ from dcpt_jax.image_folders import FileList
 
 # Words in names of files and folders that suggest clean or degraded photos.
 _CLEAN_WORDS = frozenset(
-    {"gt", "groundtruth", "truth", "sharp", "clean", "clear", "target", "hq", "hr", "norain"}
-    | {"nohaze", "reference", "original"}
+    {"gt", "groundtruth", "truth", "sharp", "clean", "clear", "target", "hq", "hr"}
+    | {"reference", "original"}
 )
 _DEGRADED_WORDS = frozenset(
     {"blur", "blurry", "blurred", "input", "lq", "lr", "haze", "hazy", "rain", "rainy", "noise"}
-    | {"noisy", "snow", "snowy", "low", "dark", "degraded", "distorted", "corrupted"}
+    | {
+        "noisy",
+        "snow",
+        "snowy",
+        "low",
+        "dark",
+        "degraded",
+        "distorted",
+        "corrupted",
+        "fog",
+        "foggy",
+    }
 )
+_NEGATED = re.compile("(?<![a-z])no[-_ ]?(rain|haze|snow|noise|blur|fog)(?![a-z])|[a-z]+[-_ ]?free")
 _COMPARED = 1000  # number of pairs checked for swapped names, spread over the list
 _TRIED = 4  # number of names of each folder that suggest a rule
 _SWAP_FOLDERS = "in the other order: pairs:DEGRADED_DIR,CLEAN_DIR"
@@ -180,6 +193,10 @@ def _match(
 ) -> list[_Match]:
     """Finds the clean files of each degraded file; both kinds may be in the same folder."""
     clean_name = parse_rule(rule)
+    # macOS composes letters with accents differently.
+    names, clean_names = (
+        [normalize("NFC", name) for name in some] for some in (names, clean_names)
+    )
     flat = not any("/" in name for name in clean_names)
     by_name: dict[str, list[int]] = collections.defaultdict(list)
     for k, name in enumerate(clean_names):
@@ -221,7 +238,8 @@ def pair_list(file: Path | str, *, clean_first: bool = False) -> Pairing:
     """Pairs named in a text file, one per line: degraded file, clean file.
 
     The two are separated by a tab, comma, semicolon or spaces, and may be in double quotes. They
-    are relative to the list's folder. Empty lines and lines starting with "#" are ignored.
+    are relative to the list's folder, and may have the separators of Windows. Empty lines and lines
+    starting with "#" are ignored.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -238,12 +256,12 @@ def pair_list(file: Path | str, *, clean_first: bool = False) -> Pairing:
         raise SourceError(f"{file} is not text: it contains null bytes")
     pairs = []
     for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip() or line.startswith("#"):
+        if not line.strip() or line.lstrip().startswith("#"):
             continue
-        parts = [expand_home(part) for part in _split(line)]
+        parts = [_local(expand_home(part), file.parent) for part in _split(line)]
         if len(parts) != 2:
             raise SourceError(
-                f"{file}, line {number}: {line.strip()!r} must name two files, degraded and "
+                f"{file}, line {number}: {line.strip()[:200]!r} must name two files, degraded and "
                 "clean; separate them by a tab where names hold spaces"
             )
         pairs.append(parts[::-1] if clean_first else parts)
@@ -251,7 +269,17 @@ def pair_list(file: Path | str, *, clean_first: bool = False) -> Pairing:
         raise SourceError(f"the list {file} names no pairs")
     degraded, clean = (FileList(file.parent, column) for column in zip(*pairs, strict=True))
     swap = f"list:{file}" if clean_first else f"list:{file},{CLEAN_FIRST}"
-    return Pairing(degraded, clean, warnings=_order_warnings(degraded, clean, f"as {swap}"))
+    warnings = _order_warnings(degraded, clean, f"as {swap}")
+    if not any(map(os.path.exists, itertools.chain(*zip(degraded, clean, strict=True)))):
+        warnings += (f"no file of {file} exists; names are relative to the folder of the list",)
+    return Pairing(degraded, clean, warnings=warnings)
+
+
+def _local(name: str, folder: Path) -> str:
+    """A name with the separators of this system, if there is no file of that very name."""
+    if os.sep == "\\" or "\\" not in name or os.path.exists(folder / name):
+        return name
+    return name.replace("\\", os.sep)
 
 
 def _split(line: str) -> list[str]:
@@ -260,7 +288,10 @@ def _split(line: str) -> list[str]:
     parts: list[str] = []
     for separator in "\t ,;":
         if separator in line:
-            fields = next(csv.reader([line], delimiter=separator, skipinitialspace=True))
+            try:
+                fields = next(csv.reader([line], delimiter=separator, skipinitialspace=True))
+            except csv.Error:  # such as a field of more than 100,000 characters
+                return []
             parts = [part.strip(" ") for part in fields if part.strip(" ")]
             if len(parts) == 2 and not parts[0].endswith((",", ";")):
                 return parts
@@ -298,7 +329,9 @@ def _shared(a: str, b: str) -> int:
 
 
 def _words(text: str) -> set[str]:
-    return set(re.findall("[a-z]+", text.lower()))
+    """Words in lower case, of "inputA" too; "no_rain" and "noise-free" are "clean"."""
+    text = re.sub("([a-z])([A-Z])", r"\1 \2", text).lower()
+    return set(re.findall("[a-z]+", _NEGATED.sub(" clean ", text)))
 
 
 def concatenate(pairings: Sequence[Pairing]) -> Pairing:
@@ -356,7 +389,8 @@ def _fitting_rule(
             ("suffix", start, own[start:], clean[start:]),
             ("prefix", end, own[: len(own) - end], clean[: len(clean) - end]),
         ):
-            odd = re.search("[=,;:]", old + new)
+            # Not the characters of a rule, nor numbers, which would pair 1 with 2.
+            odd = re.search("[=,;:]", old + new) or not re.search("[^0-9]", old + new)
             known = _words(old) & _DEGRADED_WORDS or _words(new) & _CLEAN_WORDS
             if same and (old or new) and (known or not same_folder) and not odd:
                 rules[f"{kind}:{old}={new}" if new else f"{kind}:{old}"] = None

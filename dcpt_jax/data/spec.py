@@ -110,8 +110,8 @@ def parse_pairs(text: str) -> tuple[str, str, str]:
 
 def parse_list(text: str) -> tuple[str, bool]:
     """(file, whether its lines name the clean file first) of "FILE" or "FILE,clean_first"."""
-    file = text.removesuffix(f",{CLEAN_FIRST}")
-    return file, file != text
+    file, _, order = text.rpartition(",")
+    return (file.strip(), True) if file and order.strip() == CLEAN_FIRST else (text, False)
 
 
 def parse_rule(rule: str) -> Rule:
