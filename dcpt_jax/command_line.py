@@ -111,6 +111,8 @@ def _discard_output() -> None:
 
 def expanded_path(text: str) -> Path:
     """A path argument, for argparse: `~` is the home folder, also after `--flag=`."""
+    if not text:  # which would be the current folder
+        raise argparse.ArgumentTypeError("the path is empty, as of a variable that is not set")
     try:
         return Path(expand_home(text))
     except ValueError as error:

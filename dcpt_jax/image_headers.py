@@ -325,8 +325,9 @@ def odd_tiff(path: Path, file: BinaryIO) -> Image.Image:
             tags.load(file)
         size = int(tags[256]), int(tags[257])
     except Exception as error:  # Pillow raises various types on broken input
+        reason = "no width or height in it" if isinstance(error, KeyError) else error
         raise image_error(
-            path, f"damaged or unsupported: cannot read the TIFF header ({error})"
+            path, f"damaged or unsupported: cannot read the TIFF header ({reason})"
         ) from error
     image = Image.new("RGB", (1, 1))
     image._size, image.tag_v2 = size, tags

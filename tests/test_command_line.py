@@ -51,6 +51,16 @@ def test_the_status_is_that_of_the_command():
     assert run_command(parser, lambda options: options.status, ["--status", "1"]) == 1
 
 
+def test_an_empty_path_is_not_the_current_folder(capsys):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--output", type=command_line.expanded_path)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--output", ""])
+    assert (
+        "--output: the path is empty, as of a variable that is not set" in capsys.readouterr().err
+    )
+
+
 def test_an_unknown_flag_names_the_most_similar_one(capsys):
     parser = argparse.ArgumentParser()
     parser.add_argument("--output")

@@ -299,6 +299,10 @@ def test_a_single_photo_can_go_to_a_file(tmp_path, identity, capsys):
     for arguments, message in (
         ([one, "--output", one], "is the input itself"),
         ([one, "--output", str(tmp_path / "a.jpg"), "--format", "png"], "is not a png file"),
+        (
+            [one, "--output", str(tmp_path / "a.HEIC")],
+            ".heic files cannot be written; name a folder",
+        ),
         ([one, one, "--output", str(tmp_path / "a.png")], "is a file name, but the inputs are"),
         (
             [str(tmp_path), "--output", str(tmp_path / "a.png")],

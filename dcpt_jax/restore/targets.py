@@ -65,13 +65,19 @@ def output_folder(inputs: Sequence[Path], output: Path, form: str) -> Path:
 
     Raises:
         ValueError: if `output` is a file and there are several photos, or it is the photo itself,
-            or its format differs from `form`.
+            or its format cannot be written or differs from `form`.
     """
     if not is_file_output(inputs, output):
-        if output.suffix.lower() in images.WRITABLE_SUFFIXES and not output.is_dir():
+        suffix = output.suffix.lower()
+        if suffix in images.WRITABLE_SUFFIXES and not output.is_dir():
             raise ValueError(
                 f"--output {output} is a file name, but the inputs are several photos or a folder; "
                 "give an output folder"
+            )
+        if suffix in image_folders.IMAGE_SUFFIXES and not output.is_dir():
+            raise ValueError(
+                f"--output {output}: {suffix} files cannot be written; name a folder, or a file "
+                f"with one of {', '.join(sorted(images.WRITABLE_SUFFIXES))}"
             )
         return output
     if _identity(output) is not None and _identity(output) == _identity(inputs[0]):
