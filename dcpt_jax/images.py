@@ -366,4 +366,5 @@ def _decode_pillow(path: Path, kind: str, data: bytes) -> np.ndarray:
     except ImageError:
         raise
     except Exception as error:  # Pillow's decoders raise various types on broken input
-        raise image_error(path, f"damaged: the {kind} data cannot be decoded ({error})") from error
+        reason = str(error).strip()
+        raise image_error(path, f"damaged: the {kind} data cannot be decoded ({reason})") from error

@@ -89,7 +89,8 @@ def _has_hole(data: bytes, start: int, end: int) -> bool:
     """Whether a long run of zeros replaces a part of the picture that is not flat.
 
     In flat parts zeros can be valid data: with optimised tables, a block of one colour may be a few
-    zero bits. Damage decodes to texture, or to fewer blocks than valid zeros would.
+    zero bits. Damage decodes to texture, to fewer blocks than valid zeros would, or fills the
+    picture before the zeros end.
     """
     first = data.find(bytes(_HOLE), start, end)
     if first < 0:
@@ -99,8 +100,10 @@ def _has_hole(data: bytes, start: int, end: int) -> bool:
     changed = (without != filled).any(axis=2)
     if not changed.any():
         return False
+    if (filled == _decode(data, last - _HOLE // 4)).all():
+        return True
     steps = np.abs(np.diff(filled.astype(np.int16), axis=1)).max(axis=2) > 2
-    return bool(steps[changed[:, 1:]].mean() > 0.1)
+    return bool(steps[changed[:, 1:]].mean() > 0.02)
 
 
 def _decode(data: bytes, stop: int) -> np.ndarray:

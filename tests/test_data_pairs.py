@@ -505,7 +505,7 @@ def test_lists_with_the_clean_name_first_cause_a_warning(tmp_path, lines, swappe
     file.write_text("\n".join(lines))
     pairing = pair_list(file)
     *told, missing = pairing.warnings
-    assert "names are relative to the folder of the list" in missing
+    assert "paths are relative to the folder of the list" in missing
     assert len(told) == swapped
     if swapped:
         assert "look swapped" in told[0]

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import skimage.data
 import tifffile
 from PIL import Image, ImageCms, ImageOps
 
@@ -222,6 +223,19 @@ def test_a_jpeg_without_its_second_part_is_refused(tmp_path, kind, rest, kept):
     filling = {"cut": b"", "zeros": bytes(missing), "ones": b"\xff" * missing}[rest]
     path.write_bytes(data[:stop] + filling + b"\xff\xd9")
     with pytest.raises(ImageError, match=r"a\.jpg: damaged: "):
+        images.read_pixels(path)
+
+
+@pytest.mark.parametrize(("photo", "rows", "kept"), [("astronaut", 384, 0.8), ("rocket", 427, 0.6)])
+def test_zeros_that_decode_to_something_smooth_are_found(tmp_path, photo, rows, kept):
+    pixels = getattr(skimage.data, photo)()[:rows]
+    path = tmp_path / "a.jpg"
+    Image.fromarray(pixels).save(path, quality=90, optimize=True)
+    data = path.read_bytes()
+    start = data.index(b"\xff\xda")
+    stop = start + int(kept * (len(data) - start))
+    path.write_bytes(data[:stop] + bytes(len(data) - stop - 2) + b"\xff\xd9")
+    with pytest.raises(ImageError, match="JPEG data is zeros"):
         images.read_pixels(path)
 
 

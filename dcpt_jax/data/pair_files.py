@@ -271,7 +271,7 @@ def pair_list(file: Path | str, *, clean_first: bool = False) -> Pairing:
     swap = f"list:{file}" if clean_first else f"list:{file},{CLEAN_FIRST}"
     warnings = _order_warnings(degraded, clean, f"as {swap}")
     if not any(map(os.path.exists, itertools.chain(*zip(degraded, clean, strict=True)))):
-        warnings += (f"no file of {file} exists; names are relative to the folder of the list",)
+        warnings += (f"no file of {file} exists; paths are relative to the folder of the list",)
     return Pairing(degraded, clean, warnings=warnings)
 
 
