@@ -66,11 +66,17 @@ def embedded_profile(image: Image.Image | None) -> tuple[str, bytes] | None:
     stored = {"RGB"}
     if image.mode == "CMYK":
         stored = {"CMYK"}
-    elif image.mode in _GREY_MODES:
+    elif image.mode in _GREY_MODES or _is_deep_grey_alpha(image):
         stored = {"grey", "RGB"}
     if space not in stored:
         raise ProfileError(f"the colour profile is for {space}, but the pixels are not")
     return space, profile
+
+
+def _is_deep_grey_alpha(image: Image.Image) -> bool:
+    """Whether a PNG is 16-bit grey with alpha, which Pillow opens as RGBA."""
+    tiles = getattr(image, "tile", ())
+    return image.format == "PNG" and bool(tiles) and tiles[0].args == "LA;16B"
 
 
 @functools.lru_cache(maxsize=16)

@@ -329,7 +329,8 @@ def odd_tiff(path: Path, file: BinaryIO) -> Image.Image:
         raise image_error(
             path, f"damaged or unsupported: cannot read the TIFF header ({reason})"
         ) from error
-    image = Image.new("RGB", (1, 1))
+    is_grey = tags.get(TIFF_TAGS["photometric"]) in (0, 1) and tags.get(TIFF_TAGS["samples"], 1) < 3
+    image = Image.new("L" if is_grey else "RGB", (1, 1))
     image._size, image.tag_v2 = size, tags
     if profile := tags.get(34675):
         image.info["icc_profile"] = profile

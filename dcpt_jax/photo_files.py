@@ -88,6 +88,8 @@ def _remarks(header: ImageHeader, data: bytes, image: Image.Image) -> list[str]:
         pages = header.kind == "TIFF" and image.tag_v2.next
         if pages or getattr(image, "is_animated", False) or "mp" in image.info:  # MPF of JPEG
             remarks.append("only the first of several images is used")
+    if header.kind == "TIFF" and (extra := tiff.extra_channels(image.tag_v2)):
+        remarks.append(f"{extra} extra channel{'s'[: extra > 1]} dropped")
     if hdr := image.info.get("hdr"):
         remarks.append(f"HDR ({hdr}) treated as sRGB")
     at = data.find(b"pixi") if header.kind in ("AVIF", "HEIC") else -1
@@ -165,7 +167,9 @@ def _alpha(path: Path, header: ImageHeader, data: bytes, dtype: np.dtype) -> np.
         if isinstance(transparent, int) and image.mode == "L":  # stored with 2, 4 or 8 bits
             image.info["transparency"] = transparent * 255 // (2 ** data[24] - 1)
         return images.upright(np.array(image.convert("RGBA").getchannel("A")), header.orientation)
-    return np.array(ImageOps.exif_transpose(image).convert("RGBA").getchannel("A"))
+    alpha = np.array(ImageOps.exif_transpose(image).convert("RGBA").getchannel("A"))
+    # Programs that do not use the alpha channel of BMP leave it zero.
+    return None if header.kind == "BMP" and not alpha.any() else alpha
 
 
 def on_white(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:

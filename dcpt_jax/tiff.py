@@ -46,6 +46,13 @@ def tags_beyond_pillow(path: Path, data: bytes) -> Mapping | None:
     return None if has_mode and max(tags.get(TIFF_TAGS["bits"], (1,))) <= 8 else tags
 
 
+def extra_channels(tags: Mapping) -> int:
+    """Number of channels besides colours and the first alpha channel, such as near infrared."""
+    extra = tags.get(338, ())
+    kinds = extra if isinstance(extra, tuple) else (extra,)
+    return len(kinds) - any(kind in (_ASSOCIATED, _UNASSOCIATED) for kind in kinds)
+
+
 def read_samples(path: Path, tags: Mapping, data: bytes) -> tuple[np.ndarray, np.ndarray | None]:
     """Decodes the first picture of a TIFF file.
 

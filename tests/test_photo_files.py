@@ -532,6 +532,43 @@ def test_the_transparent_grey_of_a_png_of_few_bits(tmp_path, bits):
     np.testing.assert_array_equal(carried.alpha, [[0, 255]])
 
 
+def test_extra_channels_of_a_tiff_are_named(tmp_path):
+    values = np.dstack([picture(), picture()[..., :2]])
+    for extra, remarks in (
+        (["unspecified", "unspecified"], ["2 extra channels dropped"]),
+        (["unassalpha", "unspecified"], ["1 extra channel dropped"]),
+    ):
+        tifffile.imwrite(tmp_path / "a.tif", values, photometric="rgb", extrasamples=extra)
+        assert copied(tmp_path / "a.tif", tmp_path / "b.png") == remarks
+
+
+def test_an_alpha_channel_of_zeros_in_a_bmp_is_ignored(tmp_path):
+    pixels = np.dstack([picture()[..., ::-1], np.zeros((24, 36), np.uint8)])[::-1].tobytes()
+    head = struct.pack("<IiiHHIIiiII", 108, 36, 24, 1, 32, 3, len(pixels), 0, 0, 0, 0)
+    head += struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000) + b"BGRs" + bytes(48)
+    (tmp_path / "a.bmp").write_bytes(b"BM" + struct.pack("<IHHI", 0, 0, 0, 122) + head + pixels)
+    assert copied(tmp_path / "a.bmp", tmp_path / "b.png") == []
+    np.testing.assert_array_equal(np.asarray(opened(tmp_path / "b.png")), picture())
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_deep_grey_with_alpha_and_a_grey_profile(tmp_path, suffix):
+    values = np.dstack([picture()[..., 0]] * 2).astype(np.uint16) * 257
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".tif":
+        options = {"photometric": "minisblack", "extrasamples": ["unassalpha"]}
+        tifffile.imwrite(path, values, iccprofile=grey_profile(1.5), **options)
+    else:
+        header = b"IHDR", struct.pack(">IIBBBBB", 36, 24, 16, 4, 0, 0, 0)
+        rows = b"".join(b"\0" + row.tobytes() for row in values.astype(">u2"))
+        profile = b"iCCP", b"x\0\0" + zlib.compress(grey_profile(1.5))
+        path.write_bytes(png(header, profile, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")))
+    assert copied(path, tmp_path / "b.png") == ["converted to sRGB from grey"]
+    grey = Image.fromarray(picture()[..., 0])
+    expected = as_shown(saved(tmp_path / "c.png", grey, icc_profile=grey_profile(1.5)))
+    np.testing.assert_allclose(images.read_image(tmp_path / "b.png") * 255, expected, atol=2.5)
+
+
 def test_on_white():
     pixels = np.full((1, 3, 3), 100, np.uint8)
     found = on_white(pixels, np.array([[0, 51, 255]], np.uint8))
@@ -567,7 +604,8 @@ def test_alpha_of_deep_tiffs(tmp_path, dtype, extra, planar):
         values = np.ascontiguousarray(np.moveaxis(values, -1, 0))
     options = {"photometric": "rgb", "planarconfig": planar, "extrasamples": [extra]}
     tifffile.imwrite(tmp_path / "a.tif", values, **options)
-    assert copied(tmp_path / "a.tif", tmp_path / "b.png") == []
+    remarks = ["1 extra channel dropped"] if extra == "unspecified" else []
+    assert copied(tmp_path / "a.tif", tmp_path / "b.png") == remarks
     result = cv2.imread(str(tmp_path / "b.png"), cv2.IMREAD_UNCHANGED)
     assert result.dtype == np.uint16
     assert result.shape[2] == (3 if extra == "unspecified" else 4)
