@@ -319,6 +319,14 @@ def test_names_in_a_list_may_hold_commas_and_spaces(two):
     assert values(PairSource(pair_list(two / "list.txt"))) == [(5, 0)] * 4
 
 
+def test_a_list_of_another_folder_says_what_its_paths_are_relative_to(tmp_path):
+    (tmp_path / "list.txt").write_text("data/bad/1.png data/good/1.png\n")
+    with pytest.raises(
+        images.ImageError, match=r"none of 1 pairs.*paths are relative to the folder"
+    ):
+        PairSource(pair_list(tmp_path / "list.txt"))
+
+
 def test_name_that_no_file_can_have_is_one_bad_pair(two):
     (two / "list.txt").write_text(f"bad/1.png good/1.png\n{'x' * 300}.png good/0.png\n")
     source = PairSource(pair_list(two / "list.txt"))

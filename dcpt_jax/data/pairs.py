@@ -126,6 +126,7 @@ class PairSource(Source):
         if not self.degraded:
             raise images.ImageError(
                 f"none of {len(pairing)} pairs can be read; first: {skipped[-1][1]}"
+                + "".join(f"; {warning}" for warning in pairing.warnings)
             )
         self.report = PairReport(
             total=len(pairing) + unpaired + unreadable,
