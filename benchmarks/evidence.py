@@ -176,11 +176,11 @@ class _Step:
         """Mean seconds of some steps in sequence."""
         import jax
 
-        began = time.perf_counter()
+        start = time.perf_counter()
         for _ in range(count):
             self._state, metrics = self._step(self._state, self._batch)
         jax.block_until_ready((self._state, metrics))
-        return (time.perf_counter() - began) / count
+        return (time.perf_counter() - start) / count
 
 
 def measure_steps(settings: Settings) -> dict[str, float]:
@@ -210,8 +210,8 @@ def open_experiment(output: Path, settings: Settings, arms: Sequence[str]) -> in
 
     def measure() -> dict[str, Any]:
         seconds = measure_steps(settings)
-        more = round(settings.pretrain_steps * seconds["dcpt"] / seconds["restore"])
-        return {"step_seconds": seconds, "more_steps": more}
+        more_steps = round(settings.pretrain_steps * seconds["dcpt"] / seconds["restore"])
+        return {"step_seconds": seconds, "more_steps": more_steps}
 
     stored = experiment.open_experiment(output, settings, measure if "longer" in arms else None)
     return stored.get("more_steps", 0)
@@ -271,8 +271,8 @@ def settings_of(options: argparse.Namespace) -> Settings:
     settings = Settings(options.photos, options.validation)
     if options.rehearse:
         settings = dataclasses.replace(settings, **experiment.TINY, pretrain_steps=4, validations=2)
-    given = {name: getattr(options, name) for name in SIZES}
-    changes = {name: value for name, value in given.items() if value is not None}
+    flags = {name: getattr(options, name) for name in SIZES}
+    changes = {name: value for name, value in flags.items() if value is not None}
     return dataclasses.replace(settings, **changes)
 
 

@@ -115,7 +115,7 @@ def read_runs(output: Path) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _alone(output: Path) -> Iterator[None]:
+def _locked(output: Path) -> Iterator[None]:
     """Locks the experiment against other processes that work on it."""
     with open(output / "lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -124,7 +124,7 @@ def _alone(output: Path) -> Iterator[None]:
 
 def note(output: Path, line: Mapping[str, Any]) -> None:
     """Appends a run atomically."""
-    with _alone(output):
+    with _locked(output):
         lines = [json.dumps(run) for run in (*read_runs(output), line)]
         files.write_text(output / RUNS, "\n".join(lines) + "\n")
 
@@ -213,14 +213,14 @@ def open_experiment(
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(output / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    wanted, file = dataclasses.asdict(settings), output / EXPERIMENT
+    current, file = dataclasses.asdict(settings), output / EXPERIMENT
     # Folder names without parents, as the experiment may move to another machine.
-    wanted |= {name: Path(wanted[name]).name for name in ("photos", "validation")}
-    with _alone(output):
-        stored = json.loads(file.read_text()) if file.exists() else {"settings": wanted}
+    current |= {name: Path(current[name]).name for name in ("photos", "validation")}
+    with _locked(output):
+        stored = json.loads(file.read_text()) if file.exists() else {"settings": current}
         drift = [
             f"{key}: {stored['settings'].get(key)!r} -> {value!r}"
-            for key, value in wanted.items()
+            for key, value in current.items()
             if stored["settings"].get(key) != value
         ]
         if drift:

@@ -59,13 +59,13 @@ def photographs(folder: str | None) -> list[np.ndarray]:
     """Photos for the benchmark, uint8 [h, w, 3]: from a folder, or tiled bundled ones."""
     if folder:
         source = photos.PhotoSource(list(list_images(folder))[:_PHOTOS], cache_megabytes=0)
-        found = [source.read(i) for i in range(len(source))]
+        pictures = [source.read(i) for i in range(len(source))]
         return [
             pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
-            for pixels in found
+            for pixels in pictures
         ]
     source = photos.PhotoSource(photos.bundled_photos("train"), cache_megabytes=0)
-    found = []
+    pictures = []
     for i in range(len(source)):
         pixels = source.read(i)
         h, w = (max(0, size - n) for size, n in zip((HEIGHT, WIDTH), pixels.shape, strict=False))
@@ -74,16 +74,16 @@ def photographs(folder: str | None) -> list[np.ndarray]:
             step = min(h, pixels.shape[0]), min(w, pixels.shape[1])
             pixels = cv2.copyMakeBorder(pixels, 0, step[0], 0, step[1], mode)
             h, w = h - step[0], w - step[1]
-        found.append(np.ascontiguousarray(pixels[:HEIGHT, :WIDTH]))
-    return found
+        pictures.append(np.ascontiguousarray(pixels[:HEIGHT, :WIDTH]))
+    return pictures
 
 
-def prepare(photos: Sequence[np.ndarray], folder: Path) -> dict[str, Path]:
-    """Writes photos as PNG, as JPEG, packed, and as BasicSR's sub-images; returns the folders."""
+def prepare(pictures: Sequence[np.ndarray], folder: Path) -> dict[str, Path]:
+    """Writes pictures as PNG, as JPEG, packed, and as BasicSR's sub-images; returns the folders."""
     folders = {name: folder / name for name in ("png", "jpeg", "sub-images", "packed")}
     for name in ("png", "jpeg", "sub-images"):
         folders[name].mkdir()
-    for i, pixels in enumerate(photos):
+    for i, pixels in enumerate(pictures):
         bgr = np.ascontiguousarray(pixels[..., ::-1])
         cv2.imwrite(str(folders["png"] / f"{i:03d}.png"), bgr)
         cv2.imwrite(str(folders["jpeg"] / f"{i:03d}.jpg"), bgr, [cv2.IMWRITE_JPEG_QUALITY, 95])
@@ -140,11 +140,11 @@ def rates(runner: Runner, batch_size: int, seconds: float) -> dict[str, float]:
     batches, workers = runner
     for _ in range(_AHEAD):
         next(batches)
-    spent, began, count = processor_seconds(workers), time.perf_counter(), 0
-    while count < _LEAST * batch_size or time.perf_counter() - began < seconds:
+    spent, start, count = processor_seconds(workers), time.perf_counter(), 0
+    while count < _LEAST * batch_size or time.perf_counter() - start < seconds:
         next(batches)
         count += batch_size
-    elapsed = time.perf_counter() - began
+    elapsed = time.perf_counter() - start
     return {
         "patches/s": count / elapsed,
         "patches/core s": count / max(processor_seconds(workers) - spent, 1e-9),
@@ -205,11 +205,11 @@ def milliseconds(function: Callable[[int], Any], seconds: float) -> float:
     """Processor time per call, the minimum over the means of five runs."""
     best, number = np.inf, itertools.count()
     for _ in range(5):
-        began, count, until = time.process_time(), 0, time.perf_counter() + seconds / 5
+        start, count, until = time.process_time(), 0, time.perf_counter() + seconds / 5
         while count < 3 or time.perf_counter() < until:
             function(next(number))
             count += 1
-        best = min(best, 1e3 * (time.process_time() - began) / count)
+        best = min(best, 1e3 * (time.process_time() - start) / count)
     return best
 
 
@@ -304,13 +304,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All results."""
     cv2.setNumThreads(0)
     with tempfile.TemporaryDirectory() as folder:
-        photos = photographs(options.photos)
-        folders = prepare(photos, Path(folder))
+        pictures = photographs(options.photos)
+        size = pictures[0].shape
+        folders = prepare(pictures, Path(folder))
         sources = our_sources(folders)
         streams = {str(n): measure_streams(sources, folders, n, options) for n in options.workers}
         shares = measure_shares(sources, options)
         return {
-            "photos": f"{len(photos)} photos of about {photos[0].shape[1]}x{photos[0].shape[0]}",
+            "photos": f"{len(pictures)} photos of about {size[1]}x{size[0]}",
             "streams": streams,
             "ratios per core": {n: ratios(rounds) for n, rounds in streams.items()},
             "parts": list(next(iter(shares.values()))),

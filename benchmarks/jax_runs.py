@@ -69,18 +69,18 @@ def make(
     }
     state = optimizer.init(params)
     compiled = {}
-    for what, function, inputs, donated in (
+    for program, function, inputs, donated in (
         ("forward", forward, (params, degraded), ()),
         ("training step", step, (params, state, degraded, clean), (0, 1)),
     ):
-        compiled[what], costs = compile_timed(function, *inputs, donated=donated)
-        facts |= {f"{what}: {name}": value for name, value in costs.items()}
+        compiled[program], costs = compile_timed(function, *inputs, donated=donated)
+        facts |= {f"{program}: {name}": value for name, value in costs.items()}
 
     # A step donates its state, so the forward pass has its own copy of the parameters.
-    kept, carried = jax.tree.map(jnp.copy, params), [params, state]
+    host_params, carried = jax.tree.map(jnp.copy, params), [params, state]
 
     def run_forward():
-        jax.block_until_ready(compiled["forward"](kept, degraded))
+        jax.block_until_ready(compiled["forward"](host_params, degraded))
 
     def run_step():
         *carried[:], value = compiled["training step"](*carried, degraded, clean)

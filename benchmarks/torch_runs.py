@@ -74,7 +74,7 @@ def make(
     dtype: str,
     device: str,
     threads: int,
-    **way: bool,
+    **options: bool,
 ) -> tuple[Runners, dict[str, Any]]:
     """The `runners` of a network, and their costs other than time.
 
@@ -86,7 +86,7 @@ def make(
         dtype: as for `runners`.
         device: "cpu", or "gpu", which falls back to "cpu" if PyTorch cannot use it.
         threads: number of PyTorch's threads on the CPU.
-        way: as for `runners`.
+        **options: as for `runners`.
     """
     torch.set_num_threads(threads)
     torch_device = torch.device("cuda" if device == "gpu" and torch.cuda.is_available() else "cpu")
@@ -95,7 +95,7 @@ def make(
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
     model = network(architecture, arguments, size)
-    run, facts = runners(model, images(batch, size), torch_device, dtype=dtype, **way)
+    run, facts = runners(model, images(batch, size), torch_device, dtype=dtype, **options)
     return run, {
         "version": f"{torch.__version__} on {torch_device.type}; {SOURCES[architecture]}",
         **facts,

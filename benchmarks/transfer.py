@@ -150,8 +150,8 @@ def _judged(gain: Mapping[int, float]) -> list[str]:
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
     parser = experiment.parser(__doc__.splitlines()[0])
-    wanted = "degradations to transfer between (default: all; in a rehearsal noise rain)"
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, help=wanted)
+    tasks_help = "degradations to transfer between (default: all; in a rehearsal noise rain)"
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, help=tasks_help)
     for name in ("steps", "classify_steps", "transfer_steps"):
         flag = "--" + name.replace("_", "-")
         parser.add_argument(flag, type=int, help=f"default: {getattr(Settings, name)}")
@@ -169,8 +169,8 @@ def settings_of(options: argparse.Namespace) -> Settings:
     if options.rehearse:
         tiny = {**experiment.TINY, "classify_steps": 4, "transfer_steps": 4, "validations": 2}
         settings = dataclasses.replace(settings, **tiny)
-    given = {name: getattr(options, name) for name in ("steps", "classify_steps", "transfer_steps")}
-    return dataclasses.replace(settings, **{k: v for k, v in given.items() if v is not None})
+    flags = {name: getattr(options, name) for name in ("steps", "classify_steps", "transfer_steps")}
+    return dataclasses.replace(settings, **{k: v for k, v in flags.items() if v is not None})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

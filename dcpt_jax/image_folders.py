@@ -159,8 +159,8 @@ def list_images(root: Path | str, *, deep: bool = True) -> FileList:
         children = []
         for entry in entries:
             try:
-                if what := _left_out(entry):
-                    left_out[what] += _images_in(entry.path) if what.endswith("/") else 1
+                if key := _left_out(entry):
+                    left_out[key] += _images_in(entry.path) if key.endswith("/") else 1
                 else:
                     children.append(_image_or_folder(entry))
             except OSError as error:

@@ -400,8 +400,8 @@ def _upright(exif: bytes) -> bytes:
     orientation, offset = find_orientation(exif[start:])
     if orientation == 1:
         return exif
-    one = b"\1\0" if exif[start : start + 2] == b"II" else b"\0\1"
-    return exif[: start + offset] + one + exif[start + offset + 2 :]
+    value_1 = b"\1\0" if exif[start : start + 2] == b"II" else b"\0\1"
+    return exif[: start + offset] + value_1 + exif[start + offset + 2 :]
 
 
 def _orientation(exif: bytes) -> int:

@@ -141,8 +141,8 @@ def decode_pixels(
     if colour == "srgb" and _may_hold_profile(header, data):
         image = described(path, header.kind, data)
         with contextlib.suppress(colours.ProfileError):
-            if found := colours.embedded_profile(image):
-                pixels = pixels_to_srgb(pixels, header, image, *found)
+            if embedded := colours.embedded_profile(image):
+                pixels = pixels_to_srgb(pixels, header, image, *embedded)
     return pixels
 
 

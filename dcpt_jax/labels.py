@@ -66,8 +66,8 @@ class Labels:
 
         A multi-hot classifier needs neither mixtures nor "clean" among its names.
         """
-        wanted = Labels.of_tasks(tasks, self.kind).names
-        return tuple(name for name in wanted if name not in self.names)
+        required = Labels.of_tasks(tasks, self.kind).names
+        return tuple(name for name in required if name not in self.names)
 
     def rows(self, tasks: Sequence[Task]) -> np.ndarray:
         """The labels of each task, uint8 [tasks, names] of 0 and 1."""

@@ -117,7 +117,9 @@ def _of_png(
                 xmp = _png_text(data[start + len(_PNG_XMP_START) : start + length])
     except ImageError:
         pass
-    raw = {one: _raw_profile(image.info.get(f"Raw profile type {one}")) for one in PNG_RAW_PROFILES}
+    raw = {
+        name: _raw_profile(image.info.get(f"Raw profile type {name}")) for name in PNG_RAW_PROFILES
+    }
     segment = raw["APP1"] or b""
     if exif is None:
         exif = raw["exif"] or (segment if segment.startswith(_EXIF_START) else None)
@@ -161,19 +163,19 @@ def _iptc_of_resource(resource: bytes) -> bytes | None:
 def _of_tiff(
     data: bytes, tags: TiffImagePlugin.ImageFileDirectory_v2
 ) -> tuple[bytes | None, bytes | None, bytes | None]:
-    exif, own = Image.Exif(), Image.Exif()
+    exif, source = Image.Exif(), Image.Exif()
     block_bytes = None
     with contextlib.suppress(Exception):  # Pillow raises various types on broken tags
         for tag in _DESCRIPTIVE_TAGS:
             if tag in tags:
                 exif[tag] = tags[tag]
         block_bytes = exif.tobytes() if len(exif) else None
-        own.bigtiff, own.endian = tags._bigtiff, tags._endian
-        own.load_from_fp(io.BytesIO(data), tags._offset)
+        source.bigtiff, source.endian = tags._bigtiff, tags._endian
+        source.load_from_fp(io.BytesIO(data), tags._offset)
         for tag in (_EXIF_TAG, _GPS_TAG):
-            if block := dict(own.get_ifd(tag)):
+            if block := dict(source.get_ifd(tag)):
                 if isinstance(block.get(_INTEROP_TAG), int):
-                    block[_INTEROP_TAG] = dict(own.get_ifd(_INTEROP_TAG))
+                    block[_INTEROP_TAG] = dict(source.get_ifd(_INTEROP_TAG))
                 exif[tag] = block
         block_bytes = exif.tobytes() if len(exif) else None
     iptc = tags.get(_TIFF_IPTC)
@@ -325,9 +327,9 @@ def webp_of(pixels: np.ndarray, profile: bytes | None, metadata: Metadata) -> by
     file = io.BytesIO()
     exif = metadata.exif
     if metadata.resolution and not exif:  # EXIF has a resolution of its own
-        own = Image.Exif()
-        own[282], own[283], own[296] = *metadata.resolution, 2
-        exif = own.tobytes()
+        block = Image.Exif()
+        block[282], block[283], block[296] = *metadata.resolution, 2
+        exif = block.tobytes()
     options = {"icc_profile": profile, "exif": exif, "xmp": metadata.xmp}
     Image.fromarray(pixels).save(
         file, "WEBP", lossless=True, exact=True, **{k: v for k, v in options.items() if v}

@@ -101,8 +101,8 @@ def _remarks(header: ImageHeader, data: bytes, image: Image.Image) -> list[str]:
         remarks.append(f"{texts} dropped")
     if header.kind == "JPEG" and "mp" not in image.info:
         end = data.find(JPEG_END, header.data_start) + len(JPEG_END)
-        if (behind := len(data[end:].rstrip(b"\0"))) > _TRAILER:
-            remarks.append(f"{behind:,} bytes after the image, such as a video, dropped")
+        if (trailing := len(data[end:].rstrip(b"\0"))) > _TRAILER:
+            remarks.append(f"{trailing:,} bytes after the image, such as a video, dropped")
     return remarks
 
 

@@ -84,12 +84,12 @@ def read_samples(path: Path, tags: Mapping, data: bytes) -> tuple[np.ndarray, np
     extra = tags.get(338, _UNASSOCIATED if samples > colours else ())
     kinds = extra if isinstance(extra, tuple) else (extra,)
     alpha_index = next((i for i, kind in enumerate(kinds) if kind in (1, 2)), None)
-    wanted = list(range(colours)) + ([] if alpha_index is None else [colours + alpha_index])
+    channels = list(range(colours)) + ([] if alpha_index is None else [colours + alpha_index])
     if alpha_index is not None and colours + alpha_index >= samples:
         raise image_error(
             path, f"damaged: the TIFF has {samples} samples, without the stated alpha"
         )
-    values = values[..., wanted]
+    values = values[..., channels]
     if values.dtype.kind == "f":
         values = of_floats(path, values)
     if values.dtype not in (np.uint8, np.uint16):
@@ -191,7 +191,7 @@ def _with_tags(data: bytes, values: Mapping[int, int], without: Collection[int])
     (start,) = struct.unpack_from(order + "Q" if is_big else order + "I", data, 8 if is_big else 4)
     (number,) = struct.unpack_from(order + count, data, start)
     first = start + struct.calcsize(count)
-    kept = []
+    entries = []
     for at in range(first, min(first + number * size, len(data) - size + 1), size):
         entry = bytearray(data[at : at + size])
         (tag,) = struct.unpack_from(order + "H", entry)
@@ -199,7 +199,7 @@ def _with_tags(data: bytes, values: Mapping[int, int], without: Collection[int])
             struct.pack_into(order + "H", entry, 2, 3)  # two bytes
             struct.pack_into(order + "H", entry, value_offset, values[tag])
         if tag not in without:
-            kept.append(bytes(entry))
+            entries.append(bytes(entry))
     end = bytes(8 if is_big else 4)  # no next picture
-    block = struct.pack(order + count, len(kept)) + b"".join(kept) + end
+    block = struct.pack(order + count, len(entries)) + b"".join(entries) + end
     return data[:start] + block + data[start + len(block) :]

@@ -36,15 +36,15 @@ def measure(run: Run, program: jax.stages.Compiled, seconds: float) -> dict[str,
     """Times steps on a fixed batch, steps with the pipeline, and the pipeline alone."""
     state, size = run.create_state(), run.batch_size
     with run.batches(start=0) as stream:
-        began = time.perf_counter()
+        pipeline_start = time.perf_counter()
         batch = sharding.put_batch(next(stream), run.mesh)
-        figures = {"first batch s": time.perf_counter() - began}
+        figures = {"first batch s": time.perf_counter() - pipeline_start}
         for steps in (3, 10):  # the first ones are warm-up
             start = time.perf_counter()
             for _ in range(steps):
                 state, metrics = program(state, batch)
             jax.block_until_ready(metrics)
-        alone = (time.perf_counter() - start) / steps
+        step_seconds = (time.perf_counter() - start) / steps
         for _ in range(8):  # skips batches prepared meanwhile, which would flatter the pipeline
             next(stream)
         log = StepLog(0, batch_size=size)
@@ -61,11 +61,11 @@ def measure(run: Run, program: jax.stages.Compiled, seconds: float) -> dict[str,
             batches += 1
         rate = batches * size / (time.perf_counter() - start)
     return figures | {
-        "step alone ms": 1e3 * alone,
+        "step alone ms": 1e3 * step_seconds,
         "step fed ms": 1e3 / means["steps_per_second"],
         "data_wait": means["data_wait"],
         "steps": steps,
-        "patches/s needed": size / alone,
+        "patches/s needed": size / step_seconds,
         "patches/s of the pipeline by itself": rate,
     }
 

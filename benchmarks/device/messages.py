@@ -52,16 +52,16 @@ def milliseconds(
     Returns:
         "ms", the median; "fastest ms"; "runs".
     """
-    began, times = time.perf_counter(), []
+    phase_start, times = time.perf_counter(), []
     for _ in range(warm_up):
         run()
-        if time.perf_counter() - began > seconds:
+        if time.perf_counter() - phase_start > seconds:
             break
-    began = time.perf_counter()
+    phase_start = time.perf_counter()
     while True:
         start = time.perf_counter()
         run()
         times.append(1e3 * (time.perf_counter() - start))
-        spent = time.perf_counter() - began
+        spent = time.perf_counter() - phase_start
         if (len(times) >= least and spent > seconds) or spent > 3 * seconds or len(times) > 200:
             return {"ms": median(times), "fastest ms": min(times), "runs": len(times)}

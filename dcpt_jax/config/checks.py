@@ -174,10 +174,10 @@ def validate_data(config: ml_collections.ConfigDict) -> None:
         _check_save_images(config.save_images)
 
 
-def _check_numbers(section: ml_collections.ConfigDict, above: str = "") -> None:
+def _check_numbers(section: ml_collections.ConfigDict, prefix: str = "") -> None:
     """Raises ConfigError for a number in any key that is too large or not finite."""
     for name, value in section.items():
-        key = above + name
+        key = prefix + name
         if isinstance(value, ml_collections.ConfigDict):
             _check_numbers(value, f"{key}.")
         elif isinstance(value, int) and abs(value) > _LARGEST_OF.get(key, _LARGEST):
@@ -242,9 +242,9 @@ def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config without unset classes and without keys that a constant learning rate ignores."""
     config = dict(config)
     for section, entries in list(_class_sections(config)):
-        *above, last = section.split(".")
+        *parents, last = section.split(".")
         parent = config
-        for part in above:
+        for part in parents:
             parent[part] = parent = dict(parent[part])
         parent[last] = {name: value for name, value in entries.items() if value}
     for name in OPTIMIZERS.values():

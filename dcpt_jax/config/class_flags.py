@@ -33,14 +33,16 @@ class ClassFlag:
 def take_class_flags(argv: Sequence[str]) -> tuple[list[str], list[ClassFlag]]:
     """Splits a command line into (arguments for absl, flags for single classes)."""
     remaining, class_flags = [], []
-    rest = iter(argv)
-    for argument in rest:
+    arguments = iter(argv)
+    for argument in arguments:
         match = _FLAG.fullmatch(argument)
         if match is None:
             remaining.append(argument)
             continue
         section, name, value = match.groups()
-        class_flags.append(ClassFlag(section, name, next(rest, "") if value is None else value))
+        class_flags.append(
+            ClassFlag(section, name, next(arguments, "") if value is None else value)
+        )
     return remaining, class_flags
 
 

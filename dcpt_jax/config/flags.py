@@ -65,7 +65,7 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[s
     return list(remaining[1:])
 
 
-def usage(values: flags.FlagValues, own: Sequence[str]) -> str:
+def usage(values: flags.FlagValues, names: Sequence[str]) -> str:
     """The text of `--help`: stages, presets and flags."""
     return "\n".join(
         [
@@ -80,7 +80,7 @@ def usage(values: flags.FlagValues, own: Sequence[str]) -> str:
             f"  classes                   {' '.join(task_sets.class_names())}",
             "\nKEY: --config=FILE[:PRESET] --help lists the keys of a stage with their values.",
             "\nFlags:",
-            *(f"  --{name:<23} {values[name].help}" for name in own),
+            *(f"  --{name:<23} {values[name].help}" for name in names),
         ]
     )
 
@@ -153,10 +153,10 @@ def _explain(argv: Sequence[str]) -> str:
                 full_key = ".".join([*key.split(".")[:depth], name])
                 return f"--{key}: set all elements, --{full_key}={shlex.quote(str(node[name]))}"
             if part not in known:
-                above = ".".join(key.split(".")[:depth])
+                section = ".".join(key.split(".")[:depth])
                 return (
-                    f"unknown key --{key}; known in {above}: {', '.join(known) or 'nothing'}"
-                    + did_you_mean(part, known, f"--{above}.")
+                    f"unknown key --{key}; known in {section}: {', '.join(known) or 'nothing'}"
+                    + did_you_mean(part, known, f"--{section}.")
                 )
             node = node[part]
     return ""

@@ -245,8 +245,10 @@ def _read_files(options: argparse.Namespace, writes_file: bool) -> _Weights:
     classifier, tree, classes = None, {"network": read.params}, ()
     if options.classifier:
         resize = network.equal_feature_sizes
-        beside = _read_file(options.classifier, options, expected=("classifier",), resize=resize)
-        classifier, tree["classifier"] = beside.module, beside.params
+        classifier_file = _read_file(
+            options.classifier, options, expected=("classifier",), resize=resize
+        )
+        classifier, tree["classifier"] = classifier_file.module, classifier_file.params
         if classifier.feature_dims != network.feature_dims:
             raise ValueError(
                 f"{options.classifier} takes features of {classifier.feature_dims} channels, but "

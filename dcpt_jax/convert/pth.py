@@ -434,8 +434,8 @@ def _tensor(
 
 
 def _of_type(self: _Unpickler, function: Any, _: Any, arguments: Any, *__: Any) -> Any:
-    built = type(function) is Name and _FUNCTIONS.get(function) is _tensor
-    if not built or type(arguments) is not tuple:
+    is_tensor = type(function) is Name and _FUNCTIONS.get(function) is _tensor
+    if not is_tensor or type(arguments) is not tuple:
         raise PthError("damaged: a tensor that is built by something else")
     return self.call(function, arguments)
 

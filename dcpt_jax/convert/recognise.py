@@ -79,7 +79,7 @@ def state_dict_of(
     if not state:
         raise ValueError("not a state dict: it is empty")
     state = {str(name): value for name, value in state.items()}
-    return _without_wrappers(state if prefix is None else _behind(state, prefix)), key
+    return _without_wrappers(state if prefix is None else _with_prefix(state, prefix)), key
 
 
 def state_dicts_in(content: Any, depth: int = 3) -> dict[str, Mapping[str, np.ndarray]]:
@@ -108,7 +108,7 @@ def _without_wrappers(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return state
 
 
-def _behind(state: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+def _with_prefix(state: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     """The part of a state dict with a prefix, which is stripped."""
     start = prefix.removesuffix(".") + "."
     for names in (state, _without_wrappers(state)):  # messages show the latter

@@ -149,9 +149,9 @@ def _matching(folder: Path, pattern: str) -> Iterator[tuple[Path, tuple[str, ...
         return
     known = [name for name in _folders_in(folder) if name.lower() == first.lower()]
     for name in sorted(known, key=lambda name: name != first):
-        found = list(_matching(folder / name, rest))
-        yield from found
-        if found and name == first:
+        matches = list(_matching(folder / name, rest))
+        yield from matches
+        if matches and name == first:
             return  # the exact match; other spellings of it are ignored
 
 

@@ -112,9 +112,9 @@ class _Values:
             self.problems.append(f"{where}{key} is missing")
             return None
         if not valid(table[key]):
-            shown = repr(table[key])
-            shown = shown if len(shown) < 80 else f"{shown[:80]}..."
-            self.problems.append(f"{where}{key} is {shown}, but must be {expected}")
+            text = repr(table[key])
+            text = text if len(text) < 80 else f"{text[:80]}..."
+            self.problems.append(f"{where}{key} is {text}, but must be {expected}")
             return None
         return table[key]
 

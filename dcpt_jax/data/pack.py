@@ -182,14 +182,14 @@ def _existing(folder: Path, new: Manifest) -> Manifest | None:
         return None
     except images.ImageError as error:
         raise PackError(f"{error}, with --overwrite") from error
-    there, here = (
+    stored, requested = (
         {"kind": one.kind, **dataclasses.asdict(one.options), "inputs": one.inputs}
         for one in (old, new)
     )
     differences = [
-        f"{key} is {there[key]!r} there and {here[key]!r} here"
-        for key in there
-        if there[key] != here[key]
+        f"{key} is {stored[key]!r} there and {requested[key]!r} here"
+        for key in stored
+        if stored[key] != requested[key]
     ]
     if old.digest != new.digest and not differences:
         differences = [f"the {new.kind} differ or have changed"]

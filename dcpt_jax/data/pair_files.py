@@ -99,11 +99,13 @@ def pair_folders(
     same_folder = os.path.realpath(degraded) == os.path.realpath(clean)
     left_out = files.left_out if same_folder else files.left_out + clean_files.left_out
     files, clean_files = _without(files, clean), _without(clean_files, degraded)
-    for one, other in ((files, clean_files), (clean_files, files)):
-        if not one:
-            besides = f" besides those in {other.root}" if _below(other.root, one.root) else ""
-            reason = "".join(f"; {reason}" for _, reason in one.inaccessible[:1])
-            raise SourceError(f"no images in the folder {one.root}{besides}{reason}")
+    for side, other_side in ((files, clean_files), (clean_files, files)):
+        if not side:
+            besides = (
+                f" besides those in {other_side.root}" if _below(other_side.root, side.root) else ""
+            )
+            reason = "".join(f"; {reason}" for _, reason in side.inaccessible[:1])
+            raise SourceError(f"no images in the folder {side.root}{besides}{reason}")
     if rule == "order":
         if same_folder:
             raise SourceError(f'the rule "order" needs two folders, not {degraded} twice')
@@ -167,8 +169,8 @@ def _by_name(
 
 def _below(inner: Path | str, outer: Path | str) -> str:
     """The relative path of a folder inside another one, ending in "/"; "" if it is not inside."""
-    way = os.path.relpath(os.path.realpath(inner), os.path.realpath(outer))
-    return "" if way.split(os.sep)[0] in (os.curdir, os.pardir) else f"{way}/"
+    relative = os.path.relpath(os.path.realpath(inner), os.path.realpath(outer))
+    return "" if relative.split(os.sep)[0] in (os.curdir, os.pardir) else f"{relative}/"
 
 
 def _without(files: FileList, folder: Path | str) -> FileList:
@@ -184,7 +186,7 @@ class _Match(NamedTuple):
 
     index: int  # index of the degraded file
     # Name of its clean file without suffix; None if the rule does not apply to its name
-    wanted: str | None
+    clean_stem: str | None
     candidates: list[int]  # indices of the clean files with that name
 
 
@@ -204,32 +206,34 @@ def _match(
     matches = []
     for i, name in enumerate(names):
         folder, _, file = name.rpartition("/")
-        own, suffix = os.path.splitext(name)
-        above = f"{folder}/" if folder and not flat else ""
+        stem, suffix = os.path.splitext(name)
+        prefix = f"{folder}/" if folder and not flat else ""
 
-        def exists(clean: str, above: str = above, own: str = own) -> bool:
-            return above + clean in by_name and not (same_folder and above + clean == own)
+        def exists(clean: str, prefix: str = prefix, stem: str = stem) -> bool:
+            return prefix + clean in by_name and not (same_folder and prefix + clean == stem)
 
-        wanted = clean_name(os.path.splitext(file)[0], exists)
-        if wanted is not None:
-            wanted = above + wanted
-        if same_folder and wanted in (None, own):
+        clean_stem = clean_name(os.path.splitext(file)[0], exists)
+        if clean_stem is not None:
+            clean_stem = prefix + clean_stem
+        if same_folder and clean_stem in (None, stem):
             continue  # a clean photo
-        candidates = by_name.get(wanted, [])
+        candidates = by_name.get(clean_stem, [])
         if len(candidates) > 1:  # a.png and a.jpg: prefer the one with the same suffix
-            same = [k for k in candidates if clean_names[k].lower() == (wanted + suffix).lower()]
+            same = [
+                k for k in candidates if clean_names[k].lower() == (clean_stem + suffix).lower()
+            ]
             candidates = (
-                [k for k in same if clean_names[k] == wanted + suffix] or same or candidates
+                [k for k in same if clean_names[k] == clean_stem + suffix] or same or candidates
             )
-        matches.append(_Match(i, wanted, candidates))
+        matches.append(_Match(i, clean_stem, candidates))
     return matches
 
 
 def _why_unpaired(match: _Match, clean_files: FileList, rule: str) -> str:
-    if match.wanted is None:
+    if match.clean_stem is None:
         return f"its name does not fit the rule {rule!r}"
     if not match.candidates:
-        return f"no clean file {match.wanted}.* in {clean_files.root}"
+        return f"no clean file {match.clean_stem}.* in {clean_files.root}"
     several = ", ".join(clean_files.name(k) for k in match.candidates)
     return f"several clean files belong to it in {clean_files.root}: {several}"
 
@@ -306,9 +310,9 @@ def _order_warnings(degraded: FileList, clean: FileList, remedy: str) -> tuple[s
         paths = [os.path.abspath(files[i]) for files in (degraded, clean)]
         shared = len(os.path.commonpath([os.path.dirname(path) for path in paths]))
         words = [_words(path[shared:]) for path in paths]
-        own, other = words[0] - words[1], words[1] - words[0]
-        score = len(own & _CLEAN_WORDS) + len(other & _DEGRADED_WORDS)
-        score -= len(own & _DEGRADED_WORDS) + len(other & _CLEAN_WORDS)
+        only_degraded, only_clean = words[0] - words[1], words[1] - words[0]
+        score = len(only_degraded & _CLEAN_WORDS) + len(only_clean & _DEGRADED_WORDS)
+        score -= len(only_degraded & _DEGRADED_WORDS) + len(only_clean & _CLEAN_WORDS)
         scores.append(score)
         if score == max(scores):
             example = f"{degraded[i]} as degraded, {clean[i]} as clean"

@@ -196,8 +196,8 @@ def _image_keys(tfds: Any, features: Any, name: str) -> tuple[str, ...]:
             return pair
     if "image" in image_keys or len(image_keys) == 1:
         return ("image" if "image" in image_keys else image_keys[0],)
-    wanted = ", ".join("/".join(pair) for pair in PAIR_FEATURES)
+    known_pairs = ", ".join("/".join(pair) for pair in PAIR_FEATURES)
     raise TfdsError(
         f"the TFDS dataset {name} has the images {', '.join(image_keys) or 'none'}; known: the "
-        f"pairs {wanted}, or a single image"
+        f"pairs {known_pairs}, or a single image"
     )

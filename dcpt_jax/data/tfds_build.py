@@ -122,14 +122,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Builds the dataset described by `options`."""
-    own = {s: getattr(options, s) for s in _SPLITS.values() if getattr(options, s)}
-    if bool(options.manual) == bool(own):
+    given_sources = {s: getattr(options, s) for s in _SPLITS.values() if getattr(options, s)}
+    if bool(options.manual) == bool(given_sources):
         raise UsageError("give either --manual, or --train and / or --test")
     name = options.name
     try:
-        if own:
+        if given_sources:
             splits = {
-                s: pair_files.pair_folders(*spec.parse_pairs(text)) for s, text in own.items()
+                s: pair_files.pair_folders(*spec.parse_pairs(text))
+                for s, text in given_sources.items()
             }
         else:
             splits = pairings_of(name, options.manual, task=options.task)

@@ -221,12 +221,12 @@ def _default_methods(
     """(method, table) of the runs' backbones, and notes on those of other conventions."""
     columns, notes = [], []
     for table in _tables(runs):
-        wanted = [m for m in table.methods if any(_is_of(m, run.architecture) for run in runs)]
+        names = [m for m in table.methods if any(_is_of(m, run.architecture) for run in runs)]
         if table.convention == runs[0].convention:
-            columns += [(method, table) for method in wanted]
-        elif wanted and any(_compares(runs, table, name) for name in table.classes):
+            columns += [(method, table) for method in names]
+        elif names and any(_compares(runs, table, name) for name in table.classes):
             notes.append(
-                f"Published results of {', '.join(wanted)} are not shown: their convention is "
+                f"Published results of {', '.join(names)} are not shown: their convention is "
                 f"different, {table.convention}."
             )
     return columns, notes
@@ -273,11 +273,11 @@ def _is_of(method: str, architecture: str) -> bool:
 
 def _compares(runs: Sequence[EvaluatedRun], table: published.Table, name: str) -> bool:
     """Whether the runs measured the test set of a class's figures in the table."""
-    wanted = table.test_sets.get(name)
-    return wanted is not None and all(
+    test_set = table.test_sets.get(name)
+    return test_set is not None and all(
         name in run.classes
         and (run.crop_size, run.classes[name].test_set, run.classes[name].samples)
-        == (0, wanted.name, wanted.images)
+        == (0, test_set.name, test_set.images)
         for run in runs
     )
 

@@ -213,9 +213,9 @@ def _networks(random: Sequence[str], paths: Sequence[Path], seed: int) -> Iterat
     from dcpt_jax import models, weights
     from dcpt_jax.probe.untrained import untrained_params
 
-    shown = _short_names([*paths, *(Path(name) for name in random if name not in models.BACKBONES)])
+    names = _short_names([*paths, *(Path(name) for name in random if name not in models.BACKBONES)])
     descriptions = {}
-    for path in shown:  # checks all networks before any computation
+    for path in names:  # checks all networks before any computation
         if not path.is_dir():
             known = ", ".join(models.BACKBONES)
             flag = "--weights" if path in paths else "--random"
@@ -233,14 +233,14 @@ def _networks(random: Sequence[str], paths: Sequence[Path], seed: int) -> Iterat
             if name in models.BACKBONES:
                 model = models.create_model(name)
             else:
-                model, name = descriptions[Path(name)].network(), shown[Path(name)]
+                model, name = descriptions[Path(name)].network(), names[Path(name)]
             params = untrained_params(model, seed)
             yield Network(f"random {name}", model, params, _about(model, weights=None))
         for path in paths:
             model, params = weights.load(path)
             facts = {key: getattr(descriptions[path], key) for key in ("mode", "steps", "task_set")}
             about = _about(model, weights=str(path), **facts)
-            yield Network(shown[path], model, params, about)
+            yield Network(names[path], model, params, about)
 
     return generate()
 

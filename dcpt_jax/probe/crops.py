@@ -42,14 +42,14 @@ def probe_images(
         ValueError: if a photo would have to give more crops than it has different ones.
         ImageError: if a photo cannot be read.
     """
-    wanted = per_class * len(tasks)
-    if len(photos) > wanted:  # evenly spread over the list
-        chosen = [(2 * i + 1) * len(photos) // (2 * wanted) for i in range(wanted)]
+    total = per_class * len(tasks)
+    if len(photos) > total:  # evenly spread over the list
+        chosen = [(2 * i + 1) * len(photos) // (2 * total) for i in range(total)]
     else:
         chosen = range(len(photos))
     # In file name order, a pattern in the names could correlate with the classes.
     order = np.random.default_rng(hashed(seed, "photos")).permutation(chosen).tolist()
-    counts = [wanted // len(order) + (i < wanted % len(order)) for i in range(len(order))]
+    counts = [total // len(order) + (i < total % len(order)) for i in range(len(order))]
     positions = []
     for index, count in zip(order, counts, strict=True):
         size = photos.check(index)
@@ -58,12 +58,12 @@ def probe_images(
             positions.append(crop_positions(*size, crop, count, rng))
         except ValueError as error:
             raise ValueError(
-                f"too few photos for {wanted} different crops: {photos.describe(index)}, "
+                f"too few photos for {total} different crops: {photos.describe(index)}, "
                 f"{size[1]}x{size[0]} pixels, {error}; use more or larger photos (--photos), or "
                 "lower --images or --crop"
             ) from error
     parts = [degradations.parse(task.degradation) for task in tasks]
-    degraded = np.empty((wanted, crop, crop, 3), np.float32)
+    degraded = np.empty((total, crop, crop, 3), np.float32)
     number = 0
     for index, corners in zip(order, positions, strict=True):
         pixels = photos.read(index)

@@ -40,8 +40,8 @@ def default_overlap(tile: int, multiple: int, *, context: int = 0) -> int:
     Returns:
         A multiple of `multiple`, less than the tile.
     """
-    wanted = max(tile // 8, MIN_OVERLAP, min(context, tile // 4))
-    return min(round_up(wanted, multiple), tile - multiple)
+    overlap = max(tile // 8, MIN_OVERLAP, min(context, tile // 4))
+    return min(round_up(overlap, multiple), tile - multiple)
 
 
 def blended_spans(length: int, tile: int, overlap: int) -> list[Span]:

@@ -149,9 +149,9 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         texts = {"config": dict(config), "model": dict(model)}
-        found = {name: float(value) for name, value in (metrics or {}).items()}
-        if found:
-            texts[_METRICS] = found
+        values = {name: float(value) for name, value in (metrics or {}).items()}
+        if values:
+            texts[_METRICS] = values
         _check_finite(state)
         items = {
             "state": ocp.args.StandardSave(saved_state.as_dict(state)),
@@ -160,7 +160,7 @@ class Checkpoints:
         }
         with self._explained():
             self._manager.wait_until_finished()
-            self._kept.metrics[step] = found
+            self._kept.metrics[step] = values
             self._writing = step
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 

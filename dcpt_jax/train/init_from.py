@@ -60,8 +60,8 @@ def find_initial(config: ml_collections.ConfigDict, begun: WeightsDescription | 
         origin = {"init_from": str(config.init_from), **_run_of(network)}
         _check_recipe(config, network.architecture)
         adopt_architecture(config, network)
-    wanted = mode.classifies or bool(config.get("guidance"))
-    if wanted and chosen not in ("", SCRATCH):
+    needs_classifier = mode.classifies or bool(config.get("guidance"))
+    if needs_classifier and chosen not in ("", SCRATCH):
         loaded, source = _load("classifier_from", chosen)
         origin["classifier_from"] = {"path": str(chosen), **_run_of(source)}
         if source.classifier is None:
@@ -69,7 +69,12 @@ def find_initial(config: ml_collections.ConfigDict, begun: WeightsDescription | 
                 f"config.classifier_from: the weights in {chosen} hold no classifier; name the "
                 "work directory of a pre-training"
             )
-    if wanted and chosen != SCRATCH and source is not None and source.classifier is not None:
+    if (
+        needs_classifier
+        and chosen != SCRATCH
+        and source is not None
+        and source.classifier is not None
+    ):
         classifier = _classifier_of(source, mode)
         params["classifier"] = loaded["classifier"]
         _adopt_classifier(config, classifier)

@@ -208,7 +208,7 @@ class Monitor:
             self._open(step)
         elif self.log.unreported:  # so that no report mixes two phases
             self._report(step)
-        began = time.perf_counter()
+        start = time.perf_counter()
         phase = phase_at(run.phases, step)
         sizes = ""
         if len(run.phases) > 1:
@@ -218,7 +218,7 @@ class Monitor:
         compiled = lowered.compile()
         flops = throughput.flops_of(lowered, accumulate_steps=run.accumulate_steps)
         if self.log is not None:
-            self.log.resume(began, batch_size=phase.batch_size, flops=flops)
+            self.log.resume(start, batch_size=phase.batch_size, flops=flops)
             self._progress.resume()
             return compiled
         self._progress = Progress(run.mode.name, start=step, total=run.num_steps, phases=run.phases)

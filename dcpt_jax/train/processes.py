@@ -34,10 +34,10 @@ def join(
         ValueError: if an argument is missing and cannot be detected, or is out of range.
         RuntimeError: if the processes cannot connect.
     """
-    given = (coordinator, num_processes, process_id)
-    if not distributed and given == (None, None, None):
+    settings = (coordinator, num_processes, process_id)
+    if not distributed and settings == (None, None, None):
         return
-    if not distributed and None in given:
+    if not distributed and None in settings:
         raise ValueError(
             "--coordinator_address, --num_processes and --process_id belong together: set all "
             "three, or --distributed on a cluster that JAX knows"
@@ -50,7 +50,7 @@ def join(
     # Collectives on CPUs; the default of newer JAX versions. Has no effect on accelerators.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
-        jax.distributed.initialize(*given)
+        jax.distributed.initialize(*settings)
     except ValueError as error:
         raise ValueError(
             f"the processes cannot be connected: {error} Set --coordinator_address, "

@@ -46,12 +46,12 @@ class Progress:
         now = time.monotonic()
         rate = (step - self._step) / max(now - self._time, 1e-9)
         self._step, self._time = step, now
-        left = steps_left(self._phases, step, self._total) / max(rate, 1e-9)
-        left = f"{tqdm.tqdm.format_interval(left)} left"
+        remaining = steps_left(self._phases, step, self._total) / max(rate, 1e-9)
+        remaining = f"{tqdm.tqdm.format_interval(remaining)} left"
         if self._bar is not None:
-            self._bar.set_postfix_str(f"{left}  {text}", refresh=False)
+            self._bar.set_postfix_str(f"{remaining}  {text}", refresh=False)
             return
-        processes.say(f"{self._name} {step}/{self._total}  {text}  {rate:.2f} steps/s  {left}")
+        processes.say(f"{self._name} {step}/{self._total}  {text}  {rate:.2f} steps/s  {remaining}")
 
     def resume(self) -> None:
         """Restarts the clock, so that the time since the last report does not count."""

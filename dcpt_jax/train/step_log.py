@@ -50,9 +50,9 @@ class StepLog:
 
     def timed(self, stream: Iterator[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """The next batch; measures the time spent waiting for it."""
-        began = time.perf_counter()
+        start = time.perf_counter()
         batch = next(stream)
-        self._waited += time.perf_counter() - began
+        self._waited += time.perf_counter() - start
         return batch
 
     def add(self, metrics: Metrics) -> None:

@@ -71,11 +71,11 @@ def refuse_other_shapes(params: Params, description: WeightsDescription, folder:
 
 
 def _refuse(
-    found: dict[str, Any], expected: Any, folder: Path, differs: Callable[[str], str]
+    actual: dict[str, Any], expected: Any, folder: Path, differs: Callable[[str], str]
 ) -> None:
-    wrong = [f"{name} is missing" for name in expected if name not in found]
-    wrong += [f"{name} is unexpected" for name in found if name not in expected]
-    wrong += [f"{n}: {differs(n)}" for n in found if n in expected and found[n] != expected[n]]
+    wrong = [f"{name} is missing" for name in expected if name not in actual]
+    wrong += [f"{name} is unexpected" for name in actual if name not in expected]
+    wrong += [f"{n}: {differs(n)}" for n in actual if n in expected and actual[n] != expected[n]]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise WeightsError(f"{folder} is damaged: {'; '.join(wrong[:3])}{more}")

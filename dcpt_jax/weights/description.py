@@ -152,7 +152,7 @@ def describe(
     classifier: nn.Module | None = None,
     *,
     labels: Labels | None = None,
-    **others: Any,
+    **fields: Any,
 ) -> WeightsDescription:
     """Describes parameters of a network, and perhaps of a classifier.
 
@@ -160,13 +160,13 @@ def describe(
         network: restoration network.
         classifier: degradation classifier, or None.
         labels: of the classifier.
-        **others: further attributes of `WeightsDescription`, e.g. `metrics`, `source`, `crop_size`.
+        **fields: further attributes of `WeightsDescription`, e.g. `metrics`, `source`, `crop_size`.
     """
     described = None
     if classifier is not None and labels is not None:
         described = ClassifierDescription(_tuples(classifier.arguments()), labels)
     return WeightsDescription(
-        network.architecture, _tuples(network.arguments()), described, **others
+        network.architecture, _tuples(network.arguments()), described, **fields
     )
 
 
@@ -329,17 +329,17 @@ def _keys(known: Mapping[str, tuple[_Kind, Any]]) -> _Kind:
     def read(key: str, value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise _InvalidValue(key, value, "a JSON object")
-        within = f"{key}." if key else ""
+        prefix = f"{key}." if key else ""
         for name in value:
             if name not in known:
-                raise _InvalidValue(f"the key {within}{name[:60]}", value[name], ", ".join(known))
+                raise _InvalidValue(f"the key {prefix}{name[:60]}", value[name], ", ".join(known))
         values = {}
         for name, (kind, default) in known.items():
             if name in value:
-                values[name] = kind(within + name, value[name])
+                values[name] = kind(prefix + name, value[name])
             elif default is _REQUIRED:
                 raise _InvalidValue(
-                    within + name, LookupError("missing"), "a value, as the key is required"
+                    prefix + name, LookupError("missing"), "a value, as the key is required"
                 )
             elif default is not None:
                 values[name] = default
