@@ -110,7 +110,7 @@ def test_inaccessible_files_are_bad(data):
     part = found[1].parts[0]
     assert (part.total, len(part.sizes), part.kinds["unreadable"]) == (3, 2, 1)
     assert check.is_bad(found)
-    assert "sub/loop.png: cannot be looked at" in check.report(found, crop=16, by="headers")
+    assert "sub/loop.png: cannot be accessed" in check.report(found, crop=16, by="headers")
     with pytest.raises(images.ImageError, match=r"loop\.png: cannot .*on_bad_file=skip"):
         classes.open_classes(TASKS, root=str(data / "photos"), on_bad_file="refuse")
 
@@ -170,7 +170,7 @@ def test_command(data, capsys):
     ("flags", "message"),
     [
         (["--config.data.rot=x"], "rot"),
-        (["extra"], "unexpected 'extra'"),
+        (["extra"], "unexpected argument 'extra'"),
         (["--config.tasks=fog"], "fog"),
         (["--split=test"], "split"),
         (["--config.data.sources.rain=pear:x"], "config.data.sources.rain"),

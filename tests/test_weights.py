@@ -366,7 +366,7 @@ def test_other_arrays_are_named(tmp_path, small):
     del changed["network"]["ending"]
     save(tmp_path / "w", (network, small[1], changed, None))
     (folder / "model.json").write_text(text)
-    wrong = "network/ending/bias is missing; .*; network/intro/bias: its content is not what was"
+    wrong = "network/ending/bias is missing; .*; network/intro/bias: its checksum differs"
     for load in (dcpt_jax.load, dcpt_jax.load_classifier):
         with pytest.raises(weights.WeightsError, match=f"w is damaged: {wrong}"):
             load(folder)
