@@ -110,11 +110,16 @@ def _discard_output() -> None:
 
 
 def expanded_path(text: str) -> Path:
-    """A path argument, for argparse: `~` is the home folder, also after `--flag=`."""
+    """A path argument, for argparse, see `expanded`."""
     if not text:  # which would be the current folder
         raise argparse.ArgumentTypeError("the path is empty, as of a variable that is not set")
+    return Path(expanded(text))
+
+
+def expanded(text: str) -> str:
+    """A text of paths, for argparse: `~` is the home folder, also after `--flag=`."""
     try:
-        return Path(expand_home(text))
+        return expand_home(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

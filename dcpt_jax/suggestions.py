@@ -10,5 +10,6 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     >>> did_you_mean("batchsize", ["batch_size", "seed"], "--config.")
     '; did you mean --config.batch_size?'
     """
-    matches = difflib.get_close_matches(name, list(known), 1)
-    return f"; did you mean {prefix}{matches[0]}?" if matches else ""
+    folded = {one.lower(): one for one in known}
+    matches = difflib.get_close_matches(name.lower(), folded, 1)
+    return f"; did you mean {prefix}{folded[matches[0]]}?" if matches else ""

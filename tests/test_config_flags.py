@@ -5,9 +5,14 @@ from dcpt_jax.config import ConfigError
 from dcpt_jax.config import flags as config_flags
 
 
-def parse(*arguments, config="configs/pretrain.py"):
+def define():
     values = flags.FlagValues()
     config_flags.define(values)
+    return values
+
+
+def parse(*arguments, config="configs/pretrain.py"):
+    values = define()
     config_flags.parse(["main", f"--config={config}", *arguments], values)
     return values.config
 
@@ -25,20 +30,39 @@ def test_the_last_of_equal_flags_counts():
 def test_whole_numbers_may_have_an_exponent():
     config = parse("--config.num_steps=1e3", "--config.optimizer.learning_rate=2e-4")
     assert (config.num_steps, config.optimizer.learning_rate) == (1000, 2e-4)
+    assert parse("--config.repeats.haze=1e3").repeats.haze == 1000
     with pytest.raises(ConfigError, match=r"num_steps=1\.5"):
         parse("--config.num_steps=1.5")
 
 
-@pytest.mark.parametrize("text", ["rain,haze", "['rain', 'haze']", '("rain","haze")'])
+def test_values_may_follow_their_flags_and_one_dash_is_enough(monkeypatch):
+    monkeypatch.setenv("ROOT", "/data")
+    blocks = "--config.model.encoder_blocks"
+    config = parse(
+        *("--config.num_steps", "1e3", blocks, "(1,2)", "--config.remat", blocks, "(3,4)"),
+        *("-config.seed=5", "--config.data.root", "$ROOT/x", "--config.data.num_workers", "-1"),
+    )
+    assert (config.num_steps, config.seed, config.remat) == (1000, 5, True)
+    assert config.model.encoder_blocks == (3, 4)
+    assert (config.data.root, config.data.num_workers) == ("/data/x", -1)
+
+
+@pytest.mark.parametrize(
+    "text", ["rain,haze", "['rain', 'haze']", '("rain","haze")', " rain , haze "]
+)
 def test_lists_of_tasks_may_have_brackets_and_quotes(text):
     assert parse(f"--config.tasks={text}").tasks == "rain,haze"
 
 
 def test_the_home_folder_is_expanded_in_values(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    config = parse("--config.data.root=~/photos", "--config.data.sources.rain=pairs:~/a,~/b")
+    config = parse("--config.data.root=~/photos", "--config.data.sources.rain=pairs:$HOME/a,~/b")
     assert config.data.root == "/home/me/photos"
     assert config.data.sources.rain == "pairs:/home/me/a,/home/me/b"
+    with pytest.raises(ConfigError, match=r"no config file '/home/me/mine\.py'"):
+        parse(config="~/mine.py")
+    with pytest.raises(ConfigError, match="there is no environment variable of that name"):
+        parse("--config.init_from=$NOT_SET_ANYWHERE/x")
 
 
 @pytest.mark.parametrize(
@@ -53,6 +77,13 @@ def test_the_home_folder_is_expanded_in_values(monkeypatch):
         (["--config.batchsize=4"], r"known in .*; did you mean --config\.batch_size\?"),
         (["--config.optimizer.learningrate=1"], r"mean --config\.optimizer\.learning_rate\?"),
         (["--config.repeats.low_ligt=2"], r"; did you mean low_light\?"),
+        (["--config.data.sources=pairs:a,b"], r"sources is a section; set .*sources\.rain,"),
+        (["--config.optimizer=adamw"], r"optimizer is a section; set its keys: .*\.learning_rate"),
+        (["--config.remat=yes"], r"remat=yes: 'yes' is neither True nor False$"),
+        (["--config.tasks=rain haze", "--config.seed=x"], "'x' is no whole number$"),
+        (["--num_steps=3"], r"unknown flag --num_steps; did you mean --config\.num_steps\?"),
+        (["--batch-size", "3"], r"unknown flag --batch-size; did you mean --config\.batch_size\?"),
+        (["--x=1"], "unknown flag --x$"),
     ],
 )
 def test_errors_are_one_sentence(arguments, message):
@@ -68,15 +99,29 @@ def test_unknown_files_and_presets():
         ConfigError, match=r"'configs/pretrian\.py'; did you mean configs/pretrain\.py"
     ):
         parse(config="configs/pretrian.py")
+    with pytest.raises(ConfigError, match=r"'pretrain'; did you mean configs/pretrain\.py\?"):
+        parse(config="pretrain")
+    with pytest.raises(ConfigError, match=r"there is no config file ''$"):
+        parse(config="")
+    with pytest.raises(ConfigError, match="--config=FILE is missing, e"):
+        config_flags.parse(["main", "--config.seed=3"], define())
+    with pytest.raises(ConfigError, match=r"unknown preset 'NAFNet'.*; did you mean nafnet\?"):
+        parse(config="configs/pretrain.py:NAFNet")
     with pytest.raises(ConfigError, match=r"unknown preset 'resnet'.*nafnet"):
         parse(config="configs/pretrain.py:resnet")
     with pytest.raises(ConfigError, match=r"unknown preset 'nafent'.*; did you mean nafnet\?"):
         parse(config="configs/pretrain.py:nafent,5d")
 
 
-@pytest.mark.parametrize("text", ["import no_such_library", "def get_config(:"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("import no_such_library", "def get_config(:", "get_config = lambda _: 1 / 0", ""),
+        *("get_config = lambda _: None", "get_config = dict"),
+    ],
+)
 def test_a_config_file_that_fails_is_named(text, tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(text)
-    with pytest.raises(ConfigError, match=r"mine\.py: "):
+    with pytest.raises(ConfigError, match=r"mine\.py(: | must have a function get_config that)"):
         parse(config=file)

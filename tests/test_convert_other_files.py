@@ -79,6 +79,12 @@ def test_archives_of_other_kinds_are_named(tmp_path, entries, message):
         read_checkpoint(tmp_path / "net.pth")
 
 
+def test_beginnings_of_files_are_no_text(tmp_path):
+    (tmp_path / "net.pth").write_bytes(b"\x80")
+    with pytest.raises(ValueError, match="damaged"):
+        read_checkpoint(tmp_path / "net.pth")
+
+
 def test_an_archive_that_was_cut_off_is_named(tmp_path):
     (tmp_path / "net.pth").write_bytes(b"PK\x03\x04" + bytes(600))
     with pytest.raises(ValueError, match=r"net\.pth: a zip archive without its end"):

@@ -169,6 +169,25 @@ def test_other_names_are_refused_and_nothing_runs(tmp_path, module, name):
 
 
 @pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (Global("torch._utils", "_rebuild_sparse_tensor")(0), "_rebuild_sparse_tensor"),
+        (Global("torch._utils", "_rebuild_qtensor")(0), "_rebuild_qtensor"),
+        (Global("torch._utils", "_rebuild_tensor_v3")(0), "_rebuild_tensor_v3"),
+        (Global("torch.distributed.tensor", "DTensor")(0), "torch.distributed.tensor.DTensor"),
+        (
+            tensor("0", 6, (6,), (1,), kind="ComplexFloatStorage"),
+            "ComplexFloat numbers",
+        ),
+        (tensor("0", 12, (12,), (1,), kind="QInt8Storage"), "QInt8 numbers"),
+    ],
+)
+def test_tensors_of_other_kinds_are_named(tmp_path, value, kind):
+    with pytest.raises(PthError, match=rf"refused: a tensor of .*{kind}.*save plain ones"):
+        read_pth(write_zip(tmp_path / "x.pth", {"x": value}, {"0": DATA}))
+
+
+@pytest.mark.parametrize(
     ("value", "message"),
     [
         (tensor("0", 12, (13,), (1,)), "past its storage"),

@@ -328,9 +328,14 @@ def test_a_common_prefix_is_stripped_and_reported(case, prefix):
     found = recognise(state_dict_of({"state_dict": wrapped, "epoch": 3})[0])
     assert found.arguments == plain.arguments and found.state.keys() == plain.state.keys()
     assert found.remarks[0] == f"stripped the prefix {prefix} that all names have"
-    counted = recognise({**wrapped, "global_step": np.int64([3])})
+    counters = {
+        "global_step": np.int64([3]),
+        "ema.initted": np.array(True),
+        "ema.decay": np.array(0.9, np.float32),
+    }
+    counted = recognise({**wrapped, **counters})
     assert counted.state.keys() == plain.state.keys()
-    assert "left out, because they are counters: global_step" in counted.remarks
+    assert f"left out, because they are counters: {', '.join(counters)}" in counted.remarks
     for others in ({"loss.vgg.0.weight": X}, {"netD" + name: X for name in wrapped}):
         with pytest.raises(ValueError, match=f"choose one with --prefix .*{prefix}"):
             recognise({**wrapped, **others})
@@ -352,3 +357,11 @@ def test_a_common_prefix_is_stripped_and_reported(case, prefix):
 def test_files_without_a_state_dict_are_refused(content, key, message):
     with pytest.raises(ValueError, match=message):
         state_dict_of(content, key)
+
+
+def test_empty_tensors_are_named():
+    empty = np.zeros(0, np.float32)
+    with pytest.raises(ValueError, match="empty tensors: a, b; DeepSpeed"):
+        recognise({"a": empty, "b": empty})
+    with pytest.raises(ValueError, match=r"empty tensors: a$"):
+        recognise({"a": empty, "b": X})

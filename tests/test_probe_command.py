@@ -149,6 +149,7 @@ def drawable(monkeypatch):
         ([], "no network to probe: set --weights W, --random NAME"),
         (["--random", "resnet"], "--random resnet: no such folder; .* nafnet, restormer"),
         (["--weights", "missing"], "--weights missing: no such folder"),
+        (["--random=~/missing"], "--random /.*/missing: no such folder"),
         (["--random", "nafnet", "--tasks", "6d"], "--tasks: unknown task set or class '6d'"),
         (["--random", "nafnet", "--tasks", "rain"], "--tasks rain: at least two classes"),
         (["--random", "nafnet", "--images", "1"], "--images 1: must be at least 2 for 5"),

@@ -131,6 +131,21 @@ def test_a_folder_that_is_not_ours_is_kept(tmp_path, small, caplog):
     assert (kept / "diary.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("pytorch_model.BIN", r"files that may be weights there: pytorch_model\.BIN"),
+        ("archive/data.pkl", "it is an unpacked file of PyTorch"),
+        ("note.txt", r"\(a work directory\)$"),
+    ],
+)
+def test_a_folder_of_other_weights_is_told(tmp_path, file, message):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    with pytest.raises(FileNotFoundError, match=f"no weights in .*{message}"):
+        dcpt_jax.load(tmp_path)
+
+
 def test_missing_and_damaged_weights_are_named(tmp_path, small):
     with pytest.raises(FileNotFoundError, match=r"no weights in .*nowhere"):
         dcpt_jax.load(tmp_path / "nowhere")

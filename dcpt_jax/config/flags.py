@@ -5,7 +5,7 @@ import re
 import runpy
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 import ml_collections
@@ -22,11 +22,6 @@ from dcpt_jax.suggestions import did_you_mean
 
 with extras.needed("train", "training and evaluation"):
     from ml_collections import config_flags
-
-_ERRORS = (
-    *(flags.Error, AttributeError, LookupError, ValueError, TypeError, OverflowError, OSError),
-    *(ImportError, SyntaxError),
-)
 
 
 def define(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -49,17 +44,20 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[s
     Raises:
         ConfigError: saying in one sentence what is wrong, and which values are allowed.
     """
-    argv, of_classes = take_class_flags(locate(argv))
-    argv = _last_of_each([_readable(argument) for argument in argv])
-    before, sys.argv = sys.argv, list(argv)  # the config flag reads its overrides from there
+    before = sys.argv
     try:
+        argv, of_classes = take_class_flags([_readable(one) for one in _with_equals(locate(argv))])
+        argv = _last_of_each(argv)
+        sys.argv = list(argv)  # the config flag reads its overrides from there
         remaining = values(argv)
+        if values.config is None and "config" in _values_of(argv):
+            raise ConfigError("")
         if values.config is not None:
             plugins.load(values.config.plugins)  # raises if there is no such config file
             set_class_flags(values.config, of_classes)
             _expand_home(values.config)
-    except _ERRORS as error:
-        raise ConfigError(_explain(argv) or _last_line(error)) from error
+    except Exception as error:  # a user's config file may raise anything
+        raise ConfigError(_explain(argv, values) or _last_line(error)) from error
     finally:
         sys.argv = before
     return list(remaining[1:])
@@ -94,6 +92,18 @@ def keys(config: ml_collections.ConfigDict, path: str = "config") -> Iterator[st
             yield f"--{path}.{name}={shlex.quote(str(value))}"
 
 
+def _with_equals(argv: Sequence[str]) -> list[str]:
+    """Writes `--config.KEY VALUE` and `-config.KEY=VALUE` as `--config.KEY=VALUE`."""
+    result: list[str] = []
+    for argument in argv:
+        before = result[-1] if result else ""
+        if re.fullmatch(r"--config\.[^=]+", before) and not argument.startswith("--"):
+            result[-1] = f"{before}={argument}"
+        else:
+            result.append(re.sub(r"^-(?=config\.)", "--", argument))
+    return result
+
+
 def _readable(argument: str) -> str:
     """Rewrites a config flag for its parser: 1e3 as 1000, lists of tasks without brackets."""
     name, equals, value = argument.partition("=")
@@ -102,7 +112,7 @@ def _readable(argument: str) -> str:
     if re.fullmatch(r"-?\d+(\.\d+)?[eE]\+?\d{1,2}", value) and float(value).is_integer():
         value = str(int(float(value)))
     if name == "--config.tasks":
-        value = re.sub(r"[\[\]()'\"\s]", "", value)
+        value = re.sub(r"\s*,\s*", ",", re.sub(r"[\[\]()'\"]", "", value).strip())
     return f"{name}={value}"
 
 
@@ -124,22 +134,26 @@ def _expand_home(config: ml_collections.ConfigDict) -> None:
     for name, value in config.items():
         if isinstance(value, ml_collections.ConfigDict):
             _expand_home(value)
-        elif isinstance(value, str) and "~" in value:
+        elif isinstance(value, str):
             config[name] = expand_home(value)
 
 
-def _explain(argv: Sequence[str]) -> str:
-    """Names the `--config.a.b` of the command line that does not exist, with similar keys."""
-    values = {}
-    for arg, following in itertools.zip_longest(argv, argv[1:], fillvalue=""):
-        if arg.startswith("--"):
-            name, equals, value = arg.lstrip("-").partition("=")
-            values[name] = value if equals else following
-    path, _, preset = values.get("config", "").partition(":")
+def _explain(argv: Sequence[str], known_flags: Container[str]) -> str:
+    """Names the flag of the command line that does not exist, with similar ones."""
+    values = _values_of(argv)
+    if "config" not in values:
+        return "--config=FILE is missing, e.g. --config=configs/pretrain.py"
+    path, _, preset = values["config"].partition(":")
     if not Path(path).is_file():
-        return f"no such config file: {path!r}" + did_you_mean(path, summaries()) if path else ""
+        known = summaries()
+        near = f"configs/{path}.py"
+        return f"no such config file: {path!r}" + did_you_mean(
+            near if near in known else path, known
+        )
     try:
-        config = runpy.run_path(path)["get_config"](preset)
+        config = runpy.run_path(path).get("get_config", lambda _: None)(preset)
+        if not isinstance(config, ml_collections.ConfigDict) or "plugins" not in config:
+            return f"{path} must have a function get_config that calls dcpt_jax.config.base(MODE)"
     except ValueError as error:
         return str(error)
     except Exception as error:  # a user's config file may raise anything
@@ -149,7 +163,7 @@ def _explain(argv: Sequence[str]) -> str:
         for depth, part in enumerate(key.split(".")[1:], start=1):
             known = sorted(node.keys()) if hasattr(node, "keys") else []
             name, bracket, _ = part.partition("[")
-            if bracket and name in known:
+            if bracket and name in known and not hasattr(node[name], "keys"):
                 full_key = ".".join([*key.split(".")[:depth], name])
                 return f"--{key}: set all elements, --{full_key}={shlex.quote(str(node[name]))}"
             if part not in known:
@@ -159,7 +173,26 @@ def _explain(argv: Sequence[str]) -> str:
                     + did_you_mean(part, known, f"--{section}.")
                 )
             node = node[part]
+        if hasattr(node, "keys"):
+            within = ", ".join(f"--{key}.{name}" for name in sorted(node.keys()))
+            return f"--{key} is a section; set its keys: {within or 'it has none'}"
+    for name in values:
+        if not name.startswith("config.") and name not in known_flags:
+            end = "." + name.rpartition(".")[2].replace("-", "_")
+            flags_of_keys = (line.partition("=")[0] for line in keys(config))
+            similar = next((flag for flag in flags_of_keys if flag.endswith(end)), "")
+            return f"unknown flag --{name}" + (f"; did you mean {similar}?" if similar else "")
     return ""
+
+
+def _values_of(argv: Sequence[str]) -> dict[str, str]:
+    """Flag -> value of a command line."""
+    values = {}
+    for arg, following in itertools.zip_longest(argv, argv[1:], fillvalue=""):
+        if arg.startswith("--"):
+            name, equals, value = arg.lstrip("-").partition("=")
+            values[name] = value if equals else following
+    return values
 
 
 def _last_line(error: BaseException) -> str:
@@ -167,4 +200,5 @@ def _last_line(error: BaseException) -> str:
     text = str(error).strip()
     text = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is not an integer", text)
     text = re.sub(r"could not convert string to float: (.*)", r"\1 is not a number", text)
+    text = re.sub(r"\('Non-boolean .*?', (.*)\)", r"\1 is neither True nor False", text)
     return text.splitlines()[-1].partition(": ")[2] if "Traceback" in text else text

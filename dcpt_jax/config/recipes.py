@@ -8,6 +8,7 @@ from pathlib import Path
 import ml_collections
 
 from dcpt_jax.config.keys import ConfigError
+from dcpt_jax.files import expand_home
 
 
 def folder() -> Path:
@@ -41,7 +42,8 @@ def summaries() -> dict[str, str]:
 def locate(argv: Sequence[str]) -> list[str]:
     """Makes `--config=configs/pretrain.py` find the package's file outside a clone.
 
-    An existing file in the working directory takes precedence; other paths are unchanged.
+    An existing file in the working directory takes precedence. In other paths `~` is the home
+    folder.
     """
     result, before = [], ""
     for argument in argv:
@@ -50,11 +52,12 @@ def locate(argv: Sequence[str]) -> list[str]:
             flag, _, value = argument.partition("=")
             flag += "="
         if flag or before in ("--config", "-config"):
-            path, colon, preset = value.partition(":")
+            path, colon, preset = expand_home(value).partition(":")
             packaged = folder() / Path(path).name
             is_named_so = Path(path) == Path("configs", packaged.name)
             if is_named_so and not Path(path).exists() and packaged.is_file():
-                value = f"{packaged}{colon}{preset}"
+                path = str(packaged)
+            value = f"{path}{colon}{preset}"
         result.append(flag + value)
         before = argument
     return result

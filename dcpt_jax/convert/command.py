@@ -17,7 +17,6 @@ from dcpt_jax.command_line import expanded_path, is_of_output, run_command, say
 from dcpt_jax.convert import files
 from dcpt_jax.convert.messages import printable
 from dcpt_jax.convert.naming import LAYOUTS, to_torch
-from dcpt_jax.convert.other_files import weights_files_in
 from dcpt_jax.convert.reading import ReadFile, read_file, summary
 from dcpt_jax.devices import start_devices
 from dcpt_jax.labels import FLAT, KINDS, Labels, numbered_names
@@ -226,14 +225,11 @@ def convert(options: argparse.Namespace) -> None:
 
 def _read_folder(options: argparse.Namespace) -> _Weights:
     classifier = None
-    try:
-        params, description = weights.load_weights(options.input)
-        network, network_params = description.network(), params["network"]
-        if description.classifier is not None:
-            classifier = description.classifier.module()
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}{weights_files_in(options.input)}") from error
-    say(f"read: {summary(network, network_params)}")
+    params, description = weights.load_weights(options.input)
+    network = description.network()
+    if description.classifier is not None:
+        classifier = description.classifier.module()
+    say(f"read: {summary(network, params['network'])}")
     return _Weights(network, classifier, params, description)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dcpt_jax.convert.messages import listed, printable
+from dcpt_jax.weights import FILE_SUFFIXES, weights_files_in
 
 _UNPACK = "unpack it and give the weights file in it"
 _BEGINNINGS = (
@@ -73,18 +74,6 @@ def refuse_other_files(path: Path) -> None:
         raise ValueError(f"{path} is {kind}")
 
 
-def weights_files_in(folder: Path) -> str:
-    """The possible weights files in a folder, as the end of a message."""
-    suffixes = {".pth", ".pt", ".ckpt", ".bin", ".safetensors"}
-    try:
-        files_found = sorted(
-            entry.name for entry in folder.iterdir() if entry.suffix.lower() in suffixes
-        )
-    except OSError:
-        return ""
-    return f"; files that may be weights there: {listed(files_found, 5)}" if files_found else ""
-
-
 def _kind(begin: bytes) -> str:
     """The format of a file that begins like this, if known and without weights; else ""."""
     if begin[4:9] == b"\0\0\0\0{":  # safetensors; the first bytes are the size of its header
@@ -122,7 +111,7 @@ def _is_text(begin: bytes) -> bool:
     try:
         begin.decode()
     except UnicodeDecodeError as error:
-        if error.start < len(begin) - 4:  # else a character that these bytes cut
+        if error.start < 508:  # else a character that these bytes cut
             return False
     return not set(begin) & {*range(9), 11, *range(14, 32), 127}
 
@@ -148,7 +137,7 @@ def kind_of_archive(names: Iterable[str]) -> str:
             "a NumPy archive (.npz); with the names and shapes of PyTorch's weights, write it "
             "as safetensors: safetensors.numpy.save_file(dict(numpy.load(FILE)), 'w.safetensors')"
         )
-    inside = [name for name in names if name.endswith((".pth", ".pt", ".ckpt", ".safetensors"))]
+    inside = [name for name in names if name.endswith(FILE_SUFFIXES)]
     if inside:
         return f"an archive; unpack it and give one of its files: {listed(inside, 5)}"
     return ""

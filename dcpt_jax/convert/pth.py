@@ -114,6 +114,11 @@ class _Storages:
         is_valid = type(identity) is tuple and 5 <= len(identity) <= 6
         word, kind, key, _, count, *view = identity if is_valid else (None,) * 5
         name = kind.removeprefix("torch.") if type(kind) is Name else ""
+        if name.endswith("Storage") and name not in STORAGE_DTYPES:
+            raise PthError(
+                f"refused: a tensor of {name.removesuffix('Storage')} numbers, which is not read; "
+                "save plain ones of float32"
+            )
         if (
             name not in STORAGE_DTYPES
             or (type(word), type(key), type(count)) != (str, str, int)
@@ -335,6 +340,11 @@ class _Unpickler(pickle._Unpickler):
         found = Name(f"{module}.{name}")
         root = module.partition(".")[0]
         strict = root == "torch" or root in sys.stdlib_module_names or not root.isidentifier()
+        if strict and _OTHER_TENSORS.fullmatch(found):
+            raise PthError(
+                f"refused: a tensor of a kind that is not read ({found}), such as a sparse, "
+                "quantised or distributed one; save plain ones of float32"
+            )
         if strict and not (
             found in _FUNCTIONS or _WORDS.fullmatch(found) or _INERT.fullmatch(found)
         ):
@@ -484,6 +494,11 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "numpy.core.multiarray.scalar": _scalar,
     "numpy._core.multiarray.scalar": _scalar,
 }
+# Functions that build tensors without plain numbers in a storage.
+_OTHER_TENSORS = re.compile(
+    r"torch\._utils\._rebuild_(?!tensor$|tensor_v2$|parameter$|parameter_with_state$)\w+|"
+    r"torch\.distributed\..*(?:DTensor|ShardedTensor)"
+)
 # Names that may occur but not be called.
 _WORDS = re.compile(
     r"torch\.(?:\w+Storage|Tensor|b?float\d+|u?int\d+|bool|complex\d+)|"

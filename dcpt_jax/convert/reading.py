@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,8 @@ def read_file(
         expected_error = isinstance(error, ValueError)
         message = f"not a valid network ({type(error).__name__}: {error})"
         message = str(error) if expected_error else message
+        if re.search(r"-\d+-of-\d+\.", path.name):
+            message += "; the name says that this is one of several files: join their tensors first"
         raise ValueError(message if str(path) in message else f"{path}: {message}") from error
     others = (
         [name for name in state_dicts_in(content) if name != entry] if requested is None else []

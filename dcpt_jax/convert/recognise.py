@@ -160,9 +160,16 @@ def recognise(
     """
     empty = [name for name, value in state.items() if not value.size]
     if empty:
-        raise ValueError(f"empty tensors: {listed(empty, 5)}")
+        advice = (
+            "; DeepSpeed keeps such weights in files beside: join them with its zero_to_fp32.py"
+        )
+        raise ValueError(
+            f"empty tensors: {listed(empty, 5)}{advice if len(empty) == len(state) else ''}"
+        )
     counters = [
-        name for name, value in state.items() if value.size == 1 and value.dtype.kind == "i"
+        name
+        for name, value in state.items()
+        if value.ndim == 0 or (value.size == 1 and value.dtype.kind in "biu")
     ]
     state = {name: value for name, value in state.items() if name not in counters}
     state, prefix = _unwrapped(state)

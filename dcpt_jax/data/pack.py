@@ -24,7 +24,14 @@ import numpy as np
 import tqdm
 
 from dcpt_jax import extras, files, images
-from dcpt_jax.command_line import UsageError, expanded_path, is_of_output, positive_int, run_command
+from dcpt_jax.command_line import (
+    UsageError,
+    expanded,
+    expanded_path,
+    is_of_output,
+    positive_int,
+    run_command,
+)
 from dcpt_jax.data import packed
 from dcpt_jax.data.dataset_files import DatasetError
 from dcpt_jax.data.manifest import (
@@ -39,7 +46,6 @@ from dcpt_jax.data.manifest import (
 from dcpt_jax.data.packed import Record
 from dcpt_jax.data.source_factory import open_source
 from dcpt_jax.data.spec import SourceError
-from dcpt_jax.files import expand_home
 
 _WRITERS = {"none": "group_size:1,uncompressed", "zstd": "group_size:1,zstd:3"}
 _DETAILS = """
@@ -348,7 +354,13 @@ def parser() -> argparse.ArgumentParser:
     )
     add = result.add_argument
     default = Options()
-    add("sources", nargs="+", metavar="SOURCE", help="folder, or another source, see below")
+    add(
+        "sources",
+        nargs="+",
+        type=expanded,
+        metavar="SOURCE",
+        help="folder, or another source, see below",
+    )
     add("--output", type=expanded_path, metavar="DIR", help="folder for the files")
     add(
         "--size",
@@ -392,7 +404,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the packing, or the verification, described by `options`."""
-    options.sources = [expand_home(source) for source in options.sources]
     try:
         return _verify(options) if options.verify else _pack(options)
     except (PackError, SourceError, OSError, ImportError, images.ImageError) as error:

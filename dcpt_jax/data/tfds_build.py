@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from dcpt_jax import images
-from dcpt_jax.command_line import UsageError, is_of_output, run_command
+from dcpt_jax.command_line import UsageError, expanded, is_of_output, run_command
 from dcpt_jax.data import dataset_files, datasets, pair_files, pairs, spec
 from dcpt_jax.data.pair_files import Pairing
 from dcpt_jax.data.sources import unique_names
 from dcpt_jax.data.tfds import first_line, import_tfds
-from dcpt_jax.files import expand_home
 
 SET_VERSION = "1.0.0"
 _SPLITS = {"train": "train", "held_out": "test"}
@@ -102,17 +101,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m dcpt_jax.data.tfds_build", description=__doc__.split("\n\n")[1]
     )
     parser.add_argument("name", help="name of a public dataset (docs/data.md), or a new one")
-    parser.add_argument("--manual", type=expand_home, help="folder of the unpacked public dataset")
+    parser.add_argument("--manual", type=expanded, help="folder of the unpacked public dataset")
     parser.add_argument("--task", default="", help="class of a dataset that holds several (cdd11)")
     for split in _SPLITS.values():
         parser.add_argument(
             f"--{split}",
-            type=expand_home,
+            type=expanded,
             metavar="DEGRADED_DIR,CLEAN_DIR[,RULE]",
             help=f"pairs of the {split} split of a new dataset",
         )
     parser.add_argument(
-        "--data_dir", type=expand_home, required=True, help="folder of TFDS datasets to write to"
+        "--data_dir", type=expanded, required=True, help="folder of TFDS datasets to write to"
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a dataset that already exists"

@@ -156,7 +156,7 @@ def _inspector(weights: Path | None) -> Any:
     """Loads the classifier; UsageError if that fails."""
     from dcpt_jax.inspect.inspector import Inspector
 
-    if weights is not None and not weights.is_dir():
+    if weights is not None and not weights.exists():
         raise UsageError(
             f"--weights {weights}: no such folder; give a weights folder or the work directory of "
             "a training run"

@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dcpt_jax import files, image_folders, images
-from dcpt_jax.command_line import UsageError, expanded_path, positive_int, run_command
+from dcpt_jax.command_line import (
+    UsageError,
+    expanded,
+    expanded_path,
+    positive_int,
+    run_command,
+)
 
 _DETAILS = """
 what is computed
@@ -73,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--random",
+        type=expanded,
         default="",
         metavar="NAME,...",
         help="untrained networks, in the first rows: nafnet, restormer, promptir or swinir in the "
@@ -216,7 +223,7 @@ def _networks(random: Sequence[str], paths: Sequence[Path], seed: int) -> Iterat
     names = _short_names([*paths, *(Path(name) for name in random if name not in models.BACKBONES)])
     descriptions = {}
     for path in names:  # checks all networks before any computation
-        if not path.is_dir():
+        if not path.exists():
             known = ", ".join(models.BACKBONES)
             flag = "--weights" if path in paths else "--random"
             raise UsageError(

@@ -32,6 +32,7 @@ from dcpt_jax.weights.description import (
 from dcpt_jax.weights.failures import reason_of
 from dcpt_jax.weights.folders import (
     BUNDLED,
+    FILE_SUFFIXES,
     bundled_weights,
     is_weights_folder,
     load,
@@ -39,12 +40,14 @@ from dcpt_jax.weights.folders import (
     load_weights,
     save_weights,
     saved_steps,
+    weights_files_in,
 )
 
 __all__ = [
     "BUNDLED",
     "CHECKPOINTS",
     "DESCRIPTION",
+    "FILE_SUFFIXES",
     "PARTS",
     "WEIGHTS",
     "ClassifierDescription",
@@ -69,5 +72,6 @@ __all__ = [
     "refuse_damaged",
     "save_weights",
     "saved_steps",
+    "weights_files_in",
     "write_checksums",
 ]

@@ -38,6 +38,7 @@ from dcpt_jax.weights.failures import reason_of
 # The bundled weights, made with `python -m dcpt_jax.convert RUN dcpt_jax/bundled --dtype float16`
 # from a run of configs/classify.py, which keeps network and classifier.
 BUNDLED = Path(__file__).resolve().parents[1] / "bundled"
+FILE_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")  # of weights of other programs
 # Content of a weights folder: the description, and files of any version of Orbax.
 _WRITTEN = {
     *(DESCRIPTION, "_METADATA", "_CHECKPOINT_METADATA", "_sharding", "array_metadatas"),
@@ -199,8 +200,22 @@ def load_weights(path: Path | str | None = None) -> tuple[Params, WeightsDescrip
             logging.warning("%s", error)
     raise FileNotFoundError(
         f"no weights in {path}: neither {DESCRIPTION} (a weights folder) nor {WEIGHTS}/ nor a "
-        f"readable checkpoint in {CHECKPOINTS}/ (a work directory)"
+        f"readable checkpoint in {CHECKPOINTS}/ (a work directory){weights_files_in(path)}"
     )
+
+
+def weights_files_in(folder: Path) -> str:
+    """The files in a folder that may be weights of other programs, as the end of a message."""
+    try:
+        names = sorted(e.name for e in folder.iterdir() if e.name.lower().endswith(FILE_SUFFIXES))
+    except OSError:
+        return ""
+    if names:
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        return f"; files that may be weights there: {', '.join(names[:5])}{more}"
+    if any(folder.glob("data.pkl")) or any(folder.glob("*/data.pkl")):
+        return "; it is an unpacked file of PyTorch: give the file itself"
+    return ""
 
 
 def _load_folder(folder: Path, newest: int) -> tuple[Params, WeightsDescription]:
