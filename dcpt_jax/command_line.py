@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import itertools
 import os
 import sys
 import time
@@ -34,15 +35,21 @@ def run_command(
     """
 
     def parse_and_run(interruption: Interruption) -> int:
-        options, unknown = parser.parse_known_args(arguments)
-        if unknown:
-            flags = [flag for action in parser._actions for flag in action.option_strings]
-            hint = did_you_mean(unknown[0].partition("=")[0], flags)
-            parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        _refuse_unknown_flags(parser, sys.argv[1:] if arguments is None else arguments)
+        options = parser.parse_args(arguments)
         options.interruption = interruption
         return run(options)
 
     return guarded(parse_and_run)
+
+
+def _refuse_unknown_flags(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Ends with a suggestion for a mistyped flag; argparse would miss a required one first."""
+    known = [flag for action in parser._actions for flag in action.option_strings]
+    for argument in itertools.takewhile(lambda one: one != "--", arguments):
+        flag = argument.partition("=")[0]
+        if flag.startswith("--") and not any(one.startswith(flag) for one in known):
+            parser.error(f"unrecognized arguments: {argument}{did_you_mean(flag, known)}")
 
 
 def guarded(work: Callable[[Interruption], int]) -> int:
@@ -125,10 +132,14 @@ def expanded(text: str) -> str:
 
 
 def positive_int(text: str) -> int:
-    """An integer of at least 1, for argparse."""
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer >= 1")
-    return int(text)
+    """An integer from 1 to 10^12, for argparse; it may be written as 1e3."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not number.is_integer() or not 1 <= number <= 1e12:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not an integer from 1 to 10^12")
+    return int(number)
 
 
 class Display:

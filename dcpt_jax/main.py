@@ -63,7 +63,7 @@ def _run(argv: Sequence[str], interruption: Interruption) -> int:
     if remaining:
         raise UsageError(f"unexpected argument {remaining[0]!r}; use --FLAG=VALUE")
     for name in ("config", "workdir"):
-        if values[name].value is None:
+        if not values[name].value:
             raise UsageError(
                 f"--{name} is missing, e.g. --config=configs/pretrain.py --workdir=runs/pretrain"
             )

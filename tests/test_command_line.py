@@ -70,6 +70,31 @@ def test_an_unknown_flag_names_the_most_similar_one(capsys):
     assert "unrecognized arguments: --ouput=x; did you mean --output?" in capsys.readouterr().err
 
 
+def test_a_mistyped_flag_is_told_before_a_missing_one(capsys):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--output", required=True)
+    parser.add_argument("inputs", nargs="*")
+    with pytest.raises(SystemExit):
+        run_command(parser, lambda options: 0, ["a.png", "--ouput", "x"])
+    assert "--ouput; did you mean --output?" in capsys.readouterr().err
+    assert run_command(parser, lambda options: 0, ["--out", "x", "--", "--a.png"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("5", 5), ("1e3", 1000), ("2.0", 2), ("1e12", 10**12)]
+)
+def test_whole_numbers(text, number):
+    assert command_line.positive_int(text) == number
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "nan", "inf", "1e13", "9" * 5000, "", "many"])
+def test_what_is_no_whole_number(text):
+    with pytest.raises(
+        argparse.ArgumentTypeError, match=r"^'.{0,40}' is not an integer from 1"
+    ):
+        command_line.positive_int(text)
+
+
 def test_a_reader_that_ends_early_brings_no_traceback():
     code = (
         "import argparse, sys\n"

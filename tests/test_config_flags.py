@@ -61,7 +61,7 @@ def test_the_home_folder_is_expanded_in_values(monkeypatch):
     assert config.data.sources.rain == "pairs:/home/me/a,/home/me/b"
     with pytest.raises(ConfigError, match=r"no config file '/home/me/mine\.py'"):
         parse(config="~/mine.py")
-    with pytest.raises(ConfigError, match="there is no environment variable of that name"):
+    with pytest.raises(ConfigError, match="no such environment variable|there is no environment"):
         parse("--config.init_from=$NOT_SET_ANYWHERE/x")
 
 
@@ -80,7 +80,7 @@ def test_the_home_folder_is_expanded_in_values(monkeypatch):
         (["--config.data.sources=pairs:a,b"], r"sources is a section; set .*sources\.rain,"),
         (["--config.optimizer=adamw"], r"optimizer is a section; set its keys: .*\.learning_rate"),
         (["--config.remat=yes"], r"remat=yes: 'yes' is neither True nor False$"),
-        (["--config.tasks=rain haze", "--config.seed=x"], "'x' is no whole number$"),
+        (["--config.tasks=rain haze", "--config.seed=x"], "'x' is not an integer$"),
         (["--num_steps=3"], r"unknown flag --num_steps; did you mean --config\.num_steps\?"),
         (["--batch-size", "3"], r"unknown flag --batch-size; did you mean --config\.batch_size\?"),
         (["--x=1"], "unknown flag --x$"),
@@ -101,7 +101,7 @@ def test_unknown_files_and_presets():
         parse(config="configs/pretrian.py")
     with pytest.raises(ConfigError, match=r"'pretrain'; did you mean configs/pretrain\.py\?"):
         parse(config="pretrain")
-    with pytest.raises(ConfigError, match=r"there is no config file ''$"):
+    with pytest.raises(ConfigError, match=r"no such config file: ''$"):
         parse(config="")
     with pytest.raises(ConfigError, match="--config=FILE is missing, e"):
         config_flags.parse(["main", "--config.seed=3"], define())

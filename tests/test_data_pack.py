@@ -397,4 +397,4 @@ def test_sizes_are_whole_numbers(capsys):
     for text in ("1.5", "0", "x", "nan"):
         with pytest.raises(SystemExit):
             packing.parser().parse_args(["x", "--size", text])
-        assert f"'{text}' is not an integer >= 1" in capsys.readouterr().err
+        assert f"'{text}' is not an integer from 1" in capsys.readouterr().err

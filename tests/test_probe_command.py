@@ -154,6 +154,7 @@ def drawable(monkeypatch):
         (["--random", "nafnet", "--tasks", "rain"], "--tasks rain: at least two classes"),
         (["--random", "nafnet", "--images", "1"], "--images 1: must be at least 2 for 5"),
         (["--random", "nafnet", "--seed", "-1"], "--seed -1: must be at least 0"),
+        (["--random", "nafnet", "--seed", "4294967296"], "--seed 4294967296: must .* below 2"),
         (["--random", "nafnet", "--photos", "missing"], "--photos missing: no such file"),
         (["--random", "nafnet", "--crop", "400"], "--photos: too few photos for 500 different"),
     ],

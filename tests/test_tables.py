@@ -1,6 +1,7 @@
 """`python -m dcpt_jax.tables`, and the page of results."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,32 @@ def test_wrong_use_is_explained(tmp_path, capsys):
     assert "RUN is missing" in capsys.readouterr().err
     assert tables.main([str(tmp_path)]) == 2
     assert "configs/evaluate.py" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [None, "x", [], {}, {"a": 1}, [[1]], True])
+def test_odd_values_are_read_or_named(workdir, capsys, value):
+    file = Path(workdir()) / "evaluation.json"
+    content = json.loads(file.read_text())
+    read = {"task_set", "architecture", "metric", "crop_size", "classes", "mean", "data"}
+    places = [(content, key) for key in (*read, "test_sets", "remark")]
+    places += [(content[key], one) for key in ("metric", "mean", "data") for one in content[key]]
+    places += [(content["classes"]["rain"], key) for key in content["classes"]["rain"]]
+    for table, key in places:
+        before = table.get(key)
+        table[key] = value
+        file.write_text(json.dumps(content))
+        assert tables.main([str(file)]) in (0, 2), (key, value)
+        shown = capsys.readouterr()
+        assert bool(shown.out) != bool(shown.err.startswith("error: "))
+        table[key] = before
+        if key == "remark":
+            del table[key]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    assert tables.main([str(tmp_path / "pipe")]) == 2
+    assert "is not a regular file" in capsys.readouterr().err
 
 
 def test_the_page_of_results_is_up_to_date():

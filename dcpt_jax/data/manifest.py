@@ -88,7 +88,7 @@ def read_manifest(folder: Path) -> Manifest:
         if path.exists() and not path.is_file():
             raise ValueError("it is not a regular file")
         return _parse_manifest(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(
             f"{folder} holds no {MANIFEST}: it was not written by dcpt_jax.data.pack"
         ) from error

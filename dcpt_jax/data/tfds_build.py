@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dcpt_jax import images
-from dcpt_jax.command_line import UsageError, expanded, is_of_output, run_command
+from dcpt_jax.command_line import UsageError, expanded, expanded_path, is_of_output, run_command
 from dcpt_jax.data import dataset_files, datasets, pair_files, pairs, spec
 from dcpt_jax.data.pair_files import Pairing
 from dcpt_jax.data.sources import unique_names
@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             help=f"pairs of the {split} split of a new dataset",
         )
     parser.add_argument(
-        "--data_dir", type=expanded, required=True, help="folder of TFDS datasets to write to"
+        "--data_dir", type=expanded_path, required=True, help="folder of TFDS datasets to write to"
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a dataset that already exists"

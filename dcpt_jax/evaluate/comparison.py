@@ -88,6 +88,8 @@ def read_run(path: Path | str) -> EvaluatedRun:
     path = Path(path)
     file = path / FILE if path.is_dir() else path
     name = file.resolve().parent.name if file.name == FILE else file.stem
+    if file.exists() and not file.is_file():
+        raise ComparisonError(f"{file} is not a regular file; give {FILE} or its folder")
     try:
         return parse_run(json.loads(file.read_text(encoding="utf-8")), name)
     except FileNotFoundError as error:
@@ -96,7 +98,7 @@ def read_run(path: Path | str) -> EvaluatedRun:
         ) from error
     except json.JSONDecodeError as error:
         raise ComparisonError(f"{file} is not JSON: {error}; give {FILE} or its folder") from error
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ComparisonError(f"{file} cannot be read: {error}") from error
     except KeyError as error:
         raise ComparisonError(
@@ -105,30 +107,45 @@ def read_run(path: Path | str) -> EvaluatedRun:
 
 
 def parse_run(content: Mapping[str, Any], name: str) -> EvaluatedRun:
-    """The run in the content of an `evaluation.json`; KeyError for missing keys."""
+    """The run in the content of an `evaluation.json`.
+
+    Raises:
+        KeyError: for a missing key.
+        TypeError: for a value of another type.
+    """
+
+    def value(table: Mapping[str, Any], key: str, *kinds: type) -> Any:
+        found = table[key]
+        if not isinstance(found, kinds) or isinstance(found, bool):
+            raise TypeError(f"{key} is {json.dumps(found)[:60]}")
+        return found
 
     def measured(values: Mapping[str, Any], name: str = "") -> Measured:
         return Measured(
-            values["psnr_restored"],
-            values["ssim_restored"],
-            values["psnr_degraded"],
-            values["samples"],
-            content["data"].get(name, ""),
-            content["test_sets"].get(name, ""),
+            value(values, "psnr_restored", float, int),
+            value(values, "ssim_restored", float, int),
+            value(values, "psnr_degraded", float, int),
+            value(values, "samples", int),
+            value({name: "", **content["data"]}, name, str),
+            value({name: "", **content["test_sets"]}, name, str),
         )
 
     return EvaluatedRun(
         name,
-        content["task_set"],
-        content["architecture"],
-        Convention(**content["metric"]),
-        content["crop_size"],
+        value(content, "task_set", str),
+        value(content, "architecture", str),
+        Convention(
+            value(content["metric"], "channel", str),
+            value(content["metric"], "rounding", str),
+            value(content["metric"], "crop", int),
+        ),
+        value(content, "crop_size", int),
         {
             class_name: measured(values, class_name)
-            for class_name, values in content["classes"].items()
+            for class_name, values in value(content, "classes", dict).items()
         },
         measured(content["mean"]),
-        content.get("remark", ""),
+        value({"remark": "", **content}, "remark", str),
     )
 
 

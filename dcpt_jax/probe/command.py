@@ -186,8 +186,8 @@ def _tasks(options: argparse.Namespace) -> tuple[Any, ...]:
             f"--images {options.images}: must be at least {least} for {NEIGHBOURS} nearest "
             "neighbours"
         )
-    if options.seed < 0:
-        raise UsageError(f"--seed {options.seed}: must be at least 0")
+    if not 0 <= options.seed < 2**32:
+        raise UsageError(f"--seed {options.seed}: must be at least 0 and below 2^32")
     return tasks
 
 

@@ -139,6 +139,7 @@ def _add_result_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--format",
+        type=str.lower,
         choices=FORMATS,
         default="auto",
         help="file format (default: %(default)s, the format of the photo if it is lossless, else "
@@ -154,6 +155,7 @@ def _add_result_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--metadata",
+        type=str.lower,
         choices=METADATA,
         default="keep",
         help="keep EXIF, XMP, IPTC and print resolution, or remove them, including location "
@@ -387,9 +389,10 @@ def _tile(text: str) -> int | None:
     """Value of --tile."""
     if text == "auto":
         return None
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a number of pixels >= 1")
-    return int(text)
+    try:
+        return positive_int(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, nor auto") from error
 
 
 def _strength(text: str) -> float:
@@ -405,7 +408,4 @@ def _strength(text: str) -> float:
 
 def _tlc(text: str) -> str:
     """Value of --tlc."""
-    is_size = text.isascii() and text.isdigit() and int(text) > 0
-    if text != "auto" and not is_size:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a size in pixels")
-    return text
+    return str(_tile(text) or text)
