@@ -89,9 +89,7 @@ def test_whole_numbers(text, number):
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "nan", "inf", "1e13", "9" * 5000, "", "many"])
 def test_what_is_no_whole_number(text):
-    with pytest.raises(
-        argparse.ArgumentTypeError, match=r"^'.{0,40}' is not an integer from 1"
-    ):
+    with pytest.raises(argparse.ArgumentTypeError, match=r"^'.{0,40}' is not an integer from 1"):
         command_line.positive_int(text)
 
 

@@ -59,9 +59,9 @@ def test_the_home_folder_is_expanded_in_values(monkeypatch):
     config = parse("--config.data.root=~/photos", "--config.data.sources.rain=pairs:$HOME/a,~/b")
     assert config.data.root == "/home/me/photos"
     assert config.data.sources.rain == "pairs:/home/me/a,/home/me/b"
-    with pytest.raises(ConfigError, match=r"no config file '/home/me/mine\.py'"):
+    with pytest.raises(ConfigError, match=r"no such config file: '/home/me/mine\.py'"):
         parse(config="~/mine.py")
-    with pytest.raises(ConfigError, match="no such environment variable|there is no environment"):
+    with pytest.raises(ConfigError, match="no such environment variable"):
         parse("--config.init_from=$NOT_SET_ANYWHERE/x")
 
 

@@ -253,7 +253,7 @@ def test_a_bad_file_is_named_and_the_others_go_on(tmp_path, flat, capsys):
     [
         (("photo.png", "--weights", "nothing"), "--weights nothing: no such folder"),
         (("photo.png", "--weights", "empty"), "no weights in"),
-        (("photo.png", "--weights", "photo.png"), "photo.png is a file; make a weights folder"),
+        (("photo.png", "--weights", "photo.png"), "photo.png is a file; convert it to a weights"),
         (("photo.png", "--weights", "no_classifier"), "contain no classifier; use those of"),
         (("photo.png",), "no bundled network"),
         (("empty",), "contain no image to inspect"),
