@@ -486,7 +486,7 @@ def test_an_existing_file_is_not_overwritten(tmp_path, state, capsys):
         ("missing.pth w", "missing.pth: there is no such file or folder"),
         ("w out.pth --classes a,b", "not to a weights folder"),
         ("w out.pth --attention relu", "--attention applies to a file IN"),
-        ("w out.pth --classifier c.pth", "hold no classifier"),
+        ("w out.pth --classifier c.pth", "contain no classifier"),
         ("w out.pth --classifier out.pth", "the same file as OUT"),
         ("w out.pth --classifier folder.pth/../out.pth", "the same file as OUT"),
         ("w out.pth --classifier c.bin", "c.bin must end in one of .pth"),

@@ -52,7 +52,7 @@ def main(*arguments):
         (["--config=configs/pretrain.py"], ["--workdir is missing"]),
         (
             ["--config=configs/transfer.py:restormer,rain", "--workdir=/x"],
-            ["transfer starts from a trained network", "--config.init_from"],
+            ["transfer needs a trained network", "--config.init_from"],
         ),
         (
             ["--config=configs/nothing.py", "--workdir=/x"],

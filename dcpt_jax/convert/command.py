@@ -208,7 +208,7 @@ def convert(options: argparse.Namespace) -> None:
     states = {options.output: state}
     if options.classifier:
         if read.classifier is None or read.description.classifier is None:
-            raise ValueError(f"--classifier: the weights in {options.input} hold no classifier")
+            raise ValueError(f"--classifier: the weights in {options.input} contain no classifier")
         states[options.classifier] = to_torch(read.params["classifier"], read.classifier)
         labels = read.description.classifier.labels
         kind = "components (a sigmoid each)" if labels.multi_hot else "classes"

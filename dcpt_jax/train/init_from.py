@@ -66,7 +66,7 @@ def find_initial(config: ml_collections.ConfigDict, begun: WeightsDescription | 
         origin["classifier_from"] = {"path": str(chosen), **_run_of(source)}
         if source.classifier is None:
             raise ConfigError(
-                f"config.classifier_from: the weights in {chosen} hold no classifier; name the "
+                f"config.classifier_from: the weights in {chosen} contain no classifier; give the "
                 "work directory of a pre-training"
             )
     if (
