@@ -6,7 +6,7 @@
 
 Demo (no preset): a small NAFNet on the photos bundled with scikit-image and scikit-learn.
 Hardware: two CPU cores. Hours: 0.15 together with the fine-tuning of configs/restore.py. Expected
-score: the classifier names 91 % of the held-out crops rightly (docs/demo.md).
+score: the classifier is right on 87 % of the held-out crops (docs/demo.md).
 
 Paper (`:nafnet`, `:restormer`, `:promptir` or `:swinir`, with `5d`, `10d`, `cdd11` or a class):
 the values published for 5d (Hu et al., ICLR 2025, arXiv 2501.15510, and its released options).

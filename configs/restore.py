@@ -7,8 +7,8 @@
 The architecture is that of the weights in `init_from`.
 
 Demo (no preset): a small NAFNet on the photos bundled with scikit-image and scikit-learn.
-Hardware: two CPU cores. Hours: 0.15 together with configs/pretrain.py. Expected score: 20.1 dB
-PSNR, 2.4 dB above the degraded crops (docs/demo.md).
+Hardware: two CPU cores. Hours: 0.15 together with configs/pretrain.py. Expected score: 20.0 dB
+PSNR, 2.2 dB above the degraded crops (docs/demo.md).
 
 Paper (`:nafnet`, `:restormer`, `:promptir` or `:swinir`, with `5d`, `10d`, `cdd11` or a class).
 Data for 5d: RainTrainHL (200 pairs) x300, DFWB with noise of sigma 15, 25 or 50 x8, RESIDE OTS x1,
