@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import traceback
 from types import FrameType, TracebackType
 
 
@@ -14,7 +15,7 @@ def starts_here() -> bool:
 
 
 def end_in_one_line() -> None:
-    """Makes Ctrl-C and a missing extra end the process with one line instead of a traceback."""
+    """Makes Ctrl-C, a missing extra and odd `JAX_` variables end the process with one line."""
     signal.signal(signal.SIGINT, _end)
     sys.excepthook = _show
 
@@ -30,7 +31,10 @@ def _end(number: int, frame: FrameType | None) -> None:
 def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     from dcpt_jax.extras import MissingExtraError
 
+    last = traceback.extract_tb(trace)[-1:]
     if isinstance(error, MissingExtraError):
         print(f"error: {error}", file=sys.stderr)
+    elif last and last[0].filename.endswith(os.path.join("jax", "_src", "config.py")):
+        print(f"error: an environment variable of JAX: {error}", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dcpt_jax import __main__ as commands
+from dcpt_jax import command_start
 
 ROOT = Path(__file__).resolve().parents[1]
 ENTRY = '\nif __name__ == "__main__":\n'
@@ -129,6 +130,19 @@ def test_modules_report_a_missing_extra_in_one_line(module, tmp_path):
     )
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("error: ") and 'the extra "train"' in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "is_one"), [("lib/jax/_src/config.py", True), ("lib/jax/x.py", False)]
+)
+def test_an_odd_environment_variable_of_jax_is_told_in_one_line(file, is_one, capsys):
+    code = "raise ValueError(\"invalid truth value 'maybe' for environment 'JAX_ENABLE_X64'\")"
+    try:
+        exec(compile(code, file, "exec"))
+    except ValueError as error:
+        command_start._show(type(error), error, error.__traceback__)
+    shown = capsys.readouterr().err
+    assert "'JAX_ENABLE_X64'" in shown and (len(shown.splitlines()) == 1) == is_one
 
 
 def test_importing_the_package_leaves_the_signals_of_others_alone():
