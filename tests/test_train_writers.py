@@ -20,6 +20,22 @@ def test_metrics_of_steps_that_are_done_again_are_removed(tmp_path):
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [2, 4, 6]
 
 
+def test_damaged_lines_of_metrics_are_ignored(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    odd = ["", "null", "[1]", "3", '{"loss/loss": 1.0}', '{"step": "4", "loss/loss": 1.0}']
+    odd += ['{"step": 4, "loss/loss": "x"}', '{"step": 4, "loss/loss": null}', "[" * 100_000]
+    odd += ['{"step": 1' + "0" * 400 + "}", '{"step": 4.0}', '{"step": true}', "\0" * 500]
+    good = {"step": 2, "loss/loss": 1.0}
+    lines = [*odd, json.dumps(good), '{"step": 3, "loss/loss": NaN}', "\xff"]
+    path.write_bytes("\n".join(lines).encode("latin-1"))
+    found = read_metrics(path)
+    assert [line["step"] for line in found] == [2, 3] and found[0] == good
+    MetricsFile(path, first_step=5).write_scalars(6, {"loss/loss": 9.0})
+    found = read_metrics(path)
+    assert [line["step"] for line in found] == [2, 3, 6]
+    curves.draw(found, tmp_path / "curves.png")
+
+
 def test_metrics_are_in_four_groups():
     values = {"loss": 1, "loss_class": 1, "psnr": 1, "learning_rate_network": 1, "data_wait": 1}
     assert list(grouped(values)) == [

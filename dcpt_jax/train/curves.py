@@ -35,7 +35,11 @@ def draw(lines: Sequence[Mapping[str, float]], path: Path) -> None:
     panels = []
     for title, keys, logarithmic in _PANELS:
         curves = {
-            key.partition("/")[2]: [(int(line["step"]), line[key]) for line in lines if key in line]
+            key.partition("/")[2]: [
+                (int(line["step"]), line[key])
+                for line in lines
+                if math.isfinite(line.get(key, math.nan))
+            ]
             for key in keys
         }
         curves = {name: curve for name, curve in curves.items() if curve}

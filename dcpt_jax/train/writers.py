@@ -138,13 +138,14 @@ class MetricsFile(metric_writers.MetricWriter):
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a `metrics.jsonl`, without truncated ones; [] if there is no file."""
+    """The lines of a `metrics.jsonl`, without damaged ones; [] if there is no file."""
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
+    for text in path.read_bytes().split(b"\n") if path.exists() else ():
+        with contextlib.suppress(ValueError, RecursionError):
+            line = json.loads(text)
+            if isinstance(line, dict) and type(line.get("step")) is int:
+                if all(type(v) is float or (type(v) is int and v < 2**63) for v in line.values()):
+                    lines.append(line)
     return lines
 
 
