@@ -13,7 +13,7 @@ import numpy as np
 
 IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
-    | {".avif", ".heic", ".heif", ".hif", ".mpo", ".apng", ".jxl", ".pjpeg", ".pjp", ".dib"}
+    | {".avif", ".heic", ".heif", ".hif", ".mpo", ".apng", ".jxl", ".pjpeg", ".pjp"}
 )
 _RAW_SUFFIXES = (
     ".3fr .arq .arw .bay .cap .cr2 .cr3 .crw .dcr .dng .erf .fff .gpr .iiq .kdc .mef .mos .mrw "
@@ -23,7 +23,7 @@ _OTHER_SUFFIXES = (
     ".exr .hdr .jp2 .j2k .jpf .jpx .jxr .hdp .wdp .psd .psb .xcf .kra .ora .tga .ppm .pgm "
     ".pbm .pnm .pfm .pam .pcx .dds .ktx .qoi .ico .icns .svg .eps .dcm .fit .fits .fts .heics "
     ".avifs .flif .bpg .ras .sgi .xpm .xbm .emf .wmf .cin .dpx "
-    ".jls .jph .ljpg .jps .insp .avci .xisf "
+    ".dib .jls .jph .ljpg .jps .insp .avci .xisf "
     ".j2c .jpc .jpm .svgz .ai .indd .pdn .procreate .clip .pct .pict .iff .wbmp .djvu .rgbe .cur"
 )
 # Image formats that are not supported: such files are counted and reported.

@@ -5,6 +5,7 @@ allocated. PNG headers are read here, since Pillow refuses files with damage in 
 does not find an orientation that follows the pixels. The rules for pixels are in `images`.
 """
 
+import contextlib
 import io
 import os
 import struct
@@ -40,7 +41,9 @@ TIFF_TAGS = {
     "format": 339,
 }
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_ANIMATION = frozenset({b"acTL", b"fcTL", b"fdAT"})
 _MAX_PIXEL_BYTES = 8  # largest stored pixel: four channels of 16 bits
+_MAX_EXIF_TEXT = 2**20  # bytes of a text in a PNG that may be EXIF
 _MAX_EXTRA_BYTES = 16_000_000  # most bytes of a file besides pixels
 _LARGER = "to allow it: --max-pixels N, --config.data.max_pixels=N for data"
 # Uses the plugin classes directly, as Image.open applies Pillow's own global size limit.
@@ -172,12 +175,12 @@ def png_without_damage(path: Path, data: bytes, *, ancillary: bool) -> tuple[byt
     Args:
         path: the file, for messages.
         data: its content.
-        ancillary: whether to include chunks that do not affect pixels.
+        ancillary: whether to include chunks that do not affect pixels, except those of animations.
     """
     sound: list[bytes | memoryview] = [data[: len(_PNG_SIGNATURE)]]
     damaged = []
     for kind, start, length in png_chunks(path, io.BytesIO(data)):
-        if kind[:1].isupper() or ancillary:
+        if kind[:1].isupper() or (ancillary and kind not in _PNG_ANIMATION):
             end = start + length
             checksum = zlib.crc32(memoryview(data)[start - 4 : end])
             if checksum == int.from_bytes(data[end : end + 4], "big"):
@@ -194,12 +197,37 @@ def _png_header(path: Path, file: BinaryIO) -> ImageHeader:
     if start[12:16] != b"IHDR":
         raise image_error(path, "damaged: the PNG header is missing")
     width, height = struct.unpack(">II", start[16:24])
-    orientation = 1
+    exif = in_text = b""
     for kind, offset, length in png_chunks(path, file):  # eXIf may follow the pixels
         if kind == b"eXIf":
             file.seek(offset)
-            orientation = _orientation(file.read(length))
-    return ImageHeader("PNG", width, height, orientation)
+            exif = file.read(length)
+        elif kind in (b"tEXt", b"zTXt") and not in_text:
+            file.seek(offset)
+            in_text = _exif_in_text(file.read(min(length, _MAX_EXIF_TEXT)))
+    return ImageHeader("PNG", width, height, _orientation(exif or in_text))
+
+
+def _exif_in_text(chunk: bytes) -> bytes:
+    """The EXIF block in a text chunk of ImageMagick or ExifTool; b"" if it has none."""
+    if not chunk.startswith((b"Raw profile type exif\0", b"Raw profile type APP1\0")):
+        return b""
+    _, _, text = chunk.partition(b"\0")
+    if text[:1] == b"\0":  # the compression of zTXt
+        with contextlib.suppress(zlib.error):
+            text = zlib.decompressobj().decompress(text[1:], _MAX_EXIF_TEXT)
+    return raw_profile(text) or b""
+
+
+def raw_profile(text: str | bytes | None) -> bytes | None:
+    """A block stored by ImageMagick and ExifTool as hexadecimal text in a PNG."""
+    if not text:
+        return None
+    try:
+        text = text.decode("latin-1") if isinstance(text, bytes) else text
+        return bytes.fromhex("".join(text.split("\n")[3:]))
+    except ValueError:
+        return None
 
 
 def _jpeg_header(path: Path, file: BinaryIO) -> ImageHeader:

@@ -22,6 +22,7 @@ from dcpt_jax.image_headers import (
     ImageError,
     find_orientation,
     png_chunks,
+    raw_profile,
 )
 
 _ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
@@ -118,7 +119,7 @@ def _of_png(
     except ImageError:
         pass
     raw = {
-        name: _raw_profile(image.info.get(f"Raw profile type {name}")) for name in PNG_RAW_PROFILES
+        name: raw_profile(image.info.get(f"Raw profile type {name}")) for name in PNG_RAW_PROFILES
     }
     segment = raw["APP1"] or b""
     if exif is None:
@@ -138,17 +139,6 @@ def _png_text(block: bytes) -> bytes | None:
     try:
         return zlib.decompressobj().decompress(parts[2], 2**24)
     except zlib.error:
-        return None
-
-
-def _raw_profile(text: str | bytes | None) -> bytes | None:
-    """A block stored by ImageMagick and ExifTool as hexadecimal text in a PNG."""
-    if not text:
-        return None
-    try:
-        text = text.decode("latin-1") if isinstance(text, bytes) else text
-        return bytes.fromhex("".join(text.split("\n")[3:]))
-    except ValueError:
         return None
 
 

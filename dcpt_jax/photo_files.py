@@ -85,8 +85,13 @@ def _remarks(header: ImageHeader, data: bytes, image: Image.Image) -> list[str]:
     """Notes for people on what is not read, besides colour profile and metadata."""
     remarks = []
     with contextlib.suppress(Exception):  # Pillow raises various types on broken further pictures
-        pages = header.kind == "TIFF" and image.tag_v2.next
-        if pages or getattr(image, "is_animated", False) or "mp" in image.info:  # MPF of JPEG
+        more = "mp" in image.info or getattr(image, "is_animated", False)  # MPF of JPEG
+        if header.kind == "TIFF":
+            more = image.tag_v2.next
+        elif header.kind == "PNG":
+            at = data.find(b"acTL", 0, data.find(b"IDAT"))
+            more = at >= 0 and int.from_bytes(data[at + 4 : at + 8], "big") > 1
+        if more:
             remarks.append("only the first of several images is used")
     if header.kind == "TIFF" and (extra := tiff.extra_channels(image.tag_v2)):
         remarks.append(f"{extra} extra channel{'s'[: extra > 1]} dropped")

@@ -370,15 +370,21 @@ def test_an_orientation_in_xmp_alone_is_neither_applied_nor_changed(tmp_path, su
         (b"APP1", b"http://ns.adobe.com/xap/1.0/\0" + XMP, "XMP"),
         (b"xmp", XMP, "XMP"),
         (b"8bim", b"8BIM", "PNG texts (Raw profile type 8bim) dropped"),
+        (b"exif", exif_block(6), "EXIF"),
+        (b"APP1", b"Exif\0\0" + exif_block(6), "EXIF"),
     ],
 )
-def test_metadata_in_texts_of_imagemagick(tmp_path, name, block, found):
+@pytest.mark.parametrize("kind", [b"tEXt", b"zTXt"])
+def test_metadata_in_texts_of_imagemagick(tmp_path, kind, name, block, found):
     whole = saved(tmp_path / "a.png").read_bytes()
-    text = f"\n{name.decode()}\n{len(block):8}\n{block.hex()}\n"
-    chunk = png_chunk(b"tEXt", b"Raw profile type " + name + b"\0" + text.encode())
+    text = f"\n{name.decode()}\n{len(block):8}\n{block.hex()}\n".encode()
+    text = text if kind == b"tEXt" else b"\0" + zlib.compress(text)
+    chunk = png_chunk(kind, b"Raw profile type " + name + b"\0" + text)
     (tmp_path / "a.png").write_bytes(whole[:33] + chunk + whole[33:])
-    _, carried = read_photo(tmp_path / "a.png")
+    pixels, carried = read_photo(tmp_path / "a.png")
     assert [*carried.metadata.names(), *carried.remarks] == [found]
+    turned = exif_block(6) in block
+    np.testing.assert_array_equal(pixels, np.rot90(picture(), -1) if turned else picture())
 
 
 @pytest.mark.parametrize("big", [False, True])
@@ -628,6 +634,18 @@ def test_further_pictures_are_reported(tmp_path):
     assert copied(tmp_path / "a.gif", tmp_path / "b.png") == [
         "only the first of several images is used"
     ]
+
+
+@pytest.mark.parametrize("damage", [False, True])
+def test_a_png_with_a_damaged_animation_is_read(tmp_path, damage):
+    second = Image.fromarray(255 - np.asarray(rgba()))
+    source = saved(tmp_path / "a.png", rgba(), save_all=True, append_images=[second])
+    if damage:  # the frames after the first are lost
+        data = source.read_bytes()
+        source.write_bytes(data[: data.index(b"fdAT") - 4] + data[-12:])
+    remark = "only the first of several images is used"
+    assert copied(source, tmp_path / "b.png") == [remark]
+    np.testing.assert_array_equal(np.asarray(opened(tmp_path / "b.png")), np.asarray(rgba()))
 
 
 def test_a_large_tiff_has_several_strips(tmp_path):
