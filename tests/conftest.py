@@ -69,7 +69,7 @@ HEIGHT, WIDTH = 40, 56  # of `position_photos`
 
 @pytest.fixture(scope="session")
 def position_photos(tmp_path_factory) -> list[Path]:
-    """Seven photos in which every pixel tells its column (red), row (green), and photo (blue)."""
+    """Seven photos; every pixel encodes column (red), row (green) and photo (blue)."""
     from dcpt_jax import images
 
     folder = tmp_path_factory.mktemp("positions")

@@ -1,4 +1,4 @@
-"""A process for the tests of the device kit's driver: does what its arguments say."""
+"""A job for the tests of the GPU benchmarks: its arguments decide what it does."""
 
 import sys
 import time

@@ -78,7 +78,7 @@ RECORDINGS = Path(__file__).parent / "recordings"
 
 
 def recording(path: str) -> Path:
-    """A file or folder of the recordings; skips the test where it is not at hand."""
+    """A file or folder of the recordings; skips the test if it is missing."""
     folders = (FULL,) if FULL.is_dir() else (RECORDINGS,)
     for file in (folder / path for folder in folders):
         if file.exists() or _packed(file).exists():
@@ -98,7 +98,7 @@ def read_json(path: str) -> Any:
 
 
 class Arrays(dict[str, np.ndarray]):
-    """Recorded arrays; skips the test where one is asked for that only the full ones have."""
+    """Recorded arrays; skips the test if one of them is only in the full recordings."""
 
     def __missing__(self, name: str) -> np.ndarray:
         pytest.skip(f"only the full recordings have {name}")
@@ -150,7 +150,7 @@ def random_params(shapes: Any, scale: float = 0.3) -> Any:
 
 
 def network_arguments(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Name and keyword arguments of ours for a recorded network's own (`arch` and `kwargs`)."""
+    """Our name and keyword arguments for those of a recorded network (`arch` and `kwargs`)."""
     kwargs = dict(config["kwargs"])
     for theirs, ours in _ARGUMENTS.items():
         if theirs in kwargs:

@@ -1,4 +1,4 @@
-"""The experiment on what pre-training brings: its plan, its runs at tiny sizes, and its report."""
+"""The experiment on the benefit of pre-training: plan, tiny runs and report."""
 
 import json
 import sys
@@ -246,7 +246,7 @@ def test_a_rehearsal_that_is_stopped_goes_on(tmp_path, photo_folder, monkeypatch
 
 
 def stopped_after(count, execute):
-    """`execute`, which a signal stops once it has done so many runs."""
+    """`execute`, stopped by a signal after this number of runs."""
     done = []
 
     def run(job):

@@ -1,4 +1,4 @@
-"""The study of transfers: its plan and its table."""
+"""The experiment on transfers: plan and table."""
 
 import pytest
 

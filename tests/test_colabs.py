@@ -21,7 +21,7 @@ def outputs(notebook):
 
 
 def pictures(notebook):
-    """The bytes of all pictures that the cells put out."""
+    """The bytes of all pictures in the outputs of cells."""
     return [
         base64.b64decode(content)
         for output in outputs(notebook)
@@ -38,7 +38,7 @@ def pictures(notebook):
     ],
 )
 def test_notebook_runs(path, tmp_path, monkeypatch):
-    """Runs every cell as it is; only the install cell finds nothing to do."""
+    """Runs every cell unchanged; the install cell has nothing to do."""
     nbclient = pytest.importorskip("nbclient")
     notebook = read(path)
     stored = len(pictures(notebook))
@@ -53,7 +53,7 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_is_a_page(path):
-    """It installs the package first, says what it is about, and shows what its cells put out."""
+    """It installs the package, describes its topic, and has stored outputs."""
     notebook = read(path)
     install, title = notebook.cells[:2]
     assert "%pip install" in install.source

@@ -54,7 +54,7 @@ def test_every_preset_is_valid_and_builds(mode, arg):
 
 
 def test_the_presets_are_the_papers_networks():
-    """What a preset states in full is what the network's own defaults are."""
+    """The presets equal the defaults of the networks."""
     for name in configs.BACKBONES:
         network, _ = parts.network_and_classifier(configs.load("restore", name), num_classes=5)
         assert network == create_model(name)
@@ -91,7 +91,7 @@ def test_the_papers_recipes_of_each_backbone():
 
 
 def test_the_recipes_of_other_task_sets():
-    """Published are those of NAFNet for 10d, and of mixtures without naming a backbone."""
+    """For 10d only NAFNet's are published, for mixtures without a backbone."""
 
     def figures(arg):
         config = configs.load("restore", arg)

@@ -51,7 +51,7 @@ def test_other_files_stay_as_they_are(tmp_path, monkeypatch):
 
 
 def test_a_config_of_the_package_is_read_in_any_folder(tmp_path):
-    """The check of the data, which is quick, shows that it read the config."""
+    """The check of the data is quick and shows that the config was read."""
     arguments = ["--config=configs/restore.py", f"--config.data.root={tmp_path}/gone"]
     done = subprocess.run(
         [sys.executable, "-m", "dcpt_jax.data.check", *arguments],

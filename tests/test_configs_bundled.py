@@ -1,4 +1,4 @@
-"""The recipe of the network that ships, and what ships of it."""
+"""The recipe of the bundled network, and its bundled files."""
 
 import pytest
 

@@ -449,7 +449,7 @@ def test_output_that_nobody_reads_ends_nothing(tmp_path, state):
 
 
 def closed_pipe():
-    """The writing end of a pipe whose reader has gone."""
+    """The writing end of a pipe whose reader has ended."""
     reading_end, writing_end = os.pipe()
     os.close(reading_end)
     return writing_end

@@ -1,4 +1,4 @@
-"""What the layout "original" writes, loaded by the packages that others use.
+"""Files of the layout "original", loaded by other packages.
 
 pip install torch==2.14.1 torchvision==0.29.1 spandrel spandrel-extra-arches deepinv
 """
@@ -18,7 +18,7 @@ IMAGES = np.random.default_rng(0).random((2, 32, 48, 3), np.float32)
 
 
 def written(folder, name, arguments, **how):
-    """(a file in the original's layout, what our network of random weights makes of `IMAGES`)."""
+    """(a file in the original's layout, our random network's outputs for `IMAGES`)."""
     model = create_model(name, **arguments)
     state = rule_weights(reference_shapes(model, layout="original", **how).items())
     # Outputs near [0, 1], as of a trained network: the tolerance is for these.
@@ -30,7 +30,7 @@ def written(folder, name, arguments, **how):
 
 
 def restored(network):
-    """What a PyTorch network makes of `IMAGES`."""
+    """Outputs of a PyTorch network for `IMAGES`."""
     import torch
 
     with torch.inference_mode():
@@ -39,7 +39,7 @@ def restored(network):
 
 
 def by_spandrel(path):
-    """The architecture that spandrel sees in a file, and what its network makes of `IMAGES`."""
+    """The architecture that spandrel detects in a file, and its outputs for `IMAGES`."""
     spandrel = pytest.importorskip("spandrel")
     extra = pytest.importorskip("spandrel_extra_arches")
     extra.install(ignore_duplicates=True)
@@ -65,7 +65,7 @@ def test_spandrel_computes_the_same(tmp_path, name, arguments, architecture):
 
 
 def test_spandrel_takes_relu_attention_for_softmax(tmp_path):
-    """Why this layout is refused for such a network unless forced."""
+    """The reason why this layout is refused for such a network unless forced."""
     path, expected = written(tmp_path, "restormer", LEVELS, force=True)
     found, output = by_spandrel(path)
     assert found == "Restormer" and np.abs(output - expected).max() > 1e-3

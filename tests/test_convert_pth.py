@@ -56,7 +56,7 @@ class Raw:
 
 
 class Pickler(pickle._Pickler):
-    """Writes what PyTorch would, from stand-ins, so that no test needs PyTorch."""
+    """Writes a file like PyTorch's, from stand-ins, so that no test needs PyTorch."""
 
     def persistent_id(self, value):
         return value.identity if isinstance(value, Storage) else None

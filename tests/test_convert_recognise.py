@@ -29,12 +29,12 @@ ARCHITECTURES = {
 
 
 def without_memory(names_and_shapes):
-    """Arrays of stride 0: shapes of any size for nothing."""
+    """Arrays of stride 0: any shape without memory."""
     return {name: np.broadcast_to(np.float32(0), shape) for name, shape in names_and_shapes}
 
 
 def expected_arguments(recorded):
-    """Arguments of a recorded network by our names, as far as names and shapes tell them."""
+    """Arguments of a recorded network by our names, if names and shapes determine them."""
     arguments = dict(recorded["kwargs"])
     if recorded["arch"] != "SwinIR":
         arguments.pop("window_size", None)

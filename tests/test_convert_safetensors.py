@@ -15,7 +15,7 @@ from tests.test_convert_pth_writer import STATE
 
 
 def write_raw(path, header, data=b"", size=None):
-    """A file of this header, whatever it says."""
+    """A file with this header, valid or not."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text) if size is None else size) + text + data)
     return path

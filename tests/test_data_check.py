@@ -1,4 +1,4 @@
-"""The check of a run's data: the table, what is wrong, and the exit status."""
+"""The check of a run's data: table, problems and exit status."""
 
 import os
 
@@ -229,7 +229,7 @@ def test_module_runs_the_command():
 
 
 def test_awkward_files(shared):
-    """What is read and what is refused is what the folder's README asks for."""
+    """Files are read or refused as the README of the folder specifies."""
     opened = classes.try_open_classes((Task("haze", "haze"),), root=str(shared / "awkward"))
     source = opened[0].training_class.source
     (part,) = check.check(opened, decode=True)[0].parts
@@ -254,7 +254,7 @@ def test_awkward_files(shared):
 
 
 def test_bombs_do_not_take_the_memory(tmp_path):
-    """Sizes in headers are compared with the limit before memory is claimed for the pixels."""
+    """Sizes in headers are checked before memory for the pixels is allocated."""
     import struct
     import subprocess
     import sys

@@ -1,4 +1,4 @@
-"""From config keys to classes: what is taken, what stands in, and how often each is used."""
+"""From config keys to classes: their sources, stand-ins and repeats."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Public datasets: every way in which they are packed is found, and misses are explained."""
+"""Public datasets: all layouts are found, and missing ones are explained."""
 
 import itertools
 import re
@@ -25,7 +25,7 @@ def files(found):
 
 
 def example(alternative):
-    """Names of files that one way of packing holds."""
+    """Names of the files in one layout."""
     names = {
         "same": ("a", "a"),
         "reside": ("7_0.8_0.2", "7"),

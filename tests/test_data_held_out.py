@@ -1,4 +1,4 @@
-"""Samples for evaluation: which crops, of what, and that they are always the same."""
+"""Samples for evaluation: their crops and sources, and that they are reproducible."""
 
 import numpy as np
 import pytest

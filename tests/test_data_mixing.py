@@ -1,4 +1,4 @@
-"""The order in which classes and their items come."""
+"""The order of classes and items."""
 
 import dataclasses
 import pickle

@@ -1,4 +1,4 @@
-"""`python -m dcpt_jax.data.pack`: cutting, writing, going on after an interruption, verifying."""
+"""`python -m dcpt_jax.data.pack`: cutting, writing, resuming, verifying."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Reading packed sub-images: the record format, damage, and the stream made of them."""
+"""Reading packed sub-images: record format, damage, and the stream of batches."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ HEIGHT, WIDTH = 40, 52
 
 
 def photo(number):
-    """Every pixel tells its column, row, and photo."""
+    """Every pixel encodes column, row and photo."""
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     return np.stack([x, y, np.full_like(x, number)], axis=-1).astype(np.uint8)
 

@@ -1,4 +1,4 @@
-"""Pairs: which files belong together, what is told of the others, and reading them."""
+"""Pairs: matching of files, reports of unmatched ones, and reading."""
 
 import logging
 import pickle
@@ -21,7 +21,7 @@ def write(root, names, value=0.5, shape=(6, 8)):
 
 
 def spoil(path):
-    """Changes the pixel data, which shows only in decoding."""
+    """Changes the pixel data, which only decoding detects."""
     data = bytearray(path.read_bytes())
     data[-20] ^= 1
     path.write_bytes(data)
@@ -141,7 +141,7 @@ def test_both_kinds_in_one_folder(tmp_path, rule):
     ],
 )
 def test_one_folder_in_the_other(tmp_path, bad, good, rule, names, expected):
-    """No photo of the inner folder is one of the outer folder as well, paired with itself."""
+    """Photos of the inner folder do not also belong to the outer one, paired with themselves."""
     write(tmp_path, names)
     pairing = pair_folders(tmp_path / bad, tmp_path / good, rule)
     assert found(pairing) == [expected]

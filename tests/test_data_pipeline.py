@@ -1,4 +1,4 @@
-"""The stream of batches: what is in it, that it is reproducible, and how it fails."""
+"""The stream of batches: content, reproducibility and failures."""
 
 import time
 from collections import Counter
@@ -153,7 +153,7 @@ def test_each_round_draws_anew(paths):
 
 
 class Pairs(Sequence):
-    """Pairs in memory, as a source of them gives."""
+    """Pairs in memory, like those of a source."""
 
     on_bad_file = "skip"
 
@@ -171,7 +171,7 @@ class Pairs(Sequence):
 
 
 def pair(number, size=(30, 44), kinds=(np.uint8, np.uint8)):
-    """Two photos of which one is the other with red and green exchanged."""
+    """Two photos; the second is the first with red and green exchanged."""
     y, x = np.mgrid[: size[0], : size[1]]
     clean = np.stack([x, y, np.full_like(x, number)], axis=-1)
     return Pair(clean[..., (1, 0, 2)].astype(kinds[0]), clean.astype(kinds[1]))

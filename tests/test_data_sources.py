@@ -1,4 +1,4 @@
-"""Sources of photos: what is found, what is left out and how that is told."""
+"""Sources of photos: files found, files skipped, and reports."""
 
 import importlib.util
 import logging
@@ -25,7 +25,7 @@ def folder(tmp_path):
 
 
 def spoil(path):
-    """Changes the pixel data, which shows only in decoding."""
+    """Changes the pixel data, which only decoding detects."""
     data = bytearray(path.read_bytes())
     data[-20] ^= 1
     path.write_bytes(data)

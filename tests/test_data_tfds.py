@@ -1,4 +1,4 @@
-"""TFDS datasets: built of pairs in folders, and read by the rules of files."""
+"""TFDS datasets: built from folders of pairs, and read with the same rules as files."""
 
 import os
 import pickle

@@ -1,4 +1,4 @@
-"""What happens to the processes that make samples: deaths, signals, memory, and how they end."""
+"""Worker processes: deaths, signals, memory and shutdown."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""What holds for every degradation."""
+"""Properties of all degradations."""
 
 import itertools
 
@@ -37,7 +37,7 @@ def _mean_psnr(name: str, strength: float, patches: list[np.ndarray]) -> float:
 
 
 def _range_or_all(name: str) -> tuple[float, float]:
-    """The range that training draws from, or from almost nothing where it is one strength."""
+    """The range that training draws from; from almost 0 if it is a single strength."""
     low, high = get(name).strength_range
     return (low, high) if low < high else (high / 5, high)
 

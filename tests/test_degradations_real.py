@@ -44,7 +44,7 @@ def test_nothing_is_displaced(size: tuple[int, int]) -> None:
 
 
 def _shift(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """By how many pixels (x, y) `b` lies beside `a`: least squares on the gradient of `a`."""
+    """Shift of `b` relative to `a` in pixels (x, y): least squares on the gradient of `a`."""
     a, b = (cv2.GaussianBlur(image, (0, 0), 1.5)[8:-8, 8:-8] for image in (a, b))
     vertical, horizontal = np.gradient(a)
     columns = np.stack([-horizontal, -vertical, a, np.ones_like(a)], axis=-1).reshape(-1, 4)
@@ -146,7 +146,7 @@ def test_the_grid_of_the_compression_begins_anywhere(crops: list[np.ndarray]) ->
 
 
 def test_order_is_drawn(crops: list[np.ndarray], monkeypatch) -> None:
-    """Every step of a pass comes first, compression and scaling back come last in either order."""
+    """The steps of a pass come first, compression and scaling back last, in either order."""
     called: list[str] = []
 
     def spy(name):

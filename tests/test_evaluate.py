@@ -37,7 +37,7 @@ def test_means_and_accuracies_by_hand(evaluation):
 
 
 def test_accuracy_is_that_of_the_classes_whatever_their_sizes(evaluation):
-    """A classifier that always says the class with the most test images is no good one."""
+    """Always predicting the class with the most test images does not give a high accuracy."""
     many = dataclasses.replace(evaluation.classes[0], samples=98)
     few = dataclasses.replace(evaluation.classes[1], samples=2)
     confusion = np.array([[98, 0, 0], [2, 0, 0]])
@@ -355,7 +355,7 @@ def test_a_run_with_baselines_adds_tables_and_changes_nothing_else(
 
 
 def test_numbers_belong_to_the_saved_weights(tmp_path, photo_folder, pretrained):
-    """A network that puts out its input restores nothing: both columns are equal."""
+    """A network that returns its input restores nothing: both columns are equal."""
     import jax
 
     from dcpt_jax import weights
@@ -427,7 +427,7 @@ def test_classes_that_the_classifier_does_not_know_are_named(
 def test_the_nearest_classifier_among_the_ancestors_is_used(
     tmp_path, photo_folder, pretrained, capsys
 ):
-    """Of folders that were moved together from /old; c first names itself as its origin."""
+    """The folders were moved together from /old; c first states itself as its origin."""
     params, description = weights.load_weights(pretrained)
 
     def save(name, **source):
@@ -448,7 +448,7 @@ def test_the_nearest_classifier_among_the_ancestors_is_used(
 
 
 def test_pairs_are_measured_whole(tmp_path, photo_folder, pretrained, capsys, monkeypatch):
-    """PSNR of test pairs, as published tables mean it: of whole images, of any sizes."""
+    """PSNR of test pairs as in published tables: of whole images of any size."""
     import jax
 
     from dcpt_jax import metrics, weights

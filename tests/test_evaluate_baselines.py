@@ -29,7 +29,7 @@ def photo() -> np.ndarray:
 
 
 def gain(name: str, degraded: np.ndarray, clean: np.ndarray) -> float:
-    """How much PSNR a method adds, in dB."""
+    """Gain in PSNR of a method, in dB."""
     before = metrics.psnr(np.clip(degraded, 0, 1), clean)
     return metrics.psnr(method_named(name)(degraded), clean) - before
 

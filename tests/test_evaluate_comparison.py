@@ -1,4 +1,4 @@
-"""Measured beside published: what may stand in one table, and what the table says."""
+"""Comparison of measured and published results: comparability and tables."""
 
 import csv
 import dataclasses

@@ -1,4 +1,4 @@
-"""Which files of a folder are images, in which order, and how little a list of many takes."""
+"""Image files of a folder: selection, order, and memory of long lists."""
 
 import os
 import pickle

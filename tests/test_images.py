@@ -1,4 +1,4 @@
-"""Reading and writing of image files: every awkward kind is read right or refused by name."""
+"""Reading and writing of image files: awkward files are read correctly or refused."""
 
 import os
 import re
@@ -211,7 +211,7 @@ JPEGS = {
 @pytest.mark.parametrize("rest", ["cut", "zeros", "ones"])
 @pytest.mark.parametrize("kept", [0.2, 0.5])
 def test_a_jpeg_without_its_second_part_is_refused(tmp_path, kind, rest, kept):
-    """As interrupted copies are that reserve the whole file first, or tools that repair the end."""
+    """Like interrupted copies with preallocated files, or tools that repair the end."""
     options = dict(JPEGS[kind])
     image = Image.fromarray(picture(256, 384)).convert(options.pop("mode", "RGB"))
     path = tmp_path / "a.jpg"
@@ -602,7 +602,7 @@ def test_signed_tiff_is_refused(tmp_path, dtype):
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_damaged_files_raise_nothing_but_image_errors(tmp_path):
-    """Bytes changed at random places of every kind; some changes only alter the picture."""
+    """Bytes changed at random positions in files of every kind; some only alter the picture."""
     rng = np.random.default_rng(0)
     path = tmp_path / "a"
     refused = 0

@@ -142,7 +142,7 @@ def test_hidden_imports_are_seen(statement, tmp_path, monkeypatch):
 
 
 def test_no_module_imports_itself_through_others():
-    """Not through a function or a name either."""
+    """Neither inside functions nor by names in texts."""
     imports = {module: imported_modules(module) for module in FILES if module != "dcpt_jax"}
     while leaves := [module for module, names in imports.items() if not names & imports.keys()]:
         for module in leaves:

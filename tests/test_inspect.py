@@ -69,7 +69,7 @@ def run(*arguments):
 
 
 def with_logits(monkeypatch, *logits):
-    """Makes every classifier say these logits, one row for each crop."""
+    """Makes every classifier return these logits, one row per crop."""
     rows = iter(np.array(logits, np.float32))
     monkeypatch.setattr(inspector, "_classify", lambda *_: next(rows)[None])
 

@@ -128,7 +128,7 @@ def test_evaluating_nothing(tmp_path):
 
 
 def test_the_three_commands(tmp_path, photo_folder):
-    """Pre-train, fine-tune, evaluate: what a user types, in small."""
+    """Pre-train, fine-tune, evaluate: the commands of a user, in small."""
     small = [
         "--config.model.width=4",
         "--config.model.encoder_blocks=(1,)",
@@ -170,7 +170,7 @@ def test_the_three_commands(tmp_path, photo_folder):
 
 @pytest.mark.slow
 def test_the_commands_that_build_on_a_trained_network(tmp_path, photo_folder, pretrained):
-    """Learn to classify other classes, then be guided by that to another degradation."""
+    """Classify other classes, then transfer to another degradation, guided by that classifier."""
     common = [
         f"--config.init_from={pretrained}",
         f"--config.data.root={photo_folder}",

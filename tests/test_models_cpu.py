@@ -38,7 +38,7 @@ BOTH = ("cpu", "accelerator")
 
 
 def formulated_as(how, function):
-    """The function, always traced as told."""
+    """The function, always traced in this formulation."""
 
     def call(*args):
         with formulated(FORMULATIONS[how]):

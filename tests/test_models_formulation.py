@@ -1,4 +1,4 @@
-"""Where a network is placed decides how it is computed, at lowering."""
+"""The device of a network selects its formulation, at lowering."""
 
 import dataclasses
 
@@ -102,7 +102,7 @@ def test_a_forced_formulation_holds_on_every_platform():
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_forward_mode_off_the_cpu(name):
-    """On a CPU by the forced formulation, and as it is exported for a GPU."""
+    """On a CPU with the forced formulation, and exported for a GPU."""
     with jax.enable_x64(True):
         model = create_model(name, **TINY_BACKBONES[name], dtype=jnp.float64)
         params = random_params(parameter_shapes(model), 0.3)

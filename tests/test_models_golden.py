@@ -33,7 +33,7 @@ CASES = (
 
 
 def default(*cases):
-    """All cases, those not named here only among the slow tests."""
+    """All cases; those not listed here run only with the slow tests."""
     return [case if case in cases else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
 
 
@@ -164,7 +164,7 @@ def compare_samples(array, expected, allowed):
 
 
 def in_our_layout(norms, ours):
-    """Renames a Restormer's levels to the layout of names in which ours were written."""
+    """Renames a Restormer's levels to our layout of names."""
     with_body = any("level1.body." in name for name in ours)
     if with_body == any("level1.body." in name for name in norms):
         return norms

@@ -1,4 +1,4 @@
-"""MaskDCPT's networks: recognised by their names, and equal to what the reference computes."""
+"""MaskDCPT's networks: recognised by their names, with the outputs of the reference."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ SLOW = [pytest.param(c, marks=pytest.mark.slow) for c in CASES[1:]]
 
 
 def told(config):
-    """What names and shapes do not tell of a recorded network."""
+    """Arguments of a recorded network that names and shapes do not determine."""
     kwargs = config["kwargs"]
     if not config["arch"].endswith("SwinIR"):
         return {}

@@ -1,4 +1,4 @@
-"""Masked networks: what is visible must not depend on what is hidden."""
+"""Masked networks: visible outputs do not depend on hidden inputs."""
 
 import functools
 
@@ -35,7 +35,7 @@ MORE = {
 
 
 def busy(name, **changes):
-    """A tiny network with random parameters, in which every part takes part."""
+    """A tiny network with random parameters, so that every part affects the output."""
     model = create_model(name, **{**TINY_BACKBONES[name], **MORE[name], **changes})
     return model, {"params": random_params(parameter_shapes(model))}
 
@@ -168,7 +168,7 @@ def test_means_and_hidden_maps_of_coarser_size():
 
 @pytest.mark.parametrize("how", [CPU, ACCELERATOR])
 def test_window_attention_leaves_hidden_keys_out(how):
-    """As if they were not there; a window without others becomes zero."""
+    """As if they were missing; a window without visible pixels becomes zero."""
     rng = np.random.default_rng(0)
     qkv = jnp.asarray(rng.standard_normal((1, 2, 1, 4, 12)), jnp.float32)
     visible = jnp.asarray([[[[1, 0, 1, 1]], [[0, 0, 0, 0]]]], jnp.float32)

@@ -1,4 +1,4 @@
-"""What holds for every backbone: sizes, batches, feature taps, gradients, compute types, names."""
+"""Properties of all backbones: sizes, batches, features, gradients, compute types, names."""
 
 import json
 from functools import cache, partial
@@ -32,7 +32,7 @@ TAILS = {
 
 
 def busy(name, scale=0.3, **changes):
-    """A tiny network with random parameters, in which every part takes part."""
+    """A tiny network with random parameters, so that every part affects the output."""
     model = create_model(name, **{**TINY[name], **changes})
     return model, {"params": random_params(parameter_shapes(model), scale)}
 

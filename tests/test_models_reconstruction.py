@@ -52,7 +52,7 @@ def test_images_of_full_size_for_every_network(name):
 
 
 def test_hidden_patches_are_reconstructed_from_their_surroundings():
-    """To their middle, although no convolution at full size reaches so far."""
+    """Up to their centre, although no convolution at full size reaches that far."""
     images = pad_to_multiple(jnp.zeros((1, 37, 40, 3)), PATCH)
     model, features = features_of("nafnet", images)
     head = ReconstructionHead(model.feature_dims, patch=PATCH, width=8)

@@ -25,7 +25,7 @@ def gradients(function, params, inputs):
 @pytest.mark.parametrize("how", [CPU, ACCELERATOR])
 @pytest.mark.parametrize("masked", [False, True])
 def test_rematerialised_and_plain_blocks_have_the_same_gradients(how, masked):
-    """The mask is a second input, of which no gradient is asked."""
+    """The mask is a second input without gradient."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((2, 4, 4, 3)), jnp.float32)
     visible = jnp.ones((2, 8, 8, 1)).at[0, :4].set(0).at[1].set(0) if masked else None

@@ -1,4 +1,4 @@
-"""Photos with profile, metadata, alpha and depth: what is read, and what is written back."""
+"""Photos with profile, metadata, alpha and 16 bits: reading and writing."""
 
 import io
 import struct
@@ -81,7 +81,7 @@ def as_shown(path) -> np.ndarray:
 
 
 def copied(source, target):
-    """Reads a photo and writes it as it is; what was said of it."""
+    """Reads a photo and writes it unchanged; returns the remarks."""
     pixels, carried = read_photo(source)
     return [*carried.remarks, *write_photo(target, images.to_float(pixels), carried)]
 

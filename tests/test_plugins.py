@@ -1,4 +1,4 @@
-"""Modules of a user's own take part in a run: the snippets of docs/extending.md, as they stand."""
+"""Modules of users in a run: the snippets of docs/extending.md."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def test_each_snippet_is_short():
 
 
 def test_definitions_of_the_snippets_are_used_in_training(tmp_path, photo_folder):
-    """In worker processes, too; each process is given the modules by the config alone."""
+    """In worker processes, too, which get the modules by the config only."""
     for name, text in SNIPPETS:
         (tmp_path / name).write_text(text)
     flags = ["num_steps=2", "batch_size=4", "data.crop_size=16", "data.num_workers=1"]

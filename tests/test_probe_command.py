@@ -1,4 +1,4 @@
-"""`python -m dcpt_jax.probe`: what it writes, and what it refuses."""
+"""`python -m dcpt_jax.probe`: output and refused options."""
 
 import functools
 import json
@@ -139,7 +139,7 @@ def test_help():
 
 @pytest.fixture
 def drawable(monkeypatch):
-    """Lets the command begin where Matplotlib is not installed."""
+    """Starts the command without Matplotlib."""
     monkeypatch.setattr(picture, "check_matplotlib", lambda: None)
 
 

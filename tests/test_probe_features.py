@@ -1,4 +1,4 @@
-"""What networks are probed with: features, images, untrained weights; and t-SNE of them."""
+"""Inputs of probing: features, images and untrained weights; and t-SNE."""
 
 import builtins
 

@@ -32,7 +32,7 @@ SIZE = (24, 32)
 
 @pytest.fixture(scope="session")
 def weights_folder(tmp_path_factory):
-    """Weights of the small random network, trained on crops of 16 pixels as they say."""
+    """Weights of the small random network, described as trained on crops of 16 pixels."""
     model, params = small_network()
     description = weights.describe(model, crop_size=16)
     folder = tmp_path_factory.mktemp("run") / "weights"
@@ -41,12 +41,12 @@ def weights_folder(tmp_path_factory):
 
 @pytest.fixture
 def identity(monkeypatch):
-    """Restores by doing nothing, so that files and names can be tested without a network."""
+    """Returns the input, so that files and names can be tested without a network."""
     restores_by(monkeypatch, lambda image: image)
 
 
 def restores_by(monkeypatch, predict):
-    """Puts a function, and a classifier that says nothing, in the place of the weights."""
+    """Replaces the weights by a function, and a classifier without output."""
     monkeypatch.setattr(command, "_predictor", lambda *_: (predict, lambda image: ""))
 
 

@@ -22,7 +22,7 @@ ARGUMENTS = dict(width=8, encoder_blocks=(1,), middle_blocks=1, decoder_blocks=(
 
 @functools.cache
 def small_network(**changes):
-    """Random NAFNet whose blocks and averages all matter, and its parameters as NumPy arrays."""
+    """Random NAFNet whose blocks and averages all affect the output, and its NumPy parameters."""
     model = create_model("nafnet", **(ARGUMENTS | changes))
     rng = np.random.default_rng(0)
 
@@ -202,7 +202,7 @@ def test_something_else_than_an_image_is_refused(image, message):
 
 @functools.cache
 def tiny_backbone(name):
-    """Each network a few thousand parameters large, all of which matter."""
+    """Networks with a few thousand parameters, all of which affect the output."""
     model = create_model(name, **TINY_BACKBONES[name])
     return model, random_params(parameter_shapes(model), scale=0.2)
 

@@ -5,7 +5,7 @@ from dcpt_jax.restore.tiling import Span, blended_spans, default_overlap, round_
 
 
 def reference_spans(length, tile, margin):
-    """Spans of the reference's tiled inference: side by side, their context thrown away.
+    """Spans of the reference's tiled inference: adjacent, with their context discarded.
 
     Each keeps `tile` pixels, fewer at the end of the axis, and has up to `margin` pixels of context
     at either side where the image has them.

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def workdir(tmp_path):
-    """A work directory of an evaluation on the whole of Rain100L."""
+    """A work directory of an evaluation on all of Rain100L."""
 
     def write(name="mine", **changes):
         evaluation = Evaluation(

@@ -1,4 +1,4 @@
-"""Every backbone through the real steps and loop, small; and at its full size as shapes."""
+"""Every backbone: small in real steps and the loop, in full size by shapes only."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""A run on pairs: what the config's keys lead to, up to the batches and the sample sheet."""
+"""A run on pairs: from config keys to batches and the sample sheet."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""A real training process, and everything that can happen to it.
+"""A real training process, and the faults that can happen to it.
 
 The command runs as a user would run it and is harmed from outside: by signals, by what happens to
 its files, its disk and its data workers. After each harm the same command has to end with the very
@@ -37,7 +37,7 @@ SHARED_PREFIX = f"/d{os.getpid() % 16**5:05x}"
 
 
 class Training:
-    """The command, running in a group of processes of its own, and what it printed so far."""
+    """The command, running in its own process group, and its output so far."""
 
     def __init__(self, workdir, photos, *flags, limit=None, program=("-m", "dcpt_jax.main")):
         self.workdir, self.output = Path(workdir), ""
@@ -130,7 +130,7 @@ SETTINGS = {
 
 
 def limit_files(pid, size):
-    """Lets a process write no file beyond a size, as if its disk were full."""
+    """Limits the file size of a process, as if its disk were full."""
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
@@ -160,12 +160,12 @@ def _names_folder():
 
 
 def left_in_shared_memory():
-    """Names of the batches of this test run that lie in the shared memory."""
+    """Names of the batches of this test run in shared memory."""
     return [file.name for file in Path("/dev/shm").glob(f"{SHARED_PREFIX[1:]}*")]
 
 
 def is_running(pid):
-    """Whether a process is there and not only waits to be collected."""
+    """Whether a process runs and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -180,7 +180,7 @@ def wait_until(condition, seconds=20):
 
 
 def run_here(workdir, photos, **changes):
-    """What the command does, in this process: quicker where no process is harmed."""
+    """The work of the command, in this process: faster if no process is killed."""
     config = configs.load("restore")
     config.model = ConfigDict({"name": "nafnet", **TINY_BACKBONES["nafnet"]})
     config.update_from_flattened_dict({**SETTINGS, "data.root": str(photos), **changes})
@@ -200,7 +200,7 @@ def arrays(workdir):
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, photo_folder):
-    """Every array of a run that nothing happened to."""
+    """Every array of an undisturbed run."""
     workdir = tmp_path_factory.mktemp("uninterrupted")
     run_here(workdir, photo_folder)
     return arrays(workdir)
@@ -373,7 +373,7 @@ def test_a_full_disk_while_the_weights_are_written(tmp_path, photo_folder, unint
 
 @pytest.mark.slow
 def test_a_full_disk_at_the_event_file(tmp_path, photo_folder, uninterrupted):
-    """Its writing is a thread's work, which must not keep the run waiting for ever."""
+    """A thread writes it, which must not block the run forever."""
     workdir = tmp_path / "run"
     flags = ("--config.checkpoint.every_steps=1000", "--config.num_steps=100000")
     with Training(workdir, photo_folder, *flags) as training:
@@ -399,7 +399,7 @@ def small_disk(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("free", [0, 8, 40, 120])
 def test_a_disk_without_room(small_disk, photo_folder, uninterrupted, free):
-    """How much is left decides what does not fit: event file, checkpoint or what it consists of."""
+    """The free space decides what fails: event file, checkpoint or one of its files."""
     workdir, filler = small_disk / "run", small_disk / "filler"
     with Training(workdir, photo_folder) as training:
         assert training.until_step(2)
@@ -476,7 +476,7 @@ DAMAGES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_the_newest_checkpoint_damaged(tmp_path, photo_folder, half_way, uninterrupted, damage):
-    """Each kind of file of it once: nothing in it may change what comes out."""
+    """One file of each kind: none may change the result unnoticed."""
     newest = half_way / "checkpoints" / "15"
     for number, pattern in enumerate(kinds_of_files(newest)):
         workdir = tmp_path / str(number)
@@ -496,7 +496,7 @@ def test_the_newest_checkpoint_damaged(tmp_path, photo_folder, half_way, uninter
 def test_every_bit_of_the_data_position_is_protected(
     tmp_path, photo_folder, half_way, uninterrupted
 ):
-    """A digit that turns into another one is no error of JSON."""
+    """A changed digit is still valid JSON."""
     file = Path("checkpoints") / "15" / "data" / "metadata"
     content = (half_way / file).read_bytes()
     place = content.index(b"15")
@@ -589,7 +589,7 @@ if __name__ == "__main__":
 @pytest.mark.slow
 @pytest.mark.parametrize("report_every", [1, 50])
 def test_a_nan_in_a_batch(tmp_path, photo_folder, uninterrupted, report_every):
-    """It is in the whole state at once; its step is named, also where the metrics come later."""
+    """The whole state is affected at once; the step is named, even if metrics come later."""
     (tmp_path / "poisoned.py").write_text(POISONED)
     workdir = tmp_path / "run"
     flags = {"program": (tmp_path / "poisoned.py",)}

@@ -1,4 +1,4 @@
-"""What flows from one run to the next: networks, classifiers, across different classes."""
+"""Initialisation from other runs: networks, classifiers, different classes."""
 
 import dataclasses
 import shutil
@@ -103,7 +103,7 @@ def test_the_report_lists_dropped_and_untrained_parts():
 
 
 def test_a_classifier_of_classes_goes_on_with_components(photo_folder, pretrained):
-    """All of the single classes, none of the mixtures, and the report says so."""
+    """All single classes, no mixtures, as reported."""
     config = grown_config("classify", photo_folder, pretrained, label="multi_hot")
     config.tasks = "low_light+haze,rain,snow"
     run = training.prepare(config)

@@ -224,7 +224,7 @@ def test_the_weights_are_replaced_by_a_new_run(tmp_path, photo_folder, restored)
 
 
 def assert_pictures(workdir, *, count):
-    """That the event files hold so many sheets of five classes."""
+    """Asserts that the event files contain this number of sheets of five classes."""
     from tensorboard.backend.event_processing import event_accumulator
 
     events = event_accumulator.EventAccumulator(str(workdir), {"tensors": 0})
@@ -267,7 +267,7 @@ def test_nothing_is_copied_to_the_device_inside_a_step(tmp_path, photo_folder, m
 
 
 def test_a_run_goes_on_in_another_directory(tmp_path, photo_folder, pretrained, capsys):
-    """From an earlier checkpoint to the same end, bit for bit, leaving the first one as it was."""
+    """From an earlier checkpoint to the same end, bit for bit; the first run is unchanged."""
     before = sorted(p.stat().st_mtime_ns for p in pretrained.rglob("*"))
     config = tiny_config("pretrain", photo_folder)
     config.resume_from = str(pretrained / "checkpoints" / "10")
@@ -310,7 +310,7 @@ def test_where_a_run_that_goes_on_elsewhere_started_is_found(tmp_path, photo_fol
 def test_a_run_that_goes_on_elsewhere_can_do_without_the_other_directory(
     tmp_path, photo_folder, pretrained, capsys
 ):
-    """Also where that one started from weights, which its config names and this one does not."""
+    """Also if that run started from weights that only its config names."""
     config = tiny_config("pretrain", photo_folder)
     config.init_from = str(pretrained)
     loop.train(config, tmp_path / "first")

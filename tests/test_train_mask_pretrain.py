@@ -51,7 +51,7 @@ class Painted(nn.Module):
 
 
 def simple_parts():
-    """A network, classifier and head that compile in no time, in float64, and their parameters."""
+    """A network, classifier and head that compile quickly, in float64, and their parameters."""
     built = Pixels(), Means(), Painted()
     images = jnp.zeros((1, SIZE, SIZE, 3))
     feature, visible = jnp.zeros((1, SIZE, SIZE, 4)), images[..., :1]
@@ -301,7 +301,7 @@ def test_patches_have_to_fit_the_network():
 
 
 def test_a_network_with_local_averages_is_refused(tmp_path, photo_folder):
-    """Before it is traced, where it comes with the weights."""
+    """Before tracing, if it comes with the weights."""
     arguments = TINY_BACKBONES["nafnet"]
     network = create_model("nafnet", **arguments, tlc_size=16)
     params = {"network": random_params(parameter_shapes(network))}
@@ -405,7 +405,7 @@ def test_the_next_modes_take_it_as_they_take_a_pretraining(tmp_path, photo_folde
 
 @pytest.mark.slow
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, photo_folder):
-    """Its weights are there before the end, without the head."""
+    """Its weights are readable before the end, without the head."""
     config = short_config("mask_pretrain", photo_folder)
     at_once = loop.train(config, tmp_path / "at_once").state
     config.num_steps = 2

@@ -1,4 +1,4 @@
-"""Training on several devices and in several processes, and what one makes of the other's files."""
+"""Training on several devices and in several processes, and reading each other's files."""
 
 import os
 import re
@@ -84,7 +84,7 @@ def succeeded(results):
 
 
 def state_arrays(workdir, step):
-    """Every array of a checkpoint, which may be of more devices than there are here."""
+    """Every array of a checkpoint, possibly of more devices than available here."""
     handler, folder = ocp.PyTreeCheckpointHandler(), workdir / "checkpoints" / str(step) / "state"
     to_host = jax.tree.map(
         lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(folder).tree
@@ -110,7 +110,7 @@ def alone(tmp_path_factory, photo_folder):
 
 
 def assert_trained_alike(workdir, other):
-    """Four steps with the losses of the same batches; sums are taken in another order."""
+    """Four steps with the losses of the same batches; the order of summation differs."""
     found, expected = scalars(workdir), scalars(other)
     for key in ("loss/loss", "loss/pixel", "loss/class"):
         assert len(found[key]) == len(expected[key]) == 4

@@ -30,7 +30,7 @@ def leaves(state):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, photo_folder):
-    """Work directory and final state of a run that nothing interrupted."""
+    """Work directory and final state of an uninterrupted run."""
     workdir = tmp_path_factory.mktemp("progressive")
     return workdir, leaves(loop.train(progressive(photo_folder), workdir).state)
 

@@ -119,14 +119,14 @@ def _recorded_losses(record):
 
 
 def _our_losses(values):
-    """The same of our metrics; the only loss of a step stands under "loss"."""
+    """The same of our metrics; a single loss is named "loss"."""
     if "loss_pixel" in values:
         return values["loss_pixel"], values["loss_class"]
     return (values["loss"], None) if "psnr" in values else (None, values["loss"])
 
 
 def _trees(state, modules):
-    """(the recording's prefix, name there -> array) of all that a run holds."""
+    """(prefix in the recording, name there -> array) of all arrays of a run."""
     for prefix, key in (("g", "network"), ("dc", "classifier")):
         for suffix, trees in (("", state.params), ("_ema", state.ema)):
             if key in trees:
@@ -286,7 +286,7 @@ def test_a_clean_image_is_right_where_no_component_is_found():
 
 
 class Shades(nn.Module):
-    """A network of two layers, which compiles in no time."""
+    """A network of two layers, which compiles quickly."""
 
     def setup(self):
         self.layer, self.ending = nn.Dense(4), nn.Dense(3)
@@ -392,7 +392,7 @@ def test_restoration_learns_and_leaves_no_classifier(small):
 
 
 def test_the_classifier_gets_features_and_no_image(small):
-    """With the network's features cut off from the image, the logits cannot depend on it."""
+    """With constant features, the logits do not depend on the image."""
     network, classifier, params, batch = small
     features = run(network, {"params": params["network"]}, batch["degraded"], method="features")
     constant = [jnp.zeros_like(feature) for feature in features]

@@ -18,7 +18,7 @@ def opened(config):
 
 @pytest.fixture(scope="module")
 def restoring(photo_folder):
-    """A restoration with an untrained network that puts out its input unchanged."""
+    """A restoration with an untrained network that returns its input."""
     config = tiny_config("restore", photo_folder)
     config.identity_start = True
     config.validation.root = str(photo_folder)

@@ -180,7 +180,7 @@ except OSError as error:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="needs limits of Unix")
 def test_a_write_that_fails_leaves_no_folder(tmp_path):
-    """In a process of its own, as TensorStore's threads go on for a while after the failure."""
+    """In its own process, as TensorStore's threads continue for a while after the failure."""
     done = subprocess.run(
         [sys.executable, "-c", WRITE_WITHOUT_SPACE, tmp_path / "w"], capture_output=True, text=True
     )
@@ -353,7 +353,7 @@ def flip(file, place, bit=0x10):
 
 
 def test_a_flipped_bit_in_an_array_is_named(tmp_path, small):
-    """Orbax reads some of these without a word: the checksums tell."""
+    """Orbax reads some of these without an error; the checksums detect them."""
     folder = save(tmp_path / "w", small)
     content = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     intact, _ = weights.load_weights(folder)
@@ -407,7 +407,7 @@ def test_an_edited_description_has_to_fit_the_arrays(tmp_path, small, caplog):
 
 @pytest.mark.parametrize("item", ["data", "config", "model"])
 def test_odd_texts_in_a_checkpoint_are_damage(pretrained, tmp_path, item):
-    """Whatever stands in them: an error that names the checkpoint, or the checkpoint is skipped."""
+    """Any content: an error that names the checkpoint, or the checkpoint is skipped."""
     checkpoint = tmp_path / weights.CHECKPOINTS / "10"
     shutil.copytree(pretrained / weights.CHECKPOINTS / "10", checkpoint)
     file = checkpoint / item / "metadata"

@@ -1,4 +1,4 @@
-"""`model.json`: what goes in comes out, and whatever is odd in it is named."""
+"""`model.json`: round trips, and errors that name invalid values."""
 
 import copy
 import dataclasses
@@ -61,7 +61,7 @@ def places(content, within=()):
 
 
 def changed(place, change):
-    """The content of a `model.json` without checksums in which `change(object, key)` was made."""
+    """The content of a `model.json` without checksums, after `change(object, key)`."""
     content = copy.deepcopy(dataclasses.replace(FULL, checksums=None).to_json())
     if place[0] == "checksums":
         content = copy.deepcopy(FULL.to_json())
@@ -77,7 +77,7 @@ ODD = (None, True, -1, 0, 1.5, 10**30, "odd", "a\0b", [], [0], ["a", "a"], {}, {
 
 @pytest.mark.parametrize("place", list(places(FULL.to_json())), ids="/".join)
 def test_every_odd_value_is_read_or_named(place):
-    """Whatever stands at a key, it means something or the error names the key and the file."""
+    """Any value of a key is valid, or the error names the key and the file."""
     named = re.escape(place[0])
     refused = 0
     for value in ODD:
@@ -159,7 +159,7 @@ def test_the_checksum_detects_a_changed_value(tmp_path):
 
 
 def test_a_network_of_a_user_s_own(monkeypatch):
-    """Known by its name once it is registered, also where its arguments have no defaults."""
+    """Found by its name once it is registered, even if its arguments have no defaults."""
 
     class Plain(models.RestorationNetwork):
         channels: int

@@ -209,7 +209,7 @@ class Checkpoints:
         damaged = self._workdir / DAMAGED
         if processes.on_main(lambda: damaged.is_dir() and any(damaged.iterdir())):
             raise RuntimeError(
-                f"no checkpoint in {self._folder} can be read; damaged ones lie in {damaged}. "
+                f"no checkpoint in {self._folder} can be read; damaged ones are in {damaged}. "
                 "Start again with another --workdir, optionally with --config.init_from set "
                 f"to weights that you still have; or remove {damaged} to start over here"
             )

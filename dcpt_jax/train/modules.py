@@ -103,8 +103,8 @@ def _check_fit(
                 for equal in (resize, network.equal_feature_sizes)
             )
         raise ConfigError(
-            f"the classifier that is taken over is for features {needed}, but this "
-            f"{network.architecture} has {available}: take one that was trained with "
-            "this network (--config.classifier_from), or "
+            f"the inherited classifier needs features {needed}, but this "
+            f"{network.architecture} has {available}: use a classifier trained with this "
+            "network (--config.classifier_from), or "
             + ("--config.guidance=0" if mode.is_guided else "--config.classifier_from=scratch")
         )

@@ -50,7 +50,7 @@ class Validation:
         for c in self._classes if run.intervals.validation else ():
             if any(c is trained for trained in run.training_classes):
                 _logger.warning(
-                    "%s is validated on the pairs that it is trained on; name others with "
+                    "%s is validated on its training pairs; select other data with "
                     "--config.validation.sources.%s",
                     *(c.name, c.name),
                 )
@@ -88,8 +88,8 @@ class Validation:
         unread = [name for name, count in zip(names, sums[:, -1], strict=True) if not count]
         if unread:
             raise ImageError(
-                f"none of the photos of {', '.join(unread)} that were tried can be read; name "
-                f"others with --config.validation.sources.{unread[0]}"
+                f"none of the photos tried for {', '.join(unread)} can be read; select other "
+                f"data with --config.validation.sources.{unread[0]}"
             )
         means = sums[:, :-1] / sums[:, -1:]
         results = dict(zip(self._metrics, means.mean(axis=0).tolist(), strict=True))
