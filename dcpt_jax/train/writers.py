@@ -143,10 +143,17 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     for text in path.read_bytes().split(b"\n") if path.exists() else ():
         with contextlib.suppress(ValueError, RecursionError):
             line = json.loads(text)
-            if isinstance(line, dict) and type(line.get("step")) is int:
-                if all(type(v) is float or (type(v) is int and v < 2**63) for v in line.values()):
-                    lines.append(line)
+            if _are_metrics(line):
+                lines.append(line)
     return lines
+
+
+def _are_metrics(line: Any) -> bool:
+    return (
+        isinstance(line, dict)
+        and type(line.get("step")) is int
+        and all(type(v) is float or (type(v) is int and v < 2**63) for v in line.values())
+    )
 
 
 def create_writer(workdir: Path | str, *, first_step: int = 0) -> metric_writers.MetricWriter:
