@@ -378,6 +378,16 @@ def test_an_unknown_preset_lists_the_known_ones(arg):
         ("progressive", "9:32x4,9:64x2", "step 9 does not come after step 9"),
         ("progressive", "9:8x4", "config.progressive, from step 9: config.data.crop_size is 8"),
         ("progressive", "9:32x0", "config.progressive, from step 9: config.batch_size is 0"),
+        ("progressive", "9:99999x4", "from step 9: config.data.crop_size is 99999; it must be at"),
+        ("data.crop_size", 99_999, "config.data.crop_size is 99999; it must be at most 16384"),
+        ("batch_size", 2**21, "config.batch_size is 2097152; it must be at most 1048576"),
+        (
+            "model.middle_blocks",
+            10**9,
+            "model.middle_blocks is 1000000000; it must be at most 65536",
+        ),
+        ("model.encoder_blocks", (1, 10**9), r"encoder_blocks is \(1, 1000000000\); it must be at"),
+        ("classifier.num_blocks", 10**9, "num_blocks is 1000000000; it must be at most 65536"),
     ],
 )
 def test_a_wrong_value_is_named(key, value, message):

@@ -79,6 +79,7 @@ def test_the_home_folder_is_expanded_in_values(monkeypatch):
         (["--config.repeats.low_ligt=2"], r"; did you mean low_light\?"),
         (["--config.data.sources=pairs:a,b"], r"sources is a section; set .*sources\.rain,"),
         (["--config.optimizer=adamw"], r"optimizer is a section; set its keys: .*\.learning_rate"),
+        (["--config.mode=restore"], "config.mode cannot be set: --config=FILE chooses the stage$"),
         (["--config.remat=yes"], r"remat=yes: 'yes' is neither True nor False$"),
         (["--config.tasks=rain haze", "--config.seed=x"], "'x' is not an integer$"),
         (["--num_steps=3"], r"unknown flag --num_steps; did you mean --config\.num_steps\?"),

@@ -18,7 +18,16 @@ from dcpt_jax.modes import MODES
 from dcpt_jax.suggestions import did_you_mean
 
 _LARGEST = 2**31 - 1  # largest integer: JAX counts steps in 32 bits
-_LARGEST_OF = {"data.max_pixels": 2**53, "seed": 2**32 - 1, "data.num_workers": 1000}
+_LARGEST_OF = {
+    "data.max_pixels": 2**53,
+    "seed": 2**32 - 1,
+    "data.num_workers": 1000,
+    # Larger ones would take all memory, or forever, before they fail.
+    "data.crop_size": 2**14,
+    "batch_size": 2**20,
+    "model.": 2**16,
+    "classifier.": 2**16,
+}
 SCRATCH = "scratch"  # value of config.classifier_from: start with an untrained classifier
 _SMALLEST_CROP = 16  # smallest crop that all classifiers can halve
 # Sections whose keys are class names, with the type of their values; 0 and "" mean "not set".
@@ -178,10 +187,11 @@ def _check_numbers(section: ml_collections.ConfigDict, prefix: str = "") -> None
     """Raises ConfigError for a number in any key that is too large or not finite."""
     for name, value in section.items():
         key = prefix + name
+        most = _LARGEST_OF.get(key, _LARGEST_OF.get(prefix, _LARGEST))
+        numbers = value if isinstance(value, tuple) else (value,)
         if isinstance(value, ml_collections.ConfigDict):
             _check_numbers(value, f"{key}.")
-        elif isinstance(value, int) and abs(value) > _LARGEST_OF.get(key, _LARGEST):
-            most = _LARGEST_OF.get(key, _LARGEST)
+        elif any(isinstance(number, int) and abs(number) > most for number in numbers):
             raise ConfigError(f"config.{key} is {value}; it must be at most {most}")
         elif isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"config.{key} is {value}; it must be a finite number")
@@ -310,8 +320,9 @@ def _check_later_phases(config: ml_collections.ConfigDict) -> None:
     """Raises ConfigError if a later phase has a size that the first phase may not have."""
     for first_step, crop_size, batch_size in phases_of(config)[1:]:
         phase = config.copy_and_resolve_references()
-        phase.data.crop_size = crop_size
+        phase.data.crop_size, phase.batch_size = crop_size, batch_size
         try:
+            _check_numbers(phase)
             _at_least("batch_size", batch_size, 1)
             _at_least("data.crop_size", crop_size, _SMALLEST_CROP)
             if MODES[config.mode].masks:

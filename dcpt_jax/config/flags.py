@@ -50,7 +50,10 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[s
         argv = _last_of_each(argv)
         sys.argv = list(argv)  # the config flag reads its overrides from there
         remaining = values(argv)
-        if values.config is None and "config" in _values_of(argv):
+        given = _values_of(argv)
+        if "config.mode" in given:
+            raise ConfigError("--config.mode cannot be set: --config=FILE chooses the stage")
+        if values.config is None and "config" in given:
             raise ConfigError("")
         if values.config is not None:
             plugins.load(values.config.plugins)  # raises if there is no such config file
