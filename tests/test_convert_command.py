@@ -144,9 +144,9 @@ def test_every_architecture_goes_through_the_weights_folder(tmp_path, capsys, ar
     state = reference_state(network)
     files.write_checkpoints({tmp_path / "net.pth": state})
     assert command.main([str(tmp_path / "net.pth"), str(tmp_path / "w")]) == 0
-    said = capsys.readouterr().out
-    assert f"{architecture}, " in said and str(tmp_path / "w") in said
-    assert ("assumed" in said) == (architecture != "promptir")
+    output = capsys.readouterr().out
+    assert f"{architecture}, " in output and str(tmp_path / "w") in output
+    assert ("assumed" in output) == (architecture != "promptir")
     assert dcpt_jax.load(tmp_path / "w")[0] == network
     assert command.main([str(tmp_path / "w"), str(tmp_path / "net.safetensors")]) == 0
     assert_same(read_safetensors(tmp_path / "net.safetensors"), state)
@@ -214,9 +214,9 @@ def test_a_multi_hot_classifier_stays_one(tmp_path, network, state, capsys):
         str(tmp_path / "c2.pth"),
     ]
     assert command.main(write) == 0
-    said = capsys.readouterr().out
-    assert "components (a sigmoid each), in index order: low_light, haze" in said
-    assert "add --label=multi_hot" in said
+    output = capsys.readouterr().out
+    assert "components (a sigmoid each), in index order: low_light, haze" in output
+    assert "add --label=multi_hot" in output
 
 
 def test_a_swinir_s_classifier_resizes_its_features(tmp_path):
@@ -424,9 +424,9 @@ def test_unused_weights_are_reported(tmp_path, state, other, taken):
             tree[name][key] = tensor(number, value.size, value.shape, strides)
     write_zip(whole, tree, arrays)
     taken, left = (taken, other) if taken else (other, "params")
-    said = f"taken from its entry {taken}; --params takes another one: {left}"
-    assert said in reading.read_file(whole).remarks
-    assert said not in reading.read_file(whole, entry="params").remarks
+    message = f"taken from its entry {taken}; --params takes another one: {left}"
+    assert message in reading.read_file(whole).remarks
+    assert message not in reading.read_file(whole, entry="params").remarks
 
 
 def test_a_folder_without_weights_names_its_files(tmp_path, capsys):
@@ -584,9 +584,9 @@ def test_help_names_every_option_and_format(capsys):
     with pytest.raises(SystemExit) as error:
         command.main(["--help"])
     assert error.value.code == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     flags = [name for action in command.parser()._actions for name in action.option_strings]
-    assert all(name in said for name in [*flags, ".pth", ".safetensors", "Lightning"])
+    assert all(name in output for name in [*flags, ".pth", ".safetensors", "Lightning"])
 
 
 @pytest.mark.parametrize(

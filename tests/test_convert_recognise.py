@@ -71,19 +71,19 @@ CASES = [
 def test_recorded_networks_are_recognised_by_names_and_shapes(case):
     recorded = read_json(case)
     expected = expected_arguments(recorded)
-    told = {}
+    known = {}
     if recorded["arch"] == "SwinIR":
-        told = {key: expected[key] for key in ("window_size", "num_heads")}
+        known = {key: expected[key] for key in ("window_size", "num_heads")}
     if recorded["arch"] == "Restormer_origin":
-        told = {"attention": "relu"}
-    found = recognise(without_memory(recorded["params"]), **told)
+        known = {"attention": "relu"}
+    found = recognise(without_memory(recorded["params"]), **known)
     assert found.architecture == ARCHITECTURES[recorded["arch"]]
     if found.architecture == "classifier":
         assert found.arguments == {"num_blocks": 2, **expected}
     else:
         # What the recording does not state is the default: the paper's.
         model = create_model(found.architecture, **found.arguments)
-        assert model == create_model(found.architecture, **{**expected, **told})
+        assert model == create_model(found.architecture, **{**expected, **known})
     assert found.state.keys() == dict(recorded["params"]).keys()
 
 

@@ -164,10 +164,12 @@ def test_another_content_is_not_overwritten_unasked(photos, tmp_path):
     pack(source_of(photos), tmp_path, is_pairs=False, options=SMALL)
     before = packed_files(tmp_path)
     other = Options(size=32, stride=32)
-    with pytest.raises(PackError, match=r"size is 64 there and 32 here.*--overwrite"):
+    with pytest.raises(
+        PackError, match=r"size is 64 in the folder, but 32 is requested.*--overwrite"
+    ):
         pack(source_of(photos), tmp_path, is_pairs=False, options=other)
     fewer = PhotoSource(sorted(photos.iterdir())[1:])
-    with pytest.raises(PackError, match="inputs is 9 there and 8 here"):
+    with pytest.raises(PackError, match="inputs is 9 in the folder, but 8 is requested"):
         pack(fewer, tmp_path, is_pairs=False, options=SMALL)
     assert packed_files(tmp_path) == before
     manifest = pack(fewer, tmp_path, is_pairs=False, options=other, overwrite=True)

@@ -128,8 +128,8 @@ def test_the_class_that_a_text_means(given, expected):
 
 
 def test_clean_is_a_class():
-    asked = resolve_tasks("clean,rain,rain+haze")
-    assert names(asked) == ["clean", "rain", "rain+haze"]
+    resolved = resolve_tasks("clean,rain,rain+haze")
+    assert names(resolved) == ["clean", "rain", "rain+haze"]
     with pytest.raises(ValueError, match="'clean' means no degradation"):
         resolve_tasks("clean+rain")
     assert tasks.class_named("clean") == "clean" and tasks.class_named("clean:1") is None

@@ -152,14 +152,14 @@ def test_predictions_and_labels_of_a_classifier(caplog):
     image[:, 0, 0] = [[1, -1, 2], [-1, 3, -1]]
     flat = run.FeatureClassifier(Says(), Says(), params, Labels(("haze", "rain", "low_light+haze")))
     assert flat.predict(image).tolist() == [[0, 0, 1], [0, 1, 0]]
-    asked = tasks.resolve_tasks("rain,low_light+haze")
-    assert flat.truth(asked).tolist() == [[0, 1, 0], [0, 0, 1]]
+    requested = tasks.resolve_tasks("rain,low_light+haze")
+    assert flat.truth(requested).tolist() == [[0, 1, 0], [0, 0, 1]]
     assert flat.truth(tasks.resolve_tasks("snow,haze")) is None
     assert "but not snow" in caplog.text
     components = run.FeatureClassifier(Says(), Says(), params, COMPONENTS)
     assert components.predict(image).tolist() == [[1, 0, 1], [0, 1, 0]]
-    asked = tasks.resolve_tasks("rain,low_light+rain+haze")  # a mixture that it never saw
-    assert components.truth(asked).tolist() == [[0, 1, 0], [1, 1, 1]]
+    requested = tasks.resolve_tasks("rain,low_light+rain+haze")  # a mixture that it never saw
+    assert components.truth(requested).tolist() == [[0, 1, 0], [1, 1, 1]]
     assert components.truth(tasks.resolve_tasks("haze,rain+snow")) is None
     assert components.truth(tasks.resolve_tasks("clean,haze")).tolist() == [[0, 0, 0], [1, 0, 0]]
     assert components.truth(tasks.resolve_tasks("clean")).tolist() == [[0, 0, 0]]

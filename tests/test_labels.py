@@ -9,26 +9,26 @@ LOGITS = np.array([[-2.0, -1.0, -3.0], [1.0, 3.0, -1.0]])
 
 
 def test_classes_are_labels_of_their_own():
-    asked = resolve_tasks("noise:25,low_light+noise,clean")
-    labels = Labels.of_tasks(asked)
+    tasks = resolve_tasks("noise:25,low_light+noise,clean")
+    labels = Labels.of_tasks(tasks)
     assert labels == Labels(("noise:25", "low_light+noise", "clean"), "flat")
-    np.testing.assert_array_equal(labels.rows(asked), np.eye(3))
+    np.testing.assert_array_equal(labels.rows(tasks), np.eye(3))
 
 
 def test_components_in_order_of_first_appearance():
-    asked = resolve_tasks("noise:25,low_light+noise,haze+low_light:1")
-    labels = Labels.of_tasks(asked, "multi_hot")
+    tasks = resolve_tasks("noise:25,low_light+noise,haze+low_light:1")
+    labels = Labels.of_tasks(tasks, "multi_hot")
     assert labels == Labels(("noise", "low_light", "haze"), "multi_hot")
-    rows = labels.rows(asked)
+    rows = labels.rows(tasks)
     np.testing.assert_array_equal(rows, [[1, 0, 0], [1, 1, 0], [0, 1, 1]])
     assert rows.dtype == np.uint8
 
 
 def test_clean_has_no_component():
-    asked = resolve_tasks("clean,rain,rain+haze")
-    labels = Labels.of_tasks(asked, "multi_hot")
+    tasks = resolve_tasks("clean,rain,rain+haze")
+    labels = Labels.of_tasks(tasks, "multi_hot")
     assert labels.names == ("rain", "haze")
-    assert labels.rows(asked).tolist() == [[0, 0], [1, 0], [1, 1]]
+    assert labels.rows(tasks).tolist() == [[0, 0], [1, 0], [1, 1]]
     clean = resolve_tasks("clean")
     assert Labels.of_tasks(clean, "multi_hot").rows(clean).shape == (1, 0)
 

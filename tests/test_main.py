@@ -227,34 +227,36 @@ def test_mixtures_from_pretraining_to_tables(tmp_path, photo_folder, label):
         return done.stdout
 
     labels = f"--config.label={label}"
-    said = run("pretrain", *small, *steps, "--config.tasks=cdd11", labels, "--config.repeats.l+h=2")
-    assert "pretrain 4/4" in said
-    assert re.search(r"low_light\+haze +6 +x 2 +16\.7%", said), said
+    output = run(
+        "pretrain", *small, *steps, "--config.tasks=cdd11", labels, "--config.repeats.l+h=2"
+    )
+    assert "pretrain 4/4" in output
+    assert re.search(r"low_light\+haze +6 +x 2 +16\.7%", output), output
     description = json.loads((folders["pretrain"] / "weights" / "model.json").read_text())
     assert len(description["classes"]) == 11 and description["label"] == label
     multi_hot = label == "multi_hot"
     assert description["classifier"]["num_classes"] == (4 if multi_hot else 11)
     before = f"--config.init_from={folders['pretrain']}"
-    said = run("restore", *small, *steps, "--config.tasks=cdd11", before)
-    assert "restore 4/4" in said
-    said = run("evaluate", f"--config.init_from={folders['restore']}")
-    assert "low_light+snow+haze" in said
+    output = run("restore", *small, *steps, "--config.tasks=cdd11", before)
+    assert "restore 4/4" in output
+    output = run("evaluate", f"--config.init_from={folders['restore']}")
+    assert "low_light+snow+haze" in output
     saved = json.loads((folders["evaluate"] / "evaluation.json").read_text())
     assert len(saved["classes"]) == 11 and 0 <= saved["accuracy"] <= 1
     if multi_hot:
-        assert "all components correct in" in said
+        assert "all components correct in" in output
         assert saved["components"]["names"] == ["low_light", "haze", "rain", "snow"]
     else:
         assert np.sum(saved["confusion"]) == sum(c["samples"] for c in saved["classes"].values())
-    said = run("classify", *steps, before, labels, "--config.tasks=low_light+haze,haze,rain")
-    assert "classify 4/4" in said
+    output = run("classify", *steps, before, labels, "--config.tasks=low_light+haze,haze,rain")
+    assert "classify 4/4" in output
     kept = "to 3 components; kept: low_light, haze, rain; new: none; left: snow"
-    assert (kept if multi_hot else "resized from 11 to 3 classes; kept: low_light+haze") in said
+    assert (kept if multi_hot else "resized from 11 to 3 classes; kept: low_light+haze") in output
     # A classifier of components guides to a mixture that it was never shown.
     guide = f"--config.classifier_from={folders['classify']}"
     mixture = "low_light+rain" if multi_hot else "low_light+haze"
-    said = run("transfer", *steps, before, guide, f"--config.tasks={mixture}")
-    assert "frozen; it guides the network" in said and "transfer 4/4" in said
+    output = run("transfer", *steps, before, guide, f"--config.tasks={mixture}")
+    assert "frozen; it guides the network" in output and "transfer 4/4" in output
     longer = ["--config.num_steps=6", "--config.log.every_steps=2"]
-    said = run("transfer", *longer, before, guide, f"--config.tasks={mixture}")
-    assert "continuing from step 4" in said and "transfer 6/6" in said
+    output = run("transfer", *longer, before, guide, f"--config.tasks={mixture}")
+    assert "continuing from step 4" in output and "transfer 6/6" in output

@@ -94,12 +94,12 @@ def copied(source, target):
 def test_an_rgb_profile_is_kept_and_nothing_is_clipped(tmp_path, suffix, target):
     source = saved(tmp_path / f"a{suffix}", icc_profile=P3_PROFILE)
     result = tmp_path / f"b{target}"
-    said = copied(source, result)
+    remarks = copied(source, result)
     assert np.abs(as_shown(result) - as_shown(source)).mean() < (2.5 if target == ".jpg" else 0.5)
     if target == ".bmp":
-        assert said == ["converted to sRGB, as .bmp does not support colour profiles"]
+        assert remarks == ["converted to sRGB, as .bmp does not support colour profiles"]
         return
-    assert said == []
+    assert remarks == []
     assert opened(result).info["icc_profile"] == P3_PROFILE
     if target != ".jpg" and suffix != ".jpg":
         np.testing.assert_array_equal(np.asarray(opened(result)), picture())
@@ -295,12 +295,12 @@ def test_a_profile_in_several_segments_of_a_jpeg(tmp_path, parts):
         block = b"ICC_PROFILE\0" + bytes((number, 2)) + halves[number]
         data = data[:20] + struct.pack(">BBH", 0xFF, 0xE2, len(block) + 2) + block + data[20:]
     (tmp_path / "a.jpg").write_bytes(data)
-    said = copied(tmp_path / "a.jpg", tmp_path / "b.png")
+    remarks = copied(tmp_path / "a.jpg", tmp_path / "b.png")
     profile = opened(tmp_path / "b.png").info.get("icc_profile")
     if parts == [2, 1]:
-        assert (said, profile) == ([], P3_PROFILE)
+        assert (remarks, profile) == ([], P3_PROFILE)
     else:
-        assert said[0].startswith("the colour profile is damaged")
+        assert remarks[0].startswith("the colour profile is damaged")
         assert profile is None
 
 

@@ -19,8 +19,8 @@ def test_equals_the_recording():
         fitted, held_out = neighbours.split(len(labels), neighbours.TEST_SHARE, seed)
         np.testing.assert_array_equal(fitted, arrays[f"train_idx_{seed}"])
         np.testing.assert_array_equal(held_out, arrays[f"test_idx_{seed}"])
-        said = neighbours.predict(products, labels, fitted, held_out)
-        np.testing.assert_array_equal(said, arrays[f"pred_{seed}"])
+        predictions = neighbours.predict(products, labels, fitted, held_out)
+        np.testing.assert_array_equal(predictions, arrays[f"pred_{seed}"])
     accuracy = dcpt_jax.probe.knn_accuracy(features, labels)
     assert [one["random_state"] for one in facts["splits"]] == list(neighbours.SPLIT_SEEDS)
     assert accuracy.splits == tuple(one["accuracy"] for one in facts["splits"])
@@ -45,8 +45,10 @@ def test_equals_scikit_learn(kind, count):
         features = rng.integers(0, 3, (300, 4)).astype(np.float32)
     products = neighbours.inner_products(features)
     for seed in (0, 1):
-        said = neighbours.predict(products, labels, *neighbours.split(300, 0.33, seed), count)
-        np.testing.assert_array_equal(said, scikit_learn(features, labels, seed, count))
+        predictions = neighbours.predict(
+            products, labels, *neighbours.split(300, 0.33, seed), count
+        )
+        np.testing.assert_array_equal(predictions, scikit_learn(features, labels, seed, count))
 
 
 def test_inner_products_of_memory_mapped_features_in_blocks(tmp_path, monkeypatch):

@@ -425,8 +425,8 @@ def test_a_photo_whose_format_would_lose_becomes_png_with_a_word(tmp_path, ident
     out = tmp_path / "out"
     assert run(*sources, "--output", out, "--weights", tmp_path) == 0
     assert files(out) == ["a.png", "b.png", "c.webp", "d.tif"]
-    told = "2 photos become PNG (.jpeg, .jpg), which is lossless; --format same keeps the format"
-    assert told in capsys.readouterr().out
+    message = "2 photos become PNG (.jpeg, .jpg), which is lossless; --format same keeps the format"
+    assert message in capsys.readouterr().out
     for form in ("png", "same"):
         assert run(sources[0], "--output", out, "--weights", tmp_path, "--format", form) == 0
         assert "PNG" not in capsys.readouterr().out

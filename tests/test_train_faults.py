@@ -293,8 +293,8 @@ def test_a_run_that_is_killed_again_and_again(tmp_path, photo_folder, uninterrup
         assert wait_until(lambda pids=workers: not any(map(is_running, pids)))
         assert wait_until(lambda: not left_in_shared_memory())
     assert_continues_to_the_same_end(workdir, photo_folder, uninterrupted)
-    left = sorted(entry.name for entry in workdir.iterdir() if ".new-" in entry.name)
-    assert not left
+    leftovers = sorted(entry.name for entry in workdir.iterdir() if ".new-" in entry.name)
+    assert not leftovers
 
 
 @pytest.mark.slow
@@ -366,8 +366,8 @@ def test_a_full_disk_while_the_weights_are_written(tmp_path, photo_folder, unint
     run_here(workdir, photo_folder)
     shutil.rmtree(workdir / "weights")
     with Training(workdir, photo_folder, limit=1000) as training:
-        told = r"weights cannot be written: File too large.* same command writes"
-        training.ends_with_a_message(f"the weights {workdir}/{told}")
+        message = r"weights cannot be written: File too large.* same command writes"
+        training.ends_with_a_message(f"the weights {workdir}/{message}")
     assert_continues_to_the_same_end(workdir, photo_folder, uninterrupted)
 
 

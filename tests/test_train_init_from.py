@@ -75,8 +75,8 @@ def test_a_guide_of_components_guides_to_mixtures_that_it_never_saw():
     options = init_from.guide_options(MIXED, task_sets.resolve_tasks("clean"))
     assert options["label_rows"].tolist() == [[0, 0, 0]]
     flat = Labels(("haze", "low_light+haze"))
-    asked = task_sets.resolve_tasks("low_light+haze")
-    assert init_from.guide_options(flat, asked) == {"labels": (1,)}
+    tasks = task_sets.resolve_tasks("low_light+haze")
+    assert init_from.guide_options(flat, tasks) == {"labels": (1,)}
     with pytest.raises(ConfigError, match=r"does not know snow; its components: haze, low_light"):
         init_from.guide_options(MIXED, task_sets.resolve_tasks("rain+snow"))
 
@@ -159,12 +159,12 @@ def test_a_classifier_learns_other_classes_on_a_frozen_network(
     shutil.copytree(pretrained / "weights", begin)
     config = grown_config("classify", photo_folder, begin, tasks="haze,noise+rain")
     result = loop.train(config, tmp_path / "run")
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert (
         f"classifier: taken over from {begin}, its head resized from 5 to 2 classes; kept: haze; "
         "new: noise+rain; left: rain, noise, low_light, motion_blur"
-    ) in said
-    assert "classify 2/2" in said and 0 <= result.metrics["accuracy"] <= 1
+    ) in output
+    assert "classify 2/2" in output and 0 <= result.metrics["accuracy"] <= 1
     before = weights.load_weights(begin)[0]
     params, description = weights.load_weights(tmp_path / "run")
     assert_equal(params["network"], before["network"])
@@ -184,9 +184,9 @@ def test_a_guided_transfer_leaves_a_network(tmp_path, photo_folder, pretrained, 
     shutil.copytree(pretrained / "weights", begin)
     config = grown_config("transfer", photo_folder, begin, tasks="haze")
     result = loop.train(config, tmp_path / "run")
-    said = capsys.readouterr().out
-    assert f"network: taken over from {begin}" in said
-    assert f"classifier: taken over from {begin}, frozen; it guides the network" in said
+    output = capsys.readouterr().out
+    assert f"network: taken over from {begin}" in output
+    assert f"classifier: taken over from {begin}, frozen; it guides the network" in output
     assert {"loss_pixel", "loss_class", "accuracy", "psnr"} <= set(result.metrics)
     before = weights.load_weights(pretrained)[0]
     assert_equal(result.state.params["classifier"], before["classifier"])

@@ -48,9 +48,9 @@ def test_a_run_leaves_weights_checkpoints_and_event_files(pretrained):
 def test_the_same_command_again_changes_nothing(pretrained, photo_folder, capsys):
     before = arrays(pretrained)
     result = loop.train(tiny_config("pretrain", photo_folder), pretrained)
-    said = capsys.readouterr().out
-    assert result.finished and "finished: step 12 of 12; more with --config.num_steps" in said
-    assert "compiling" not in said
+    output = capsys.readouterr().out
+    assert result.finished and "finished: step 12 of 12; more with --config.num_steps" in output
+    assert "compiling" not in output
     assert_equal(before, arrays(pretrained))
 
 

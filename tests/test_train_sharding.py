@@ -111,6 +111,8 @@ def test_state_per_device_of_the_published_networks(backbone, devices, most):
     state = jax.eval_shape(initialise)
     shardings = sharding.state_shardings(state, AbstractMesh((1, devices), sharding.AXES))
     pairs = list(zip(jax.tree.leaves(state), jax.tree.leaves(shardings), strict=True))
-    held = sum(math.prod(s.shard_shape(leaf.shape)) for leaf, s in pairs)  # raises if not divisible
+    state_bytes = sum(
+        math.prod(s.shard_shape(leaf.shape)) for leaf, s in pairs
+    )  # raises if not divisible
     whole = sum(math.prod(leaf.shape) for leaf, _ in pairs)
-    assert 1 / devices < held / whole < most
+    assert 1 / devices < state_bytes / whole < most

@@ -193,7 +193,7 @@ def _existing(folder: Path, new: Manifest) -> Manifest | None:
         for one in (old, new)
     )
     differences = [
-        f"{key} is {stored[key]!r} there and {requested[key]!r} here"
+        f"{key} is {stored[key]!r} in the folder, but {requested[key]!r} is requested"
         for key in stored
         if stored[key] != requested[key]
     ]
