@@ -9,9 +9,10 @@ import io
 import re
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
@@ -33,11 +34,15 @@ PNG_RAW_PROFILES = ("exif", "APP1", "xmp", "iptc")
 _PNG_XMP_START = b"XML:com.adobe.xmp\0"
 _IPTC_RESOURCE = 0x0404
 _LARGEST_SEGMENT = 65_533  # bytes of a JPEG segment, without its marker and length
-# TIFF tags that describe the picture instead of its storage.
-_DESCRIPTIVE_TAGS = (269, 270, 271, 272, 282, 283, 285, 296, 305, 306, 315, 316, 33432)
-_DESCRIPTIVE_TAGS += (18246, 18249, 40091, 40092, 40093, 40094, 40095)  # of Windows: stars, texts
+# TIFF tags that describe the picture instead of its storage; 18246 and 18249: stars of Windows.
+_DESCRIPTIVE_TAGS = frozenset(
+    {11, 269, 270, 271, 272, 282, 283, 285, 296, 305, 306, 315, 316, 18246, 18249}
+)
+_PRIVATE_TAGS = range(33432, 50000)  # of programs and of EXIF, most of which are descriptive
 _EXIF_TAG, _GPS_TAG, _INTEROP_TAG = 0x8769, 0x8825, 0xA005
 _TIFF_XMP, _TIFF_IPTC, _TIFF_PROFILE = 700, 33723, 34675
+# Blocks that are read and written separately, layers of Photoshop, and its resources.
+_BLOCKS = frozenset({_EXIF_TAG, _GPS_TAG, _INTEROP_TAG, _TIFF_IPTC, _TIFF_PROFILE, 34377, 37724})
 _STRIP_BYTES = 2**20
 _METRE = 1 / 0.0254  # in inches
 
@@ -156,16 +161,13 @@ def _of_tiff(
     exif, source = Image.Exif(), Image.Exif()
     block_bytes = None
     with contextlib.suppress(Exception):  # Pillow raises various types on broken tags
-        for tag in _DESCRIPTIVE_TAGS:
-            if tag in tags:
-                exif[tag] = tags[tag]
+        for tag, value in _descriptive(tags).items():
+            exif[tag] = value
         block_bytes = exif.tobytes() if len(exif) else None
         source.bigtiff, source.endian = tags._bigtiff, tags._endian
         source.load_from_fp(io.BytesIO(data), tags._offset)
         for tag in (_EXIF_TAG, _GPS_TAG):
-            if block := dict(source.get_ifd(tag)):
-                if isinstance(block.get(_INTEROP_TAG), int):
-                    block[_INTEROP_TAG] = dict(source.get_ifd(_INTEROP_TAG))
+            if block := _directory(source, tag):
                 exif[tag] = block
         block_bytes = exif.tobytes() if len(exif) else None
     iptc = tags.get(_TIFF_IPTC)
@@ -175,6 +177,29 @@ def _of_tiff(
     if isinstance(xmp, tuple) and len(xmp) == 1:
         xmp = xmp[0]
     return block_bytes, xmp if isinstance(xmp, bytes) else None, iptc
+
+
+def _descriptive(tags: Mapping[int, Any]) -> dict[int, Any]:
+    """The tags of a first directory that describe the picture."""
+    return {
+        tag: _as_stored(value)
+        for tag, value in tags.items()
+        if tag in _DESCRIPTIVE_TAGS or (tag in _PRIVATE_TAGS and tag not in _BLOCKS)
+    }
+
+
+def _directory(exif: Image.Exif, tag: int) -> dict[int, Any]:
+    """A directory inside EXIF, with that of interoperability if it has one."""
+    directory = {key: _as_stored(value) for key, value in exif.get_ifd(tag).items()}
+    if isinstance(directory.get(_INTEROP_TAG), int):
+        directory[_INTEROP_TAG] = dict(exif.get_ifd(_INTEROP_TAG))
+    return directory
+
+
+def _as_stored(value: Any) -> Any:
+    """A value for Pillow to write, which replaces letters outside ASCII, but not bytes."""
+    is_text = isinstance(value, str) and not value.isascii()
+    return value.encode("latin-1", "replace") if is_text else value
 
 
 def upright_exif(block: bytes) -> bytes | None:
@@ -271,7 +296,7 @@ def jpeg_with(encoded: bytes, profile: bytes | None, metadata: Metadata) -> tupl
         ("IPTC", 0xED, metadata.iptc and b"Photoshop 3.0\0" + _iptc_resource(metadata.iptc)),
     ):
         if content and len(content) > _LARGEST_SEGMENT:
-            dropped.append(name)
+            dropped.append(f"{name} of over 64 KiB")
         elif content:
             segments.append((marker, content))
     if profile:
@@ -381,12 +406,9 @@ def _add_exif(tags: TiffImagePlugin.ImageFileDirectory_v2, block: bytes | None) 
     try:
         exif = Image.Exif()
         exif.load(_EXIF_START + block)
-        directories = {tag: dict(exif.get_ifd(tag)) for tag in (_EXIF_TAG, _GPS_TAG)}
-        if isinstance(directories[_EXIF_TAG].get(_INTEROP_TAG), int):
-            directories[_EXIF_TAG][_INTEROP_TAG] = dict(exif.get_ifd(_INTEROP_TAG))
-        descriptive = {tag: exif[tag] for tag in _DESCRIPTIVE_TAGS if tag in exif}
+        directories = {tag: _directory(exif, tag) for tag in (_EXIF_TAG, _GPS_TAG)}
         all_tags = {
-            **descriptive,
+            **_descriptive(exif),
             **{tag: directory for tag, directory in directories.items() if directory},
         }
         trial = TiffImagePlugin.ImageFileDirectory_v2(ifh=b"II*\0\0\0\0\0")

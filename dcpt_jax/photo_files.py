@@ -69,6 +69,8 @@ def read_photo(
     pixels, profile, remarks = _in_rgb(pixels, header, image)
     try:
         metadata = read_metadata(path, header.kind, data, image)
+        if len(image.info.get("exif") or b"") > len(b"Exif\0\0") and not metadata.exif:
+            remarks.append("unreadable EXIF dropped")
     except Exception as error:  # Pillow raises various types on broken blocks
         metadata = Metadata()
         remarks.append(f"unreadable metadata dropped ({error})")

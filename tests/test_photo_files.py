@@ -402,12 +402,17 @@ def test_metadata_of_float_tiffs(tmp_path, big, order):
     assert b'dc:source="here"' in opened(tmp_path / "b.jpg").info["xmp"]
 
 
-def test_stars_and_titles_of_windows_go_to_tiff(tmp_path):
+@pytest.mark.parametrize("target", [".tif", ".png"])
+def test_stars_titles_and_private_tags_go_to_tiff_and_back(tmp_path, target):
     exif = Image.Exif()
-    exif[18246], exif[40091] = 4, "title".encode("utf-16-le")
-    assert copied(saved(tmp_path / "a.jpg", exif=exif), tmp_path / "b.tif") == []
-    found = opened(tmp_path / "b.tif").getexif()
+    exif[18246], exif[40091], exif[39424] = 4, "title".encode("utf-16-le"), "a phone"
+    exif[33432] = "\u00a9 J\u00f6rg".encode()  # UTF-8, as cameras store it
+    copied(saved(tmp_path / "a.jpg", exif=exif), tmp_path / "b.tif")
+    assert copied(tmp_path / "b.tif", tmp_path / f"c{target}") == []
+    found = opened(tmp_path / f"c{target}").getexif()
     assert (found[18246], found[40091]) == (4, "title".encode("utf-16-le"))
+    assert found[39424] == "a phone"
+    assert found[33432].encode("latin-1") == "\u00a9 J\u00f6rg".encode()
 
 
 def test_metadata_unsupported_by_webp_and_bmp_are_reported(tmp_path):
@@ -450,7 +455,8 @@ def test_print_resolution_goes_to_the_exif_of_webp(tmp_path):
 @pytest.mark.parametrize("exif", [b"", b"XX*\0\0\0\0\x08", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0"])
 def test_broken_exif_is_left_out(tmp_path, exif):
     source = saved(tmp_path / "a.jpg", exif=b"Exif\0\0" + exif)
-    copied(source, tmp_path / "b.png")
+    remarks = ["unreadable EXIF dropped"] if exif else []
+    assert copied(source, tmp_path / "b.png") == remarks
     assert "exif" not in opened(tmp_path / "b.png").info
 
 
@@ -467,7 +473,7 @@ def test_metadata_too_long_for_jpeg_are_reported(tmp_path):
     metadata = Metadata(xmp=b"x" * 70_000)
     carried = type(read_photo(saved(tmp_path / "a.png"))[1])(8, b"", metadata)
     assert write_photo(tmp_path / "a.jpg", images.to_float(picture()), carried) == [
-        "XMP dropped, as .jpg does not support it"
+        "XMP of over 64 KiB dropped, as .jpg does not support it"
     ]
     assert opened(tmp_path / "a.jpg").size == (36, 24)
 
