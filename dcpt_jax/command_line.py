@@ -1,5 +1,6 @@
 """Exit statuses, paths and progress, shared by all commands."""
 
+import _thread
 import argparse
 import contextlib
 import itertools
@@ -91,8 +92,15 @@ def guarded(work: Callable[[Interruption], int]) -> int:
 
 
 def show_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
-    """The default hook, except for tasks left by Orbax after its event loop failed and closed."""
+    """The default hook, except for what comes from elsewhere.
+
+    Not shown are tasks left by Orbax after its event loop failed and closed, and Ctrl-C inside a
+    callback of JAX, which is raised again.
+    """
     error = unraisable.exc_value
+    if isinstance(error, KeyboardInterrupt):
+        _thread.interrupt_main()
+        return
     if not isinstance(error, RuntimeError) or str(error) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
 

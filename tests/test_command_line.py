@@ -2,11 +2,13 @@ import argparse
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 
 from dcpt_jax import command_line
 from dcpt_jax.command_line import UsageError, run_command
+from dcpt_jax.interruption import Interruption
 
 
 @pytest.mark.parametrize(
@@ -43,6 +45,18 @@ Late("something else")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "something else" in done.stderr and "Event loop" not in done.stderr
+
+
+def test_ctrl_c_inside_a_callback_is_raised_again(capsys):
+    def in_callback():
+        command_line.show_unraisable(types.SimpleNamespace(exc_value=KeyboardInterrupt()))
+        for _ in range(10**6):
+            pass
+
+    interruption = Interruption()
+    with interruption, interruption.raising(), pytest.raises(KeyboardInterrupt):
+        in_callback()
+    assert not capsys.readouterr().err
 
 
 def test_the_status_is_that_of_the_command():

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -578,6 +579,17 @@ def test_an_interruption_is_no_traceback(tmp_path, state, monkeypatch, capsys):
     monkeypatch.setattr(files, "write_checkpoints", interrupt)
     assert command.main([str(source), str(tmp_path / "out.pth")]) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_ctrl_c_before_a_folder_is_written(tmp_path, state, monkeypatch):
+    def interrupted(dtype, params):
+        os.kill(os.getpid(), signal.SIGINT)
+        return params
+
+    source = write_pth(tmp_path / "net.pth", state)
+    monkeypatch.setattr(command, "_stored_as", interrupted)
+    assert command.main([str(source), str(tmp_path / "out")]) == 130
+    assert not (tmp_path / "out").exists()
 
 
 def test_help_names_every_option_and_format(capsys):

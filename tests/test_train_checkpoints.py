@@ -403,6 +403,16 @@ def test_a_full_disk_is_reported_and_the_previous_checkpoint_stays(tmp_path):
         assert_is_step(restore(tmp_path / call), 2)
 
 
+@pytest.mark.parametrize("name", ["[run]", "run*", "what?", "a\\b"])
+def test_paths_that_orbax_takes_for_patterns_are_refused(tmp_path, name):
+    """Orbax would write checkpoints and weights there that cannot be read."""
+    with pytest.raises(OSError, match=r"directory .* cannot be written: its path contains .\S*, "):
+        Checkpoints(tmp_path / name / "w")
+    with pytest.raises(OSError, match=r"cannot be written: its path contains .*rename a folder"):
+        weights.save_weights(tmp_path / name / "w", {}, weights.describe(create_model("nafnet")))
+    assert not list((tmp_path / name).glob("*"))
+
+
 def test_a_directory_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(

@@ -201,6 +201,7 @@ def convert(options: argparse.Namespace) -> None:
         if reads_folder:
             to_torch(read.params["network"], read.network, force=True)  # checks names and shapes
         params = _stored_as(options.dtype or "float32", read.params)
+        options.interruption.check()
         say(f"wrote: {weights.save_weights(options.output, params, read.description)}")
         return
     layout = options.layout or read.description.source.get("layout")

@@ -78,6 +78,7 @@ class Checkpoints:
         Deletes these: Orbax would do so in a thread that nothing waits for.
         """
         try:
+            weights.refuse_pattern(self._folder)
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self._workdir)
             _check_writable(self._folder)

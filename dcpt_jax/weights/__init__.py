@@ -18,6 +18,7 @@ from dcpt_jax.weights.checkpoint_files import (
     newest_readable,
     read_item,
     refuse_damaged,
+    refuse_pattern,
     write_checksums,
 )
 from dcpt_jax.weights.description import (
@@ -70,6 +71,7 @@ __all__ = [
     "read_item",
     "reason_of",
     "refuse_damaged",
+    "refuse_pattern",
     "save_weights",
     "saved_steps",
     "weights_files_in",

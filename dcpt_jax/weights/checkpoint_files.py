@@ -32,6 +32,18 @@ _STEP = re.compile(r"0|[1-9][0-9]*")
 _FILES = {"metrics": "metrics"}  # Orbax's names of the files inside items; others are "metadata"
 
 
+def refuse_pattern(folder: Path) -> None:
+    """Raises OSError for a path in which Orbax would write nothing that can be read.
+
+    Orbax searches its own files with an unescaped pattern.
+    """
+    if found := sorted(set(str(folder)) & set("*?[\\")):
+        raise OSError(
+            f"its path contains {' and '.join(found)}, which Orbax takes for a pattern; choose or "
+            "rename a folder without these characters"
+        )
+
+
 def checkpoint_steps(workdir: Path | str) -> list[int]:
     """Steps of the complete checkpoints in a work directory, newest first.
 

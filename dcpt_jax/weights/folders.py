@@ -23,6 +23,7 @@ from dcpt_jax.weights.checkpoint_files import (
     checkpoint_steps,
     is_checkpoint,
     load_checkpoint,
+    refuse_pattern,
 )
 from dcpt_jax.weights.checksums import checksums_of_arrays, refuse_other_arrays
 from dcpt_jax.weights.description import (
@@ -67,6 +68,7 @@ def save_weights(folder: Path | str, params: Params, description: WeightsDescrip
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = folder.with_name(f"{folder.name}.new-{os.getpid()}")
     try:
+        refuse_pattern(folder)
         arrays = jax.device_get(params)
         with _without_orbax_logs(), _checkpointer() as checkpointer:
             checkpointer.save(fresh, arrays, force=True)
