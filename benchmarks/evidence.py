@@ -244,7 +244,7 @@ def run(output: Path, settings: Settings, *, arms: Sequence[str], **choice: Any)
 # --- the command line ----------------------------------------------------------------------------
 
 
-def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
     parser = experiment.parser(__doc__.splitlines()[0])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
@@ -280,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Executes the runs or writes the report; returns the exit code."""
     from benchmarks import evidence_report
 
-    options = parsed(arguments)
+    options = parse_options(arguments)
 
     def run_all(output: Path) -> bool:
         return run(

@@ -321,7 +321,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         }
 
 
-def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
@@ -345,7 +345,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Measures, prints tables, and writes all results as JSON."""
-    options = parsed(arguments)
+    options = parse_options(arguments)
     figures = {
         "date": datetime.date.today().isoformat(),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Linux",

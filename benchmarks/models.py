@@ -112,7 +112,7 @@ def summary(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -142,7 +142,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Runs the requested cases, prints a table for each, and writes all results as JSON."""
-    options = parsed(arguments)
+    options = parse_options(arguments)
     setting = options.dtype + (", rematerialised" if options.remat else "")
     results = []
     for case in (*SMALL, *FULL):

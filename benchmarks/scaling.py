@@ -95,7 +95,7 @@ def compiled_case(preset: str, fsdp_devices: int, batch_per_device: int) -> Case
     return Case(devices, fsdp_devices, batch_per_device, state_bytes, flops, sizes, counts)
 
 
-def moved(case: Case) -> tuple[float, float]:
+def bytes_sent(case: Case) -> tuple[float, float]:
     """Bytes that each device sends in a step, for collectives on a ring.
 
     An all-reduce of S bytes among n devices sends 2 S (n - 1) / n, an all-gather with a result of S
@@ -129,7 +129,7 @@ def table(
         "|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for case in cases:
-        sent = moved(case)
+        sent = bytes_sent(case)
         bandwidths = [
             inside if devices <= per_host else between
             for devices in (case.devices, case.fsdp_devices)
@@ -144,7 +144,7 @@ def table(
     return "\n".join(lines)
 
 
-def parsed(arguments: list[str] | None) -> argparse.Namespace:
+def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="nafnet,5d", help="preset of configs/restore.py")
@@ -167,7 +167,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     """Prints the table; returns the exit code."""
-    options = parsed(arguments)
+    options = parse_options(arguments)
     if options.case:
         case = compiled_case(options.preset, options.case[1], options.batch_per_device)
         print(json.dumps(dataclasses.asdict(case)))

@@ -208,7 +208,7 @@ def summary(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -238,7 +238,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Measures, prints the table, and writes the results as JSON."""
-    options = parsed(arguments)
+    options = parse_options(arguments)
     figures = {"date": datetime.date.today().isoformat(), **measure(options)}
     print(summary(figures), flush=True)
     if options.output:
@@ -254,5 +254,5 @@ def _simulate(count: int) -> None:
 
 
 if __name__ == "__main__":
-    _simulate(max(parsed(None).devices))
+    _simulate(max(parse_options(None).devices))
     main()

@@ -147,7 +147,7 @@ def _judged(gain: Mapping[int, float]) -> list[str]:
     return [evidence_report.spread(values, sign="+"), evidence_report.verdict(values)]
 
 
-def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
     parser = experiment.parser(__doc__.splitlines()[0])
     tasks_help = "degradations to transfer between (default: all; in a rehearsal noise rain)"
@@ -175,7 +175,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Executes the runs or writes the report; returns the exit code."""
-    options = parsed(arguments)
+    options = parse_options(arguments)
 
     def run(output: Path) -> bool:
         settings = settings_of(options)

@@ -162,5 +162,5 @@ def test_figures_of_training_steps(tmp_path, capsys):
 )
 def test_training_steps_that_cannot_be_timed(command, capsys):
     with pytest.raises(SystemExit):
-        training.parsed(command.split())
+        training.parse_options(command.split())
     assert "--" in capsys.readouterr().err

@@ -97,7 +97,7 @@ def test_longer_costs_as_much_as_pretraining_and_restoration(tmp_path, monkeypat
 )
 def test_flags_that_are_refused(flags, named, capsys):
     with pytest.raises(SystemExit):
-        evidence.parsed(["--output", "o", *flags.split()])
+        evidence.parse_options(["--output", "o", *flags.split()])
     assert named in capsys.readouterr().err
 
 

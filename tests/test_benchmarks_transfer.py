@@ -68,5 +68,5 @@ def test_the_table():
 def test_a_direction_needs_two_degradations(capsys):
     for wrong in (["rain"], ["rain", "rain"]):
         with pytest.raises(SystemExit):
-            transfer.parsed(["--output", "o", "--tasks", *wrong])
+            transfer.parse_options(["--output", "o", "--tasks", *wrong])
         assert "two or three different" in capsys.readouterr().err

@@ -267,7 +267,7 @@ def version(name: str) -> str:
         return ""
 
 
-def chosen(options: argparse.Namespace) -> list[job_list.Job]:
+def selected_jobs(options: argparse.Namespace) -> list[job_list.Job]:
     """The jobs of the requested parts."""
     jobs = job_list.all_jobs(
         tiny=options.rehearse,
@@ -289,7 +289,7 @@ def chosen(options: argparse.Namespace) -> list[job_list.Job]:
     return jobs
 
 
-def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
@@ -320,11 +320,11 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Runs everything and prints the table."""
-    options = parsed(arguments)
+    options = parse_options(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that its processes are ended too
     driver = Driver(options, facts_of_machine(options))
-    driver.run(chosen(options))
+    driver.run(selected_jobs(options))
     driver.results["facts"]["seconds"] = driver.spent
     driver.results["cost"] = table.costs(driver.results)
     files.write_json(options.out / "results.json", driver.results, indent=1)

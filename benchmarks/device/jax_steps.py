@@ -141,7 +141,7 @@ def main() -> None:
     messages.send("figures", figures)
     if options.get("profile"):
         with tempfile.TemporaryDirectory() as folder:
-            messages.send("figures", {"kernels": kernel_times.of(run, folder, runs=3)})
+            messages.send("figures", {"kernels": kernel_times.profile(run, folder, runs=3)})
 
 
 if __name__ == "__main__":

@@ -12,7 +12,9 @@ from typing import Any
 import jax
 
 
-def of(run: Callable[[], None], folder: str, *, runs: int, most: int = 25) -> list[dict[str, Any]]:
+def profile(
+    run: Callable[[], None], folder: str, *, runs: int, most: int = 25
+) -> list[dict[str, Any]]:
     """Traces some runs of a function.
 
     Args:

@@ -30,10 +30,10 @@ def start_worker(index: int, count: int) -> None:
     # Ctrl-C and a scheduler's SIGTERM reach all processes of the group, but the main process still
     # needs the current batch; it saves, and then stops the workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _leave_soon)
+    signal.signal(signal.SIGTERM, _exit_soon)
     if hasattr(signal, "pthread_sigmask"):  # the handlers are set: see `starting_processes`
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _GROUP_SIGNALS)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
 @contextlib.contextmanager
@@ -143,13 +143,13 @@ def keep_memory() -> None:
     mallopt(trim_threshold, 64 << 20)
 
 
-def _leave_soon(*_: object) -> None:
+def _exit_soon(*_: object) -> None:
     timer = threading.Timer(_SECONDS_AFTER_SIGTERM, os._exit, (1,))
     timer.daemon = True
     timer.start()
 
 
-def _leave_with_parent() -> None:
+def _exit_with_parent() -> None:
     """Ends a worker whose main process was killed; it would otherwise wait forever."""
     import multiprocessing
 

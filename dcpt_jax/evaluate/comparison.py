@@ -171,7 +171,7 @@ def compare(runs: Sequence[EvaluatedRun], methods: Sequence[str] | None = None) 
             name,
             tuple(run.classes[name] for run in runs),
             tuple(
-                table.score(method, name) if _compares(runs, table, name) else None
+                table.score(method, name) if _is_comparable(runs, table, name) else None
                 for method, table in columns
             ),
         )
@@ -180,7 +180,7 @@ def compare(runs: Sequence[EvaluatedRun], methods: Sequence[str] | None = None) 
     averages = (
         table.score(method, AVERAGE)
         if set(runs[0].classes) == set(table.classes)
-        and all(_compares(runs, table, name) for name in table.classes)
+        and all(_is_comparable(runs, table, name) for name in table.classes)
         else None
         for method, table in columns
     )
@@ -238,10 +238,12 @@ def _default_methods(
     """(method, table) of the runs' backbones, and notes on those of other conventions."""
     columns, notes = [], []
     for table in _tables(runs):
-        names = [m for m in table.methods if any(_is_of(m, run.architecture) for run in runs)]
+        names = [
+            m for m in table.methods if any(_uses_backbone(m, run.architecture) for run in runs)
+        ]
         if table.convention == runs[0].convention:
             columns += [(method, table) for method in names]
-        elif names and any(_compares(runs, table, name) for name in table.classes):
+        elif names and any(_is_comparable(runs, table, name) for name in table.classes):
             notes.append(
                 f"Published results of {', '.join(names)} are not shown: their convention is "
                 f"different, {table.convention}."
@@ -282,13 +284,13 @@ def _tables(runs: Sequence[EvaluatedRun]) -> list[published.Table]:
     return list(published.tables_of(sets.pop())) if len(sets) == 1 else []
 
 
-def _is_of(method: str, architecture: str) -> bool:
+def _uses_backbone(method: str, architecture: str) -> bool:
     """Whether a published method is this backbone, without or with (Mask)DCPT's pre-training."""
     prefix, _, backbone = method.rpartition("-")
     return backbone.lower() == architecture and prefix in ("", "DCPT", "MaskDCPT")
 
 
-def _compares(runs: Sequence[EvaluatedRun], table: published.Table, name: str) -> bool:
+def _is_comparable(runs: Sequence[EvaluatedRun], table: published.Table, name: str) -> bool:
     """Whether the runs measured the test set of a class's figures in the table."""
     test_set = table.test_sets.get(name)
     return test_set is not None and all(
@@ -307,7 +309,7 @@ def _without_published(runs: Sequence[EvaluatedRun], tables: Sequence[published.
         return f"There are no published results for networks trained on {sets}."
     names = runs[0].classes
     incomparable = [
-        name for name in names if not any(_compares(runs, table, name) for table in known)
+        name for name in names if not any(_is_comparable(runs, table, name) for table in known)
     ]
     if not incomparable:
         return ""

@@ -201,7 +201,7 @@ class Checkpoints:
             target,
             advice="Use another --workdir, with --config.init_from set to this one to start from "
             "its network",
-            on_damage=self._set_aside,
+            on_damage=self._move_aside,
         )
         if restored is not None:
             if restored.step != steps[0] or self.unfinished:
@@ -216,7 +216,7 @@ class Checkpoints:
             )
         return None
 
-    def _set_aside(self, folder: Path, reason: str) -> None:
+    def _move_aside(self, folder: Path, reason: str) -> None:
         def move() -> str:
             damaged, number = self._workdir / DAMAGED, 1
             kept = damaged / folder.name
