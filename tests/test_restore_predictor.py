@@ -183,8 +183,8 @@ def test_every_tile_is_counted_that_is_computed(ensemble):
     ("image", "message"),
     [
         (np.zeros((4, 4, 3), np.uint8), "dtype uint8; divide 8-bit pixels by 255"),
-        (np.zeros((4, 4), np.float32), r"shape \(4, 4\); make three equal channels"),
-        (np.zeros((1, 4, 4, 3), np.float32), "image by image"),
+        (np.zeros((4, 4), np.float32), r"shape \(4, 4\); repeat the grey channel"),
+        (np.zeros((1, 4, 4, 3), np.float32), "one image at a time"),
         (np.zeros((4, 4, 4), np.float32), "alpha"),
         (np.zeros((4, 4, 1), np.float32), "grey"),
         (np.zeros((3, 4, 4), np.float32), "alpha|channels come last"),

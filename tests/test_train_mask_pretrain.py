@@ -271,9 +271,9 @@ def test_the_recipe():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mask_ratio": 1.0}, r"config\.mask_ratio is 1\.0; it must be in \[0, 1\), and leave"),
+        ({"mask_ratio": 1.0}, r"config\.mask_ratio is 1\.0; it must be in \[0, 1\), and at least"),
         ({"mask_ratio": -0.1}, r"config\.mask_ratio is -0\.1; it must be in \[0, 1\)"),
-        ({"mask_ratio": 0.98}, r"config\.mask_ratio is 0\.98; .* one of the 16 patches of 16"),
+        ({"mask_ratio": 0.98}, r"config\.mask_ratio is 0\.98; .* one of the 16 patches of a crop"),
         ({"mask_patch": 0}, r"config\.mask_patch is 0; it must be 1 or larger"),
         ({"mask_patch": 24}, r"config\.mask_patch is 24; it must divide config\.data\.crop_size"),
         ({"focal_gamma": -1.0}, r"config\.focal_gamma is -1\.0"),
