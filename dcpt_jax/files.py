@@ -53,6 +53,14 @@ def write_json(path: Path | str, content: Any, *, indent: int | None = 2) -> Non
     write_text(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
 
 
+def check_writable(folder: Path) -> None:
+    """Creates a folder if necessary; OSError if files cannot be written into it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".writable-{os.getpid()}"
+    probe.touch()
+    probe.unlink()
+
+
 def crc32_of(path: Path) -> int:
     """CRC-32 of a file's content, read in blocks."""
     crc = 0

@@ -270,6 +270,17 @@ def test_a_run_writes_tables_and_a_sheet(tmp_path, photo_folder, pretrained, cap
     assert again.to_json() == evaluation.to_json()
 
 
+def test_a_work_directory_that_cannot_be_written_is_told_before_the_computation(
+    tmp_path, photo_folder
+):
+    config = tiny_config("evaluate", photo_folder)
+    config.init_from = "nowhere"
+    (tmp_path / "file").touch()
+    for place in ("file", "file/below"):
+        with pytest.raises(OSError, match=rf"directory .*{place} cannot be written: .*--workdir$"):
+            run.evaluate(config, tmp_path / place)
+
+
 def test_saved_images_give_the_reported_numbers(tmp_path, photo_folder, pretrained):
     config = tiny_config("evaluate", photo_folder)
     config.init_from = str(pretrained)

@@ -20,6 +20,14 @@ def test_json_holds_no_nan(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_can_be_written_is_made_and_left_empty(tmp_path):
+    files.check_writable(tmp_path / "a" / "b")
+    assert not list((tmp_path / "a" / "b").iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError):
+        files.check_writable(tmp_path / "file")
+
+
 def test_names_that_are_not_text_can_be_written(tmp_path):
     files.write_text(tmp_path / "a.txt", os.fsdecode(b"photo_\xff.png"))
     assert (tmp_path / "a.txt").read_text() == "photo_\\udcff.png"

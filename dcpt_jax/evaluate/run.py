@@ -73,8 +73,17 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> Evaluati
         ConfigError: if the config is wrong.
         FileNotFoundError: if there are no weights or no photos.
         ImportError: if baselines are requested and a library they need is not installed.
+        OSError: if the folder cannot be written.
     """
     configs.validate(config)
+    workdir = Path(workdir)
+    try:  # before the computation
+        files.check_writable(workdir)
+    except OSError as error:
+        raise OSError(
+            f"the work directory {workdir} cannot be written: {error.strerror or error}. Correct "
+            "that, or use another --workdir"
+        ) from error
     methods = baselines.available() if config.baselines else ()
     params, description = weights.load_weights(config.init_from)
     if config.tasks:
@@ -116,7 +125,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> Evaluati
         test_sets=tuple("" if data.crop_size else c.test_set for c in classes),
         crop_size=data.crop_size,
     )
-    _write(Path(workdir), config, description, evaluation, pictures)
+    _write(workdir, config, description, evaluation, pictures)
     if config.save_images:
         print(f"wrote the images of all samples to {config.save_images}", flush=True)
     return evaluation
@@ -312,7 +321,7 @@ def _write(
     evaluation: Evaluation,
     pictures: PictureSheet,
 ) -> None:
-    workdir.mkdir(parents=True, exist_ok=True)
+    print(evaluation.to_text())  # first, in case that the disk is full
     content = {
         "weights": str(config.init_from),
         "mode": description.mode,
@@ -325,7 +334,6 @@ def _write(
     files.write_json(workdir / "evaluation.json", content)
     files.write_text(workdir / "evaluation.md", evaluation.to_markdown())
     images.write_image(workdir / "sheet.png", pictures.draw().astype(np.float32) / 255)
-    print(evaluation.to_text())
     compared = comparison.compare([comparison.parse_run(content, workdir.name)])
     if compared.methods:
         print(f"\n{aligned(formats.to_markdown(compared))}\n")

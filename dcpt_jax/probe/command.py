@@ -137,7 +137,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("no network to probe: set --weights W, --random NAME or both")
     try:
         picture.check_matplotlib()
-        options.output.mkdir(parents=True, exist_ok=True)
+        files.check_writable(options.output)
     except (ImportError, OSError) as error:
         raise UsageError(f"--output {options.output}: {error}") from error
     options.interruption.check()

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from dcpt_jax import weights
+from dcpt_jax import files, weights
 from dcpt_jax.train import processes, saved_state
 from dcpt_jax.train.saved_state import SavedState
 from dcpt_jax.train.state import NOT_FINITE_ADVICE, TrainState
@@ -79,9 +79,8 @@ class Checkpoints:
         """
         try:
             weights.refuse_pattern(self._folder)
-            self._folder.mkdir(parents=True, exist_ok=True)
+            files.check_writable(self._folder)
             self._lock = _lock(self._workdir)
-            _check_writable(self._folder)
         except OSError as error:
             raise OSError(
                 f"the work directory {self._workdir} cannot be written: "
@@ -331,13 +330,6 @@ def _lock(workdir: Path) -> Any:
         file.close()
         raise RuntimeError(f"another process is training in {workdir}; wait or stop it") from error
     return file
-
-
-def _check_writable(folder: Path) -> None:
-    """Raises OSError if a folder is not writable."""
-    probe = folder / f".writable-{os.getpid()}"
-    probe.touch()
-    probe.unlink()
 
 
 def _check_shared(workdir: Path) -> None:
