@@ -105,7 +105,7 @@ DAMAGES = (
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(tmp_path, caplog, damage):
+def test_a_damaged_checkpoint_is_moved_aside_and_the_previous_one_is_used(tmp_path, caplog, damage):
     write(tmp_path, 1, 2)
     damage(tmp_path / "checkpoints" / "2")
     params, _ = weights.load_weights(tmp_path)  # what another run starts from
