@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from dcpt_jax import colour, files, images, tiff
-from dcpt_jax.image_headers import JPEG_END, ImageHeader, described
+from dcpt_jax.image_headers import JPEG_END, ImageHeader, described, png_without_damage
 from dcpt_jax.metadata import (
     PNG_RAW_PROFILES,
     Metadata,
@@ -158,6 +158,8 @@ def _alpha(path: Path, header: ImageHeader, data: bytes, dtype: np.dtype) -> np.
     if not image.has_transparency_data:
         return None
     if dtype == np.uint16:
+        if header.kind == "PNG":  # damaged animations crash OpenCV
+            data, _ = png_without_damage(path, data, ancillary=True)
         flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
         stored = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
         if stored is None or stored.dtype != dtype:

@@ -654,6 +654,19 @@ def test_a_png_with_a_damaged_animation_is_read(tmp_path, damage):
     np.testing.assert_array_equal(np.asarray(opened(tmp_path / "b.png")), np.asarray(rgba()))
 
 
+def test_a_damaged_animation_of_16_bits_does_not_end_the_process(tmp_path):
+    values = np.random.default_rng(0).integers(0, 65536, (24, 36, 4)).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    place = struct.pack(">4I", 36, 24, 0, 0) + bytes((0, 1, 0, 1, 0, 0))  # and duration
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 36, 24, 16, 6, 0, 0, 0))]
+    chunks += [(b"acTL", struct.pack(">II", 2, 0)), (b"IDAT", zlib.compress(rows))]
+    damaged = zlib.compress(b"\x09" * len(rows))  # with an unknown filter
+    chunks += [(b"fcTL", bytes(4) + place), (b"fdAT", b"\0\0\0\1" + damaged), (b"IEND", b"")]
+    (tmp_path / "a.png").write_bytes(png(*chunks))
+    pixels, carried = read_photo(tmp_path / "a.png")
+    np.testing.assert_array_equal(np.dstack([pixels, carried.alpha]), values)
+
+
 def test_a_large_tiff_has_several_strips(tmp_path):
     image = np.random.default_rng(0).random((700, 800, 3)).astype(np.float32)
     carried = type(read_photo(saved(tmp_path / "a.png"))[1])(16)
