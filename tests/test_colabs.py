@@ -7,7 +7,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "colabs").glob("*.ipynb"))
-SHORT = "features"  # the one that runs in the default tests
 MACHINE_PATHS = re.compile(r"(?<![\w.])/(home|root|tmp|Users|usr|opt|work|content)/")
 
 
@@ -30,13 +29,8 @@ def pictures(notebook):
     ]
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, id=path.stem, marks=() if path.stem == SHORT else pytest.mark.slow)
-        for path in NOTEBOOKS
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path, tmp_path, monkeypatch):
     """Runs every cell unchanged; the install cell has nothing to do."""
     nbclient = pytest.importorskip("nbclient")

@@ -21,7 +21,7 @@ def slow(name):
     return pytest.param(name, marks=pytest.mark.slow)
 
 
-SHORT = ["nafnet", slow("restormer"), slow("promptir"), "swinir"]
+SHORT = ["nafnet", slow("restormer"), slow("promptir"), slow("swinir")]
 # Entries of the parameters behind the last feature.
 TAILS = {
     "nafnet": {"ending"},

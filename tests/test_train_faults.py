@@ -229,6 +229,7 @@ def assert_continues_to_the_same_end(workdir, photos, uninterrupted, *flags):
     return training.output
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_in_a_save_ends_like_an_uninterrupted_one(
     tmp_path, photo_folder, uninterrupted
 ):

@@ -122,6 +122,7 @@ def assert_trained_alike(workdir, other):
     np.testing.assert_allclose(found[norm][:2], expected[norm][:2], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one(tmp_path, photo_folder, alone):
     first, second = succeeded(train(photo_folder, tmp_path, count=2))
     assert "2 x cpu in 2 processes" in first and "weights: " in first

@@ -148,8 +148,9 @@ CASES = [
 
 
 # Compiling the step of 17 transformer blocks takes a minute; `finetune_nafnet_clip` is the step of
-# `finetune_nafnet` with the gradients clipped.
-LONG = ("dcdist_restormer_origin", "finetune_nafnet")
+# `finetune_nafnet` with the gradients clipped, and `dct_nafnet` that of `dcpt_nafnet` with degraded
+# images in its first pass.
+LONG = ("dcdist_restormer_origin", "dct_nafnet", "finetune_nafnet")
 
 
 @pytest.mark.parametrize(

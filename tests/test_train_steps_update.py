@@ -51,7 +51,7 @@ def plain():
 
 @pytest.mark.parametrize(
     "options",
-    [{"remat": True}, {"accumulate_steps": 3}],
+    [pytest.param({"remat": True}, marks=pytest.mark.slow), {"accumulate_steps": 3}],
     ids=["rematerialised", "accumulated"],
 )
 def test_saving_memory_changes_nothing(plain, options):

@@ -185,6 +185,7 @@ def test_the_best_checkpoint_is_kept_and_reported(tmp_path, photo_folder, capsys
     assert best[1].steps == 4 and set(best[0]) == {"network"}
 
 
+@pytest.mark.slow
 def test_the_sheet_of_masked_pretraining_shows_visible_and_reconstructed_parts(
     photo_folder, monkeypatch
 ):
