@@ -5,6 +5,7 @@ import argparse
 import contextlib
 import itertools
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -150,6 +151,11 @@ def positive_int(text: str) -> int:
     return int(number)
 
 
+def _one_line(text: str) -> str:
+    """Text with its control characters escaped, which names of files may contain."""
+    return re.sub("[\0-\x1f\x7f-\x9f]", lambda match: repr(match[0])[1:-1], text)
+
+
 class Display:
     """Progress: a bar on a terminal, otherwise a line for each photo."""
 
@@ -162,6 +168,7 @@ class Display:
 
     def line(self, text: str) -> None:
         """Prints a line above the bar."""
+        text = _one_line(text)
         self._shown = time.monotonic()
         if self._bar is None:
             print(text, flush=True)
@@ -170,6 +177,7 @@ class Display:
 
     def failure(self, text: str) -> None:
         """Prints on the error stream why a photo failed."""
+        text = _one_line(text)
         if self._bar is None:
             print(f"failed: {text}", file=sys.stderr, flush=True)
         else:

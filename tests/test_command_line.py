@@ -157,6 +157,15 @@ def test_names_that_the_terminal_cannot_show_are_escaped():
     assert (done.returncode, done.stdout) == (0, "\\xe9\n")
 
 
+def test_a_line_of_output_stays_one_line(capsys):
+    display = command_line.Display(1)
+    display.done("restored: a\nb\x1b[2J \u3000\u5199\U0001f600.png")
+    display.failure("c\rd.png: the file is empty")
+    shown = capsys.readouterr()
+    assert shown.out == "restored: a\\nb\\x1b[2J \u3000\u5199\U0001f600.png\n"
+    assert shown.err == "failed: c\\rd.png: the file is empty\n"
+
+
 def test_progress_of_a_large_photo_shows_away_from_a_terminal(monkeypatch, capsys):
     display = command_line.Display(1)
     display.tile(1, 3)
