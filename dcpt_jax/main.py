@@ -72,7 +72,8 @@ def _run(argv: Sequence[str], interruption: Interruption) -> int:
         run(values.config, expand_home(values.workdir), interruption)
         return 0
     except KeyboardInterrupt:
-        print("the same command continues from the last checkpoint, if any", file=sys.stderr)
+        if MODES[values.config.mode].trains:
+            print("the same command continues from the last checkpoint, if any", file=sys.stderr)
         raise
     except Exception as error:
         if isinstance(error, (UsageError, DeviceError)) or is_of_output(error):

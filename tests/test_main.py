@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dcpt_jax import main as command
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -102,6 +104,18 @@ def test_help_of_a_stage_lists_its_keys():
 def test_help_of_an_unknown_stage_is_an_error():
     done = main("--config=configs/nothing.py", "--help")
     assert done.returncode == 2 and "configs/nothing.py" in done.stderr
+
+
+@pytest.mark.parametrize(("stage", "continues"), [("pretrain", True), ("evaluate", False)])
+def test_only_an_interrupted_training_is_said_to_continue(stage, continues, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "run", interrupted)
+    assert command.main(["main", f"--config=configs/{stage}.py", "--workdir=w"]) == 130
+    shown = capsys.readouterr().err
+    assert ("the same command continues" in shown) == continues
+    assert shown.endswith("interrupted\n")
 
 
 def test_a_folder_without_photos(tmp_path):
