@@ -6,7 +6,7 @@ both photos of a pair: a short header and the raw pixels. Reading one of 256x256
 
 A folder holds `part-00000.array_record`, ... and `manifest.json`. ArrayRecord verifies a 64-bit
 hash at each read, so a damaged record counts as a bad file. The manifest has the sizes and CRC-32
-of whole files.
+of whole files, and a checksum of itself.
 """
 
 import collections
