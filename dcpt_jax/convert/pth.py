@@ -15,7 +15,6 @@ import io
 import math
 import pickle
 import pickletools
-import re
 import struct
 import sys
 import zipfile
@@ -23,11 +22,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import ml_dtypes
 import numpy as np
 
 from dcpt_jax.convert.messages import printable
 from dcpt_jax.convert.other_files import kind_of_archive
+from dcpt_jax.convert.pth_names import INERT, OTHER_TENSORS, STORAGE_DTYPES, WORDS
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
@@ -209,19 +208,6 @@ def _read_legacy(file: BinaryIO, budget: _Budget) -> Any:
 MAX_INSTRUCTIONS = 1_000_000
 MAX_BYTES = 16 * 2**20
 
-STORAGE_DTYPES = {
-    "DoubleStorage": np.float64,
-    "FloatStorage": np.float32,
-    "HalfStorage": np.float16,
-    "BFloat16Storage": ml_dtypes.bfloat16,
-    "LongStorage": np.int64,
-    "IntStorage": np.int32,
-    "ShortStorage": np.int16,
-    "CharStorage": np.int8,
-    "ByteStorage": np.uint8,
-    "BoolStorage": np.bool_,
-}
-
 
 class PthError(ValueError):
     """Not a PyTorch checkpoint, damaged, or refused because it holds more than tensors."""
@@ -340,14 +326,12 @@ class _Unpickler(pickle._Unpickler):
         found = Name(f"{module}.{name}")
         root = module.partition(".")[0]
         strict = root == "torch" or root in sys.stdlib_module_names or not root.isidentifier()
-        if strict and _OTHER_TENSORS.fullmatch(found):
+        if strict and OTHER_TENSORS.fullmatch(found):
             raise PthError(
                 f"refused: a tensor of a kind that is not read ({found}), such as a sparse, "
                 "quantised or distributed one; save plain ones of float32"
             )
-        if strict and not (
-            found in _FUNCTIONS or _WORDS.fullmatch(found) or _INERT.fullmatch(found)
-        ):
+        if strict and not (found in _FUNCTIONS or WORDS.fullmatch(found) or INERT.fullmatch(found)):
             raise PthError(
                 f"refused: it names {printable(found)}, which is not one of the names that "
                 "this reader knows; save the state dict alone: torch.save(model.state_dict(), ...)"
@@ -356,7 +340,7 @@ class _Unpickler(pickle._Unpickler):
 
     def load_reduce(self) -> None:
         arguments, name = self.stack.pop(), self.stack.pop()
-        if type(name) is not Name or type(arguments) is not tuple or _WORDS.fullmatch(name):
+        if type(name) is not Name or type(arguments) is not tuple or WORDS.fullmatch(name):
             raise PthError("damaged: it calls something that is not a function")
         self.append(self.call(name, arguments))
 
@@ -370,7 +354,7 @@ class _Unpickler(pickle._Unpickler):
 
     def load_newobj(self) -> None:
         _, name = self.stack.pop(), self.stack.pop()
-        if type(name) is not Name or name in _FUNCTIONS or _WORDS.fullmatch(name):
+        if type(name) is not Name or name in _FUNCTIONS or WORDS.fullmatch(name):
             raise PthError("refused: the instruction NEWOBJ, which no state dict needs")
         self.append(Inert())
 
@@ -494,22 +478,3 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "numpy.core.multiarray.scalar": _scalar,
     "numpy._core.multiarray.scalar": _scalar,
 }
-# Functions that build tensors without plain numbers in a storage.
-_OTHER_TENSORS = re.compile(
-    r"torch\._utils\._rebuild_(?!tensor$|tensor_v2$|parameter$|parameter_with_state$)\w+|"
-    r"torch\.distributed\..*(?:DTensor|ShardedTensor)"
-)
-# Names that may occur but not be called.
-_WORDS = re.compile(
-    r"torch\.(?:\w+Storage|Tensor|b?float\d+|u?int\d+|bool|complex\d+)|"
-    r"torch\.nn\.parameter\.(?:Parameter|Buffer)|builtins\.(?:dict|list|int|long|float)"
-)
-# Python and PyTorch objects that checkpoints contain besides weights: settings, dates, paths,
-# random states.
-_INERT = re.compile(
-    r"(?:argparse|array|collections|copyreg|dataclasses|datetime|decimal|enum|fractions|functools|"
-    r"logging|operator|pathlib|random|re|types|typing|uuid|zoneinfo|"
-    r"torch\.(?:optim|torch_version))\..+|"
-    r"builtins\.(?:bool|bytearray|frozenset|getattr|object|range|slice|str|tuple|xrange|"
-    r"Ellipsis|NotImplemented)"
-)

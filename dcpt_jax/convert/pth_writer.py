@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dcpt_jax.convert.pth import STORAGE_DTYPES
+from dcpt_jax.convert.pth_names import STORAGE_DTYPES
 
 _ROOT = "archive"
 _ALIGNMENT = 64  # bytes; PyTorch maps storages into memory and computes on them in place
