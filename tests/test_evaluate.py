@@ -281,6 +281,15 @@ def test_a_work_directory_that_cannot_be_written_is_told_before_the_computation(
             run.evaluate(config, tmp_path / place)
 
 
+@pytest.mark.parametrize("key", ["init_from", "classifier_from"])
+def test_a_path_without_weights_is_named_with_its_key(tmp_path, photo_folder, pretrained, key):
+    config = tiny_config("evaluate", photo_folder)
+    config.init_from = str(pretrained)
+    config[key] = str(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=rf"^config\.{key}: no weights in .*nowhere"):
+        run.evaluate(config, tmp_path / "evaluate")
+
+
 def test_saved_images_give_the_reported_numbers(tmp_path, photo_folder, pretrained):
     config = tiny_config("evaluate", photo_folder)
     config.init_from = str(pretrained)

@@ -85,7 +85,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> Evaluati
             "that, or use another --workdir"
         ) from error
     methods = baselines.available() if config.baselines else ()
-    params, description = weights.load_weights(config.init_from)
+    params, description = weights.load_weights_of_key("init_from", config.init_from)
     if config.tasks:
         tasks = task_sets.resolve_tasks(config.tasks)
     else:
@@ -141,7 +141,7 @@ def find_classifier(
     """
     path = config.classifier_from or config.init_from
     if config.classifier_from:
-        params, description = weights.load_weights(path)
+        params, description = weights.load_weights_of_key("classifier_from", path)
         if description.classifier is None:
             raise configs.ConfigError(
                 f"config.classifier_from: the weights in {path} contain no classifier; give the "

@@ -16,7 +16,7 @@ from dcpt_jax.config.checks import SCRATCH
 from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.labels import Labels
 from dcpt_jax.modes import MODES, Mode
-from dcpt_jax.weights import ClassifierDescription, WeightsDescription, WeightsError
+from dcpt_jax.weights import ClassifierDescription, WeightsDescription
 
 HEAD = "head"  # the classifier's last layer; its last axis has the classes or components
 
@@ -54,7 +54,7 @@ def find_initial(config: ml_collections.ConfigDict, begun: WeightsDescription | 
         return _resumed(config, begun, chosen)
     params, network, source, classifier, origin = {}, None, None, None, {}
     if config.init_from:
-        loaded, network = _load("init_from", config.init_from)
+        loaded, network = weights.load_weights_of_key("init_from", config.init_from)
         source = network
         params["network"] = loaded["network"]
         origin = {"init_from": str(config.init_from), **_run_of(network)}
@@ -62,7 +62,7 @@ def find_initial(config: ml_collections.ConfigDict, begun: WeightsDescription | 
         adopt_architecture(config, network)
     needs_classifier = mode.classifies or bool(config.get("guidance"))
     if needs_classifier and chosen not in ("", SCRATCH):
-        loaded, source = _load("classifier_from", chosen)
+        loaded, source = weights.load_weights_of_key("classifier_from", chosen)
         origin["classifier_from"] = {"path": str(chosen), **_run_of(source)}
         if source.classifier is None:
             raise ConfigError(
@@ -234,14 +234,6 @@ def _adopt_classifier(config: ml_collections.ConfigDict, classifier: ClassifierD
             num_blocks,
         )
     config.classifier.num_blocks = num_blocks
-
-
-def _load(key: str, path: str) -> tuple[weights.Params, WeightsDescription]:
-    """The weights that a key of the config names."""
-    try:
-        return weights.load_weights(path)
-    except (FileNotFoundError, WeightsError) as error:
-        raise type(error)(f"config.{key}: {error}") from error
 
 
 def _check_recipe(config: ml_collections.ConfigDict, architecture: str) -> None:

@@ -220,6 +220,14 @@ def weights_files_in(folder: Path) -> str:
     return ""
 
 
+def load_weights_of_key(key: str, path: Path | str) -> tuple[Params, WeightsDescription]:
+    """`load_weights` for the path in a key of the config, which the errors name."""
+    try:
+        return load_weights(path)
+    except (FileNotFoundError, WeightsError) as error:
+        raise type(error)(f"config.{key}: {error}") from error
+
+
 def _load_folder(folder: Path, newest: int) -> tuple[Params, WeightsDescription]:
     """Reads a weights folder; `newest` is the step of the newest checkpoint beside it."""
     description = read_description(folder / DESCRIPTION)
