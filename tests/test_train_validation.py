@@ -81,7 +81,7 @@ def test_a_process_whose_share_of_a_class_cannot_be_read_goes_on(restoring, monk
 
     monkeypatch.setattr(validation, "_samples", of_others)
     # What all processes get to know alike, whoever tried to read.
-    with pytest.raises(ImageError, match=r"none of the photos of haze that were .*\.sources\.haze"):
+    with pytest.raises(ImageError, match=r"none of the photos tried for haze .*\.sources\.haze"):
         validation.measure(state)
     one_more = [20.0, 0.5, 1]  # of each class in another process: decibels, SSIM, samples
     monkeypatch.setattr(processes, "total", lambda n: n + one_more if n.ndim else n)
