@@ -264,7 +264,7 @@ def test_mixtures_from_pretraining_to_tables(tmp_path, photo_folder, label):
         assert np.sum(saved["confusion"]) == sum(c["samples"] for c in saved["classes"].values())
     output = run("classify", *steps, before, labels, "--config.tasks=low_light+haze,haze,rain")
     assert "classify 4/4" in output
-    kept = "to 3 components; kept: low_light, haze, rain; new: none; left: snow"
+    kept = "to 3 components; kept: low_light, haze, rain; new: none; dropped: snow"
     assert (kept if multi_hot else "resized from 11 to 3 classes; kept: low_light+haze") in output
     # A classifier of components guides to a mixture that it was never shown.
     guide = f"--config.classifier_from={folders['classify']}"

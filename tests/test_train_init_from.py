@@ -98,7 +98,7 @@ def test_the_report_lists_dropped_and_untrained_parts():
     assert masked == [
         "network: taken over from W",
         "network: its last layers are untrained, since masked pre-training skips them",
-        "classifier: left in W, this stage has none",
+        "classifier: not loaded from W, as this stage has none",
     ]
 
 
@@ -111,7 +111,8 @@ def test_a_classifier_of_classes_goes_on_with_components(photo_folder, pretraine
     assert run.classifier.num_classes == 4
     assert init_from.report(run.initial, run.mode, run.labels)[1] == (
         f"classifier: taken over from {pretrained} (flat, from now on multi_hot), its head resized "
-        "from 5 to 4 components; kept: low_light, haze, rain; new: snow; left: noise, motion_blur"
+        "from 5 to 4 components; kept: low_light, haze, rain; new: snow; "
+        "dropped: noise, motion_blur"
     )
     there = weights.load_weights(pretrained)[0]["classifier"]["head"]["bias"]
     bias = run.create_state().params["classifier"]["head"]["bias"]
@@ -162,7 +163,7 @@ def test_a_classifier_learns_other_classes_on_a_frozen_network(
     output = capsys.readouterr().out
     assert (
         f"classifier: taken over from {begin}, its head resized from 5 to 2 classes; kept: haze; "
-        "new: noise+rain; left: rain, noise, low_light, motion_blur"
+        "new: noise+rain; dropped: rain, noise, low_light, motion_blur"
     ) in output
     assert "classify 2/2" in output and 0 <= result.metrics["accuracy"] <= 1
     before = weights.load_weights(begin)[0]

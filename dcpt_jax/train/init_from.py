@@ -216,12 +216,12 @@ def report(initial: Initial, mode: Mode, labels: Labels) -> list[str]:
                 f"classifier: taken over from {source}{change}, its head resized from "
                 f"{len(inherited.names)} to {len(outputs)} {labels.noun}; "
                 f"kept: {', '.join(shared) or 'none'}; new: {', '.join(new) or 'none'}; "
-                f"left: {', '.join(dropped) or 'none'}"
+                f"dropped: {', '.join(dropped) or 'none'}"
             )
     elif initial.params and mode.classifies:
         lines.append("classifier: from scratch")
     elif description is not None and description.classifier is not None:
-        lines.append(f"classifier: left in {initial.network_from}, this stage has none")
+        lines.append(f"classifier: not loaded from {initial.network_from}, as this stage has none")
     return lines
 
 
