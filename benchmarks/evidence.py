@@ -53,20 +53,23 @@ class Settings(experiment.Settings):
     Attributes:
         pretrain_steps: of each pre-training; a multiple of 4.
         validations: number of validations in a restoration; a pre-training has four.
+        learning_rate: of the restorations; that of the pre-trainings is the config's.
     """
 
     pretrain_steps: int = 1600
     validations: int = 16
+    learning_rate: float = 2e-3
 
 
 # Command line flags for `Settings`.
-SIZES = {
+FLAGS = {
     "steps": "number of steps of a restoration",
     "pretrain_steps": "number of steps of a pre-training, a multiple of 4",
     "validations": "number of validations in a restoration",
     "batch_size": "batch size of all runs",
     "crop_size": "crop size of all runs and the validation, in pixels",
     "width": "channels of the network at full resolution",
+    "learning_rate": "learning rate of the restorations",
 }
 
 
@@ -106,6 +109,7 @@ def restoration_config(
 
     config = configs.load("restore")
     config.init_from = str(init_from or "")
+    config.optimizer.learning_rate = settings.learning_rate
     every = max(1, settings.steps // settings.validations)
     steps = settings.steps + more_steps
     return _prepared(config, settings, seed=seed, steps=steps, every=every)
@@ -250,15 +254,16 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--stages", action="store_true",
                         help="also restore from parts of pre-training (first seed)")  # fmt: skip
-    for name, meaning in SIZES.items():
+    for name, meaning in FLAGS.items():
         flag = "--" + name.replace("_", "-")
-        parser.add_argument(flag, type=int, help=f"{meaning} (default: {getattr(Settings, name)})")
+        default = getattr(Settings, name)
+        parser.add_argument(flag, type=type(default), help=f"{meaning} (default: {default})")
     options = parser.parse_args(arguments)
     options.seeds = options.seeds or ([0] if options.rehearse else [0, 1, 2])
-    for name in SIZES:
+    for name in FLAGS:
         value = getattr(options, name)
-        if value is not None and value < 1:
-            parser.error(f"--{name.replace('_', '-')} is {value}; it must be 1 or larger")
+        if value is not None and value <= 0:
+            parser.error(f"--{name.replace('_', '-')} is {value}; it must be larger than 0")
     if options.pretrain_steps is not None and (
         options.pretrain_steps < 4 or options.pretrain_steps % 4
     ):
@@ -271,7 +276,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
     settings = Settings(options.photos, options.validation)
     if options.rehearse:
         settings = dataclasses.replace(settings, **experiment.TINY, pretrain_steps=4, validations=2)
-    flags = {name: getattr(options, name) for name in SIZES}
+    flags = {name: getattr(options, name) for name in FLAGS}
     changes = {name: value for name, value in flags.items() if value is not None}
     return dataclasses.replace(settings, **changes)
 

@@ -74,6 +74,18 @@ def test_the_arms_match_their_descriptions(tmp_path):
     assert arms == [("pretrain", "direct", 3), ("restore", "direct", 3)]
 
 
+def test_the_learning_rate_is_that_of_the_restorations():
+    rates = []
+    for flags in ([], ["--learning-rate", "5e-4"]):
+        options = evidence.parse_options(["--output", "x", *flags])
+        settings = evidence.settings_of(options)
+        restoration = evidence.restoration_config(settings, 0)
+        pretraining = evidence.pretraining_config(settings, "dcpt", 0)
+        rates.append((restoration.optimizer.learning_rate, pretraining.optimizer.learning_rate))
+    demo = configs.load("restore").optimizer.learning_rate
+    assert rates == [(demo, 1e-3), (5e-4, 1e-3)]
+
+
 def test_longer_costs_as_much_as_pretraining_and_restoration(tmp_path, monkeypatch):
     times = {"restore": 0.1, "dcpt": 0.25}
     monkeypatch.setattr(evidence, "measure_steps", lambda settings: times)
