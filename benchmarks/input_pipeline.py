@@ -44,7 +44,7 @@ from dcpt_jax.data.classes import TrainingClass, synthetic_classes
 from dcpt_jax.data.manifest import Options
 from dcpt_jax.data.pack import corners, pack
 from dcpt_jax.data.packed import PackedSource
-from dcpt_jax.image_folders import list_images
+from dcpt_jax.images.listing import list_images
 
 HEIGHT, WIDTH = 1000, 1500  # size of photos made from bundled ones
 _PHOTOS = 24  # most photos

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 import dcpt_jax
-from dcpt_jax import image_folders, images
+from dcpt_jax import images
 from dcpt_jax.evaluate import gallery, scores
+from dcpt_jax.images import listing
 from dcpt_jax.inspect.inspector import Inspector
 from dcpt_jax.restore.predictor import Predictor
 
@@ -154,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.pictures:
         images.write_image(options.pictures, images.to_float(draw(options.weights)))
     if options.photos:
-        results = measure(image_folders.list_images(options.photos), options.weights)
+        results = measure(listing.list_images(options.photos), options.weights)
         if options.output:
             options.output.write_text(json.dumps(results, indent=1) + "\n")
         print("\n".join(table(results)))

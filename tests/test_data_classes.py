@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcpt_jax import colour, images
 from dcpt_jax import config as configs
+from dcpt_jax import images
 from dcpt_jax.data import classes as data_classes
 from dcpt_jax.data.classes import open_classes
 from dcpt_jax.data.spec import SourceError
 from dcpt_jax.data.tasks import Task, resolve_tasks
+from dcpt_jax.images import colour
 from tests.profiles import rgb_profile
 
 

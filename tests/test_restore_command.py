@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 import dcpt_jax
-from dcpt_jax import image_folders, images, weights
+from dcpt_jax import images, weights
 from dcpt_jax.convert.files import write_checkpoints
+from dcpt_jax.images import listing
 from dcpt_jax.labels import Labels
 from dcpt_jax.models import parameter_shapes
 from dcpt_jax.restore import command
@@ -216,7 +217,7 @@ def test_an_interruption_leaves_finished_files_and_no_partial_one(
             raise KeyboardInterrupt
         replace(source, target)
 
-    monkeypatch.setattr(images.os, "replace", interrupted_at_b)
+    monkeypatch.setattr(os, "replace", interrupted_at_b)
     status = run(tmp_path / "in", "--output", tmp_path / "out", "--weights", tmp_path)
     assert status == 130
     assert files(tmp_path / "out") == ["a.png"]
@@ -726,4 +727,4 @@ def test_awkward_files(shared, weights_folder, tmp_path, capsys):
     assert {"ok_plain_png.png", "ok_plain_jpg.png", "UPPER_png.png", "UPPER_jpeg.png"} <= set(
         files(out)
     )
-    assert len(files(out)) == len(image_folders.list_images(folder)) - len(bad)
+    assert len(files(out)) == len(listing.list_images(folder)) - len(bad)

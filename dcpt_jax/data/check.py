@@ -22,7 +22,7 @@ import tqdm
 from absl import flags
 
 from dcpt_jax import config as configs
-from dcpt_jax import extras, image_folders, images
+from dcpt_jax import extras, images
 from dcpt_jax.command_line import UsageError, guarded
 from dcpt_jax.config import flags as config_flags
 from dcpt_jax.data import classes
@@ -30,6 +30,7 @@ from dcpt_jax.data.classes import ClassResult
 from dcpt_jax.data.pairs import PairSource, SizeError
 from dcpt_jax.data.photos import PhotoSource
 from dcpt_jax.data.sources import Concatenated
+from dcpt_jax.images import listing
 from dcpt_jax.interruption import Interruption
 from dcpt_jax.modes import MODES
 
@@ -203,7 +204,7 @@ def _unused_lines(checked: Sequence[ClassCheck]) -> list[str]:
     return lines + [
         f"{part.location}: {text}"
         for part in parts
-        for text in image_folders.left_out_texts(part.left_out)
+        for text in listing.left_out_texts(part.left_out)
     ]
 
 

@@ -10,12 +10,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from dcpt_jax import image_folders
 from dcpt_jax.data import pair_files
 from dcpt_jax.data.datasets import Dataset, Folders, get
 from dcpt_jax.data.pair_files import Pairing
 from dcpt_jax.data.spec import SourceError
-from dcpt_jax.image_folders import FileList
+from dcpt_jax.images import listing
+from dcpt_jax.images.listing import FileList
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,7 @@ def find(name: str, folder: Path | str, split: str, *, task: str = "") -> Datase
         )
     if isinstance(files[0], Pairing):
         return DatasetFiles(dataset, split, pair_files.concatenate(files), None, tuple(missing))
-    return DatasetFiles(dataset, split, None, image_folders.concatenate(files), tuple(missing))
+    return DatasetFiles(dataset, split, None, listing.concatenate(files), tuple(missing))
 
 
 def kind_of(task: str) -> str:
@@ -100,7 +100,7 @@ def _open(
         folders_found = [path for path, _ in _matching(folder, folders.clean)]
         photos = [_photos_in(path, folders) for path in folders_found]
         photos = [files for files in photos if files]
-        return image_folders.concatenate(photos) if photos else None
+        return listing.concatenate(photos) if photos else None
     pairings = []
     for degraded, names in _matching(folder, folders.degraded):
         for clean, _ in _matching(folder, _filled(folders.clean, names)):
@@ -117,7 +117,7 @@ def _open(
 
 
 def _photos_in(folder: Path, folders: Folders) -> FileList:
-    files = image_folders.list_images(folder, deep=folders.deep)
+    files = listing.list_images(folder, deep=folders.deep)
     if not folders.without:
         return files
     unwanted = re.compile("|".join(map(fnmatch.translate, folders.without)))

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
 
-from dcpt_jax import image_folders
 from dcpt_jax.data.spec import CLEAN_FIRST, RULES, SourceError, parse_rule
 from dcpt_jax.files import expand_home
-from dcpt_jax.image_folders import FileList
+from dcpt_jax.images import listing
+from dcpt_jax.images.listing import FileList
 
 # Words in names of files and folders that suggest clean or degraded photos.
 _CLEAN_WORDS = frozenset(
@@ -92,7 +92,7 @@ def pair_folders(
     """
     parse_rule(rule)
     try:
-        files, clean_files = (image_folders.list_images(f, deep=deep) for f in (degraded, clean))
+        files, clean_files = (listing.list_images(f, deep=deep) for f in (degraded, clean))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(f"{error}; a source of pairs needs two existing folders") from error
     inaccessible = tuple(dict.fromkeys((*files.inaccessible, *clean_files.inaccessible)))
@@ -343,8 +343,8 @@ def concatenate(pairings: Sequence[Pairing]) -> Pairing:
     if len(pairings) == 1:
         return pairings[0]
     return Pairing(
-        image_folders.concatenate([p.degraded for p in pairings]),
-        image_folders.concatenate([p.clean for p in pairings]),
+        listing.concatenate([p.degraded for p in pairings]),
+        listing.concatenate([p.clean for p in pairings]),
         tuple(entry for p in pairings for entry in p.unpaired),
         tuple(dict.fromkeys(entry for p in pairings for entry in p.inaccessible)),
         tuple(path for p in pairings for path in p.unused),

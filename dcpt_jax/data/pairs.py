@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dcpt_jax import image_folders, images
+from dcpt_jax import images
 from dcpt_jax.data import sources
 from dcpt_jax.data.pair_files import Pairing
 from dcpt_jax.data.sources import Cache, Pair, Source
+from dcpt_jax.images import listing
 
 _logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class PairReport:
             text += f", {self.unused} clean files without a degraded one"
         if not self.checked:
             text += " (too many to check each before the run)"
-        return "; ".join([text, *image_folders.left_out_texts(self.left_out)])
+        return "; ".join([text, *listing.left_out_texts(self.left_out)])
 
 
 def check_pair(

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dcpt_jax import extras, image_folders, images
+from dcpt_jax import extras, images
 from dcpt_jax.data import sources
 from dcpt_jax.data.sources import Cache, Source
-from dcpt_jax.image_folders import FileList
+from dcpt_jax.images import listing
+from dcpt_jax.images.listing import FileList
 
 # Photos bundled with installed packages, as "package/file". The lists are disjoint.
 TRAIN_PHOTOS = (
@@ -73,9 +74,9 @@ def bundled_photos(split: str) -> list[Path]:
 
 
 def folder_photos(root: Path | str) -> FileList:
-    """Paths of the images below a folder; see `image_folders.list_images`."""
+    """Paths of the images below a folder; see `listing.list_images`."""
     try:
-        paths = image_folders.list_images(root)
+        paths = listing.list_images(root)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(
             f"{error}; --config.data.root takes an existing folder of photos"
@@ -83,9 +84,9 @@ def folder_photos(root: Path | str) -> FileList:
     if not paths:
         raise FileNotFoundError(
             f"no images in the folder {root} given by --config.data.root; looked in it and its "
-            f"sub-folders for files named {' '.join(sorted(image_folders.IMAGE_SUFFIXES))}"
+            f"sub-folders for files named {' '.join(sorted(listing.IMAGE_SUFFIXES))}"
             + "".join(f"; {reason}" for _, reason in paths.inaccessible[:1])
-            + "".join(f"; {text}" for text in image_folders.left_out_texts(paths.left_out))
+            + "".join(f"; {text}" for text in listing.left_out_texts(paths.left_out))
         )
     return paths
 
@@ -108,7 +109,7 @@ class PhotoReport:
             text += f" ({len(self.skipped)} of {self.total} files left out as unreadable)"
         if not self.checked:
             text += " (too many to check each before the run)"
-        return "; ".join([text, *image_folders.left_out_texts(self.left_out)])
+        return "; ".join([text, *listing.left_out_texts(self.left_out)])
 
 
 def inspect_photos(

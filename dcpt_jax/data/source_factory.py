@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dcpt_jax import image_folders
 from dcpt_jax.data import dataset_files, datasets, spec
 from dcpt_jax.data.datasets import DATASETS, Dataset
 from dcpt_jax.data.pair_files import Pairing, pair_folders, pair_list
@@ -15,6 +14,7 @@ from dcpt_jax.data.registered import RegisteredSource
 from dcpt_jax.data.sources import Cache, Concatenated
 from dcpt_jax.data.spec import SourceError
 from dcpt_jax.data.tasks import Task
+from dcpt_jax.images import listing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +104,7 @@ class SourceFactory:
     def _from_spec(self, kind: str, text: str, task: Task) -> DescribedSource:
         if kind == "photos":
             try:
-                paths = image_folders.list_images(text)
+                paths = listing.list_images(text)
             except NotADirectoryError as error:
                 raise SourceError(str(error)) from error
             if not paths:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dcpt_jax import image_folders, images
+from dcpt_jax import images
 from dcpt_jax.command_line import Display, UsageError, expanded_path, positive_int, run_command
+from dcpt_jax.images import listing
 
 _SHOWN = 0.005  # probabilities below this are left out of the table
 
@@ -86,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("the inputs contain no image to inspect")
     inspector = _inspector(options.weights)
     display = Display(len(photos))
-    for text in image_folders.left_out_texts(left_out):
+    for text in listing.left_out_texts(left_out):
         print(text, file=sys.stderr)
     try:
         for path, reason in failures:
@@ -104,7 +105,7 @@ def find_photos(
     photos, failures, left_out = {}, [], Counter()
     for path in inputs:
         try:
-            paths, counts = image_folders.find_images(path)
+            paths, counts = listing.find_images(path)
         except OSError as error:
             failures.append((path, error.strerror or str(error)))
             continue

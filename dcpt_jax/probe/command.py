@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dcpt_jax import files, image_folders, images
+from dcpt_jax import files, images
 from dcpt_jax.command_line import (
     UsageError,
     expanded,
@@ -19,6 +19,7 @@ from dcpt_jax.command_line import (
     positive_int,
     run_command,
 )
+from dcpt_jax.images import listing
 
 _DETAILS = """
 what is computed
@@ -200,7 +201,7 @@ def _images(tasks: Sequence[Any], options: argparse.Namespace) -> tuple[Any, str
         if options.photos is None:
             paths, where = bundled_photos("held_out"), "bundled photos"
         else:
-            paths, _ = image_folders.find_images(options.photos)
+            paths, _ = listing.find_images(options.photos)
             where = f"photos in {options.photos.name}"
         probed = probe_images(
             tasks,

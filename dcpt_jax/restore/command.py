@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from dcpt_jax import image_folders, images, photo_files
+from dcpt_jax import images
 from dcpt_jax.command_line import Display, UsageError, expanded_path, positive_int, run_command
-from dcpt_jax.metadata import Metadata
+from dcpt_jax.images import listing, photo_files
+from dcpt_jax.images.metadata import Metadata
 from dcpt_jax.modes import MODES
 from dcpt_jax.restore.targets import FORMATS, Job, output_folder, plan
 
@@ -207,7 +208,7 @@ def run(options: argparse.Namespace) -> int:
         shown = ", ".join(str(path) for path in planned.earlier_results[:3])
         ellipsis = ", ..." if len(planned.earlier_results) > 3 else ""
         display.line(f"ignored {len(planned.earlier_results)} earlier results: {shown}{ellipsis}")
-    for text in image_folders.left_out_texts(planned.left_out):
+    for text in listing.left_out_texts(planned.left_out):
         display.line(text)
     if changed := planned.changed_formats() if options.format == "auto" else "":
         display.line(f"{changed}, which is lossless; --format same keeps the format")

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dcpt_jax import image_folders, images
+from dcpt_jax import images
+from dcpt_jax.images import listing
 
 FORMATS = ("auto", "png", "jpg", "same")
 # Lossless formats, which --format auto keeps.
@@ -74,7 +75,7 @@ def output_folder(inputs: Sequence[Path], output: Path, form: str) -> Path:
                 f"--output {output} is a file name, but the inputs are several photos or a folder; "
                 "give an output folder"
             )
-        if suffix in image_folders.IMAGE_SUFFIXES and not output.is_dir():
+        if suffix in listing.IMAGE_SUFFIXES and not output.is_dir():
             raise ValueError(
                 f"--output {output}: {suffix} files cannot be written; name a folder, or a file "
                 f"with one of {', '.join(sorted(images.WRITABLE_SUFFIXES))}"
@@ -134,7 +135,7 @@ def _photos_of(path: Path, output: Path, result: Plan) -> list[tuple[Path, Path]
     """The photos of an input, each with the folder for its result."""
     if path.is_file():
         return [(path, output)]
-    photos, left_out = image_folders.find_images(path)
+    photos, left_out = listing.find_images(path)
     result.left_out += left_out
     inner, pairs = output.resolve(), []
     nested = path.resolve() in inner.parents

@@ -10,11 +10,12 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms, PngImagePlugin
 
-from dcpt_jax import colour, images
-from dcpt_jax.metadata import Metadata
-from dcpt_jax.photo_files import on_white, read_photo, write_photo
+from dcpt_jax import images
+from dcpt_jax.images import colour
+from dcpt_jax.images.metadata import Metadata
+from dcpt_jax.images.photo_files import on_white, read_photo, write_photo
 from tests.profiles import P3, cmyk_profile, grey_profile, rgb_profile
-from tests.test_images import picture, png
+from tests.test_images_codec import picture, png
 
 P3_PROFILE = rgb_profile(P3, None)
 LOSSLESS = (".png", ".tif", ".webp")

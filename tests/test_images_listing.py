@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dcpt_jax import image_folders
-from dcpt_jax.image_folders import FileList, list_images
+from dcpt_jax.images import listing
+from dcpt_jax.images.listing import FileList, list_images
 
 NAMES = ["-x.tif", "10.png", "9.png", "b.PNG", "sub/a.jpeg", "sub/deep/ü 写.webp", "sub.png"]
 
@@ -45,7 +45,7 @@ def test_pictures_that_are_not_read_and_system_folders_are_counted(tmp_path):
         (tmp_path / name).write_bytes(b"")
     found = list_images(tmp_path)
     assert found.names() == ["a.png", "sub/h.avif"]
-    assert image_folders.left_out_texts(found.left_out) == [
+    assert listing.left_out_texts(found.left_out) == [
         "4 files not read: .dng (2), .exr (1), .jp2 (1)",
         "4 images skipped in $RECYCLE.BIN/ (1), .@__thumb/ (1), @eaDir/ (2)",
     ]
@@ -57,17 +57,17 @@ def test_pictures_that_are_not_read_and_system_folders_are_counted(tmp_path):
         (tmp_path / name / "m.jpg").write_bytes(b"")
     left_out = list_images(tmp_path).left_out
     assert [left_out[f"{name}/"] for name in more] == [1] * len(more)
-    assert image_folders.left_out_texts({".dng": 1}) == ["1 file not read: .dng"]
+    assert listing.left_out_texts({".dng": 1}) == ["1 file not read: .dng"]
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw/x.cr3").write_bytes(b"")
     with pytest.raises(FileNotFoundError, match=r"no images .*; 1 file not read: \.cr3"):
-        image_folders.find_images(tmp_path / "raw")
+        listing.find_images(tmp_path / "raw")
 
 
 def test_a_link_that_leads_nowhere_hides_nothing_else(tmp_path, caplog):
     (tmp_path / "a.png").write_bytes(b"")
     (tmp_path / "loop.png").symlink_to("loop.png")
-    assert image_folders.find_images(tmp_path) == ([tmp_path / "a.png"], {})
+    assert listing.find_images(tmp_path) == ([tmp_path / "a.png"], {})
     assert f"skipped: {tmp_path / 'loop.png'}: cannot be accessed (" in caplog.text
 
 
@@ -104,9 +104,9 @@ def test_inaccessible_entries_are_reported(folder, monkeypatch, what):
 
 def test_lists_are_joined(tmp_path):
     one, two = (FileList(tmp_path / x, ["1.png"], [(tmp_path / x, f"bad {x}")]) for x in "ab")
-    found = image_folders.concatenate([one, two])
+    found = listing.concatenate([one, two])
     assert list(found) == [*one, *two] and found.inaccessible == one.inaccessible + two.inaccessible
-    assert image_folders.concatenate([one]) is one
+    assert listing.concatenate([one]) is one
 
 
 def test_without_sub_folders(folder):

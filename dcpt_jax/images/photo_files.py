@@ -20,9 +20,10 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from dcpt_jax import colour, files, images, tiff
-from dcpt_jax.image_headers import JPEG_END, ImageHeader, described, png_without_damage
-from dcpt_jax.metadata import (
+from dcpt_jax import files
+from dcpt_jax.images import codec, colour, tiff
+from dcpt_jax.images.headers import JPEG_END, ImageHeader, described, png_without_damage
+from dcpt_jax.images.metadata import (
     PNG_RAW_PROFILES,
     Metadata,
     bmp_with,
@@ -52,7 +53,7 @@ class Carried:
 
 
 def read_photo(
-    path: Path | str, *, max_pixels: int = images.MAX_PIXELS
+    path: Path | str, *, max_pixels: int = codec.MAX_PIXELS
 ) -> tuple[np.ndarray, Carried]:
     """Reads an image file as upright RGB pixels, and its other data.
 
@@ -60,8 +61,8 @@ def read_photo(
         uint8 or uint16 pixels [h, w, 3] in the space of `profile`, and the other data.
     """
     path = Path(path)
-    header, data = images.read_undecoded(path, max_pixels=max_pixels)
-    pixels = images.decode_pixels(data, path, max_pixels=max_pixels, colour="as_is")
+    header, data = codec.read_undecoded(path, max_pixels=max_pixels)
+    pixels = codec.decode_pixels(data, path, max_pixels=max_pixels, colour="as_is")
     image = described(path, header.kind, data)
     if image is None:
         remark = "unreadable colour profile, metadata and alpha dropped"
@@ -142,7 +143,7 @@ def _in_rgb(
         linear = space == "RGB" and colour.is_linear(profile)
         if space == "RGB" and not linear:
             return pixels, profile, []
-        converted = images.pixels_to_srgb(pixels, header, image, space, profile)
+        converted = codec.pixels_to_srgb(pixels, header, image, space, profile)
     except colour.ProfileError as error:
         return pixels, None, [f"{error}; profile ignored"]
     remarks = [f"converted to sRGB from {'linear RGB' if linear else space}"]
@@ -167,15 +168,15 @@ def _alpha(path: Path, header: ImageHeader, data: bytes, dtype: np.dtype) -> np.
         transparent = image.info.get("transparency")
         if stored.ndim == 2 and isinstance(transparent, int):  # one grey level, as in PNG
             alpha = np.where(stored == transparent, 0, 65535).astype(dtype)
-            return images.upright(alpha, header.orientation)
+            return codec.upright(alpha, header.orientation)
         if stored.ndim != 3 or stored.shape[2] != 4:
             return None
-        return images.upright(stored[..., 3], header.orientation)
+        return codec.upright(stored[..., 3], header.orientation)
     if header.kind == "PNG":
         transparent = image.info.get("transparency")
         if isinstance(transparent, int) and image.mode == "L":  # stored with 2, 4 or 8 bits
             image.info["transparency"] = transparent * 255 // (2 ** data[24] - 1)
-        return images.upright(np.array(image.convert("RGBA").getchannel("A")), header.orientation)
+        return codec.upright(np.array(image.convert("RGBA").getchannel("A")), header.orientation)
     alpha = np.array(ImageOps.exif_transpose(image).convert("RGBA").getchannel("A"))
     # Programs that do not use the alpha channel of BMP leave it zero.
     return None if header.kind == "BMP" and not alpha.any() else alpha
@@ -192,7 +193,7 @@ def write_photo(path: Path | str, image: np.ndarray, carried: Carried) -> list[s
     """Writes an image with the other data of its photo, atomically.
 
     Args:
-        path: target; the suffix selects the format, see `images.write_image`.
+        path: target; the suffix selects the format, see `codec.write_image`.
         image: float [h, w, 3], clipped to [0, 1], in the space of `carried.profile`.
         carried: the other data; 16 bits become 8 if the format does not support them.
 
@@ -208,10 +209,10 @@ def write_photo(path: Path | str, image: np.ndarray, carried: Carried) -> list[s
             dropped.append(f"converted to sRGB, as {suffix} does not support colour profiles")
         profile = None
     bits = carried.bits
-    if bits == 16 and suffix not in images.SUFFIXES_OF_16_BITS:
+    if bits == 16 and suffix not in codec.SUFFIXES_OF_16_BITS:
         bits = 8
         dropped.append(f"reduced to 8 bits, as {suffix} does not support 16")
-    levels = images.to_levels(path, image, bits)
+    levels = codec.to_levels(path, image, bits)
     alpha = carried.alpha
     if alpha is not None and suffix not in _WITH_ALPHA:
         if alpha.min() < np.iinfo(alpha.dtype).max:
@@ -219,7 +220,7 @@ def write_photo(path: Path | str, image: np.ndarray, carried: Carried) -> list[s
         alpha = None
     if alpha is not None:
         if alpha.dtype != levels.dtype:
-            alpha = images.to_uint8(images.to_float(alpha))
+            alpha = codec.to_uint8(codec.to_float(alpha))
         levels = np.dstack([levels, alpha])
     encoded, lost = _encoded(path, levels, profile, metadata)
     if lost:
@@ -234,13 +235,13 @@ def _encoded(
     """The content of a file, and the names of the metadata that it cannot hold."""
     suffix = path.suffix.lower()
     if suffix == ".png":
-        return png_with(images.encode(path, levels), profile, metadata), []
+        return png_with(codec.encode(path, levels), profile, metadata), []
     if suffix in (".jpg", ".jpeg"):
-        return jpeg_with(images.encode(path, levels), profile, metadata)
+        return jpeg_with(codec.encode(path, levels), profile, metadata)
     if suffix == ".webp":
         return webp_of(levels, profile, metadata), ["IPTC"] if metadata.iptc else []
     if suffix in (".tif", ".tiff"):
         return tiff_of(levels, profile, metadata)
     if suffix == ".bmp":
-        return bmp_with(images.encode(path, levels), metadata)
-    return images.encode(path, levels), metadata.names()
+        return bmp_with(codec.encode(path, levels), metadata)
+    return codec.encode(path, levels), metadata.names()

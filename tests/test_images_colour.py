@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from dcpt_jax import colour
+from dcpt_jax.images import colour
 from tests import profiles
 
 

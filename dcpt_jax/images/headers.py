@@ -28,7 +28,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from dcpt_jax.colour_tags import state_profile
+from dcpt_jax.images.colour_tags import state_profile
 
 JPEG_END = b"\xff\xd9"
 TIFF_TAGS = {

@@ -10,7 +10,7 @@ import re
 import numpy as np
 from PIL import JpegImagePlugin
 
-from dcpt_jax.image_headers import JPEG_END
+from dcpt_jax.images.headers import JPEG_END
 
 _SCAN = b"\xff\xda"
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from dcpt_jax.image_headers import TIFF_TAGS, described, image_error, upright
+from dcpt_jax.images.headers import TIFF_TAGS, described, image_error, upright
 
 _ADVICE = "save it as RGB or grey with 8 or 16 bits"
 # Compressions that OpenCV decodes. Others, such as JPEG 2000 inside TIFF, it decodes to noise.

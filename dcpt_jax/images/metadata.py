@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
-from dcpt_jax.image_headers import (
+from dcpt_jax.images.headers import (
     TIFF_TAGS,
     UPRIGHT_KINDS,
     ImageError,

@@ -15,8 +15,8 @@ import skimage.data
 import tifffile
 from PIL import Image, ImageCms, ImageOps
 
-from dcpt_jax import colour, images
-from dcpt_jax.images import ImageError
+from dcpt_jax import images
+from dcpt_jax.images import ImageError, colour
 from tests.profiles import grey_profile, rgb_profile
 
 
@@ -559,7 +559,7 @@ def test_tiffs_of_few_bits_are_as_bright_as_others(tmp_path, bits, monkeypatch):
     with pytest.raises(ImageError, match="imagecodecs"):
         images.read_pixels(path)
     # With that package, tifffile returns the stored values.
-    monkeypatch.setattr("dcpt_jax.tiff._by_tifffile", lambda *_: values)
+    monkeypatch.setattr("dcpt_jax.images.tiff._by_tifffile", lambda *_: values)
     np.testing.assert_array_equal(images.read_pixels(path), np.rint(values * (255 / (2**bits - 1))))
 
 
@@ -660,7 +660,7 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(images.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         images.write_image(path, np.ones((2, 2, 3)))
     assert path.read_bytes() == old

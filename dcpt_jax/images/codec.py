@@ -29,9 +29,10 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from dcpt_jax import colour as colours
-from dcpt_jax import files, jpeg_damage, tiff
-from dcpt_jax.image_headers import (
+from dcpt_jax import files
+from dcpt_jax.images import colour as colours
+from dcpt_jax.images import jpeg_damage, tiff
+from dcpt_jax.images.headers import (
     JPEG_END,
     TIFF_TAGS,
     ImageError,
@@ -46,20 +47,6 @@ from dcpt_jax.image_headers import (
     require_jpeg_end,
     upright,
 )
-
-__all__ = [
-    "COLOURS",
-    "MAX_PIXELS",
-    "ImageError",
-    "check_image",
-    "checked_image",
-    "decode_pixels",
-    "read_image",
-    "read_pixels",
-    "to_float",
-    "to_uint8",
-    "write_image",
-]
 
 MAX_PIXELS = 100_000_000
 COLOURS = ("srgb", "as_is")
