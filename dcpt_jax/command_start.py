@@ -9,23 +9,26 @@ from types import FrameType, TracebackType
 
 def starts_here() -> bool:
     """Whether this process runs one of the commands and imports this package for the first time."""
+    if "multiprocessing.spawn" in sys.modules:  # a worker, which has the arguments of its parent
+        return False
     if sys.argv[:1] == ["-m"]:  # python -m, while the module is being located
         return any(word.partition(".")[0] == "dcpt_jax" for word in sys.orig_argv[1:])
     return bool(sys.argv) and os.path.basename(sys.argv[0]) == "dcpt-jax"
 
 
 def end_in_one_line() -> None:
-    """Makes Ctrl-C, a missing extra and odd `JAX_` variables end the process with one line."""
+    """Makes signals, a missing extra and odd `JAX_` variables end the process with one line."""
     signal.signal(signal.SIGINT, _end)
+    signal.signal(signal.SIGTERM, _end)
     sys.excepthook = _show
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    del number, frame
+    del frame
     try:
         os.write(2, b"interrupted\n")
     finally:
-        os._exit(130)  # nothing has been written yet that needs cleaning up
+        os._exit(128 + number)  # nothing has been written yet that needs cleaning up
 
 
 def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

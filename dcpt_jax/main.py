@@ -4,6 +4,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 from dcpt_jax import extras
 from dcpt_jax.command_line import UsageError, guarded, is_of_output
@@ -20,15 +21,6 @@ with extras.needed("train", "training and evaluation"):
     from dcpt_jax.config import ConfigError
     from dcpt_jax.config import flags as config_flags
 
-config_flags.define()
-flags.DEFINE_string("workdir", None, "Directory for checkpoints, weights, logs and tables.")
-flags.DEFINE_bool("distributed", False, "Join several processes on a cluster that JAX detects.")
-flags.DEFINE_string(
-    "coordinator_address", None, "On other clusters: address and port of process 0."
-)
-flags.DEFINE_integer("num_processes", None, "Number of processes.")
-flags.DEFINE_integer("process_id", None, "Index of this process, from 0.")
-flags.DEFINE_bool("traceback", False, "Print the traceback of errors.")
 _SEVERAL = ("distributed", "coordinator_address", "num_processes", "process_id")
 _HELP = {"-h", "-help", "--help"}
 _ERRORS = (ValueError, FloatingPointError, RuntimeError, ImportError, OSError)
@@ -40,15 +32,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, 1 for an error, 2 for wrong use, 130 if interrupted.
     """
-    status = guarded(lambda interruption: _run(sys.argv if argv is None else argv, interruption))
-    if status and any(flags.FLAGS[name].value for name in _SEVERAL):
+    values = _flags()
+    status = guarded(
+        lambda interruption: _run(sys.argv if argv is None else argv, values, interruption)
+    )
+    if status and any(values[name].value for name in _SEVERAL):
         sys.stderr.flush()
         os._exit(status)  # exit would wait for other processes, which wait for this one
     return status
 
 
-def _run(argv: Sequence[str], interruption: Interruption) -> int:
-    values = flags.FLAGS
+def _flags() -> flags.FlagValues:
+    """The flags, separate from absl's global ones, so that `main` can run again in a process."""
+    values = flags.FlagValues()
+    config_flags.define(values)
+    flags.DEFINE_string(
+        "workdir", None, "Directory for checkpoints, weights, logs and tables.", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "distributed",
+        False,
+        "Join several processes on a cluster that JAX detects.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "coordinator_address",
+        None,
+        "On other clusters: address and port of process 0.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer("num_processes", None, "Number of processes.", flag_values=values)
+    flags.DEFINE_integer("process_id", None, "Index of this process, from 0.", flag_values=values)
+    flags.DEFINE_bool("traceback", False, "Print the traceback of errors.", flag_values=values)
+    return values
+
+
+def _run(argv: Sequence[str], values: flags.FlagValues, interruption: Interruption) -> int:
     try:
         remaining = config_flags.parse(
             [argument for argument in argv if argument not in _HELP], values
@@ -69,7 +88,8 @@ def _run(argv: Sequence[str], interruption: Interruption) -> int:
             )
     logs.quiet_libraries()
     try:
-        run(values.config, expand_home(values.workdir), interruption)
+        several = [values[name].value for name in _SEVERAL]
+        run(values.config, expand_home(values.workdir), several, interruption)
         return 0
     except KeyboardInterrupt:
         if MODES[values.config.mode].trains:
@@ -85,13 +105,22 @@ def _run(argv: Sequence[str], interruption: Interruption) -> int:
         return 1
 
 
-def run(config: ml_collections.ConfigDict, workdir: str, interruption: Interruption) -> None:
-    """Trains or evaluates, by the mode of a config; writes everything to `workdir`."""
+def run(
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    several: Sequence[Any],
+    interruption: Interruption,
+) -> None:
+    """Trains or evaluates, by the mode of a config; writes everything to `workdir`.
+
+    `several` holds the values of the flags for several processes, the arguments of
+    `processes.join`.
+    """
     if MODES[config.mode].trains:
         from dcpt_jax.train import loop, processes
 
         interruption.check()
-        processes.join(*(flags.FLAGS[name].value for name in _SEVERAL))
+        processes.join(*several)
         start_devices()
         processes.say(f"workdir: {workdir}")
         loop.train(config, workdir)
@@ -99,7 +128,7 @@ def run(config: ml_collections.ConfigDict, workdir: str, interruption: Interrupt
     from dcpt_jax.evaluate import run as evaluation
 
     interruption.check()
-    if any(flags.FLAGS[name].value is not None for name in _SEVERAL[1:]):
+    if any(value is not None for value in several[1:]):
         raise ValueError("evaluation runs in a single process: remove the flags for several")
     print(f"workdir: {workdir}", flush=True)
     evaluation.evaluate(config, workdir)

@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -91,30 +92,36 @@ def test_importing_the_list_loads_nothing_else():
     assert not {"numpy", "jax", "absl"} & set(done.stdout.split())
 
 
-# Sends Ctrl-C to its own process at the first import of `command_line`, which all commands import.
+# Sends a signal to its own process at the first import of `command_line`, as all commands do.
 SITE = """
-import os, signal, sys
+import os, sys
 class Finder:
     def find_spec(self, name, path=None, target=None):
         if name == "dcpt_jax.command_line":
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), int(os.environ["SENT"]))
 sys.meta_path.insert(0, Finder())
 """
 
 
-@pytest.mark.parametrize("module", ["dcpt_jax", *sorted({m for _, m, _ in commands.COMMANDS})])
-def test_ctrl_c_while_a_command_imports_ends_in_one_line(module, tmp_path):
+@pytest.mark.parametrize(
+    ("module", "number"),
+    [
+        *((module, signal.SIGINT) for module in sorted({m for _, m, _ in commands.COMMANDS})),
+        *(("dcpt_jax", number) for number in (signal.SIGINT, signal.SIGTERM)),
+    ],
+)
+def test_a_signal_while_a_command_imports_ends_it_in_one_line(module, number, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(SITE)
     places = os.pathsep.join([str(tmp_path), str(ROOT)])
     done = subprocess.run(
         [sys.executable, "-m", module, "--help"],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": places},
+        env=os.environ | {"PYTHONPATH": places, "SENT": str(int(number))},
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+    assert (done.returncode, done.stdout, done.stderr) == (128 + number, "", "interrupted\n")
 
 
 @pytest.mark.parametrize("module", ["dcpt_jax.main", "dcpt_jax.data.check", "dcpt_jax.tables"])

@@ -118,6 +118,13 @@ def test_only_an_interrupted_training_is_said_to_continue(stage, continues, monk
     assert shown.endswith("interrupted\n")
 
 
+def test_the_command_can_run_again_in_a_process(capsys):
+    for steps in (3, 4):
+        arguments = ["--config=configs/pretrain.py", f"--config.num_steps={steps}", "--help"]
+        assert command.main(["main", *arguments]) == 0
+        assert f"--config.num_steps={steps}\n" in capsys.readouterr().out
+
+
 def test_a_folder_without_photos(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "notes.txt").write_text("no photo")

@@ -24,7 +24,7 @@ with extras.needed("train", "training and evaluation"):
     from ml_collections import config_flags
 
 
-def define(values: flags.FlagValues = flags.FLAGS) -> None:
+def define(values: flags.FlagValues) -> None:
     """Defines `--config`."""
     config_flags.DEFINE_config_file(
         "config",
@@ -35,7 +35,7 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
     )
 
 
-def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
+def parse(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
     """Parses a command line into `values.config`, None without `--config`; returns other arguments.
 
     If a flag is repeated the last one counts, also for tuples. In all values `~` is the home
