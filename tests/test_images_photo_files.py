@@ -461,6 +461,59 @@ def test_broken_exif_is_left_out(tmp_path, exif):
     assert "exif" not in opened(tmp_path / "b.png").info
 
 
+@pytest.mark.parametrize(
+    ("kind", "count", "value"),
+    [(5, 1, 2**32 - 1), (5, 1, 10_000), (2, 2**31, 8), (99, 1, 0), (5, 2**32 - 1, 2**32 - 1)],
+)
+@pytest.mark.parametrize("stored", [(33434, 12, 1), (315, 2, 3), (0x8825, 4, 1), (2, 5, 3)])
+def test_a_damaged_exif_tag_leaves_the_others_whole(tmp_path, stored, kind, count, value):
+    tag = stored[0]
+    exif = Image.Exif()
+    exif[315], exif[18246], exif[305] = "me", 4, "editor"
+    exif.get_ifd(0x8769)[33434], exif.get_ifd(0x8769)[42036] = 0.5, "lens"
+    exif.get_ifd(0x8825)[2], exif.get_ifd(0x8825)[29] = (48.0, 1.0, 2.0), "2024:01:01"
+    block = exif.tobytes()
+    order = "<" if block[6:8] == b"II" else ">"
+    start = block.index(struct.pack(order + "HHI", *stored))
+    damaged = struct.pack(order + "HHII", tag, kind, count, value)
+    source = saved(tmp_path / "a.jpg", exif=block[:start] + damaged + block[start + 12 :])
+    target = tmp_path / "b.tif"
+    assert copied(source, target) == [
+        f"damaged EXIF tag {tag:#06x} dropped, as .tif does not support it"
+    ]
+    found = opened(target).getexif()
+    found = {**found, **found.get_ifd(0x8769), **found.get_ifd(0x8825)}
+    whole = {315: "me", 18246: 4, 305: "editor", 33434: 0.5, 42036: "lens"}
+    whole |= {2: (48.0, 1.0, 2.0), 29: "2024:01:01"} if tag != 0x8825 else {}
+    for name in whole.keys() - {tag}:
+        assert found[name] == whole[name], name
+    assert copied(target, tmp_path / "c.tif") == []
+    data = target.read_bytes()  # the value of "editor" now lies beyond the end of the TIFF
+    at = data.rindex(struct.pack(order + "HHI", 305, 2, 7)) + 8
+    target.write_bytes(data[:at] + b"\xff" * 4 + data[at + 4 :])
+    assert copied(target, tmp_path / "c.png") == ["damaged EXIF tag 0x0131 dropped"]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("tag", [270, 305, 315])
+def test_a_damaged_text_in_a_tiff_costs_neither_profile_nor_alpha(tmp_path, tag, dtype):
+    image = picture()[..., [0, 1, 2, 0]].astype(dtype)
+    image = image / np.float32(255) if dtype == np.float32 else image
+    texts = {270: {"description": "a description"}, 305: {"software": "an editor"}}.get(tag, {})
+    texts |= {"extratags": [(315, 2, 9, "somebody", True)]} if tag == 315 else {}
+    options = {"photometric": "rgb", "extrasamples": ["unassalpha"], "iccprofile": P3_PROFILE}
+    tifffile.imwrite(tmp_path / "a.tif", image, **options, **texts, metadata=None)
+    pixels, carried = read_photo(tmp_path / "a.tif")
+    data = (tmp_path / "a.tif").read_bytes()
+    at = data.rindex(struct.pack("<HH", tag, 2)) + 8
+    (tmp_path / "a.tif").write_bytes(data[:at] + b"\xff" * 4 + data[at + 4 :])
+    again, damaged = read_photo(tmp_path / "a.tif")
+    np.testing.assert_array_equal(again, pixels)
+    np.testing.assert_array_equal(damaged.alpha, carried.alpha)
+    assert damaged.profile == P3_PROFILE
+    assert damaged.remarks == (f"damaged EXIF tag {tag:#06x} dropped",)
+
+
 def test_exif_behind_the_pixels_of_a_png_turns_it_and_is_kept(tmp_path):
     path = saved(tmp_path / "a.png")
     data = path.read_bytes()

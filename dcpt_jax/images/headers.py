@@ -11,10 +11,10 @@ import os
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import (
@@ -28,6 +28,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from dcpt_jax.images import tag_directories
 from dcpt_jax.images.colour_tags import state_profile
 
 JPEG_END = b"\xff\xd9"
@@ -341,16 +342,7 @@ def _kind_of_brands(file: BinaryIO) -> str:
 def odd_tiff(path: Path, file: BinaryIO) -> Image.Image:
     """A substitute, with size, tags and profile, for a TIFF file that Pillow does not support."""
     try:
-        file.seek(0)
-        start = file.read(8)
-        if start[2] == 43:  # BigTIFF
-            start += file.read(8)
-        tags = TiffImagePlugin.ImageFileDirectory_v2(start)
-        if start[3] == 43:  # big-endian BigTIFF, which Pillow takes for a plain TIFF
-            tags._bigtiff, tags.next = True, int.from_bytes(file.read(8), "big")
-        file.seek(tags.next)
-        with warnings.catch_warnings(action="ignore"):
-            tags.load(file)
+        tags = _despite_damaged_tags(_tags, file)
         size = int(tags[256]), int(tags[257])
     except Exception as error:  # Pillow raises various types on broken input
         reason = "no width or height in it" if isinstance(error, KeyError) else error
@@ -365,6 +357,20 @@ def odd_tiff(path: Path, file: BinaryIO) -> Image.Image:
     return image
 
 
+def _tags(file: BinaryIO) -> TiffImagePlugin.ImageFileDirectory_v2:
+    """The first directory of a TIFF file, also of a big-endian BigTIFF."""
+    file.seek(0)
+    start = file.read(8)
+    if start[2] == 43:  # BigTIFF
+        start += file.read(8)
+    tags = TiffImagePlugin.ImageFileDirectory_v2(start)
+    if start[3] == 43:  # big-endian BigTIFF, which Pillow takes for a plain TIFF
+        tags._bigtiff, tags.next = True, int.from_bytes(file.read(8), "big")
+    file.seek(tags.next)
+    tags.load(file)
+    return tags
+
+
 def _is_reduced(image: Image.Image) -> bool:
     """Whether a TIFF file's first picture is a preview of another, as in raw files."""
     return bool(_RAW_TAGS & set(image.tag_v2)) or image.tag_v2.get(TIFF_TAGS["subfile"], 0) & 1 == 1
@@ -374,6 +380,8 @@ def pillow_image(path: Path, kind: str, file: BinaryIO) -> Image.Image:
     """Pillow's image of that kind, with its header read and pixels not decoded."""
     reader = _PILLOW_READERS.get(kind) or _optional_reader(path, kind)
     try:
+        if kind == "TIFF":
+            return _despite_damaged_tags(reader, file)
         with warnings.catch_warnings(action="ignore"):  # warnings of damaged metadata
             image = reader(file)
         if kind == "JPEG XL" and not image.jpeg:  # decoded upright regardless of EXIF
@@ -383,6 +391,25 @@ def pillow_image(path: Path, kind: str, file: BinaryIO) -> Image.Image:
         raise image_error(
             path, f"damaged or unsupported: cannot read the {kind} header ({error})"
         ) from error
+
+
+def _despite_damaged_tags(read: Callable[[BinaryIO], Any], file: BinaryIO) -> Any:
+    """Reads a TIFF file, of which Pillow ignores all tags after a damaged one, with a warning."""
+    failure = result = None
+    with warnings.catch_warnings(action="always", record=True) as complaints:
+        try:
+            result = read(file)
+        except Exception as error:  # Pillow's readers raise various types on broken input
+            failure = error
+        if complaints:
+            file.seek(0)
+            data = file.read()
+            sound = tag_directories.with_empty_damaged_values(data)
+            if sound is not data:
+                return read(io.BytesIO(sound))
+    if failure is not None:
+        raise failure
+    return result
 
 
 def _optional_reader(path: Path, kind: str) -> type[Image.Image]:

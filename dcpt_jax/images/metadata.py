@@ -4,19 +4,18 @@ Orientation and thumbnail are changed in place, so that all other bytes of EXIF 
 makers' notes with their offsets. TIFF files store EXIF among their own tags, which Pillow rewrites.
 """
 
-import contextlib
 import io
 import re
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image, TiffImagePlugin
+from PIL import Image
 
+from dcpt_jax.images import tag_directories
 from dcpt_jax.images.headers import (
     TIFF_TAGS,
     UPRIGHT_KINDS,
@@ -24,6 +23,15 @@ from dcpt_jax.images.headers import (
     find_orientation,
     png_chunks,
     raw_profile,
+)
+from dcpt_jax.images.tag_directories import (
+    EXIF,
+    GPS,
+    INTEROPERABILITY,
+    Damage,
+    Value,
+    integers,
+    rational,
 )
 
 _ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
@@ -39,10 +47,9 @@ _DESCRIPTIVE_TAGS = frozenset(
     {11, 269, 270, 271, 272, 282, 283, 285, 296, 305, 306, 315, 316, 18246, 18249}
 )
 _PRIVATE_TAGS = range(33432, 50000)  # of programs and of EXIF, most of which are descriptive
-_EXIF_TAG, _GPS_TAG, _INTEROP_TAG = 0x8769, 0x8825, 0xA005
 _TIFF_XMP, _TIFF_IPTC, _TIFF_PROFILE = 700, 33723, 34675
 # Blocks that are read and written separately, layers of Photoshop, and its resources.
-_BLOCKS = frozenset({_EXIF_TAG, _GPS_TAG, _INTEROP_TAG, _TIFF_IPTC, _TIFF_PROFILE, 34377, 37724})
+_BLOCKS = frozenset({EXIF, GPS, INTEROPERABILITY, _TIFF_IPTC, _TIFF_PROFILE, 34377, 37724})
 _STRIP_BYTES = 2**20
 _METRE = 1 / 0.0254  # in inches
 
@@ -73,10 +80,17 @@ class Metadata:
         ]
 
 
-def read_metadata(path: Path, kind: str, data: bytes, image: Image.Image) -> Metadata:
-    """Reads the metadata of a file, upright and without thumbnails; broken blocks are left out."""
+def read_metadata(
+    path: Path, kind: str, data: bytes, image: Image.Image
+) -> tuple[Metadata, list[str]]:
+    """Reads the metadata of a file, upright and without thumbnails; broken blocks are left out.
+
+    Returns:
+        The metadata, and names of what was left out, for people.
+    """
+    left_out: list[str] = []
     if kind == "TIFF":
-        exif, xmp, iptc = _of_tiff(data, image.tag_v2)
+        exif, xmp, iptc, left_out = _of_tiff(data)
     elif kind == "PNG":
         exif, xmp, iptc = _of_png(path, data, image)
     else:
@@ -88,12 +102,13 @@ def read_metadata(path: Path, kind: str, data: bytes, image: Image.Image) -> Met
     if kind == "TIFF":
         orientation = image.tag_v2.get(TIFF_TAGS["orientation"], 1)
     resolution = _resolution(image)
-    return Metadata(
+    metadata = Metadata(
         upright_exif(exif) if exif else None,
         _upright_xmp(xmp, turned=orientation != 1 or kind in UPRIGHT_KINDS) if xmp else None,
         bytes(iptc) if iptc else None,
         resolution[::-1] if resolution and orientation in (5, 6, 7, 8) else resolution,
     )
+    return metadata, left_out
 
 
 def _resolution(image: Image.Image) -> tuple[float, float] | None:
@@ -155,51 +170,30 @@ def _iptc_of_resource(resource: bytes) -> bytes | None:
     return resource[12 : 12 + size] or None
 
 
-def _of_tiff(
-    data: bytes, tags: TiffImagePlugin.ImageFileDirectory_v2
-) -> tuple[bytes | None, bytes | None, bytes | None]:
-    exif, source = Image.Exif(), Image.Exif()
-    block_bytes = None
-    with contextlib.suppress(Exception):  # Pillow raises various types on broken tags
-        for tag, value in _descriptive(tags).items():
-            exif[tag] = value
-        block_bytes = exif.tobytes() if len(exif) else None
-        source.bigtiff, source.endian = tags._bigtiff, tags._endian
-        source.load_from_fp(io.BytesIO(data), tags._offset)
-        for tag in (_EXIF_TAG, _GPS_TAG):
-            if block := _directory(source, tag):
-                exif[tag] = block
-        block_bytes = exif.tobytes() if len(exif) else None
-    iptc = tags.get(_TIFF_IPTC)
-    if isinstance(iptc, tuple):  # some writers declare the bytes as integers
-        iptc = struct.pack(f"{tags._endian}{len(iptc)}I", *iptc)
-    xmp = tags.get(_TIFF_XMP)
-    if isinstance(xmp, tuple) and len(xmp) == 1:
-        xmp = xmp[0]
-    return block_bytes, xmp if isinstance(xmp, bytes) else None, iptc
+def _of_tiff(data: bytes) -> tuple[bytes | None, bytes | None, bytes | None, list[str]]:
+    tags, order, damaged = tag_directories.read(data)
+    exif = _descriptive(tags)
+    xmp, iptc = (
+        value.data if isinstance(value := tags.get(tag), Value) else None
+        for tag in (_TIFF_XMP, _TIFF_IPTC)
+    )
+    return tag_directories.block(exif, order) if exif else None, xmp, iptc, _damaged_names(damaged)
 
 
-def _descriptive(tags: Mapping[int, Any]) -> dict[int, Any]:
+def _descriptive(tags: tag_directories.Directory) -> tag_directories.Directory:
     """The tags of a first directory that describe the picture."""
-    return {
-        tag: _as_stored(value)
-        for tag, value in tags.items()
-        if tag in _DESCRIPTIVE_TAGS or (tag in _PRIVATE_TAGS and tag not in _BLOCKS)
-    }
+    return {tag: value for tag, value in tags.items() if value and _is_descriptive(tag)}
 
 
-def _directory(exif: Image.Exif, tag: int) -> dict[int, Any]:
-    """A directory inside EXIF, with that of interoperability if it has one."""
-    directory = {key: _as_stored(value) for key, value in exif.get_ifd(tag).items()}
-    if isinstance(directory.get(_INTEROP_TAG), int):
-        directory[_INTEROP_TAG] = dict(exif.get_ifd(_INTEROP_TAG))
-    return directory
+def _is_descriptive(tag: int) -> bool:
+    is_private = tag in _PRIVATE_TAGS and tag not in _BLOCKS
+    return tag in _DESCRIPTIVE_TAGS or is_private or tag in (EXIF, GPS)
 
 
-def _as_stored(value: Any) -> Any:
-    """A value for Pillow to write, which replaces letters outside ASCII, but not bytes."""
-    is_text = isinstance(value, str) and not value.isascii()
-    return value.encode("latin-1", "replace") if is_text else value
+def _damaged_names(damaged: Sequence[Damage]) -> list[str]:
+    """Names for people of the damaged tags that would have been kept."""
+    tags = [f"{tag:#06x}" for owner, tag, _ in damaged if owner or _is_descriptive(tag)]
+    return [f"damaged EXIF tag{'s'[: len(tags) != 1]} {', '.join(tags)}"] if tags else []
 
 
 def upright_exif(block: bytes) -> bytes | None:
@@ -355,68 +349,58 @@ def webp_of(pixels: np.ndarray, profile: bytes | None, metadata: Metadata) -> by
 def tiff_of(
     pixels: np.ndarray, profile: bytes | None, metadata: Metadata
 ) -> tuple[bytes, list[str]]:
-    """A TIFF file of uint8 or uint16 RGB or RGBA pixels; also names of metadata it cannot hold."""
+    """A TIFF file of uint8 or uint16 RGB or RGBA pixels; also names of metadata left out."""
     height, width, channels = pixels.shape
-    bits = 8 * pixels.itemsize
+    tags, order, dropped = _tags_of_exif(metadata.exif)
     # Horizontal differences compress better; readers add them up again.
-    differences = pixels.astype(f"<u{pixels.itemsize}")
+    differences = pixels.astype(f"{order}u{pixels.itemsize}")
     differences[:, 1:] = pixels[:, 1:] - pixels[:, :-1]
     rows = max(_STRIP_BYTES // (width * channels * pixels.itemsize), 1)
     strips = [zlib.compress(differences[i : i + rows]) for i in range(0, height, rows)]
-    tags = TiffImagePlugin.ImageFileDirectory_v2(ifh=b"II*\0\0\0\0\0")
-    dropped = _add_exif(tags, metadata.exif)
     if metadata.resolution:
-        tags[282], tags[283] = metadata.resolution
-        tags[296] = 2  # inches
-    ends = np.cumsum([len(strip) for strip in strips]).tolist()
-    for tag, value in {
-        256: width,
-        257: height,
-        TIFF_TAGS["bits"]: (bits,) * channels,
-        259: 8,  # deflate
-        TIFF_TAGS["photometric"]: 2,
-        273: tuple(end - len(strip) for end, strip in zip(ends, strips, strict=True)),
-        277: channels,
-        278: rows,
-        279: tuple(len(strip) for strip in strips),
-        TIFF_TAGS["planar"]: 1,
-        317: 2,  # differences
+        tags[282], tags[283] = (rational(order, density) for density in metadata.resolution)
+        tags[296] = integers(order, 3, 2)  # inches
+    sizes = [len(strip) for strip in strips]
+    ends = (8 + np.cumsum(sizes)).tolist()
+    end = ends[-1] + ends[-1] % 2
+    if end >= 2**32 - 2**24:
+        raise ValueError("more than 4 GiB, which TIFF does not support; use PNG")
+    for tag, values in {
+        TIFF_TAGS["bits"]: (8 * pixels.itemsize,) * channels,
+        259: (8,),  # deflate
+        TIFF_TAGS["photometric"]: (2,),
+        TIFF_TAGS["samples"]: (channels,),
+        TIFF_TAGS["planar"]: (1,),
+        317: (2,),  # differences
+        **({338: (2,)} if channels == 4 else {}),  # alpha not premultiplied
     }.items():
-        tags[tag] = value
-    if channels == 4:
-        tags[338] = 2  # alpha not premultiplied
+        tags[tag] = integers(order, 3, *values)
+    for tag, values in {
+        256: (width,),
+        257: (height,),
+        273: [end - size for end, size in zip(ends, sizes, strict=True)],
+        278: (rows,),
+        279: sizes,
+    }.items():
+        tags[tag] = integers(order, 4, *values)
     for tag, block in (
         (_TIFF_XMP, metadata.xmp),
         (_TIFF_IPTC, metadata.iptc),
         (_TIFF_PROFILE, profile),
     ):
         if block:
-            tags.tagtype[tag] = 7  # bytes
-            tags[tag] = block
-    file = io.BytesIO()
-    tags.save(file)
-    file.writelines(strips)
-    return file.getvalue(), dropped
+            tags[tag] = Value(7, block)  # bytes
+    directory = tag_directories.packed(tags, order, end)
+    parts = [tag_directories.header(order, end), *strips, bytes(ends[-1] % 2), directory]
+    return b"".join(parts), dropped
 
 
-def _add_exif(tags: TiffImagePlugin.ImageFileDirectory_v2, block: bytes | None) -> Sequence[str]:
-    """Adds the tags of an EXIF block; ["EXIF"] if that is not possible."""
+def _tags_of_exif(block: bytes | None) -> tuple[tag_directories.Directory, str, list[str]]:
+    """The tags for a TIFF file of an EXIF block, their byte order, and names of those left out."""
     if not block:
-        return []
+        return {}, "<", []
     try:
-        exif = Image.Exif()
-        exif.load(_EXIF_START + block)
-        directories = {tag: _directory(exif, tag) for tag in (_EXIF_TAG, _GPS_TAG)}
-        all_tags = {
-            **_descriptive(exif),
-            **{tag: directory for tag, directory in directories.items() if directory},
-        }
-        trial = TiffImagePlugin.ImageFileDirectory_v2(ifh=b"II*\0\0\0\0\0")
-        for tag, value in all_tags.items():
-            trial[tag] = value
-        trial.tobytes()
-    except Exception:  # Pillow raises various types on unusual tags
-        return ["EXIF"]
-    for tag, value in all_tags.items():
-        tags[tag] = value
-    return []
+        tags, order, damaged = tag_directories.read(block)
+    except ValueError:
+        return {}, "<", ["EXIF"]
+    return _descriptive(tags), order, _damaged_names(damaged)

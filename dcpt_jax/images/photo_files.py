@@ -69,7 +69,8 @@ def read_photo(
         return pixels, Carried(8 * pixels.itemsize, remarks=(remark,))
     pixels, profile, remarks = _in_rgb(pixels, header, image)
     try:
-        metadata = read_metadata(path, header.kind, data, image)
+        metadata, left_out = read_metadata(path, header.kind, data, image)
+        remarks += [f"{name} dropped" for name in left_out]
         if len(image.info.get("exif") or b"") > len(b"Exif\0\0") and not metadata.exif:
             remarks.append("unreadable EXIF dropped")
     except Exception as error:  # Pillow raises various types on broken blocks

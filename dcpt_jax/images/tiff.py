@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from dcpt_jax.images import tag_directories
 from dcpt_jax.images.headers import TIFF_TAGS, described, image_error, upright
 
 _ADVICE = "save it as RGB or grey with 8 or 16 bits"
@@ -75,7 +76,7 @@ def read_samples(path: Path, tags: Mapping, data: bytes) -> tuple[np.ndarray, np
         raise image_error(
             path, f"TIFF with {samples} samples per pixel ({kind}) is not supported; {_ADVICE}"
         )
-    values = _stored(path, tags, data)
+    values = _stored(path, tags, tag_directories.with_empty_damaged_values(data))
     size = tags.get(257), tags.get(256)
     if values.shape != (*size, samples):
         raise image_error(
