@@ -14,6 +14,7 @@ from dcpt_jax import images
 from dcpt_jax.images import colour
 from dcpt_jax.images.metadata import Metadata
 from dcpt_jax.images.photo_files import on_white, read_photo, write_photo
+from dcpt_jax.images.xmp import of_result
 from tests.profiles import P3, cmyk_profile, grey_profile, rgb_profile
 from tests.test_images_codec import picture, png
 
@@ -361,6 +362,53 @@ def test_an_orientation_in_xmp_alone_is_neither_applied_nor_changed(tmp_path, su
     pixels, again = read_photo(tmp_path / f"b{suffix}")
     np.testing.assert_array_equal(pixels, picture())
     assert b'tiff:Orientation="6"' in again.metadata.xmp
+
+
+GOOGLE = 'xmlns:GCamera="http://ns.google.com/photos/1.0/camera/"'
+CONTAINER = (
+    'xmlns:Container="http://ns.google.com/photos/1.0/container/" '
+    'xmlns:Item="http://ns.google.com/photos/1.0/container/item/"'
+)
+GAIN_MAP = 'xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/"'
+
+
+@pytest.mark.parametrize(
+    ("attributes", "elements"),
+    [
+        (f'{GOOGLE} GCamera:MotionPhoto="1" GCamera:MotionPhotoVersion="1"', ""),
+        (f"{GOOGLE} GCamera:MicroVideo='1'\n GCamera:MicroVideoOffset='4096'", ""),
+        (GOOGLE.replace("GCamera", "Camera"), "<Camera:MotionPhoto>1</Camera:MotionPhoto>"),
+        (
+            CONTAINER,
+            "<Container:Directory><rdf:Seq><rdf:li rdf:parseType='Resource'><Container:Item "
+            "Item:Semantic='MotionPhoto' Item:Length='4096'/></rdf:li></rdf:Seq>"
+            "</Container:Directory>",
+        ),
+        (
+            f'{GAIN_MAP} hdrgm:Version="1.0" hdrgm:GainMapMax="2.3"',
+            "<hdrgm:Gamma><rdf:Seq><rdf:li>1</rdf:li></rdf:Seq></hdrgm:Gamma>",
+        ),
+        ('xmlns:note="http://ns.adobe.com/xmp/note/" note:HasExtendedXMP="0123"', ""),
+        ("", "<xap:Thumbnails a='b'>MotionPhoto</xap:Thumbnails >"),
+    ],
+)
+def test_xmp_forgets_the_parts_that_are_left_out(attributes, elements):
+    xmp = (
+        f'<rdf:Description tiff:Orientation="6" {attributes} GCamera:hdrp_makernote="x" '
+        f'dc:source="a MotionPhoto">{elements}<dc:subject>Gamma</dc:subject></rdf:Description>'
+    )
+    found = of_result(xmp, turned=True).decode()
+    assert 'tiff:Orientation="1"' in found and 'GCamera:hdrp_makernote="x"' in found
+    assert 'dc:source="a MotionPhoto"><dc:subject>Gamma</dc:subject></rdf:Description>' in found
+    for word in ("MotionPhoto", "Micro", "Item:", "Container:", "hdrgm:", "Extended", "Thumb"):
+        assert word not in found.replace("a MotionPhoto", "").replace(f"xmlns:{word}", "")
+
+
+def test_xmp_that_cannot_forget_them_is_left_out(tmp_path):
+    xmp = f'<rdf:Description {GAIN_MAP}><hdrgm:Gamma><rdf:Seq><hdrgm:Version="1'.encode()
+    carried = type(read_photo(saved(tmp_path / "a.png"))[1])(8, metadata=Metadata(xmp=xmp))
+    write_photo(tmp_path / "a.png", images.to_float(picture()), carried)
+    assert copied(tmp_path / "a.png", tmp_path / "b.png") == ["damaged XMP dropped"]
 
 
 @pytest.mark.parametrize(

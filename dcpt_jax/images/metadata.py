@@ -33,6 +33,7 @@ from dcpt_jax.images.tag_directories import (
     integers,
     rational,
 )
+from dcpt_jax.images.xmp import of_result
 
 _ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 _EXIF_START = b"Exif\0\0"
@@ -102,9 +103,12 @@ def read_metadata(
     if kind == "TIFF":
         orientation = image.tag_v2.get(TIFF_TAGS["orientation"], 1)
     resolution = _resolution(image)
+    if xmp:
+        xmp = of_result(xmp, turned=orientation != 1 or kind in UPRIGHT_KINDS)
+        left_out += ["damaged XMP"] if xmp is None else []
     metadata = Metadata(
         upright_exif(exif) if exif else None,
-        _upright_xmp(xmp, turned=orientation != 1 or kind in UPRIGHT_KINDS) if xmp else None,
+        xmp or None,
         bytes(iptc) if iptc else None,
         resolution[::-1] if resolution and orientation in (5, 6, 7, 8) else resolution,
     )
@@ -243,15 +247,6 @@ def _erase_thumbnail(data: bytearray, order: str, directory: int) -> None:
             del data[start:]
         else:
             data[start:end] = bytes(end - start)
-
-
-def _upright_xmp(xmp: bytes | str, *, turned: bool) -> bytes:
-    """XMP without thumbnails, and upright if the pixels have been turned, for which EXIF counts."""
-    xmp = xmp.encode() if isinstance(xmp, str) else bytes(xmp)
-    xmp = xmp.rstrip(b"\0")
-    if turned:
-        xmp = re.sub(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)[2-8]", rb"\g<1>1", xmp)
-    return re.sub(rb"<xmp:Thumbnails>.*?</xmp:Thumbnails>", b"", xmp, flags=re.DOTALL)
 
 
 def png_with(encoded: bytes, profile: bytes | None, metadata: Metadata) -> bytes:
