@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-_HOME = re.compile(r"(?:^|(?<=[:,;]))(?:~[^/,:;]*|\$\w+|\$\{\w+\})(?=[/,;]|$)")
+_HOME = re.compile(r"(?:^|(?<=[:,;\"]))(?:~[^/,:;\"]*|\$\w+|\$\{\w+\})(?=[/,;\"]|$)")
 
 
 @contextlib.contextmanager
@@ -76,7 +76,7 @@ def crc32_of_json(content: Any) -> int:
 
 
 def expand_home(text: str) -> str:
-    """Expands `~`, `~user` and `$NAME` where a path begins: at the start, after ":", "," or ";".
+    """Expands `~`, `~user` and `$NAME` where a path begins: at the start, after one of :,;".
 
     >>> expand_home("pairs:~/rain,$HOME/clean")  # doctest: +SKIP
     'pairs:/home/me/rain,/home/me/clean'

@@ -59,6 +59,8 @@ def test_the_home_folder_is_expanded_in_values(monkeypatch):
     config = parse("--config.data.root=~/photos", "--config.data.sources.rain=pairs:$HOME/a,~/b")
     assert config.data.root == "/home/me/photos"
     assert config.data.sources.rain == "pairs:/home/me/a,/home/me/b"
+    config = parse('--config.data.sources.rain=pairs:"~/a;b","$HOME",same')
+    assert config.data.sources.rain == 'pairs:"/home/me/a;b","/home/me",same'
     with pytest.raises(ConfigError, match=r"no such config file: '/home/me/mine\.py'"):
         parse(config="~/mine.py")
     with pytest.raises(ConfigError, match="no such environment variable"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dcpt_jax import images
-from dcpt_jax.data import photos, sources
+from dcpt_jax.data import photos, sources, spec
 from dcpt_jax.data.photos import PhotoSource
 from dcpt_jax.data.source_factory import open_source
 from dcpt_jax.data.spec import SourceError
@@ -264,3 +264,26 @@ def test_warnings_come_from_this_packages_logger(folder, caplog):
     with caplog.at_level(logging.WARNING, logger="dcpt_jax"):
         PhotoSource(photos.folder_photos(folder))
     assert caplog.records[0].name.startswith("dcpt_jax.")
+
+
+@pytest.mark.parametrize(
+    ("text", "specs"),
+    [
+        ('photos:"a;b"', [("photos", "a;b")]),
+        (' photos:a ; photos:"b; c" ;', [("photos", "a"), ("photos", "b; c")]),
+        ('photos:a;photos:19"b', [("photos", "a"), ("photos", '19"b')]),
+        ('pairs:"a,b","c;d",order', [("pairs", '"a,b","c;d",order')]),
+        ('rain100l:"a;b"', [("rain100l", "a;b")]),
+    ],
+)
+def test_names_with_separators_are_quoted(text, specs):
+    assert spec.parse(text) == specs
+
+
+def test_names_with_separators_are_quoted_in_pairs_and_lists():
+    assert spec.parse_pairs('"a,b","c;d",order') == ("a,b", "c;d", "order")
+    assert spec.parse_list('"a,clean_first"') == ("a,clean_first", False)
+    assert spec.parse_list('"a;b",clean_first') == ("a;b", True)
+    for text in ("photos:a;b", "pairs:a,b,c,d", "pairs:a,,b"):
+        with pytest.raises(SourceError, match="needs double quotes"):
+            spec.parse(text)

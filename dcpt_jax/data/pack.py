@@ -474,7 +474,7 @@ def _pack(options: argparse.Namespace) -> int:
 def _source(text: str) -> str:
     """The text of a source; a folder of photos needs no "photos:"."""
     if Path(text).is_dir():
-        return f"photos:{text}"
+        return f"photos:{text}" if '"' in text else f'photos:"{text}"'
     if ":" not in text:
         problem = "is a file" if Path(text).exists() else "does not exist"
         raise PackError(f"{text} {problem}: name a folder of photos, or another source, see --help")

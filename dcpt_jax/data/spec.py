@@ -12,6 +12,8 @@ A source is one of these, or several joined by ";":
     packed:DIR                             sub-images written by `data.pack`
     DATASET:DIR                            a public dataset in that folder, see `data.datasets`
 
+Names with ";" or "," are put in double quotes: photos:"a;b", pairs:"a,b",c.
+
 Files are paired by name (except by the rule "order"). The name is the path below the folder without
 its suffix, so "a.jpg" belongs to "a.png" and "x/1.png" to "x/1.png". If the clean folder has no
 sub-folders, those of the degraded photos are ignored ("part1/0001_0.8_0.2.jpg" and "0001.jpg").
@@ -28,6 +30,7 @@ Rules:
                       many files. For datasets whose names do not correspond.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -42,6 +45,7 @@ _FORMS = (
     "photos:DIR, pairs:DEGRADED_DIR,CLEAN_DIR[,RULE], list:FILE[,clean_first], "
     "tfds:NAME[/CONFIG][:SPLIT], packed:DIR, or DATASET:DIR with one of "
 )
+_QUOTES = 'a name with ; or , needs double quotes: photos:"a;b"'
 
 # (degraded name, test whether a clean name exists) -> clean name, or None if the rule does not
 # apply.
@@ -80,15 +84,17 @@ def register(kind: str, open_items: Callable[[str], Sequence[Any]]) -> None:
 def parse(text: str) -> list[Spec]:
     """Splits the text of a source into its parts; see the top of this module."""
     specs = []
-    for part in filter(None, (part.strip() for part in text.split(";"))):
+    for part in filter(None, _split(text, ";")):
         kind, colon, location = part.partition(":")
         if not colon or not location or kind not in (*KINDS, *REGISTERED, *DATASETS):
             raise SourceError(
                 f"{part!r} is not a source of data; known: {_FORMS}"
-                f"{', '.join([*DATASETS, *REGISTERED])}; several joined by ;"
+                f"{', '.join([*DATASETS, *REGISTERED])}; several joined by ; ({_QUOTES})"
             )
         if kind == "pairs":
             parse_pairs(location)
+        elif kind != "list":
+            location = _unquoted(location)
         specs.append(Spec(kind, location))
     if not specs:
         raise SourceError(f"{text!r} names no source of data")
@@ -97,11 +103,11 @@ def parse(text: str) -> list[Spec]:
 
 def parse_pairs(text: str) -> tuple[str, str, str]:
     """(degraded folder, clean folder, rule) of a text such as "A,B,reside"."""
-    parts = [part.strip() for part in text.split(",")]
+    parts = [_unquoted(part) for part in _split(text, ",")]
     if len(parts) not in (2, 3) or not all(parts):
         raise SourceError(
             f"pairs:{text} must name two folders and optionally a rule: "
-            f"pairs:DEGRADED_DIR,CLEAN_DIR[,RULE]; rules: {RULES}"
+            f"pairs:DEGRADED_DIR,CLEAN_DIR[,RULE]; rules: {RULES} ({_QUOTES})"
         )
     rule = parts[2] if len(parts) == 3 else "same"
     parse_rule(rule)
@@ -111,7 +117,18 @@ def parse_pairs(text: str) -> tuple[str, str, str]:
 def parse_list(text: str) -> tuple[str, bool]:
     """(file, whether its lines name the clean file first) of "FILE" or "FILE,clean_first"."""
     file, _, order = text.rpartition(",")
-    return (file.strip(), True) if file and order.strip() == CLEAN_FIRST else (text, False)
+    is_stated = bool(file) and order.strip() == CLEAN_FIRST
+    return _unquoted(file.strip() if is_stated else text), is_stated
+
+
+def _split(text: str, separator: str) -> list[str]:
+    """The parts of a text between separators that are not in double quotes."""
+    masked = re.sub('"[^"]*"', lambda quoted: quoted[0].replace(separator, "\0"), text)
+    return [part.replace("\0", separator).strip() for part in masked.split(separator)]
+
+
+def _unquoted(text: str) -> str:
+    return text[1:-1] if re.fullmatch('"[^"]+"', text) else text
 
 
 def parse_rule(rule: str) -> Rule:
