@@ -129,9 +129,11 @@ def _prepare(
     """Checks both images and applies the convention; float64 images, and their peak value."""
     a, b = np.asarray(a), np.asarray(b)
     if a.shape != b.shape or a.ndim != 3 or a.shape[-1] not in (1, 3):
-        raise ValueError(f"expected two images [h, w, 3] of equal shape, got {a.shape}, {b.shape}")
+        raise ValueError(
+            f"expected two images [h, w, 3] or [h, w, 1] of equal shape, got {a.shape}, {b.shape}"
+        )
     for image in (a, b):
-        if not np.issubdtype(image.dtype, np.floating):
+        if not np.issubdtype(image.dtype, np.floating) and image.dtype.name != "bfloat16":
             raise ValueError(f"expected float images in [0, 1], got {image.dtype}: divide by 255")
     # Both, as the output of a diverged network may also have large values.
     if min(np.max(a, initial=0), np.max(b, initial=0)) > _LARGEST_VALUE:
@@ -155,6 +157,8 @@ def _prepare(
 
 def _convert(image: np.ndarray, luma: bool, rounding: str) -> np.ndarray:
     """Returns the image as float64 [h, w, c] in the scale of the metric."""
+    if image.dtype.itemsize < 4:
+        image = image.astype(np.float32)
     if rounding == "uint8":
         image = np.rint(np.clip(image, 0, 1) * image.dtype.type(255))
         if luma:  # the reference stores the luma as float32 at two places

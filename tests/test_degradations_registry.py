@@ -1,6 +1,7 @@
 import subprocess
 import sys
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -195,7 +196,8 @@ def test_float64_and_float16_become_float32(image: np.ndarray) -> None:
     from_double = degrade(image.astype(np.float64), "haze")
     assert from_double.dtype == np.float32
     np.testing.assert_array_equal(from_double, expected)
-    assert degrade(image.astype(np.float16), "haze").dtype == np.float32
+    for half in (np.float16, ml_dtypes.bfloat16):
+        assert degrade(image.astype(half), "haze").dtype == np.float32
 
 
 def test_flipped_and_turned_views_are_fine(image: np.ndarray) -> None:
@@ -207,26 +209,15 @@ def test_flipped_and_turned_views_are_fine(image: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (np.zeros((8, 8, 3), np.uint8), r"got uint8: divide by 255"),
-        (np.zeros((8, 8, 3), np.uint16), r"got uint16: divide by 65535"),
-        (np.zeros((8, 8, 3), np.int64), r"got int64: divide by 255"),
-        (np.zeros((8, 8, 3), bool), r"dtype bool"),
-        (np.zeros((8, 8, 3), complex), r"dtype complex"),
-        (np.zeros((8, 8), np.float32), r"shape \(8, 8\); repeat a gray image"),
-        (np.zeros((2, 8, 8, 3), np.float32), r"shape \(2, 8, 8, 3\); pass the images"),
-        (np.zeros((8, 8, 4), np.float32), r"shape \(8, 8, 4\)"),
-        (np.zeros((8, 8, 1), np.float32), r"shape \(8, 8, 1\)"),
-        (np.zeros((0, 8, 3), np.float32), r"shape \(0, 8, 3\)"),
-        (np.full((8, 8, 3), np.nan, np.float32), r"NaN or infinite"),
-        (np.full((8, 8, 3), np.inf, np.float32), r"NaN or infinite"),
-        (np.full((8, 8, 3), 128.0, np.float32), r"mean 128.0: divide by 255"),
-        ("photo.png", r"dtype <U9"),
+        (np.zeros((8, 8, 3), np.uint16), r"uint16; divide by 65535"),
+        (np.zeros((8, 8), np.float32), r"shape \(8, 8\); repeat the grey"),
+        (np.full((8, 8, 3), 128.0, np.float32), r"128; divide"),
+        ("photo.png", r"'photo.png'; .*read_image reads files"),
     ],
 )
-def test_bad_images_are_refused_with_the_expectation(bad: object, message: str) -> None:
-    with pytest.raises(ValueError, match=message) as caught:
+def test_other_objects_than_images_are_refused(bad: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         degrade(bad, "noise:25")
-    assert "float image [height, width, 3], RGB, in [0, 1]" in str(caught.value)
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, None, "0", True])

@@ -636,6 +636,8 @@ def test_scaling():
     np.testing.assert_array_equal(images.to_uint8(values), [0, 0, 1, 255, 255, 255, 0])
     with pytest.raises(ValueError, match="1 of 2 values are not a number"):
         images.to_uint8(np.array([0.5, np.nan]))
+    with pytest.raises(TypeError, match=r"floats in .*, not uint8"):  # they would become white
+        images.to_uint8(levels)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".PNG", ".webp", ".bmp", ".tif", ".tiff"])
@@ -671,8 +673,13 @@ def test_write_errors(tmp_path):
     with pytest.raises(ImageError, match=r"cannot write '\.xyz' files; use one of .*\.png"):
         images.write_image(tmp_path / "a.xyz", np.zeros((2, 2, 3)))
     for shape in ((2, 2), (2, 2, 4), (0, 2, 3)):
-        with pytest.raises(ValueError, match=r"must have the shape \[h, w, 3\]"):
+        with pytest.raises(ValueError, match=r"expected one floating-point RGB image \[h, w, 3\]"):
             images.write_image(tmp_path / "a.png", np.zeros(shape))
+    for white in (picture(), picture().astype(np.float32)):  # as it would become without a check
+        with pytest.raises(ValueError, match="divide"):
+            images.write_image(tmp_path / "a.png", white)
+    with pytest.raises(ValueError, match="bits is 12, but must be 8 or 16"):
+        images.write_image(tmp_path / "a.png", np.zeros((2, 2, 3)), bits=12)
     assert not list(tmp_path.iterdir())
 
 

@@ -26,7 +26,7 @@ ALLOWED = {
     "files": set(),
     "interruption": set(),
     "images": {"files"},
-    "degradations": {"command_line", "files"},
+    "degradations": {"command_line", "files", "images"},
     "models": set(),
     "data": {"command_line", "degradations", "extras", "files", "images"},
     "data.check": {

@@ -183,7 +183,7 @@ def test_a_classifier_that_takes_the_image_gets_it():
 
 
 def test_other_items_than_photos_are_refused(flat):
-    with pytest.raises(ValueError, match="divide 8-bit pixels by 255"):
+    with pytest.raises(ValueError, match="uint8; divide by 255"):
         dcpt_jax.inspect(np.zeros((4, 4, 3), np.uint8), flat)
 
 

@@ -1,3 +1,4 @@
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -90,6 +91,11 @@ def test_out_of_range_values_are_clipped_before_rounding():
     a = np.ones((12, 12, 3), np.float32)
     assert metrics.psnr(a, a + 0.5) == np.inf
     assert metrics.psnr(a, a + 0.5, rounding="none") < 7
+
+
+def test_bfloat16_images_are_images(pair):
+    a = pair[0].astype(ml_dtypes.bfloat16)
+    assert metrics.psnr(a, pair[1]) == metrics.psnr(a.astype(np.float32), pair[1])
 
 
 def test_errors_name_the_expected_values(pair):

@@ -57,6 +57,7 @@ def test_convolutions_start_as_pytorch_starts_them(size, stride, channels):
         (np.zeros((1, 0, 4, 3), np.float32), "1x1 pixel"),
         (np.zeros((1, 4, 4, 3), np.uint8), "divide 8-bit pixels by 255"),
         (np.zeros((4, 3), np.float32), "[b, h, w, 3]"),
+        ([[[[0.5, 0.5, 0.5]]]], "list; pass a NumPy or JAX array"),
     ],
 )
 def test_unfit_images_are_refused(images, words):

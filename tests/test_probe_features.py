@@ -62,6 +62,8 @@ def test_no_images_are_refused(network):
         levels.features(model, params, batch[:0])
     with pytest.raises(ValueError, match="at least one image"):
         levels.features(model, params, batch[0])
+    with pytest.raises(ValueError, match="dtype uint8; divide"):
+        levels.features(model, params, batch.astype(np.uint8))
 
 
 def test_untrained_networks_are_initialised_as_published():

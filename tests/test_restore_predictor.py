@@ -3,6 +3,7 @@ import logging
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.monitoring
@@ -182,7 +183,12 @@ def test_every_tile_is_counted_that_is_computed(ensemble):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (np.zeros((4, 4, 3), np.uint8), "dtype uint8; divide 8-bit pixels by 255"),
+        (np.zeros((4, 4, 3), np.uint8), "dtype uint8; divide by 255"),
+        (np.zeros((4, 4, 3), np.uint16), "dtype uint16; divide by 65535"),
+        (np.zeros((4, 4, 3), np.int64), "dtype int64; divide by 255"),
+        (np.zeros((4, 4, 3), bool), "dtype bool$"),
+        (np.zeros((4, 4, 3), complex), "dtype complex128$"),
+        (Path("a.png"), r"PosixPath\('a.png'\); dcpt_jax.images.read_image reads files"),
         (np.zeros((4, 4), np.float32), r"shape \(4, 4\); repeat the grey channel"),
         (np.zeros((1, 4, 4, 3), np.float32), "one image at a time"),
         (np.zeros((4, 4, 4), np.float32), "alpha"),
@@ -198,6 +204,12 @@ def test_something_else_than_an_image_is_refused(image, message):
     model, params = small_network()
     with pytest.raises(ValueError, match=rf"\[h, w, 3\] in \[0, 1\], got .*({message})"):
         dcpt_jax.restore(model, params, image)
+
+
+def test_swapped_arguments_are_refused():
+    model, params = small_network()
+    with pytest.raises(TypeError, match=r"as dcpt_jax\.load returns them, not dict and NAFNet"):
+        dcpt_jax.restore(params, model, photo(4, 4))
 
 
 @functools.cache

@@ -2,15 +2,14 @@
 
 A spec names one or several degradations in the order of application, each with an optional
 strength: `"noise:25"`, `"low_light+haze+rain"`, `"haze:0.5+rain"`. Without a strength, it is drawn
-    from the
-range of the class; a range, `"noise:1-50"`, or a choice, `"noise:15/25/50"`, replaces that range.
-`"clean"` means no degradation and cannot be combined. A new built-in class is a module with a
-`Degradation` constant and an entry in `_REGISTERED`; user-defined ones are added by `register`.
+from the range of the class; a range, `"noise:1-50"`, or a choice, `"noise:15/25/50"`, replaces that
+range. `"clean"` means no degradation and cannot be combined. A new built-in class is a module with
+a `Degradation` constant and an entry in `_REGISTERED`; user-defined ones are added by `register`.
 
-This package imports only NumPy and OpenCV, because the worker processes of the data pipeline use it
-and must not occupy an accelerator. It changes no global setting, so OpenCV keeps its own thread
-pool, which slows down parallel processes; these should call `cv2.setNumThreads(0)` once, as the
-workers of the data pipeline do.
+This package must not import JAX, because the worker processes of the data pipeline use it and must
+not occupy an accelerator. It changes no global setting, so OpenCV keeps its own thread pool, which
+slows down parallel processes; these should call `cv2.setNumThreads(0)` once, as the workers of the
+data pipeline do.
 """
 
 import numbers
@@ -32,6 +31,7 @@ from dcpt_jax.degradations import (
     weather,
 )
 from dcpt_jax.degradations.base import Degradation
+from dcpt_jax.images import checked_image
 
 __all__ = ["Degradation", "apply_parts", "degrade", "get", "names", "parse", "register"]
 
@@ -162,33 +162,9 @@ def degrade(image: np.ndarray, spec: str, *, seed: int | np.random.Generator = 0
         ValueError: for an invalid spec (see `parse`), image or seed.
     """
     parts = parse(spec)
-    image = _checked_image(image)
+    image = checked_image(image).astype(np.float32, copy=False)
     if not isinstance(seed, np.random.Generator):
         if not isinstance(seed, numbers.Integral) or isinstance(seed, bool) or seed < 0:
             raise ValueError(f"seed must be an integer >= 0 or a NumPy Generator, not {seed!r}")
         seed = np.random.default_rng(int(seed))
     return apply_parts(image, parts, seed)
-
-
-def _checked_image(image: np.ndarray) -> np.ndarray:
-    """The image as float32 [h, w, 3]; ValueError with advice if it is not a valid one."""
-    image = np.asarray(image)
-    expected = "a float image [height, width, 3], RGB, in [0, 1], is expected"
-    if np.issubdtype(image.dtype, np.integer):
-        divisor = np.iinfo(image.dtype).max if image.dtype.kind == "u" else 255
-        raise ValueError(
-            f"{expected}, got {image.dtype}: divide by {divisor} "
-            f"(image.astype(numpy.float32) / {divisor})"
-        )
-    if image.dtype.kind != "f":
-        raise ValueError(f"{expected}, got dtype {image.dtype}")
-    if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-        hint = {2: "; repeat a gray image three times", 4: "; pass the images of a batch singly"}
-        raise ValueError(f"{expected}, got shape {image.shape}{hint.get(image.ndim, '')}")
-    image = image.astype(np.float32, copy=False)
-    mean = float(image.mean())
-    if not np.isfinite(mean):
-        raise ValueError(f"{expected}, got one with NaN or infinite values")
-    if mean > 2.0:  # not the maximum: unclipped noise from an earlier call goes far beyond 1
-        raise ValueError(f"{expected}, got mean {mean:.1f}: divide by 255 if the range is 0 to 255")
-    return image

@@ -30,7 +30,7 @@ def save_each(
         used.add((sample.task, name.lower()))
         class_folder = Path(folder) / _file_name(names[sample.task])
         for kind, pixels in zip(KINDS, (sample.degraded, image, sample.clean), strict=True):
-            images.write_image(class_folder / kind / f"{name}.png", pixels)
+            images.write_image(class_folder / kind / f"{name}.png", np.clip(pixels, 0, 1))
         yield sample, image
 
 

@@ -50,7 +50,8 @@ from dcpt_jax.images.headers import (
 
 MAX_PIXELS = 100_000_000
 COLOURS = ("srgb", "as_is")
-_LARGEST_VALUE = 10.0  # limit for floating-point images: noise may leave [0, 1], but not that far
+# Limits for floating-point images: noise may leave [0, 1], but not that far.
+_LARGEST_MEAN, _LARGEST_VALUE = 2.0, 30.0
 
 _WRITE_OPTIONS = {
     ".png": [],
@@ -226,38 +227,46 @@ def checked_image(image: Any) -> np.ndarray:
         ValueError: if not, or if a value is not finite or far outside [0, 1].
     """
     expected = "expected one floating-point RGB image [h, w, 3] in [0, 1]"
+    if isinstance(image, str | bytes | os.PathLike):
+        raise ValueError(f"{expected}, got {image!r:.80}; dcpt_jax.images.read_image reads files")
     array = np.asarray(image)
-    if array.ndim == 4:
-        raise ValueError(f"{expected}, got shape {array.shape}; pass one image at a time")
-    if array.ndim == 2:
-        raise ValueError(
-            f"{expected}, got shape {array.shape}; repeat the grey channel three times"
-        )
     if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
-        hint = ""
-        if array.ndim == 3:
-            hint = {4: "; drop the alpha channel", 1: "; repeat the grey channel three times"}.get(
-                array.shape[2], "; channels come last" if array.shape[0] == 3 else ""
-            )
-        raise ValueError(f"{expected}, got shape {array.shape}{hint}")
+        raise ValueError(f"{expected}, got shape {array.shape}{_shape_hint(array.shape)}")
     if not np.issubdtype(array.dtype, np.floating) and array.dtype.name != "bfloat16":
-        raise ValueError(f"{expected}, got dtype {array.dtype}; divide 8-bit pixels by 255")
+        hint = ""
+        if array.dtype.kind in "iu":
+            hint = f"; divide by {np.iinfo(array.dtype).max if array.dtype.kind == 'u' else 255}"
+        raise ValueError(f"{expected}, got dtype {array.dtype}{hint}")
     low, high = float(array.min()), float(array.max())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(f"{expected}, got values that are not finite (NaN or infinity)")
-    if max(-low, high) > _LARGEST_VALUE:
+    mean = float(array.mean(dtype=np.float64))
+    if abs(mean) > _LARGEST_MEAN or max(-low, high) > _LARGEST_VALUE:
         raise ValueError(
             f"{expected}, got values from {low:.4g} to {high:.4g}; divide 8-bit pixels by 255"
         )
     return array
 
 
+def _shape_hint(shape: tuple[int, ...]) -> str:
+    if len(shape) == 4:
+        return "; pass one image at a time"
+    if len(shape) == 2 or shape[2:] == (1,):
+        return "; repeat the grey channel three times"
+    if shape[2:] == (4,):
+        return "; drop the alpha channel"
+    return "; channels come last" if len(shape) == 3 and shape[0] == 3 else ""
+
+
 def to_uint8(image: np.ndarray) -> np.ndarray:
-    """Clips an image of any shape to [0, 1] and rounds it to the nearest of 256 levels.
+    """Clips a float image of any shape to [0, 1] and rounds it to the nearest of 256 levels.
 
     Raises:
         ValueError: if a value is not a number; infinities are clipped.
+        TypeError: for integers, which are levels already.
     """
+    if np.issubdtype(np.asarray(image).dtype, np.integer):
+        raise TypeError(f"the image must be of floats in [0, 1], not {np.asarray(image).dtype}")
     return _rounded(np.asarray(image, np.float32), np.uint8)
 
 
@@ -279,10 +288,12 @@ def write_image(path: Path | str, image: np.ndarray, *, bits: int = 8) -> None:
 
     Raises:
         ImageError: if the format does not support that many bits or so large an image.
-        ValueError: if the image has another shape or contains NaN.
+        ValueError: for other `bits`, or if `checked_image` refuses the image.
     """
+    if bits not in (8, 16):
+        raise ValueError(f"bits is {bits!r}, but must be 8 or 16")
     path = Path(path)
-    files.write_bytes(path, encode(path, to_levels(path, image, bits)))
+    files.write_bytes(path, encode(path, to_levels(path, checked_image(image), bits)))
 
 
 def to_levels(path: Path, image: np.ndarray, bits: int) -> np.ndarray:
@@ -290,7 +301,7 @@ def to_levels(path: Path, image: np.ndarray, bits: int) -> np.ndarray:
 
     Raises:
         ImageError: if the format does not support that many bits or so large an image.
-        ValueError: if the image has another shape or contains NaN.
+        ValueError: if the image contains NaN.
     """
     suffix = path.suffix.lower()
     if bits == 16 and suffix not in SUFFIXES_OF_16_BITS:
@@ -299,8 +310,6 @@ def to_levels(path: Path, image: np.ndarray, bits: int) -> np.ndarray:
         raise image_error(
             path, f"cannot write {suffix!r} files; use one of {', '.join(sorted(_WRITE_OPTIONS))}"
         )
-    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ValueError(f"image must have the shape [h, w, 3], not {image.shape}")
     if max(image.shape) > _LARGEST_SIDES.get(suffix, math.inf):
         raise image_error(
             path, f"{image.shape[1]}x{image.shape[0]} pixels are too large for {suffix}"

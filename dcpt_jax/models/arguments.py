@@ -54,6 +54,8 @@ def check_images(images: Any) -> None:
         ValueError: if it is not [b, h, w, 3] with h and w at least 1 and a floating dtype.
     """
     expected = "expected a batch of floating-point images [b, h, w, 3] in [0, 1]"
+    if not hasattr(images, "dtype"):
+        raise ValueError(f"{expected}, got {type(images).__name__}; pass a NumPy or JAX array")
     shape, dtype = jnp.shape(images), jnp.result_type(images)
     if len(shape) == 3:
         raise ValueError(f"{expected}, got shape {shape}; for a single image pass image[None]")

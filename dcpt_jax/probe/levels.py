@@ -62,7 +62,8 @@ def features(
         )
     batch_size = min(batch_size, len(images))
     params = jax.device_put(params)
-    one_batch = jax.ShapeDtypeStruct((batch_size, *np.shape(images)[1:]), jnp.float32)
+    dtype = np.asarray(images[0]).dtype  # the network refuses integers
+    one_batch = jax.ShapeDtypeStruct((batch_size, *np.shape(images)[1:]), dtype)
     shapes = jax.eval_shape(functools.partial(_features, model), params, one_batch)
     shapes = [maps.shape[1:] for maps, _ in shapes]
     if folder is not None:

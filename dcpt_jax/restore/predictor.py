@@ -21,7 +21,7 @@ import itertools
 import logging
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -108,6 +108,11 @@ class Predictor:
             not isinstance(tile, numbers.Integral) or isinstance(tile, bool) or tile < 1
         ):
             raise ValueError(f"tile is {tile!r}, but must be None or an integer >= 1 (pixels)")
+        if not isinstance(model, nn.Module) or not isinstance(params, Mapping):
+            raise TypeError(
+                "expected a network and its parameters, as dcpt_jax.load returns them, not "
+                f"{type(model).__name__} and {type(params).__name__}"
+            )
         for key in ("params", "network"):
             if key in params:
                 raise ValueError(
