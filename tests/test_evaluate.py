@@ -351,6 +351,19 @@ def test_saved_files_of_equal_names_are_numbered(tmp_path):
                      "x/clean/a_b.png"]  # fmt: skip
 
 
+def test_saved_images_appear_complete_or_not_at_all(tmp_path):
+    image = np.full((4, 4, 3), 0.5, np.float32)
+    samples = [(held_out.Sample(0, image, image, name), image) for name in "abc"]
+    folder = tmp_path / "images"
+    folder.mkdir()
+    killed = saving.save_each(samples, ["rain"], folder)
+    next(killed)
+    assert list(folder.iterdir()) == []
+    assert len(list(saving.save_each(samples[1:], ["rain"], folder))) == 2
+    assert sorted(path.name for path in folder.rglob("clean/*")) == ["b.png", "c.png"]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
 def test_a_run_with_baselines_adds_tables_and_changes_nothing_else(
     tmp_path, photo_folder, pretrained
 ):

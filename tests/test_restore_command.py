@@ -114,6 +114,11 @@ def test_a_folder_is_restored_with_its_structure_and_a_second_run_skips_it(
     expected = images.to_uint8(dcpt_jax.restore(model, params, images.read_image(one)))
     np.testing.assert_array_equal(images.read_pixels(tmp_path / "out/one.png"), expected)
 
+    (tmp_path / "out/one.png").write_bytes(b"")  # as after a power failure
+    assert run(*arguments) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("1 restored, 1 skipped, 0 failed")
+    np.testing.assert_array_equal(images.read_pixels(tmp_path / "out/one.png"), expected)
+
     before = (tmp_path / "out/one.png").stat().st_mtime_ns
     assert run(*arguments) == 0
     shown = capsys.readouterr().out

@@ -1,5 +1,6 @@
 """Writes the images of evaluated samples, for metrics of other programs."""
 
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -18,8 +19,14 @@ def save_each(
 
     The files are `FOLDER/CLASS/{degraded,restored,clean}/NAME.png`, 8-bit RGB, with the same names
     in all three folders. Characters that are not portable in file names are replaced by "_", and
-    equal names are numbered.
+    equal names are numbered. FOLDER, which must be new or empty, appears under its name when all
+    samples are written; until then it is `FOLDER.unfinished`.
     """
+    folder = Path(folder).absolute()
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    if unfinished.exists():  # of an evaluation that was interrupted
+        shutil.rmtree(unfinished)
+    unfinished.mkdir(parents=True)
     used: set[tuple[int, str]] = set()
     for sample, image in restored:
         name = base = _file_name(sample.name)
@@ -28,10 +35,11 @@ def save_each(
             number += 1
             name = f"{base}_{number}"
         used.add((sample.task, name.lower()))
-        class_folder = Path(folder) / _file_name(names[sample.task])
+        class_folder = unfinished / _file_name(names[sample.task])
         for kind, pixels in zip(KINDS, (sample.degraded, image, sample.clean), strict=True):
             images.write_image(class_folder / kind / f"{name}.png", np.clip(pixels, 0, 1))
         yield sample, image
+    unfinished.rename(folder)
 
 
 def _file_name(name: str) -> str:

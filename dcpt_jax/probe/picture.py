@@ -3,7 +3,7 @@
 import textwrap
 from pathlib import Path
 
-from dcpt_jax import extras
+from dcpt_jax import extras, files
 from dcpt_jax.probe.report import Report, accuracy_text, shape_text
 
 # Okabe and Ito's colours, distinguishable with colour blindness; the palest come last.
@@ -65,7 +65,8 @@ def draw(report: Report, path: Path) -> None:
         fontsize=10,
         frameon=False,
     )
-    figure.savefig(path)
+    with files.replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:])
 
 
 def _style(label: int) -> dict[str, str]:

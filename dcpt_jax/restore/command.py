@@ -247,7 +247,8 @@ def _restore_all(
     predict = None
     for job in jobs:
         options.interruption.check()
-        if job.target.is_file() and not options.overwrite:
+        # A power failure can leave an empty file.
+        if not options.overwrite and job.target.is_file() and job.target.stat().st_size:
             counts["skipped"] += 1
             display.done(f"skipped (exists; see --overwrite): {job.target}", notable=True)
             continue
