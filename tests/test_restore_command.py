@@ -299,7 +299,7 @@ def test_a_single_photo_can_go_to_a_file(tmp_path, identity, capsys):
     one = str(put(tmp_path / "one.png"))
     single = tmp_path / "new" / "single.jpg"
     assert main([one, "--output", str(single)]) == 0
-    assert single.is_file()
+    assert single.is_file() and "becomes PNG" not in capsys.readouterr().out
     assert main([one, "--output", str(single)]) == 0
     assert "skipped (exists; see --overwrite)" in capsys.readouterr().out
     for arguments, message in (
@@ -362,6 +362,26 @@ def test_a_chosen_name_never_falls_on_a_third_photo(tmp_path):
     inside = plan(sources, tmp_path, "png")
     assert not {job.target for job in inside.jobs} & set(sources)
     assert len(inside.jobs) == 4
+
+
+@pytest.mark.parametrize("stem", [b"x" * 247, "é".encode() * 124, b"\xe9" * 248])
+def test_names_as_long_as_they_can_be(tmp_path, identity, capsys, stem):
+    folder = os.fsencode(tmp_path)
+    for end in (b"a.tiff", b"b.tiff"):
+        images.write_image(tmp_path / "a.tiff", np.zeros((2, 2, 3)))
+        os.rename(tmp_path / "a.tiff", os.path.join(folder, stem + end))
+    put(tmp_path / "short.png")
+    for outcome in ("3 restored", "0 restored, 3 skipped"):
+        assert run(tmp_path, "--output", tmp_path) == 0
+        assert outcome in capsys.readouterr().out
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+def test_a_pipe_or_device_is_named(tmp_path, capsys):
+    os.mkfifo(tmp_path / "a.png")
+    for path in (tmp_path / "a.png", "/dev/null"):
+        assert run(path, "--output", tmp_path / "out") == 2
+        assert f"{path}: a pipe, socket or device, not an image" in capsys.readouterr().err
 
 
 def test_a_target_that_is_an_input_by_another_name_is_avoided(tmp_path):

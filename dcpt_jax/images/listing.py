@@ -186,6 +186,8 @@ def find_images(path: Path | str) -> tuple[list[Path], Counter[str]]:
         return [path], Counter()
     if not path.exists():
         raise FileNotFoundError("no such file or folder")
+    if not path.is_dir():
+        raise FileNotFoundError("a pipe, socket or device, not an image file or folder")
     files = list_images(path)
     for _, message in files.inaccessible:
         _logger.warning("skipped: %s", message)

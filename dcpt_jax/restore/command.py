@@ -247,8 +247,7 @@ def _restore_all(
     predict = None
     for job in jobs:
         options.interruption.check()
-        # A power failure can leave an empty file.
-        if not options.overwrite and job.target.is_file() and job.target.stat().st_size:
+        if not options.overwrite and _is_finished(job.target):
             counts["skipped"] += 1
             display.done(f"skipped (exists; see --overwrite): {job.target}", notable=True)
             continue
@@ -276,6 +275,14 @@ def _restore_all(
                 + "".join(notes),
                 notable=bool(remarks),
             )
+
+
+def _is_finished(target: Path) -> bool:
+    """Whether a result exists; a power failure can leave an empty one."""
+    try:
+        return target.is_file() and target.stat().st_size > 0
+    except OSError:  # writing will report it
+        return False
 
 
 def _restore_file(

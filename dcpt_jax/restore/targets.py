@@ -18,6 +18,7 @@ FORMATS = ("auto", "png", "jpg", "same")
 # Lossless formats, which --format auto keeps.
 _LOSSLESS_SUFFIXES = images.WRITABLE_SUFFIXES - {".jpg", ".jpeg"}
 _MARK = "_restored"
+_LONGEST_NAME = 255  # bytes
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,12 @@ class Plan:
     left_out: Counter[str] = field(default_factory=Counter)
 
     def changed_formats(self) -> str:
-        """Counts results that could be written in the photo's format but are not; "" if none."""
+        """Counts results that become PNG though the photo's format can be written; "" if none."""
         changed = [
             job.source.suffix.lower()
             for job in self.jobs
-            if job.source.suffix.lower() in images.WRITABLE_SUFFIXES
-            and job.source.suffix.lower() != job.target.suffix.lower()
+            if job.source.suffix.lower() in images.WRITABLE_SUFFIXES - {".png"}
+            and job.target.suffix == ".png"
         ]
         if not changed:
             return ""
@@ -185,7 +186,20 @@ def _possible_targets(source: Path, folder: Path, form: str, marked: bool) -> li
     number = f"{zlib.crc32(os.fsencode(absolute)):08x}"
     ends = [_MARK] if marked else ["", _MARK]
     labels = ["", f"_{kind}", f"_{parent}", f"_{parent}_{kind}", f"_{number}"]
-    return [folder / f"{source.stem}{label}{end}{suffix}" for label in labels for end in ends]
+    ends = [f"{label}{end}{suffix}" for label in labels for end in ends]
+    return [folder / _short_name(source.stem, end, number) for end in ends]
+
+
+def _short_name(stem: str, end: str, number: str) -> str:
+    """A file name of at most 255 bytes, as file systems allow; a shortened one has the number."""
+    if len(os.fsencode(stem + end)) <= _LONGEST_NAME:
+        return stem + end
+    end = f"_{number}{end}"
+    encoded = os.fsencode(stem)[: _LONGEST_NAME - len(os.fsencode(end))]
+    try:
+        return encoded.decode() + end
+    except UnicodeDecodeError as error:  # a letter was cut, or the name was not UTF-8
+        return os.fsdecode(encoded[: error.start] or encoded) + end
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
