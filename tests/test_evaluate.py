@@ -346,6 +346,7 @@ def test_saved_files_of_equal_names_are_numbered(tmp_path):
     assert [s for s, _ in saving.save_each(samples, ["rain", "x"], tmp_path)] == [
         s for s, _ in samples
     ]
+    saving.finish(tmp_path)
     found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("clean/*"))
     assert found == ["rain/clean/A_B_3.png", "rain/clean/a_b.png", "rain/clean/a_b_2.png",
                      "x/clean/a_b.png"]  # fmt: skip
@@ -360,6 +361,8 @@ def test_saved_images_appear_complete_or_not_at_all(tmp_path):
     next(killed)
     assert list(folder.iterdir()) == []
     assert len(list(saving.save_each(samples[1:], ["rain"], folder))) == 2
+    assert list(folder.iterdir()) == []
+    saving.finish(folder)
     assert sorted(path.name for path in folder.rglob("clean/*")) == ["b.png", "c.png"]
     assert list(tmp_path.iterdir()) == [folder]
 

@@ -127,6 +127,9 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> Evaluati
     )
     _write(workdir, config, description, evaluation, pictures)
     if config.save_images:
+        saving.finish(
+            config.save_images
+        )  # last, so that the same command runs after an interruption
         print(f"wrote the images of all samples to {config.save_images}", flush=True)
     return evaluation
 

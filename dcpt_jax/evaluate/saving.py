@@ -19,11 +19,9 @@ def save_each(
 
     The files are `FOLDER/CLASS/{degraded,restored,clean}/NAME.png`, 8-bit RGB, with the same names
     in all three folders. Characters that are not portable in file names are replaced by "_", and
-    equal names are numbered. FOLDER, which must be new or empty, appears under its name when all
-    samples are written; until then it is `FOLDER.unfinished`.
+    equal names are numbered. Until `finish` FOLDER is named `FOLDER.unfinished`.
     """
-    folder = Path(folder).absolute()
-    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    unfinished = _unfinished(folder)
     if unfinished.exists():  # of an evaluation that was interrupted
         shutil.rmtree(unfinished)
     unfinished.mkdir(parents=True)
@@ -39,7 +37,16 @@ def save_each(
         for kind, pixels in zip(KINDS, (sample.degraded, image, sample.clean), strict=True):
             images.write_image(class_folder / kind / f"{name}.png", np.clip(pixels, 0, 1))
         yield sample, image
-    unfinished.rename(folder)
+
+
+def finish(folder: Path | str) -> None:
+    """Gives the images of `save_each` the name of their folder, which must be new or empty."""
+    _unfinished(folder).rename(folder)
+
+
+def _unfinished(folder: Path | str) -> Path:
+    folder = Path(folder).absolute()
+    return folder.with_name(f"{folder.name}.unfinished")
 
 
 def _file_name(name: str) -> str:
