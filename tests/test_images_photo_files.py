@@ -311,12 +311,28 @@ def test_damaged_blocks_of_a_png_leave_the_others_whole(tmp_path, capfd):
     data = source.read_bytes()
     damaged = png_chunk(b"tEXt", b"Author\0me")[:-4] + b"\0\0\0\0"
     source.write_bytes(data[:33] + damaged + data[33:])
-    assert copied(source, tmp_path / "b.png") == ["PNG chunks with wrong checksums dropped: tEXt"]
+    dropped = "damaged or too long PNG chunks dropped:"
+    assert copied(source, tmp_path / "b.png") == [f"{dropped} tEXt"]
     np.testing.assert_array_equal(np.asarray(opened(tmp_path / "b.png")), np.asarray(rgba()))
     assert opened(tmp_path / "b.png").info["icc_profile"] == P3_PROFILE
+    long = zlib.compress(bytes(2_000_000))
+    for chunks, names in (
+        ([(b"zTXt", b"workflow\0\0" + long)], "zTXt"),  # as editors and generators write them
+        ([(b"iTXt", b"workflow\0\1\0\0\0" + long)], "iTXt"),
+        ([(b"pHYs", b"\0\0")], "pHYs"),
+        ([(b"zTXt", b"a\0\0" + long), (b"pHYs", b"\0\0")], "zTXt, pHYs"),
+    ):
+        parts = b"".join(png_chunk(*chunk) for chunk in chunks)
+        for at in (33, len(data) - 12):  # before and after the pixels
+            changed = data[:at] + parts + data[at:]
+            source.write_bytes(changed)
+            assert copied(source, tmp_path / "b.png") == [f"{dropped} {names}"]
+            result = opened(tmp_path / "b.png")
+            np.testing.assert_array_equal(np.asarray(result), np.asarray(rgba()))
+            assert result.info["icc_profile"] == P3_PROFILE
     source.write_bytes(data[:33] + png_chunk(b"iCCP", b"no zero") + data[33:])
-    (said,) = copied(source, tmp_path / "b.png")
-    assert said == "unreadable colour profile, metadata and alpha dropped"
+    assert copied(source, tmp_path / "b.png") == [f"{dropped} iCCP"]
+    np.testing.assert_array_equal(np.asarray(opened(tmp_path / "b.png")), np.asarray(rgba()))
     assert capfd.readouterr() == ("", "")  # libpng prints warnings of such blocks
 
 

@@ -11,7 +11,7 @@ import os
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,7 +28,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from dcpt_jax.images import tag_directories
+from dcpt_jax.images import jpeg_xl, tag_directories
 from dcpt_jax.images.colour_tags import state_profile
 
 JPEG_END = b"\xff\xd9"
@@ -57,7 +57,6 @@ _PILLOW_READERS = {
     "TIFF": TiffImagePlugin.TiffImageFile,
     "AVIF": AvifImagePlugin.AvifImageFile,
 }
-_JXL_START, _JXL_BOX = b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 UPRIGHT_KINDS = frozenset({"HEIC", "JPEG XL"})  # decoded upright regardless of EXIF
@@ -135,8 +134,11 @@ def read_header(path: Path, file: BinaryIO, max_pixels: int) -> ImageHeader:
         header = _png_header(path, file)
     elif start.startswith(b"\xff\xd8\xff"):
         header = _jpeg_header(path, file)
-    elif start.startswith((_JXL_START, _JXL_BOX)):
-        header = ImageHeader("JPEG XL", *_jxl_size(path, file))
+    elif start.startswith(jpeg_xl.STARTS):
+        size = jpeg_xl.size_of(file)
+        if size is None:
+            raise image_error(path, "truncated or damaged JPEG XL header")
+        header = ImageHeader("JPEG XL", *size)
     else:
         header = _pillow_header(path, file, start)
     if header.width < 1 or header.height < 1:
@@ -170,25 +172,32 @@ def png_chunks(path: Path, file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
         position += 12 + length
 
 
-def png_without_damage(path: Path, data: bytes, *, ancillary: bool) -> tuple[bytes, list[str]]:
+def png_without_damage(
+    path: Path, data: bytes, *, ancillary: bool, without: Collection[bytes] = ()
+) -> tuple[bytes, list[str]]:
     """A PNG file without chunks whose checksums are wrong, and the names of those.
 
     Args:
         path: the file, for messages.
         data: its content.
         ancillary: whether to include chunks that do not affect pixels, except those of animations.
+            They are put before the pixels, where Pillow reads them at once.
+        without: chunks to leave out.
     """
-    sound: list[bytes | memoryview] = [data[: len(_PNG_SIGNATURE)]]
+    before: list[bytes | memoryview] = [data[: len(_PNG_SIGNATURE)]]
+    pixels: list[bytes | memoryview] = []
     damaged = []
     for kind, start, length in png_chunks(path, io.BytesIO(data)):
-        if kind[:1].isupper() or (ancillary and kind not in _PNG_ANIMATION):
+        is_wanted = kind[:1].isupper() or (ancillary and kind not in _PNG_ANIMATION)
+        if is_wanted and kind not in without:
             end = start + length
             checksum = zlib.crc32(memoryview(data)[start - 4 : end])
             if checksum == int.from_bytes(data[end : end + 4], "big"):
-                sound.append(memoryview(data)[start - 8 : end + 4])
+                part = pixels if kind in (b"IDAT", b"IEND") else before
+                part.append(memoryview(data)[start - 8 : end + 4])
             else:
                 damaged.append(kind.decode())
-    return b"".join(sound), damaged
+    return b"".join([*before, *pixels]), damaged
 
 
 def _png_header(path: Path, file: BinaryIO) -> ImageHeader:
@@ -196,7 +205,9 @@ def _png_header(path: Path, file: BinaryIO) -> ImageHeader:
     if len(start) < 33:
         raise image_error(path, "truncated PNG header")
     if start[12:16] != b"IHDR":
-        raise image_error(path, "damaged: the PNG header is missing")
+        is_apple = start[12:16] == b"CgBI"
+        problem = "is a PNG for Apple's apps (CgBI); open and save it on a Mac" if is_apple else ""
+        raise image_error(path, problem or "damaged: the PNG header is missing")
     width, height = struct.unpack(">II", start[16:24])
     exif = in_text = b""
     for kind, offset, length in png_chunks(path, file):  # eXIf may follow the pixels
@@ -284,47 +295,6 @@ def _pillow_header(path: Path, file: BinaryIO, start: bytes) -> ImageHeader:
             path, "is a camera raw file, or its first image is a preview; save it as TIFF or PNG"
         )
     return ImageHeader(kind, *image.size)
-
-
-def _jxl_size(path: Path, file: BinaryIO) -> tuple[int, int]:
-    """Width and height of a JPEG XL file, as its reader decodes it before it reports them."""
-    start = file.read(2)
-    if start != _JXL_START:  # container boxes, one or several of which have the codestream
-        box, end = 12, file.seek(0, os.SEEK_END)
-        while True:
-            file.seek(box)
-            head = file.read(16)
-            length = int.from_bytes(head[:4], "big") or end - box
-            data = 8
-            if length == 1:
-                length, data = int.from_bytes(head[8:16], "big"), 16
-            if head[4:8] in (b"jxlc", b"jxlp"):
-                file.seek(box + data + (4 if head[4:8] == b"jxlp" else 0))
-                start = file.read(2)
-                break
-            if len(head) < 8 or length < 8:
-                break
-            box += length
-    bits = int.from_bytes(file.read(12).ljust(12, b"\0"), "little")
-    if start != _JXL_START or not bits:
-        raise image_error(path, "truncated or damaged JPEG XL header")
-
-    def take(count: int) -> int:
-        nonlocal bits
-        value = bits & ((1 << count) - 1)
-        bits >>= count
-        return value
-
-    small = take(1)
-
-    def side() -> int:
-        return 8 * (take(5) + 1) if small else take((9, 13, 18, 30)[take(2)]) + 1
-
-    height, ratio = side(), take(3)
-    over = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 7: (2, 1)}
-    if ratio == 0:
-        return side(), height
-    return height * over[ratio][0] // over[ratio][1], height
 
 
 def _kind_of_brands(file: BinaryIO) -> str:
@@ -435,18 +405,37 @@ def described(path: Path, kind: str, data: bytes) -> Image.Image | None:
     """Opens a complete file with Pillow, for mode, profile and metadata; None if Pillow fails.
 
     A colour space stated without an ICC profile is converted to one, see `colour_tags`. PNG chunks
-    with wrong checksums, which Pillow refuses, are left out, and named in `info["damaged"]`.
+    that Pillow refuses are left out, and named in `info["damaged"]`.
     """
-    damaged = []
     if kind == "PNG":
-        data, damaged = png_without_damage(path, data, ancillary=True)
+        return _described_png(path, data)
     try:
         image = pillow_image(path, kind, io.BytesIO(data))
-        state_profile(image, kind, data)
-        image.info["damaged"] = damaged
-        return image
     except ImageError:
         return odd_tiff(path, io.BytesIO(data)) if kind == "TIFF" else None
+    state_profile(image, kind, data)
+    return image
+
+
+def _described_png(path: Path, data: bytes) -> Image.Image | None:
+    names = dict.fromkeys(name for name, _, _ in png_chunks(path, io.BytesIO(data)))
+    optional = [name for name in names if name[:1].islower() and name != b"tRNS"]
+
+    def image_without(refused: Collection[bytes]) -> Image.Image | None:
+        sound, damaged = png_without_damage(path, data, ancillary=True, without=refused)
+        try:
+            image = pillow_image(path, "PNG", io.BytesIO(sound))
+        except ImageError:
+            return None
+        state_profile(image, "PNG", sound)
+        image.info["damaged"] = [*damaged, *(name.decode() for name in refused)]
+        return image
+
+    image = image_without(())
+    if image is not None:
+        return image
+    others = {name: [other for other in optional if other != name] for name in optional}
+    return image_without([name for name in optional if image_without(others[name]) is None])
 
 
 def _upright(exif: bytes) -> bytes:

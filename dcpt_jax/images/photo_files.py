@@ -105,7 +105,7 @@ def _remarks(header: ImageHeader, data: bytes, image: Image.Image) -> list[str]:
     if at >= 0 and (bits := int.from_bytes(data[at + 9 : at + 10])) > 8:
         remarks.append(f"{bits} bits reduced to 8")
     if damaged := image.info.get("damaged"):
-        remarks.append(f"PNG chunks with wrong checksums dropped: {', '.join(damaged)}")
+        remarks.append(f"damaged or too long PNG chunks dropped: {', '.join(damaged)}")
     if texts := _texts(data, image):
         remarks.append(f"{texts} dropped")
     if header.kind == "JPEG" and "mp" not in image.info:
