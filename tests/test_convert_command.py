@@ -352,6 +352,16 @@ def test_numbers_that_are_none_are_refused(tmp_path, state, capsys):
     assert not (tmp_path / "w").exists()
 
 
+def test_zeros_of_an_incomplete_download_are_reported(tmp_path, state, capsys):
+    path = tmp_path / "net.safetensors"
+    write_safetensors(path, {**state, "intro.weight": np.zeros_like(state["intro.weight"])})
+    assert command.main([str(path), str(tmp_path / "w")]) == 0
+    assert "only zeros, as after an incomplete download, in intro.weight" in capsys.readouterr().out
+    write_safetensors(path, {name: np.zeros_like(value) for name, value in state.items()})
+    assert command.main([str(path), str(tmp_path / "x")]) == 1
+    assert "all its weights are zeros" in capsys.readouterr().err
+
+
 def test_the_names_of_maskdcpt_go_there_and_back(tmp_path, capsys):
     network = dcpt_jax.create_model("nafnet", **NETWORK, norm_epsilon=1e-5)
     state = reference_state(network)

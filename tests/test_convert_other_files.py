@@ -69,6 +69,7 @@ def test_the_header_size_of_other_formats_is_not_used(tmp_path, size):
     [
         (["net/data.pkl", "net/code/__torch__.py", "net/constants.pkl"], "TorchScript program"),
         (["readme.txt", "weights/net_g.pth"], r"unpack it .*: weights/net_g\.pth"),
+        (["w/model.json", "w/d/0123"], "an archive of a weights folder; unpack it"),
     ],
 )
 def test_archives_of_other_kinds_are_named(tmp_path, entries, message):
@@ -77,6 +78,14 @@ def test_archives_of_other_kinds_are_named(tmp_path, entries, message):
             archive.writestr(entry, b"\x80\x02c__torch__\nNet\n)\x81.")
     with pytest.raises(ValueError, match=rf"net\.pth: .*{message}"):
         read_checkpoint(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("name", ["model.json", "manifest.ocdbt"])
+def test_a_part_of_a_weights_folder_is_named(tmp_path, name):
+    (tmp_path / "model.json").write_text('{"format": 1}')
+    (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=rf"a part of the weights folder {tmp_path}; give the"):
+        read_checkpoint(tmp_path / name)
 
 
 def test_beginnings_of_files_are_no_text(tmp_path):

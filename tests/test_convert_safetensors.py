@@ -50,6 +50,14 @@ def test_a_dtype_that_such_files_do_not_know_is_refused(tmp_path):
         write_safetensors(tmp_path / "net.safetensors", {"a": np.zeros(3, np.longdouble)})
 
 
+def test_numbers_of_eight_bits_are_named(tmp_path):
+    path = write_raw(tmp_path / "net.safetensors", {"a": tensor("F8_E4M3", (8,))}, bytes(8))
+    with pytest.raises(
+        SafetensorsError, match=r"float8_e4m3\w* numbers are not supported; save it"
+    ):
+        read_safetensors(path)
+
+
 def tensor(dtype="F32", shape=(2,), offsets=(0, 8)):
     return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
 

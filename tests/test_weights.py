@@ -146,6 +146,15 @@ def test_a_folder_of_other_weights_is_told(tmp_path, file, message):
         dcpt_jax.load(tmp_path)
 
 
+def test_a_folder_inside_weights_is_told(tmp_path):
+    (tmp_path / "model.json").touch()
+    (tmp_path / "d").mkdir()
+    with pytest.raises(
+        FileNotFoundError, match=f"no weights in .*; {tmp_path} is a weights folder$"
+    ):
+        dcpt_jax.load(tmp_path / "d")
+
+
 def test_missing_and_damaged_weights_are_named(tmp_path, small):
     with pytest.raises(FileNotFoundError, match=r"no weights in .*nowhere"):
         dcpt_jax.load(tmp_path / "nowhere")

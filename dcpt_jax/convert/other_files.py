@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dcpt_jax.convert.messages import listed, printable
-from dcpt_jax.weights import FILE_SUFFIXES, weights_files_in
+from dcpt_jax.weights import DESCRIPTION, FILE_SUFFIXES, weights_files_in
 
 _UNPACK = "unpack it and give the weights file in it"
 _BEGINNINGS = (
@@ -65,6 +65,8 @@ def refuse_other_files(path: Path) -> None:
             f"{path} is a pipe or device, which cannot be read at random positions; save its "
             "content to a file first"
         )
+    if path.suffix.lower() not in FILE_SUFFIXES and (path.parent / DESCRIPTION).is_file():
+        raise ValueError(f"{path} is a part of the weights folder {path.parent}; give the folder")
     with path.open("rb") as file:
         begin = file.read(512)
     kind = _kind(begin)
@@ -137,6 +139,8 @@ def kind_of_archive(names: Iterable[str]) -> str:
             "a NumPy archive (.npz); with the names and shapes of PyTorch's weights, write it "
             "as safetensors: safetensors.numpy.save_file(dict(numpy.load(FILE)), 'w.safetensors')"
         )
+    if any(name.rpartition("/")[2] == DESCRIPTION for name in names):
+        return "an archive of a weights folder; unpack it and give the folder"
     inside = [name for name in names if name.endswith(FILE_SUFFIXES)]
     if inside:
         return f"an archive; unpack it and give one of its files: {listed(inside, 5)}"

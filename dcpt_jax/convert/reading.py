@@ -169,6 +169,13 @@ def _as_float32(state: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], li
         )
     if infinite:
         raise ValueError(f"numbers too large for float32: {listed(infinite, 5)}")
+    # Biases and factors may be zeros, as they are at the start of a training.
+    matrices = [name for name, value in converted.items() if sum(n > 1 for n in value.shape) > 1]
+    zeros = [name for name in matrices if not converted[name].any()]
+    if zeros and len(zeros) == len(matrices):
+        raise ValueError("all its weights are zeros, as after an incomplete download: get it again")
+    if zeros:
+        remarks.append(f"only zeros, as after an incomplete download, in {listed(zeros, 3)}")
     return converted, remarks
 
 

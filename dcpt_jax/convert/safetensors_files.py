@@ -49,7 +49,10 @@ def read_safetensors(path: Path | str) -> dict[str, np.ndarray]:
     except OSError:
         raise
     except AttributeError as error:  # raised by the library for dtypes that NumPy lacks
-        raise SafetensorsError(f"{path}: unknown kind of numbers ({error})") from error
+        kind = str(error).rpartition(" ")[2].strip("'")
+        raise SafetensorsError(
+            f"{path}: {kind} numbers are not supported; save it as float32 or float16"
+        ) from error
     except Exception as error:
         raise SafetensorsError(f"{path}: damaged, or not a safetensors file ({error})") from error
     return arrays

@@ -207,7 +207,13 @@ def load_weights(path: Path | str | None = None) -> tuple[Params, WeightsDescrip
 
 
 def weights_files_in(folder: Path) -> str:
-    """The files in a folder that may be weights of other programs, as the end of a message."""
+    """Where weights are near a folder without them, as the end of a message; "" if unknown.
+
+    They are in a parent folder, or in files of other programs.
+    """
+    for parent in folder.absolute().parents[:2]:
+        if (parent / DESCRIPTION).is_file():
+            return f"; {parent} is a weights folder"
     try:
         names = sorted(e.name for e in folder.iterdir() if e.name.lower().endswith(FILE_SUFFIXES))
     except OSError:
