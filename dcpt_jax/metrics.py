@@ -159,14 +159,13 @@ def _convert(image: np.ndarray, luma: bool, rounding: str) -> np.ndarray:
     """Returns the image as float64 [h, w, c] in the scale of the metric."""
     if image.dtype.itemsize < 4:
         image = image.astype(np.float32)
+    peak = np.float32(1)
     if rounding == "uint8":
+        peak = np.float32(255)
         image = np.rint(np.clip(image, 0, 1) * image.dtype.type(255))
-        if luma:  # the reference stores the luma as float32 at two places
-            unit = image.astype(np.float32) / np.float32(255)
-            y = ((unit @ _LUMA + 16) / 255).astype(np.float32) * np.float32(255)
-            return y.astype(np.float64)[..., None]
-    elif luma:
-        return (image.astype(np.float64) @ _LUMA + 16)[..., None] / 255
+    if luma:  # the reference stores image and luma as float32
+        y = ((image.astype(np.float32) / peak @ _LUMA + 16) / 255).astype(np.float32) * peak
+        image = y[..., None]
     return image.astype(np.float64)
 
 

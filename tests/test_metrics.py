@@ -61,6 +61,22 @@ def test_floats_in_luma_equal_the_references_tensor_version():
         np.testing.assert_allclose(-10 * np.log10(error + 1e-12), case["psnr_pt"], atol=2e-4)
 
 
+@pytest.mark.parametrize("crop", [0, 3])
+def test_floats_in_luma_are_rounded_to_float32_as_in_the_reference(crop):
+    rng = np.random.default_rng(0)
+    a = rng.random((20, 24, 3)).astype(np.float32)
+    b = a + rng.normal(0, 1e-4, a.shape).astype(np.float32)
+
+    def luma(image):
+        red, green, blue = np.moveaxis(image.astype(np.float64), -1, 0)
+        y = (24.966 * blue + 128.553 * green + 65.481 * red + 16) / 255
+        return y.astype(np.float32).astype(np.float64)[crop : 20 - crop, crop : 24 - crop]
+
+    expected = -10 * np.log10(np.mean((luma(a) - luma(b)) ** 2))
+    found = metrics.psnr(a, b, crop=crop, channel="y", rounding="none")
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
 def test_ssim_equals_scikit_image(pair):
     skimage_metrics = pytest.importorskip("skimage.metrics")
     a, b = (image.astype(np.float64) for image in pair)
