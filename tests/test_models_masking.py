@@ -1,6 +1,7 @@
 """Masked networks: visible outputs do not depend on hidden inputs."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,8 @@ from dcpt_jax.models import masking, parameter_shapes
 from dcpt_jax.models.formulation import ACCELERATOR, CPU, formulated
 from dcpt_jax.models.layers import attend_in_windows
 from dcpt_jax.models.nafnet import NAFBlock
+from dcpt_jax.models.swinir import ResidualStage, SwinBlock, ThreeConvs
+from dcpt_jax.models.transformer import BlockStyle, TransformerBlock
 from tests.conftest import TINY_BACKBONES
 from tests.golden import random_params
 
@@ -152,6 +155,90 @@ def test_a_nafnet_block_by_hand():
     np.testing.assert_allclose(found[0][seen], expected[0][seen], rtol=1e-10)
 
 
+def test_a_block_of_maskdcpts_promptir_by_hand():
+    """Depthwise convolutions see biases where hidden; the attention hides its maps after them."""
+    rng = np.random.default_rng(0)
+    style = BlockStyle(
+        ffn_expansion=1.5,
+        use_bias=True,
+        norm="with_bias",
+        epsilon=1e-5,
+        attention="softmax",
+        kernel_init=None,
+        bias_init=None,
+        dtype=jnp.float64,
+        masking="maskdcpt",
+    )
+    x, visible = rng.standard_normal((1, 4, 6, 4)), np.zeros((1, 4, 6, 1))
+    visible[:, :, 2:4] = visible[:, :2, 4:6] = 1
+    with jax.enable_x64(True):
+        block = TransformerBlock(2, style)
+        shapes = jax.eval_shape(block.init, jax.random.key(0), x)["params"]
+        params = random_params(shapes)
+        found = np.asarray(block.apply({"params": params}, x, visible))
+
+    def norm(y, p):
+        y = y - y.mean(-1, keepdims=True)
+        return y / np.sqrt((y**2).mean(-1, keepdims=True) + 1e-5) * p["scale"] + p["bias"]
+
+    def pointwise(y, p):
+        return y @ p["kernel"][0, 0] + p["bias"]
+
+    def depthwise(y, p):
+        padded = np.pad(y, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        taps = (padded[:, i : i + 4, j : j + 6] * p["kernel"][i, j, 0] for i, j in np.ndindex(3, 3))
+        return sum(taps) + p["bias"]
+
+    p = params["attention"]
+    y = pointwise(norm(x, params["norm_1"]) * visible, p["qkv"])
+    y = (depthwise(y, p["qkv_depthwise"]) * visible).reshape(24, 3, 2, 2)
+    query, key, value = y.transpose(1, 2, 3, 0)  # each [heads, channels, pixels]
+    query = query / np.linalg.norm(query, axis=-1, keepdims=True)
+    key = key / np.linalg.norm(key, axis=-1, keepdims=True)
+    scores = np.exp(query @ key.swapaxes(1, 2) * p["temperature"][:, None, None])
+    y = (scores / scores.sum(-1, keepdims=True) @ value).reshape(4, 24).T.reshape(1, 4, 6, 4)
+    x = x + pointwise(y, p["project_out"])
+    p = params["feed_forward"]
+    y = depthwise(pointwise(norm(x, params["norm_2"]) * visible, p["project_in"]), p["depthwise"])
+    gate = y[..., :6] * (1 + np.vectorize(math.erf)(y[..., :6] / math.sqrt(2))) / 2
+    expected = x + pointwise(gate * y[..., 6:], p["project_out"]) * visible
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_a_stage_of_maskdcpts_swinir_hides_the_output_of_its_convolutions():
+    """Of "3conv" only the last one, so that hidden positions take part in between."""
+    rng = np.random.default_rng(0)
+    x, visible = rng.standard_normal((1, 8, 8, 4)), np.zeros((1, 8, 8, 1))
+    visible[:, :, 4:] = 1
+    with jax.enable_x64(True):
+        block = functools.partial(
+            SwinBlock, heads=1, window=4, hidden=4, qkv_bias=True, shift=0, masking="maskdcpt"
+        )
+        stage = ResidualStage(
+            1,
+            kinds=(functools.partial(block, dtype=jnp.float64),),
+            resi_connection="3conv",
+            masking="maskdcpt",
+            dtype=jnp.float64,
+        )
+        params = random_params(jax.eval_shape(stage.init, jax.random.key(0), x)["params"])
+        found = stage.apply({"params": params}, x, visible)
+        y = block(dtype=jnp.float64).apply({"params": params["block_0"]}, x, visible)
+        y = np.asarray(ThreeConvs(jnp.float64).apply({"params": params["conv"]}, y))
+    np.testing.assert_allclose(found, x + y * visible, rtol=1e-10, atol=1e-12)
+
+
+def test_convolutions_hide_input_or_output():
+    x, visible = jnp.ones((1, 1, 4, 1)), np.float32([1, 1, 0, 0]).reshape(1, 1, 4, 1)
+
+    def shifted(x):
+        return jnp.roll(x, 1, axis=2) + 1
+
+    for how, expected in (("sparse", [1, 2, 2, 1]), ("maskdcpt", [2, 2, 0, 0])):
+        found = masking.masked(shifted, x, visible, how)
+        np.testing.assert_array_equal(found[0, 0, :, 0], expected)
+
+
 def test_means_and_hidden_maps_of_coarser_size():
     x = jnp.arange(16.0).reshape(1, 2, 4, 2)
     visible = np.zeros((1, 4, 8, 1), np.float32)
@@ -206,6 +293,14 @@ def test_random_masks():
     # Each patch is hidden as often as any other: 2000 fair throws, within five deviations.
     share = draw(2, count=2000)[:, ::4, ::4].mean(axis=0)
     assert np.abs(share - 0.5).max() < 5 * 0.5 / np.sqrt(2000)
+
+
+@pytest.mark.parametrize(
+    ("patches", "visible"),
+    [(3, 2), (5, 2), (7, 4), (9, 4), (15, 8), (25, 12), (63, 32), (256, 128)],
+)
+def test_the_number_of_visible_patches_is_rounded_as_in_maskdcpt(patches, visible):
+    assert masking.hidden_count(0.5, 8, 8, 8 * patches) == patches - visible
 
 
 def test_masks_that_do_not_fit():

@@ -20,6 +20,7 @@ attend to them. For Restormer both are the same.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -67,6 +68,24 @@ def at_size_of(x: jax.Array, visible: jax.Array) -> jax.Array:
     return visible[:, ::rows, ::columns]
 
 
+def inside_and_outside(
+    masking: str, visible: jax.Array | None
+) -> tuple[jax.Array | None, jax.Array | None]:
+    """The masks for inputs of operations that mix positions ("sparse"), and for outputs of layers.
+
+    One of them is None: "sparse" hides inputs, "maskdcpt" outputs.
+    """
+    return (visible, None) if masking == "sparse" else (None, visible)
+
+
+def masked(
+    layer: Callable[[jax.Array], jax.Array], x: jax.Array, visible: jax.Array | None, masking: str
+) -> jax.Array:
+    """`layer(x)` for a convolution, its input or its output hidden; see `inside_and_outside`."""
+    inside, outside = inside_and_outside(masking, visible)
+    return hide(layer(hide(x, inside)), outside)
+
+
 def check_masking(masking: Any) -> None:
     """Raises ValueError for a value not in `MASKINGS`."""
     if masking not in MASKINGS:
@@ -99,8 +118,9 @@ def check_patch(patch: int, height: int, width: int, multiple: int) -> None:
 
 
 def hidden_count(ratio: float, patch: int, height: int, width: int) -> int:
-    """Number of hidden patches in an image: `ratio` of all of them, rounded."""
-    return round(ratio * (height // patch) * (width // patch))
+    """Number of hidden patches in an image: all but `1 - ratio` of them, rounded half to even."""
+    count = (height // patch) * (width // patch)
+    return count - round((1 - ratio) * count)
 
 
 def random_mask(

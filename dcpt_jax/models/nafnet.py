@@ -28,7 +28,7 @@ from dcpt_jax.models.layers import (
     project_and_split,
     scale_channels,
 )
-from dcpt_jax.models.masking import check_masking, hide, visible_mean
+from dcpt_jax.models.masking import check_masking, hide, inside_and_outside, visible_mean
 from dcpt_jax.models.network import RestorationNetwork
 from dcpt_jax.models.stage import Stage
 
@@ -155,7 +155,7 @@ class NAFNet(RestorationNetwork):
                 "hidden ones need a network with tlc_size None"
             )
         x, skips, outputs = self.intro(hide(padded, visible)), [], []
-        x = hide(x, visible if self.masking == "maskdcpt" else None)
+        x = hide(x, inside_and_outside(self.masking, visible)[1])
         for encoder, down in zip(self.encoder, self.down, strict=True):
             x = encoder(x, visible)
             skips.append(x)
@@ -193,7 +193,7 @@ class NAFBlock(nn.Module):
         conv = functools.partial(Conv, dtype=self.dtype)
         norm = functools.partial(LayerNorm, self.norm_epsilon, dtype=self.dtype)
         # MaskDCPT's code masks the outputs of norms and first branch; "sparse" masks inside of it.
-        inside, outside = (visible, None) if self.masking == "sparse" else (None, visible)
+        inside, outside = inside_and_outside(self.masking, visible)
 
         y = hide(norm(name="norm_1")(x), outside)
         mix = DepthwiseConv(dtype=self.dtype, name="conv_2")

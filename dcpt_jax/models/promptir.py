@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from dcpt_jax.models.arguments import parameter_dtype, positive_count, positive_counts
 from dcpt_jax.models.layers import Conv, Linear
-from dcpt_jax.models.masking import check_masking, hide, visible_mean
+from dcpt_jax.models.masking import check_masking, hide, masked, visible_mean
 from dcpt_jax.models.stage import run_block
 from dcpt_jax.models.transformer import (
     BlockStyle,
@@ -45,8 +45,7 @@ class PromptIR(Levels):
         prompt_dims: channels of the prompts at half, quarter and eighth size.
         prompt_sizes: height and width of these prompts; they are resized to the features.
         prompt_len: number of prompts in each level.
-        masking: "sparse" or "maskdcpt" (requires `bias` False): treatment of hidden patches, see
-            `masking`.
+        masking: "sparse" or "maskdcpt": treatment of hidden patches, see `masking`.
         dtype: compute type, float32, bfloat16 or float64. Parameters, norm statistics and
             attention weights stay float32 (float64 in a float64 network).
         remat: recompute activations inside blocks in the backward pass instead of keeping them.
@@ -104,6 +103,7 @@ class PromptIR(Levels):
             kernel_init=None,
             bias_init=None,
             dtype=self.dtype,
+            masking=self.masking,
         )
 
         def prompts(level: int) -> Prompts:
@@ -138,14 +138,14 @@ class PromptIR(Levels):
         self, padded: jax.Array, visible: jax.Array | None = None
     ) -> tuple[tuple[jax.Array, ...], Any]:
         """Encoder, and decoder down to half size: (levels with prompts, input of `tail`)."""
-        level_1, level_2, level_3, latent = self.encode(padded, visible)
+        level_1, level_2, level_3, latent = self.encode(padded, visible, self.masking)
         prompted_3 = run_block(self.noise_3, self.prompt_3(latent, visible), visible)
         prompted_3 = self.reduce_noise_3(prompted_3)
-        up_3 = self.up_3(hide(prompted_3, visible))
+        up_3 = masked(self.up_3, prompted_3, visible, self.masking)
         decoded_3 = self.decoder_3(self.reduce_3(joined(up_3, level_3)), visible)
         prompted_2 = run_block(self.noise_2, self.prompt_2(decoded_3, visible), visible)
         prompted_2 = self.reduce_noise_2(prompted_2)
-        up_2 = self.up_2(hide(prompted_2, visible))
+        up_2 = masked(self.up_2, prompted_2, visible, self.masking)
         decoded_2 = self.decoder_2(self.reduce_2(joined(up_2, level_2)), visible)
         prompted_1 = run_block(self.noise_1, self.prompt_1(decoded_2, visible), visible)
         prompted_1 = self.reduce_noise_1(prompted_1)
@@ -192,7 +192,8 @@ class Prompts(nn.Module):
         prompt = jnp.einsum("bk,kijc->bijc", weights, prompts)
         prompt = resized(prompt, x.shape[1], x.shape[2]).astype(self.dtype)
         conv = Conv(self.features, size=3, use_bias=False, dtype=self.dtype, name="conv")
-        return jnp.concatenate([x, conv(hide(prompt, visible))], axis=-1)
+        prompt = masked(conv, hide(prompt, visible), visible, self.masking)
+        return jnp.concatenate([x, prompt], axis=-1)
 
 
 def resized(x: jax.Array, height: int, width: int) -> jax.Array:

@@ -21,7 +21,7 @@ from dcpt_jax.models.layers import (
     normal,
     project_and_split,
 )
-from dcpt_jax.models.masking import check_masking, hide
+from dcpt_jax.models.masking import check_masking, hide, inside_and_outside
 from dcpt_jax.models.network import RestorationNetwork
 from dcpt_jax.models.stage import Stage
 
@@ -155,7 +155,7 @@ class SwinIR(RestorationNetwork):
         self, padded: jax.Array, visible: jax.Array | None = None
     ) -> tuple[tuple[jax.Array, ...], Any]:
         """All stages: (outputs of the last three, last first; input of `tail`)."""
-        outside = None if self.masking == "sparse" else visible
+        _, outside = inside_and_outside(self.masking, visible)
         mean = 0 if outside is not None else jnp.asarray(MEAN, padded.dtype)
         shallow = hide(self.first(hide(padded - mean, visible)), outside)
         x = hide(self.embed_norm(shallow), outside) if self.patch_norm else shallow
@@ -184,9 +184,10 @@ class ResidualStage(Stage):
     def __call__(self, x: jax.Array, visible: jax.Array | None = None) -> jax.Array:
         """[b, h, w, c] -> [b, h, w, c]; for `visible` see `masking`."""
         conv = connection(self.resi_connection, x.shape[-1], self.dtype, name="conv")
+        inside, outside = inside_and_outside(self.masking, visible)
         y = hide(self.run(x, visible), visible)
-        y = conv(y, visible) if isinstance(conv, ThreeConvs) else conv(y)
-        return x + hide(y, None if self.masking == "sparse" else visible)
+        y = conv(y, inside) if isinstance(conv, ThreeConvs) else conv(y)
+        return x + hide(y, outside)
 
 
 class SwinBlock(nn.Module):
@@ -215,7 +216,7 @@ class SwinBlock(nn.Module):
 
         For `visible` see `masking`.
         """
-        outside = None if self.masking == "sparse" else visible
+        _, outside = inside_and_outside(self.masking, visible)
         # Norms work on single pixels, so the one before the attention is applied to its windows.
         windows, visible_windows = cut_windows(x, self.window, self.shift), None
         if visible is not None:

@@ -30,7 +30,7 @@ from dcpt_jax.models.layers import (
     pixel_unshuffle,
     project_and_split,
 )
-from dcpt_jax.models.masking import hide
+from dcpt_jax.models.masking import hide, inside_and_outside, masked
 from dcpt_jax.models.network import RestorationNetwork
 from dcpt_jax.models.stage import Stage
 
@@ -53,6 +53,7 @@ class BlockStyle:
     kernel_init: nn.initializers.Initializer | None
     bias_init: nn.initializers.Initializer | None  # of the biases; None = PyTorch's default
     dtype: Any
+    masking: str = "sparse"  # see `masking`
 
     def conv(self, features: int, name: str) -> Conv:
         """1x1 convolution."""
@@ -91,9 +92,10 @@ class TransformerBlock(nn.Module):
     def __call__(self, x: jax.Array, visible: jax.Array | None = None) -> jax.Array:
         """[b, h, w, c] -> [b, h, w, c]; for `visible` see `masking`."""
         style = self.style
-        y = style.layer_norm("norm_1")(x)
+        _, outside = inside_and_outside(style.masking, visible)
+        y = hide(style.layer_norm("norm_1")(x), outside)
         x = x + ChannelAttention(self.heads, style, name="attention")(y, visible)
-        y = style.layer_norm("norm_2")(x)
+        y = hide(style.layer_norm("norm_2")(x), outside)
         return x + FeedForward(style, name="feed_forward")(y, visible)
 
 
@@ -110,7 +112,8 @@ class ChannelAttention(nn.Module):
         accum_dtype = parameter_dtype(style.dtype)
         temperature = self.param("temperature", nn.initializers.ones, (self.heads,), accum_dtype)
         project, mix = style.conv(3 * channels, "qkv"), style.depthwise("qkv_depthwise")
-        qkv = project_and_split(x, 3, project, mix, visible)
+        inside, _ = inside_and_outside(style.masking, visible)
+        qkv = project_and_split(x, 3, project, mix, inside)
         # Zeros at hidden positions add nothing to the sums over pixels.
         query, key, value = (hide(y, visible) for y in qkv)
         y = attend(query, key, value, temperature, style.attention)
@@ -168,8 +171,9 @@ class FeedForward(nn.Module):
         style, channels = self.style, x.shape[-1]
         hidden = int(channels * style.ffn_expansion)
         project, mix = style.conv(2 * hidden, "project_in"), style.depthwise("depthwise")
-        y1, y2 = project_and_split(x, 2, project, mix, visible)
-        return style.conv(channels, "project_out")(gated_gelu(y1, y2))
+        inside, outside = inside_and_outside(style.masking, visible)
+        y1, y2 = project_and_split(x, 2, project, mix, inside)
+        return hide(style.conv(channels, "project_out")(gated_gelu(y1, y2)), outside)
 
 
 class Levels(RestorationNetwork):
@@ -240,15 +244,16 @@ class Levels(RestorationNetwork):
         self.latent = self.stage(self.num_blocks[3], self.heads[3], style)
 
     def encode(
-        self, padded: jax.Array, visible: jax.Array | None
+        self, padded: jax.Array, visible: jax.Array | None, masking: str = "sparse"
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         """Outputs of the encoder's levels, finest first: dim * 2^i channels at 1/2^i."""
-        level_1 = self.encoder_1(self.patch_embed(hide(padded, visible)), visible)
-        level_2 = self.down_1(hide(level_1, visible))
+        embedded = masked(self.patch_embed, hide(padded, visible), visible, masking)
+        level_1 = self.encoder_1(embedded, visible)
+        level_2 = masked(self.down_1, level_1, visible, masking)
         level_2 = self.encoder_2(pixel_unshuffle(level_2), visible)
-        level_3 = self.down_2(hide(level_2, visible))
+        level_3 = masked(self.down_2, level_2, visible, masking)
         level_3 = self.encoder_3(pixel_unshuffle(level_3), visible)
-        latent = self.down_3(hide(level_3, visible))
+        latent = masked(self.down_3, level_3, visible, masking)
         return level_1, level_2, level_3, self.latent(pixel_unshuffle(latent), visible)
 
 
