@@ -274,6 +274,7 @@ def test_the_recipe():
         ({"mask_ratio": 1.0}, r"config\.mask_ratio is 1\.0; it must be in \[0, 1\), and at least"),
         ({"mask_ratio": -0.1}, r"config\.mask_ratio is -0\.1; it must be in \[0, 1\)"),
         ({"mask_ratio": 0.98}, r"config\.mask_ratio is 0\.98; .* one of the 16 patches of a crop"),
+        ({"mask_patch": 64}, r"config\.mask_ratio is 0\.5; .* one of the 1 patches of a crop"),
         ({"mask_patch": 0}, r"config\.mask_patch is 0; it must be 1 or larger"),
         ({"mask_patch": 24}, r"config\.mask_patch is 24; it must divide config\.data\.crop_size"),
         ({"focal_gamma": -1.0}, r"config\.focal_gamma is -1\.0"),

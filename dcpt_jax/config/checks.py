@@ -309,7 +309,7 @@ def _check_mask(config: ml_collections.ConfigDict) -> None:
             f"config.mask_patch is {patch}; it must divide config.data.crop_size, {crop}"
         )
     count = (crop // patch) ** 2
-    if not 0 <= ratio < 1 or round(ratio * count) == count:
+    if not 0 <= ratio < 1 or not round((1 - ratio) * count):
         raise ConfigError(
             f"config.mask_ratio is {ratio}; it must be in [0, 1), and at least one of the {count} "
             f"patches of a crop ({crop} pixels, patches of {patch}) must stay visible"
