@@ -22,8 +22,8 @@ def cosine_schedule(
     """
 
     def schedule(count: jax.Array) -> jax.Array:
-        # `fraction` has the default dtype, so this is float64 where x64 is enabled.
-        fraction = jnp.minimum(count, decay_steps) / decay_steps
+        # In the default dtype, float64 where x64 is enabled: an int32 count would give float32.
+        fraction = jnp.minimum(count, decay_steps) / jnp.asarray(decay_steps, float)
         rate = minimum + (base - minimum) * 0.5 * (1 + jnp.cos(jnp.pi * fraction))
         return _warmed_up(rate, base, count, warmup_steps)
 
