@@ -17,7 +17,14 @@ def starts_here() -> bool:
 
 
 def end_in_one_line() -> None:
-    """Makes signals, a missing extra and odd `JAX_` variables end the process with one line."""
+    """Makes signals, a missing extra and odd `JAX_` variables end the process with one line.
+
+    Streams that are closed, as by `>&-`, are opened without content: Python has None in their
+    place, and other files would get their numbers, on which libraries write messages.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     signal.signal(signal.SIGINT, _end)
     signal.signal(signal.SIGTERM, _end)
     sys.excepthook = _show

@@ -152,6 +152,14 @@ def test_an_odd_environment_variable_of_jax_is_told_in_one_line(file, is_one, ca
     assert "'JAX_ENABLE_X64'" in shown and (len(shown.splitlines()) == 1) == is_one
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_error(closed):
+    code = f"exec {sys.executable} -m dcpt_jax --help {closed}"
+    done = subprocess.run(["sh", "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert bool(done.stdout) == (closed == "2>&-")
+
+
 def test_importing_the_package_leaves_the_signals_of_others_alone():
     code = """
 import signal

@@ -152,8 +152,9 @@ def test_no_file_is_paired_with_itself(two, monkeypatch):
     write(two / "inner", "gt/1.png")
     with pytest.raises(SourceError, match=r"no images in .*inner besides those in .*inner/gt"):
         pair_folders(two / "inner", two / "inner/gt")
-    with pytest.raises(SourceError, match='"order" needs two folders'):
-        pair_folders(two / "bad", two / "bad/../bad", "order")
+    for rule in ("same", "order"):
+        with pytest.raises(SourceError, match=f'"{rule}" needs two folders'):
+            pair_folders(two / "bad", two / "bad/../bad", rule)
     (two / "link.png").symlink_to(two / "good/1.png")
     (two / "list.txt").write_text("bad/0.png good/0.png\nbad/1.png bad/1.png\nlink.png good/1.png")
     assert PairSource(pair_list(two / "list.txt")).report.kinds["unreadable"] == 2

@@ -377,6 +377,16 @@ def test_names_as_long_as_they_can_be(tmp_path, identity, capsys, stem):
     assert len(list(tmp_path.iterdir())) == 6
 
 
+def test_an_error_without_a_text_is_named(tmp_path, monkeypatch, capsys):
+    def fails(image):
+        raise MemoryError
+
+    restores_by(monkeypatch, fails)
+    source = put(tmp_path / "a.png")
+    assert run(source, "--output", tmp_path / "out") == 1
+    assert f"failed: {source}: MemoryError\n" in capsys.readouterr().err
+
+
 def test_a_pipe_or_device_is_named(tmp_path, capsys):
     os.mkfifo(tmp_path / "a.png")
     for path in (tmp_path / "a.png", "/dev/null"):

@@ -97,6 +97,8 @@ def pair_folders(
         raise FileNotFoundError(f"{error}; a source of pairs needs two existing folders") from error
     inaccessible = tuple(dict.fromkeys((*files.inaccessible, *clean_files.inaccessible)))
     same_folder = os.path.realpath(degraded) == os.path.realpath(clean)
+    if same_folder and rule in ("same", "order"):
+        raise SourceError(f'the rule "{rule}" needs two folders, not {degraded} twice')
     left_out = files.left_out if same_folder else files.left_out + clean_files.left_out
     files, clean_files = _without(files, clean), _without(clean_files, degraded)
     for side, other_side in ((files, clean_files), (clean_files, files)):
@@ -107,8 +109,6 @@ def pair_folders(
             reason = "".join(f"; {reason}" for _, reason in side.inaccessible[:1])
             raise SourceError(f"no images in the folder {side.root}{besides}{reason}")
     if rule == "order":
-        if same_folder:
-            raise SourceError(f'the rule "order" needs two folders, not {degraded} twice')
         chosen, unpaired, unused = _in_order(files, clean_files), (), ()
     else:
         chosen, unpaired, unused = _by_name(files, clean_files, rule, same_folder)

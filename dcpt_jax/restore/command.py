@@ -260,7 +260,8 @@ def _restore_all(
         except Exception as error:  # a failure of a library on one file must not stop the others
             counts["failed"] += 1
             named = isinstance(error, images.ImageError)
-            display.failure(str(error) if named else f"{job.source}: {error or type(error)}")
+            reason = str(error) or type(error).__name__  # such as MemoryError
+            display.failure(reason if named else f"{job.source}: {reason}")
             display.done()
         else:
             counts["restored"] += 1
