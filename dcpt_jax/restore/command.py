@@ -55,10 +55,11 @@ large photos
   (about 1 megapixel for the paper's NAFNet, 0.25 for Restormer and PromptIR, 0.14 for SwinIR),
   otherwise in the largest tiles that satisfy this limit. Neighbouring tiles overlap and are
   blended. As all networks depend on the whole photo in some way, the result of tiles is slightly
-  different. Tiles of NAFNet share the averages of the photo, which takes about 2.5 times as long.
-  If the memory is insufficient, the side of the tiles is halved. Compilation takes seconds to half
-  a minute for every new photo size; all tiles have one size, so --tile 512 is faster for folders
-  with many different sizes.
+  different. For tiles of NAFNet the averages over the photo are estimated first, which takes as
+  long as restoring 5 to 20 megapixels, less for photos below 2. If the memory is insufficient, the
+  side of the tiles is halved. Compilation takes seconds to half a minute for every new photo size;
+  all tiles have one size, so with the other networks --tile 512 is faster for folders with many
+  different sizes.
 
 local converter (--tlc)
   NAFNet averages over the whole image, but was trained with averages over crops. The test-time

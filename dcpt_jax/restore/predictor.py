@@ -5,9 +5,9 @@ limited receptive field, and pixels whose field is inside the tile agree up to r
 also averages over the whole image, and Restormer and PromptIR compute channel attention over all
 its pixels: the averages of a tile differ, so its output is off by an amount that varies slowly from
 tile to tile, with the steps hidden by blended seams. NAFNet's tiles therefore share their averages
-(see `averages`), which takes about 2.5 times as long. SwinIR's receptive field is limited by its
-windows, but its shifted windows wrap around: pixels near a border attend to those at the opposite
-border, in a tile as in the whole image, so tiles differ near their borders.
+(see `averages`). SwinIR's receptive field is limited by its windows, but its shifted windows wrap
+around: pixels near a border attend to those at the opposite border, in a tile as in the whole
+image, so tiles differ near their borders.
 
 Measured on a 512x512 photo with the networks of the reference's test weights, which are random and
 stronger than trained ones: tiles of 256 pixels differ from the whole by 66 % of the network's
@@ -17,7 +17,6 @@ are local, it is 0.6 %; `averages` gives the figures of the bundled NAFNet.
 """
 
 import functools
-import itertools
 import logging
 import math
 import numbers
@@ -31,14 +30,9 @@ import numpy as np
 
 from dcpt_jax.images import checked_image
 from dcpt_jax.models.formulation import ACCELERATOR, formulated
-from dcpt_jax.restore.averages import (
-    PASSES,
-    image_averages,
-    uses_image_averages,
-    with_averages,
-)
+from dcpt_jax.restore.averages import uses_image_averages, with_image_averages
 from dcpt_jax.restore.ensemble import self_ensemble
-from dcpt_jax.restore.tiling import blended_spans, default_overlap, round_up, run_tiled, tiles
+from dcpt_jax.restore.tiling import blended_spans, default_overlap, round_up, run_tiled
 
 # Largest working memory (without the weights) for running an image whole. A constant instead of the
 # free memory, so that a photo gives the same result on every machine.
@@ -65,10 +59,10 @@ def restore(
         params: its parameters.
         image: [h, w, 3] floating-point array, RGB in [0, 1], of any size >= 1x1.
         tile: side of the tiles in pixels, rounded up to `model.size_multiple`; images up to this
-            size run whole. Tiles of NAFNet share averages (see `averages`), which takes about 2.5
-            times as long. None: whole if the estimated working memory is below 2 GiB (for the
-            networks of the paper: about 1 megapixel for NAFNet, 0.25 for Restormer and PromptIR,
-            0.14 for SwinIR), otherwise the largest tiles within this limit.
+            size run whole. Tiles of NAFNet share averages (see `averages`). None: whole if the
+            estimated working memory is below 2 GiB (for the networks of the paper: about 1
+            megapixel for NAFNet, 0.25 for Restormer and PromptIR, 0.14 for SwinIR), otherwise the
+            largest tiles within this limit.
         ensemble: mean over the eight flips and quarter turns of the image or of each tile; takes
             eight times as long.
 
@@ -101,8 +95,8 @@ class Predictor:
     ):
         """Moves the weights to the device; see `restore` for the first arguments.
 
-        `report` is called with a message when the tile size is reduced, and `tile_done` after each
-        tile with the number of tiles done and in total, including those for shared averages.
+        `report` is called with a message when the tile size is reduced, and `tile_done` with the
+        number of tiles done and in total, after each tile and each patch for shared averages.
         """
         if tile is not None and (
             not isinstance(tile, numbers.Integral) or isinstance(tile, bool) or tile < 1
@@ -165,28 +159,27 @@ class Predictor:
         """A function that runs an image of this height and width, or transposed, in tiles."""
         overlap = default_overlap(tile, self._model.size_multiple, context=self._context())
         spans = {length: blended_spans(length, tile, overlap) for length in size}
-        parts = {length: blended_spans(length, tile, 0) for length in size}  # for averages
-        passes = PASSES if uses_image_averages(self._model) else 0
-        count = math.prod(len(spans[length]) for length in size)
-        count += passes * math.prod(len(parts[length]) for length in size)
-        count *= 8 if self._ensemble else 1
-        numbers = itertools.count(1)
+        count = math.prod(len(spans[length]) for length in size) * (8 if self._ensemble else 1)
+        done = 0
 
-        def counted(function: Callable[..., Any], *arguments: Any) -> Any:
-            result = function(self._model, *arguments)
+        def report(new: int) -> None:
+            nonlocal done
+            done += new
             if self._tile_done is not None:
-                self._tile_done(next(numbers), count)
-            return result
+                self._tile_done(done, count)
 
         def predict(image: np.ndarray) -> np.ndarray:
             params = self._params
-            for _ in range(passes):
-                averages, areas = [], []
-                for row, column, pixels in tiles(image, *(parts[n] for n in image.shape[:2])):
-                    averages.append(counted(image_averages, params, pixels))
-                    areas.append(row.weights.sum() * column.weights.sum())  # contributed area
-                params = with_averages(self._params, averages, areas)
-            output = functools.partial(counted, _output, params)
+            if uses_image_averages(self._model):
+                params = with_image_averages(
+                    self._model, params, image, tile, patch_done=functools.partial(report, 0)
+                )
+
+            def output(pixels: np.ndarray) -> np.ndarray:
+                result = _output(self._model, params, pixels)
+                report(1)
+                return result
+
             return run_tiled(output, image, *(spans[n] for n in image.shape[:2]))
 
         return predict

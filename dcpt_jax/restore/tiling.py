@@ -6,7 +6,7 @@ of rows and a span of columns, and the result is the weighted sum of the tiles.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,15 +87,6 @@ def _rise(overlap: int) -> np.ndarray:
     return np.concatenate([np.zeros(quarter), (np.arange(ramp) + 0.5) / ramp, np.ones(quarter)])
 
 
-def tiles(
-    image: np.ndarray, rows: Sequence[Span], columns: Sequence[Span]
-) -> Iterator[tuple[Span, Span, np.ndarray]]:
-    """Yields the rows, columns and contiguous pixels of each tile of [h, w, c], row by row."""
-    for row, column in itertools.product(rows, columns):
-        piece = image[row.start : row.stop, column.start : column.stop]
-        yield row, column, np.ascontiguousarray(piece)
-
-
 def run_tiled(
     predict: Callable[[np.ndarray], np.ndarray],
     image: np.ndarray,
@@ -108,8 +99,9 @@ def run_tiled(
         [h, w, c] in the dtype of the outputs.
     """
     blended = None
-    for row, column, pixels in tiles(image, rows, columns):
-        output = np.asarray(predict(pixels))
+    for row, column in itertools.product(rows, columns):
+        pixels = image[row.start : row.stop, column.start : column.stop]
+        output = np.asarray(predict(np.ascontiguousarray(pixels)))
         if blended is None:
             blended = np.zeros((*image.shape[:2], output.shape[2]), output.dtype)
         weights = np.outer(row.weights, column.weights)[..., None].astype(output.dtype)
