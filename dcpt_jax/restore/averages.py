@@ -8,7 +8,13 @@ estimated as the means over a grid of patches.
 The averages of a block depend on the blocks before it. In a first pass each patch uses its own
 averages, which is exact for the first block only; each further pass, with the means of the one
 before, makes further blocks exact. Passes end when the means no longer change: most photos need
-three or four, dark and smooth ones up to seven.
+three or four, dark and smooth ones up to seven. PSNR of four photos of 512 pixels with the bundled
+network in tiles of 256, minus that of the whole photo:
+
+| tiles | low light | clean | haze |
+|---|--:|--:|--:|
+| each with its own averages | -3.1 dB | -5.8 dB | -0.5 dB |
+| shared averages | -0.1 dB | -0.1 dB | 0.0 dB |
 
 A pass takes as long as 2.4 megapixels at most, however large the photo. Border effects of the
 patches and, in photos of more than 1536 pixels a side, sampling leave a small error.
