@@ -26,7 +26,8 @@ def replacing(path: Path | str) -> Iterator[Path]:
         temporary.touch()
         mode = temporary.stat().st_mode
         yield temporary
-        temporary.chmod(mode)  # some libraries make files readable only by their owner
+        with contextlib.suppress(OSError):  # some network file systems have no modes
+            temporary.chmod(mode)  # some libraries make files readable only by their owner
         os.replace(temporary, path)
     except OSError as error:
         # A full disk does not name the file; names `path`, not the temporary file.

@@ -132,6 +132,13 @@ def test_causes_of_death(code, says, monkeypatch):
     assert re.search(says, workers.cause_of_death(code))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such folder")
+def test_missing_shared_memory_counts_as_none(monkeypatch, tmp_path):
+    assert workers.shared_memory_free() > 0
+    monkeypatch.setattr(workers, "SHARED_MEMORY", str(tmp_path / "shm"))
+    assert workers.shared_memory_free() == 0
+
+
 # --- shared memory --------------------------------------------------------------------------------
 
 

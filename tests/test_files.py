@@ -62,3 +62,12 @@ def test_no_folder_is_named_after_who_does_not_exist(start, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     (tmp_path / start).mkdir()
     assert files.expand_home(f"{start}/a") == f"{start}/a"
+
+
+def test_file_systems_without_modes(tmp_path, monkeypatch):
+    def refuses(*_, **__):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(type(tmp_path), "chmod", refuses)
+    files.write_bytes(tmp_path / "a", b"content")
+    assert (tmp_path / "a").read_bytes() == b"content"

@@ -767,3 +767,10 @@ def test_lab_and_grey_are_converted(tmp_path):
 def test_a_profile_that_cannot_belong_to_the_pixels_is_ignored(tmp_path, profile):
     path = with_profile(tmp_path / "a.png", Image.fromarray(picture()), profile)
     np.testing.assert_array_equal(images.read_pixels(path), picture())
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="a file that fails when it is read")
+@pytest.mark.parametrize("read", [images.check_image, images.read_pixels])
+def test_a_disk_that_fails_is_reported(read):
+    with pytest.raises(images.ImageError, match=r"^/proc/self/mem: cannot be read \(.+\)$"):
+        read("/proc/self/mem")

@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import os
 import shutil
 import subprocess
@@ -255,6 +257,15 @@ def test_a_want_of_memory_is_no_damage(tmp_path, monkeypatch):
         patch.setattr(saved_state, "_read_arrays", fail)
         restore(tmp_path)
     assert_is_step(restore(tmp_path), 1)
+
+
+def test_a_file_system_without_locks_causes_a_warning(tmp_path, monkeypatch, caplog):
+    def refuses(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuses)
+    Checkpoints(tmp_path).close()
+    assert f"{tmp_path} cannot be locked (No locks available)" in caplog.text
 
 
 def test_one_process_at_a_time(tmp_path):

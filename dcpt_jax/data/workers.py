@@ -5,6 +5,7 @@ import ctypes
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -92,11 +93,15 @@ def _needed(num_workers: int, ahead: int, batch_bytes: int) -> int:
 
 
 def shared_memory_free() -> int | None:
-    """Free bytes of shared memory; None if unknown."""
+    """Free bytes of shared memory, 0 if Linux has none; None if unknown, as on other systems."""
+    if sys.platform != "linux":
+        return None
     try:
         status = os.statvfs(SHARED_MEMORY)
-    except (AttributeError, OSError):
-        return None
+    except OSError:
+        return 0
+    if not os.access(SHARED_MEMORY, os.W_OK):
+        return 0
     return status.f_bavail * status.f_frsize
 
 

@@ -100,16 +100,22 @@ def image_error(path: Path, reason: str) -> ImageError:
     return ImageError(f"{path}: {reason}")
 
 
-def opened(path: Path) -> BinaryIO:
-    """Opens a regular file for reading; ImageError if that is not possible."""
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Opens a regular file for reading; ImageError if that or reading it is not possible."""
     try:
         if path.is_dir():
             raise image_error(path, "is a folder, not an image file")
         if path.exists() and not path.is_file():  # opening a pipe would block forever
             raise image_error(path, "is not a regular file")
-        return path.open("rb")
+        file = path.open("rb")
     except OSError as error:
         raise image_error(path, f"cannot be opened ({error.strerror})") from error
+    with file:
+        try:
+            yield file
+        except OSError as error:  # of a failing disk or network
+            raise image_error(path, f"cannot be read ({error.strerror})") from error
 
 
 def read_header(path: Path, file: BinaryIO, max_pixels: int) -> ImageHeader:

@@ -322,13 +322,20 @@ def _read_metrics(folder: Path) -> dict[str, float]:
 
 
 def _lock(workdir: Path) -> Any:
-    """Locks the directory; the system releases the lock however the process ends."""
+    """Locks the directory; the system releases the lock however the process ends.
+
+    Some network file systems have no locks.
+    """
     file = (workdir / ".lock").open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         file.close()
         raise RuntimeError(f"another process is training in {workdir}; wait or stop it") from error
+    except OSError as error:
+        logging.warning(
+            "%s cannot be locked (%s): do not train in it twice at a time", workdir, error.strerror
+        )
     return file
 
 
