@@ -78,7 +78,7 @@ def test_everything_that_is_wrong_is_counted_and_named(data):
     text = check.report(decoded, crop=16, by="decoding")
     for name in ("low/odd.png: no clean", "1.png: the file is empty", "2.png is 32x22", "checksum"):
         assert name in text
-    assert "1 clean files without a degraded one" in text
+    assert "clean files without a degraded one: 1" in text
 
 
 def test_swapped_pairs_are_reported(data):
@@ -176,6 +176,7 @@ def test_command(data, capsys):
         (["--config.data.sources.rain=pear:x"], "config.data.sources.rain"),
         (["--config.repeats.rain=-3"], "config.repeats.rain is -3; it must be 0 or larger"),
         (["--config.data.crop_size=0"], "config.data.crop_size"),
+        (["--config.data.stand_ins=False"], "rain: its data are rain200h, rain200l, but"),
         (["--config.data.datasets=/gone"], "config.data.datasets: no such folder: /gone"),
     ],
 )
@@ -184,6 +185,12 @@ def test_wrong_use(flags, message, capsys):
     captured = capsys.readouterr()
     assert status == 2
     assert message in captured.err
+
+
+def test_one_error_of_all_classes_is_told_once(tmp_path, capsys):
+    assert run(f"--config.data.root={tmp_path}/gone", "--config.tasks=rain,haze") == 1
+    out = capsys.readouterr().out
+    assert "rain, haze: no such folder" in out and out.count("no such folder") == 1
 
 
 def test_names_that_are_no_text_are_shown(data, capsys):

@@ -189,7 +189,8 @@ def test_unpaired_files_are_reported_in_both_directions(tmp_path):
     assert [p.name for p in pairing.unused] == ["b.jpg", "b.tif", "c.png"]
     source = PairSource(pairing)
     assert source.report.summary() == (
-        "1 pairs (2 of 3 degraded files left out: 2 unpaired), 3 clean files without a degraded one"
+        "1 pairs (2 of 3 degraded files left out: 2 unpaired), "
+        "clean files without a degraded one: 3"
     )
     with pytest.raises(images.ImageError, match=r"b\.png: several .*on_bad_file=skip"):
         PairSource(pairing, on_bad_file="refuse")

@@ -143,8 +143,9 @@ def test_ready_tasks_are_kept():
 @pytest.mark.parametrize("given", ["fog", "5D", ("haze", "fog"), "haze+fog", "noise:much"])
 def test_unknown_names_list_the_known_ones(given):
     message = r"unknown task set or class .*task sets: 5d, 10d, cdd11; classes: "
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         resolve_tasks(given)
+    assert str(caught.value).count("poisson_noise") == 1  # the list, once
 
 
 @pytest.mark.parametrize("given", [(), "", ",", ("",)])

@@ -63,7 +63,8 @@ def set_class_flags(config: ml_collections.ConfigDict, class_flags: Sequence[Cla
             raise ConfigError(
                 f"unknown key --config.{flag.section}.{flag.name}; known in "
                 f"config.{flag.section}: {', '.join(sorted(section))}, and mixtures of them such "
-                "as low_light+haze" + did_you_mean(flag.name, section)
+                "as low_light+haze (for a class of your own see docs/extending.md)"
+                + did_you_mean(flag.name, section)
             )
         try:
             value = CLASS_SECTIONS[flag.section](flag.value)

@@ -198,7 +198,7 @@ def report(checked: Sequence[ClassCheck], *, crop: int, by: str, shares: bool = 
 def _unused_lines(checked: Sequence[ClassCheck]) -> list[str]:
     parts = list({id(part): part for result in checked for part in result.parts}.values())
     lines = [
-        f"{p.location}: {p.unused:,} clean files without a degraded one" for p in parts if p.unused
+        f"{p.location}: clean files without a degraded one: {p.unused:,}" for p in parts if p.unused
     ]
     lines += [f"{part.location}: {note}" for part in parts for note in part.notes]
     return lines + [
@@ -209,10 +209,12 @@ def _unused_lines(checked: Sequence[ClassCheck]) -> list[str]:
 
 
 def _problem_lines(checked: Sequence[ClassCheck]) -> list[str]:
-    lines = []
+    errors: dict[str, list[str]] = {}  # names of classes
     for result in checked:
         if result.opened.error is not None:
-            lines.append(f"{result.opened.task.name}: {result.opened.error}")
+            errors.setdefault(str(result.opened.error), []).append(result.opened.task.name)
+    lines = [f"{', '.join(names)}: {error}" for error, names in errors.items()]
+    for result in checked:
         if result.opened.missing.note or not result.opened.is_stand_in:
             lines += [
                 f"{result.opened.task.name}: {text}" for text in result.opened.missing.reasons
@@ -302,7 +304,7 @@ def _check(argv: Sequence[str], interruption: Interruption) -> int:
         configs.validate_data(config)
         tasks = configs.tasks_of(config)
         data = classes.options_from(config.data)
-        data.pop("stand_ins", None)
+        stand_ins = data.pop("stand_ins", True)
         data |= {"on_bad_file": "skip", "cache_megabytes": 0}  # to find all bad files
         mode = MODES[config.mode]
         split = values.split or mode.split
@@ -313,6 +315,8 @@ def _check(argv: Sequence[str], interruption: Interruption) -> int:
             repeats=configs.repeats_of(config),
             **data,
         )
+        if not stand_ins:
+            classes.refuse_stand_ins(opened)
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error
     with tqdm.tqdm(

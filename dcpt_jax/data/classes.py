@@ -98,20 +98,26 @@ def open_classes(
         ImageError: for a bad file if `on_bad_file` is "refuse".
     """
     results = try_open_classes(tasks, **options)
+    if not stand_ins:
+        refuse_stand_ins(results)
+    for result in results:
+        if result.error is not None:
+            raise result.error
+    return tuple(result.training_class for result in results)
+
+
+def refuse_stand_ins(results: Sequence[ClassResult]) -> None:
+    """Raises SourceError if a class with published data is synthesised."""
     refused = [
         f"{result.task.name}: {'; '.join(result.missing.reasons)}"
         for result in results
         if result.is_stand_in and result.missing.reasons
     ]
-    if refused and not stand_ins:
+    if refused:
         raise SourceError(
             "config.data.stand_ins=False, but published data are missing:\n  "
             + "\n  ".join(refused)
         )
-    for result in results:
-        if result.error is not None:
-            raise result.error
-    return tuple(result.training_class for result in results)
 
 
 def try_open_classes(

@@ -43,7 +43,7 @@ class PairReport:
             kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items() if count)
             text += f" ({len(self.skipped)} of {self.total} degraded files left out: {kinds})"
         if self.unused:
-            text += f", {self.unused} clean files without a degraded one"
+            text += f", clean files without a degraded one: {self.unused}"
         if not self.checked:
             text += " (too many to check each before the run)"
         return "; ".join([text, *listing.left_out_texts(self.left_out)])

@@ -197,7 +197,8 @@ def _tasks_named(name: str) -> tuple[Task, ...]:
     try:
         degradations.parse(spec)
     except ValueError as error:
-        raise ValueError(f"unknown task set or class {name!r} ({error}); {_known()}") from error
+        reason = str(error).partition("; known:")[0]  # `_known` has the list
+        raise ValueError(f"unknown task set or class {name!r} ({reason}); {_known()}") from error
     published = (task for tasks in TASK_SETS.values() for task in tasks if task.name == spec)
     return (dataclasses.replace(next(published, Task(spec, spec)), degradation=spec),)
 
@@ -205,5 +206,5 @@ def _tasks_named(name: str) -> tuple[Task, ...]:
 def _known() -> str:
     return (
         f"task sets: {', '.join(TASK_SETS)}; classes: {', '.join(class_names())}; several are "
-        "separated by commas: haze,rain"
+        "separated by commas: haze,rain; for a class of your own see docs/extending.md"
     )
