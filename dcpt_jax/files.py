@@ -1,6 +1,7 @@
 """Atomic file writes, checksums, and `~` in paths given by users."""
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -20,7 +21,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
     Missing parent folders are created.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.parent / f".{uuid.uuid4().hex}.partial"
     try:
         temporary.touch()
@@ -54,9 +55,17 @@ def write_json(path: Path | str, content: Any, *, indent: int | None = 2) -> Non
     write_text(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
 
 
+def make_folder(folder: Path) -> None:
+    """Creates a folder with its parents, unless it exists; OSError if that is not possible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:  # the system's text would be "File exists"
+        raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder", str(folder)) from error
+
+
 def check_writable(folder: Path) -> None:
     """Creates a folder if necessary; OSError if files cannot be written into it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     probe = folder / f".writable-{os.getpid()}"
     probe.touch()
     probe.unlink()

@@ -220,10 +220,11 @@ def test_the_same_photos_by_another_path_are_the_same(tmp_path, monkeypatch):
     assert packed_files(tmp_path / "packed") == before
 
 
-def test_a_folder_with_separators_in_its_name(tmp_path):
+def test_a_folder_with_separators_in_its_name(tmp_path, capsys):
     images.write_image(tmp_path / "a;b, c" / "a.png", np.zeros((8, 8, 3)))
-    assert main([str(tmp_path / "a;b, c"), "--output", str(tmp_path / "packed")]) == 0
-    assert len(PackedSource(tmp_path / "packed")) == 1
+    assert main([str(tmp_path / "a;b, c"), "--output", str(tmp_path / "p;q")]) == 0
+    assert len(PackedSource(tmp_path / "p;q")) == 1
+    assert f"CLASS='packed:\"{tmp_path}/p;q\"'\n" in capsys.readouterr().out
 
 
 def test_bad_photos_are_left_out_and_named(photos, tmp_path, caplog):

@@ -71,3 +71,13 @@ def test_file_systems_without_modes(tmp_path, monkeypatch):
     monkeypatch.setattr(type(tmp_path), "chmod", refuses)
     files.write_bytes(tmp_path / "a", b"content")
     assert (tmp_path / "a").read_bytes() == b"content"
+
+
+def test_a_file_where_a_folder_is_needed_is_named(tmp_path):
+    (tmp_path / "a").touch()
+    for write in (
+        lambda: files.write_text(tmp_path / "a/b", ""),
+        lambda: files.check_writable(tmp_path / "a"),
+    ):
+        with pytest.raises(NotADirectoryError, match=f"is a file, not a folder: '{tmp_path}/a'"):
+            write()

@@ -70,6 +70,13 @@ def test_wrong_use_is_explained(tmp_path, capsys):
     assert "configs/evaluate.py" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("content", ["[]", "null", "3", "NaN", '"text"'])
+def test_other_json_is_no_evaluation(tmp_path, capsys, content):
+    (tmp_path / "evaluation.json").write_text(content)
+    assert tables.main([str(tmp_path)]) == 2
+    assert "cannot be read: it holds no results of an evaluation" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("value", [None, "x", [], {}, {"a": 1}, [[1]], True])
 def test_odd_values_are_read_or_named(workdir, capsys, value):
     file = Path(workdir()) / "evaluation.json"

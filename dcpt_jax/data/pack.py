@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import math
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -45,7 +46,7 @@ from dcpt_jax.data.manifest import (
 )
 from dcpt_jax.data.packed import Record
 from dcpt_jax.data.source_factory import open_source
-from dcpt_jax.data.spec import SourceError
+from dcpt_jax.data.spec import SourceError, quoted
 
 _WRITERS = {"none": "group_size:1,uncompressed", "zstd": "group_size:1,zstd:3"}
 _DETAILS = """
@@ -462,10 +463,11 @@ def _pack(options: argparse.Namespace) -> int:
         )
     size = sum(shard.bytes for shard in manifest.shards) / 1e6
     skipped = len(manifest.skipped) + len(manifest.left_out)
+    chosen = shlex.quote(f"packed:{quoted(str(options.output.absolute()))}")
     print(
         f"{manifest.records:,} sub-images of {manifest.inputs - len(manifest.skipped):,} "
         f"{manifest.kind} ({skipped} left out), {size:,.0f} MB in {len(manifest.shards)} files: "
-        f"--config.data.sources.CLASS=packed:{options.output.absolute()}",
+        f"--config.data.sources.CLASS={chosen}",
         flush=True,
     )
     return 0
@@ -474,7 +476,7 @@ def _pack(options: argparse.Namespace) -> int:
 def _source(text: str) -> str:
     """The text of a source; a folder of photos needs no "photos:"."""
     if Path(text).is_dir():
-        return f"photos:{text}" if '"' in text else f'photos:"{text}"'
+        return f"photos:{quoted(text)}"
     if ":" not in text:
         problem = "is a file" if Path(text).exists() else "does not exist"
         raise PackError(f"{text} {problem}: name a folder of photos, or another source, see --help")
@@ -487,8 +489,7 @@ def _verify(options: argparse.Namespace) -> int:
         total = read_manifest(Path(folder)).records
         with tqdm.tqdm(total=total, unit="record", disable=not sys.stderr.isatty()) as bar:
             problems = packed.verify(folder, progress=_progress(bar, options))
-        for problem in problems:
-            print(f"damaged: {problem}", file=sys.stderr)
+        print("".join(f"damaged: {problem}\n" for problem in problems), end="", file=sys.stderr)
         summary = f"{len(problems)} problems" if problems else f"{total:,} records, no damage"
         print(f"{folder}: {summary}")
         failed = failed or bool(problems)

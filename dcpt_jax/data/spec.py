@@ -121,6 +121,11 @@ def parse_list(text: str) -> tuple[str, bool]:
     return _unquoted(file.strip() if is_stated else text), is_stated
 
 
+def quoted(location: str) -> str:
+    """A path in the syntax of a source's text: in double quotes if it has ";" or ","."""
+    return f'"{location}"' if re.search("[;,]", location) and '"' not in location else location
+
+
 def _split(text: str, separator: str) -> list[str]:
     """The parts of a text between separators that are not in double quotes."""
     masked = re.sub('"[^"]*"', lambda quoted: quoted[0].replace(separator, "\0"), text)

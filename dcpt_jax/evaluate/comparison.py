@@ -91,7 +91,10 @@ def read_run(path: Path | str) -> EvaluatedRun:
     if file.exists() and not file.is_file():
         raise ComparisonError(f"{file} is not a regular file; give {FILE} or its folder")
     try:
-        return parse_run(json.loads(file.read_text(encoding="utf-8")), name)
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise TypeError("it holds no results of an evaluation")
+        return parse_run(content, name)
     except FileNotFoundError as error:
         raise ComparisonError(
             f"{path} contains no {FILE}; give the work directory of a run of configs/evaluate.py"

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dcpt_jax import images
+from dcpt_jax import files, images
 from dcpt_jax.command_line import Display, UsageError, expanded_path, positive_int, run_command
 from dcpt_jax.images import listing, photo_files
 from dcpt_jax.images.metadata import Metadata
@@ -194,7 +194,7 @@ def run(options: argparse.Namespace) -> int:
         )
     try:
         folder = output_folder(options.inputs, options.output, options.format)
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder)
     except ValueError as error:
         raise UsageError(str(error)) from error
     except OSError as error:
