@@ -16,8 +16,9 @@ network in tiles of 256, minus that of the whole photo:
 | each with its own averages | -3.1 dB | -5.8 dB | -0.5 dB |
 | shared averages | -0.1 dB | -0.1 dB | 0.0 dB |
 
-A pass takes as long as 2.4 megapixels at most, however large the photo. Border effects of the
-patches and, in photos of more than 1536 pixels a side, sampling leave a small error.
+A pass takes as long as 2.4 megapixels at most, however large the photo: one of 12 megapixels took
+208 s of CPU time, with two passes over all tiles 514 s. Border effects of the patches and, in
+photos of more than 1536 pixels a side, sampling leave a small error.
 """
 
 import functools
