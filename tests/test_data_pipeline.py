@@ -13,7 +13,7 @@ from dcpt_jax.data import pipeline, sources
 from dcpt_jax.data.classes import TrainingClass, synthetic_classes
 from dcpt_jax.data.phases import Phase
 from dcpt_jax.data.photos import PhotoSource
-from dcpt_jax.data.pipeline import make_batches
+from dcpt_jax.data.pipeline import crop_start, make_batches
 from dcpt_jax.data.sources import Pair
 from dcpt_jax.data.tasks import Task, resolve_tasks
 from tests.conftest import HEIGHT, WIDTH
@@ -474,3 +474,13 @@ def test_the_table_reports_skipped_files(tmp_path, monkeypatch):
     source = PhotoSource([tmp_path / "0.png", tmp_path / "2.png"])
     line = pipeline.describe(synthetic_classes(FIVE, source)).splitlines()[-1]
     assert line == "  all classes: 2 photos (too many to check each before the run)"
+
+
+@pytest.mark.parametrize("length", [16, 17, 18, 19, 40])
+def test_the_centre_crop_starts_as_in_the_original(length):
+    assert crop_start(length, 16) == (length - 16) // 2
+
+
+def test_crops_of_cells_are_in_their_middles():
+    assert [crop_start(40, 16, cell, 3) for cell in range(3)] == [4, 12, 20]
+    assert [crop_start(10, 16, cell, 3) for cell in range(3)] == [0, 0, 0]

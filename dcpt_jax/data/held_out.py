@@ -14,7 +14,7 @@ import numpy as np
 from dcpt_jax import degradations, images
 from dcpt_jax.data.classes import TrainingClass
 from dcpt_jax.data.mixing import hashed
-from dcpt_jax.data.pipeline import crop_at
+from dcpt_jax.data.pipeline import crop_at, crop_start
 from dcpt_jax.data.sources import Pair
 
 SMALLEST = 11  # pixels, the window of SSIM; smaller whole images are skipped with a warning
@@ -144,7 +144,6 @@ def _crops(
     rng = np.random.default_rng(hashed(seed, name))
     cells = np.sort(rng.choice(rows * columns, per_photo, replace=False))
     for number, (row, column) in enumerate(zip(*divmod(cells, columns), strict=True)):
-        top = round(max(h - size, 0) * (row + 0.5) / rows)
-        left = round(max(w - size, 0) * (column + 0.5) / columns)
+        top, left = crop_start(h, size, row, rows), crop_start(w, size, column, columns)
         crop = tuple(crop_at(pixels, top, left, size) for pixels in arrays)
         yield name if per_photo == 1 else f"{name}-{number + 1}", crop

@@ -334,6 +334,15 @@ class _MakeSample:
         return degradations.apply_parts(clean, self._parts[label], rng), clean
 
 
+def crop_start(length: int, size: int, cell: int = 0, cells: int = 1) -> int:
+    """Start of the crop in the middle of one of equal cells of an axis; rounded half down.
+
+    With one cell this is the centre crop of the original, which starts at `(length - size) // 2`.
+    """
+    room = max(length - size, 0)
+    return ((2 * cell + 1) * room + cells - 1) // (2 * cells)
+
+
 def crop_at(pixels: np.ndarray, top: int, left: int, size: int) -> np.ndarray:
     """The crop [size, size, 3] at a corner; reflected where it exceeds the image."""
     pixels = pixels[top : top + size, left : left + size]

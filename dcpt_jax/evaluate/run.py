@@ -127,9 +127,8 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> Evaluati
     )
     _write(workdir, config, description, evaluation, pictures)
     if config.save_images:
-        saving.finish(
-            config.save_images
-        )  # last, so that the same command runs after an interruption
+        # Last, so that the same command runs again after an interruption.
+        saving.finish(config.save_images)
         print(f"wrote the images of all samples to {config.save_images}", flush=True)
     return evaluation
 

@@ -9,7 +9,7 @@ import numpy as np
 from dcpt_jax import degradations, images
 from dcpt_jax.data.mixing import hashed
 from dcpt_jax.data.photos import PhotoSource
-from dcpt_jax.data.pipeline import crop_at
+from dcpt_jax.data.pipeline import crop_at, crop_start
 from dcpt_jax.data.tasks import Task
 
 
@@ -99,11 +99,7 @@ def crop_positions(
     )
     columns = math.ceil(count / rows)
     cells = rng.choice(rows * columns, count, replace=False)
-
-    def middle(cell: int, cells: int, positions: int) -> int:
-        return int((positions - 1) * (cell + 0.5) / cells + 0.5)
-
     return [
-        (middle(row, rows, num_tops), middle(column, columns, num_lefts))
+        (crop_start(height, crop, row, rows), crop_start(width, crop, column, columns))
         for row, column in (divmod(cell, columns) for cell in cells.tolist())
     ]
