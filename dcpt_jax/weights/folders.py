@@ -4,6 +4,7 @@ import contextlib
 import glob
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,6 +70,7 @@ def save_weights(folder: Path | str, params: Params, description: WeightsDescrip
     fresh = folder.with_name(f"{folder.name}.new-{os.getpid()}")
     try:
         refuse_pattern(folder)
+        _remove_remains(folder)
         arrays = jax.device_get(params)
         with _without_orbax_logs(), _checkpointer() as checkpointer:
             checkpointer.save(fresh, arrays, force=True)
@@ -85,6 +87,21 @@ def save_weights(folder: Path | str, params: Params, description: WeightsDescrip
             raise OSError(f"{folder} cannot be written: {reason_of(error)}") from error
         raise
     return folder
+
+
+def _remove_remains(folder: Path) -> None:
+    """Removes what killed processes had written of a weights folder."""
+    start = f"{folder.name}.new-"
+    for entry in folder.parent.glob(f"{glob.escape(start)}*"):
+        process = re.match("[0-9]{1,9}", entry.name.removeprefix(start))
+        if process is None:
+            continue
+        try:
+            os.kill(int(process[0]), 0)  # sends nothing
+        except ProcessLookupError:
+            shutil.rmtree(entry, ignore_errors=True)
+        except OSError:  # another user's process
+            continue
 
 
 @contextlib.contextmanager
