@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import os
 import re
 import shutil
@@ -385,6 +386,19 @@ def test_an_error_without_a_text_is_named(tmp_path, monkeypatch, capsys):
     source = put(tmp_path / "a.png")
     assert run(source, "--output", tmp_path / "out") == 1
     assert f"failed: {source}: MemoryError\n" in capsys.readouterr().err
+
+
+def test_a_full_disk_ends_the_command(tmp_path, identity, monkeypatch, capsys):
+    def fails(path, *_):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(command.photo_files, "write_photo", fails)
+    for name in "abc":
+        put(tmp_path / f"in/{name}.png")
+    assert run(tmp_path / "in", "--output", tmp_path / "out") == 1
+    shown = capsys.readouterr()
+    assert "failed: the disk is full: 2 more are not tried" in shown.err
+    assert "0 restored, 0 skipped, 1 failed" in shown.out
 
 
 def test_a_pipe_or_device_is_named(tmp_path, capsys):

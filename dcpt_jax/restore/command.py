@@ -6,6 +6,7 @@ there is something to restore.
 
 import argparse
 import dataclasses
+import errno
 import os
 import sys
 import time
@@ -32,8 +33,8 @@ output files
   folder: results have the names of their photos, and photos of a folder the same sub-folders. An
   input is never overwritten: a result in the folder of its photo is named NAME_restored. Equal
   names are distinguished by suffix (x_jpg.png, x_png.png), folder (x_holiday.png) or a number.
-  Finished files are skipped unless --overwrite is given, and each file is written atomically. If
-  DIR is inside an INPUT, it is not searched for photos.
+  Names of over 255 bytes are shortened. Finished files are skipped unless --overwrite is given, and
+  each file is written atomically. If DIR is inside an INPUT, it is not searched for photos.
   --format auto keeps lossless formats (.png, .tif, .webp, .bmp; WebP is written lossless) and
   writes all others, such as JPEG, as PNG. --format same also keeps JPEG, with quality 95, and uses
   PNG only for formats that cannot be written. 16 bits and alpha are kept if the format supports
@@ -246,7 +247,7 @@ def _restore_all(
 ) -> None:
     """Runs the jobs; counts results and failures, and records the written files."""
     predict = None
-    for job in jobs:
+    for number, job in enumerate(jobs, 1):
         options.interruption.check()
         if not options.overwrite and _is_finished(job.target):
             counts["skipped"] += 1
@@ -264,6 +265,10 @@ def _restore_all(
             reason = str(error) or type(error).__name__  # such as MemoryError
             display.failure(reason if named else f"{job.source}: {reason}")
             display.done()
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                if number < len(jobs):
+                    display.failure(f"the disk is full: {len(jobs) - number} more are not tried")
+                return
         else:
             counts["restored"] += 1
             written.append(job.target)
