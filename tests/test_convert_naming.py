@@ -291,6 +291,17 @@ def test_unfit_parameters_are_named_too():
         assert words in str(error.value)
 
 
+def test_what_an_outer_key_holds_is_asked_for():
+    model = small_classifier()
+    reference = random_state(model)
+    with pytest.raises(ValueError, match="pass what 'params' holds"):
+        from_torch({"params": reference}, model)
+    with pytest.raises(ValueError, match="pass what 'params' holds"):
+        to_torch({"params": from_torch(reference, model)}, model)
+    with pytest.raises(TypeError, match=r"not str; dcpt_jax\.load reads files"):
+        from_torch("net.pth", model)
+
+
 def test_a_state_dict_for_another_depth_is_refused():
     deeper = create_model("nafnet", width=4, encoder_blocks=(3, 1), decoder_blocks=(1, 2))
     reference = random_state(deeper)

@@ -420,7 +420,8 @@ def test_paths_that_orbax_takes_for_patterns_are_refused(tmp_path, name):
     with pytest.raises(OSError, match=r"directory .* cannot be written: its path contains .\S*, "):
         Checkpoints(tmp_path / name / "w")
     with pytest.raises(OSError, match=r"cannot be written: its path contains .*rename a folder"):
-        weights.save_weights(tmp_path / name / "w", {}, weights.describe(create_model("nafnet")))
+        description = weights.describe(create_model("nafnet"))
+        weights.save_weights(tmp_path / name / "w", {"network": {}}, description)
     assert not list((tmp_path / name).glob("*"))
 
 

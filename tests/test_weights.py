@@ -115,6 +115,8 @@ def test_a_failed_write_leaves_only_the_old_folder(tmp_path, small, monkeypatch)
     bad = weights.describe(small[0], source={"init_from": object()})
     with pytest.raises(OSError, match=r"w cannot be written: .*JSON serializable"):
         weights.save_weights(folder, {"network": small[2]["network"]}, bad)
+    with pytest.raises(ValueError, match=r'expected params \{"network": .*, not '):
+        weights.save_weights(folder, small[2]["network"], weights.describe(small[0]))
     assert sorted(tmp_path.rglob("*")) == before
 
     def fail(self, path, *_, **__):

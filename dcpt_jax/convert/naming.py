@@ -136,7 +136,13 @@ def from_torch(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Any
     Raises:
         ValueError: if names are missing, unexpected or of another shape (lists them), or if there
             are no rules for the architecture of `model`.
+        TypeError: if `state_dict` is not a mapping.
     """
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(
+            "expected a state dict, which maps names to arrays, not "
+            f"{type(state_dict).__name__}; dcpt_jax.load reads files"
+        )
     architecture = getattr(model, "architecture", "")
     if architecture == "promptir":
         state_dict = {
@@ -390,7 +396,10 @@ def _compare(
             for kind, names in problems.items()
             if names
         )
+        outer = {name.partition("/")[0] for name in unexpected}
+        if len(outer) == 1 and outer < {"params", "params_ema", "state_dict", "network", "model"}:
+            lists += f"\npass what {outer.pop()!r} holds"
         raise ValueError(
-            f"{source} does not fit {type(model).__name__} with arguments {model.arguments()}:\n"
-            f"{lists}"
+            f"{source} cannot be used for {type(model).__name__} with arguments "
+            f"{model.arguments()}:\n{lists}"
         )

@@ -90,7 +90,7 @@ def inner_products(features: np.ndarray) -> np.ndarray:
     """
     if np.ndim(features) < 2 or not len(features):
         raise ValueError(f"features must be [n, ...] with n >= 1, not {np.shape(features)}")
-    flat = features.reshape(len(features), -1)
+    flat = np.reshape(features, (len(features), -1))
     products = np.zeros((len(flat), len(flat)))
     columns = max(1, _BLOCK // len(flat))
     for start in range(0, flat.shape[1], columns):

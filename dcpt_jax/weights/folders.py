@@ -64,7 +64,13 @@ def save_weights(folder: Path | str, params: Params, description: WeightsDescrip
 
     Raises:
         OSError: if it cannot be written; nothing is changed then.
+        ValueError: if `params` are not by part.
     """
+    if "network" not in params:
+        raise ValueError(
+            'expected params {"network": ...[, "classifier": ...]}, '
+            f"not {', '.join(sorted(params)[:3])}, ..."
+        )
     folder = Path(folder).absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = folder.with_name(f"{folder.name}.new-{os.getpid()}")
