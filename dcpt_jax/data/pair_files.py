@@ -97,8 +97,8 @@ def pair_folders(
         raise FileNotFoundError(f"{error}; a source of pairs needs two existing folders") from error
     inaccessible = tuple(dict.fromkeys((*files.inaccessible, *clean_files.inaccessible)))
     same_folder = os.path.realpath(degraded) == os.path.realpath(clean)
-    if same_folder and rule in ("same", "order"):
-        raise SourceError(f'the rule "{rule}" needs two folders, not {degraded} twice')
+    if same_folder and rule == "order":
+        raise SourceError(f'the rule "order" needs two folders, not {degraded} twice')
     left_out = files.left_out if same_folder else files.left_out + clean_files.left_out
     files, clean_files = _without(files, clean), _without(clean_files, degraded)
     for side, other_side in ((files, clean_files), (clean_files, files)):
@@ -369,6 +369,8 @@ def _no_pairs(
 ) -> str:
     best = _fitting_rule(files.names(), clean_files.names(), same_folder)
     advice = f"; {best!r} pairs them" if best else ""
+    if same_folder and rule == "same":
+        return f"the rule 'same' needs two folders, not {files.root} twice; rules: {RULES}{advice}"
     example = f"{files.name(unpaired[0][0])}: {unpaired[0][1]}" if unpaired else "no name fits it"
     return (
         f"no file in {files.root} has its clean photo in {clean_files.root} by the rule {rule!r} "
