@@ -52,7 +52,7 @@ _COMPILED_SHAPES = 16
 def restore(
     model: nn.Module, params: Any, image: Any, tile: int | None = None, ensemble: bool = False
 ) -> np.ndarray:
-    """Restores one image; this is `dcpt_jax.restore`.
+    """Restores one image; this is `dcpt_jax.restore`. Inside `jax.jit`, use `model.apply` instead.
 
     Args:
         model: restoration network, e.g. from `dcpt_jax.load`.
