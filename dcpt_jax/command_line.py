@@ -193,10 +193,11 @@ class Display:
 
     def tile(self, done: int, total: int) -> None:
         """Shows the progress of a photo that runs in tiles; without a terminal at intervals."""
+        text = f"tile {done}/{total}" if done else f"averages for {total} tiles"
         if self._bar is not None:
-            self._bar.set_postfix_str(f"tile {done}/{total}")
+            self._bar.set_postfix_str(text)
         elif time.monotonic() - self._shown >= _QUIET_SECONDS:
-            print(f"  tile {done}/{total}", file=sys.stderr, flush=True)
+            print(f"  {text}", file=sys.stderr, flush=True)
             self._shown = time.monotonic()
 
     def close(self) -> None:
