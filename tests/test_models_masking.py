@@ -119,6 +119,15 @@ def test_gradients_in_float32_and_bfloat16_are_finite(name):
             assert np.isfinite(leaf).all()
 
 
+def norm_by_hand(y, p, epsilon):
+    y = y - y.mean(-1, keepdims=True)
+    return y / np.sqrt((y**2).mean(-1, keepdims=True) + epsilon) * p["scale"] + p["bias"]
+
+
+def pointwise(y, p):
+    return y @ p["kernel"][0, 0] + p["bias"]
+
+
 def test_a_nafnet_block_by_hand():
     """Its depthwise convolution sees visible neighbours only, its attention their mean."""
     rng = np.random.default_rng(0)
@@ -130,14 +139,7 @@ def test_a_nafnet_block_by_hand():
         params = random_params(shapes)
         found = np.asarray(block.apply({"params": params}, x, visible))
 
-    def norm(y, p):
-        y = y - y.mean(-1, keepdims=True)
-        return y / np.sqrt((y**2).mean(-1, keepdims=True) + 1e-6) * p["scale"] + p["bias"]
-
-    def pointwise(y, p):
-        return y @ p["kernel"][0, 0] + p["bias"]
-
-    y = pointwise(norm(x, params["norm_1"]), params["conv_1"])
+    y = pointwise(norm_by_hand(x, params["norm_1"], 1e-6), params["conv_1"])
     mixed = np.zeros_like(y) + params["conv_2"]["bias"]
     for row, column in np.argwhere(visible[0, ..., 0]):
         for i, j in np.ndindex(3, 3):
@@ -148,7 +150,7 @@ def test_a_nafnet_block_by_hand():
     mean = y[0][visible[0, ..., 0] > 0].mean(axis=0)
     y = pointwise(y * pointwise(mean, params["attention"]), params["conv_3"])
     x = x + y * params["beta"]
-    y = pointwise(norm(x, params["norm_2"]), params["conv_4"])
+    y = pointwise(norm_by_hand(x, params["norm_2"], 1e-6), params["conv_4"])
     y = pointwise(y[..., :2] * y[..., 2:], params["conv_5"])
     expected = x + y * params["gamma"]
     seen = visible[0, ..., 0] > 0
@@ -177,20 +179,13 @@ def test_a_block_of_maskdcpts_promptir_by_hand():
         params = random_params(shapes)
         found = np.asarray(block.apply({"params": params}, x, visible))
 
-    def norm(y, p):
-        y = y - y.mean(-1, keepdims=True)
-        return y / np.sqrt((y**2).mean(-1, keepdims=True) + 1e-5) * p["scale"] + p["bias"]
-
-    def pointwise(y, p):
-        return y @ p["kernel"][0, 0] + p["bias"]
-
     def depthwise(y, p):
         padded = np.pad(y, ((0, 0), (1, 1), (1, 1), (0, 0)))
         taps = (padded[:, i : i + 4, j : j + 6] * p["kernel"][i, j, 0] for i, j in np.ndindex(3, 3))
         return sum(taps) + p["bias"]
 
     p = params["attention"]
-    y = pointwise(norm(x, params["norm_1"]) * visible, p["qkv"])
+    y = pointwise(norm_by_hand(x, params["norm_1"], 1e-5) * visible, p["qkv"])
     y = (depthwise(y, p["qkv_depthwise"]) * visible).reshape(24, 3, 2, 2)
     query, key, value = y.transpose(1, 2, 3, 0)  # each [heads, channels, pixels]
     query = query / np.linalg.norm(query, axis=-1, keepdims=True)
@@ -199,7 +194,10 @@ def test_a_block_of_maskdcpts_promptir_by_hand():
     y = (scores / scores.sum(-1, keepdims=True) @ value).reshape(4, 24).T.reshape(1, 4, 6, 4)
     x = x + pointwise(y, p["project_out"])
     p = params["feed_forward"]
-    y = depthwise(pointwise(norm(x, params["norm_2"]) * visible, p["project_in"]), p["depthwise"])
+    y = depthwise(
+        pointwise(norm_by_hand(x, params["norm_2"], 1e-5) * visible, p["project_in"]),
+        p["depthwise"],
+    )
     gate = y[..., :6] * (1 + np.vectorize(math.erf)(y[..., :6] / math.sqrt(2))) / 2
     expected = x + pointwise(gate * y[..., 6:], p["project_out"]) * visible
     np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)

@@ -124,9 +124,8 @@ def _resolution(image: Image.Image) -> tuple[float, float] | None:
         return None
     else:
         densities = [float(density) for density in image.info.get("dpi", (0, 0))]
-    known = len(densities) == 2 and all(
-        0 < density < 1e6 for density in densities
-    )  # not NaN, as in some TIFFs
+    # Some TIFFs state NaN, which fails the comparison.
+    known = len(densities) == 2 and all(0 < density < 1e6 for density in densities)
     return (densities[0], densities[1]) if known else None
 
 
