@@ -8,7 +8,7 @@ estimated as the means over a grid of patches.
 The averages of a block depend on the blocks before it. In a first pass each patch uses its own
 averages, which is exact for the first block only; each further pass, with the means of the one
 before, makes further blocks exact. Passes end when the means no longer change: most photos need
-three or four, dark and smooth ones up to seven. PSNR of four photos of 512 pixels with the bundled
+three or four, a dark and smooth one six. PSNR of four photos of 512 pixels with the bundled
 network in tiles of 256, minus that of the whole photo:
 
 | tiles | low light | clean | haze |
