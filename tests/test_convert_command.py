@@ -375,12 +375,16 @@ def test_the_names_of_maskdcpt_go_there_and_back(tmp_path, capsys):
     assert_same(read_state(tmp_path / "3.safetensors"), state)
 
 
-def test_the_layout_is_kept_or_chosen(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("layout", "level"),
+    [("maskdcpt", "encoder_level1.blocks"), ("maskdcpt_origin", "encoder_level1")],
+)
+def test_the_layout_is_kept_or_chosen(tmp_path, layout, level, capsys):
     network = dcpt_jax.create_model("restormer", **LEVELS, attention="softmax", norm="with_bias")
-    shapes = reference_shapes(network, layout="maskdcpt")
+    shapes = reference_shapes(network, layout=layout)
     plain = reference_state(network)
     wrapped = dict(zip(shapes, plain.values(), strict=True))
-    assert "encoder_level1.blocks.0.norm1.weight" in wrapped and "down1_2.conv.weight" in wrapped
+    assert f"{level}.0.norm1.weight" in wrapped and "down1_2.conv.weight" in wrapped
     files.write_checkpoints({tmp_path / "0.pth": wrapped})
     assert command.main([str(tmp_path / "0.pth"), str(tmp_path / "w")]) == 0
     assert "assumed" not in capsys.readouterr().out

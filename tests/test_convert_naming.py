@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from dcpt_jax.convert.naming import from_torch, reference_shapes, to_torch
+from dcpt_jax.convert.naming import LAYOUTS, from_torch, reference_shapes, to_torch
 from dcpt_jax.models import create_classifier, create_model
 from tests.golden import read_json, rule_weights
 
@@ -170,7 +170,7 @@ MASKED = {"width": 4, "encoder_blocks": (1,), "decoder_blocks": (1,), "norm_epsi
 @pytest.mark.parametrize(
     ("name", "arguments", "layouts", "message"),
     [
-        ("restormer", LEVELS, ("original", "maskdcpt"), "the attention is relu here and softmax"),
+        ("restormer", LEVELS, LAYOUTS[1:], "the attention is relu here and softmax"),
         ("nafnet", MASKED, ("original", "dcpt"), "an epsilon of 1e-05 here and 1e-06 there"),
         ("nafnet", {**MASKED, "norm_epsilon": 1e-6}, ("maskdcpt",), "1e-06 here and 1e-05 there"),
     ],

@@ -139,8 +139,8 @@ def _add_writing(result: argparse.ArgumentParser) -> None:
         "--layout",
         choices=LAYOUTS,
         help="names in the written file: DCPT's (default), those of the original repository of the "
-        "network, or MaskDCPT's (default for weights converted from MaskDCPT, and for a NAFNet "
-        "whose norms have its epsilon)",
+        "network, MaskDCPT's (default for weights converted from MaskDCPT, and for a NAFNet whose "
+        "norms have its epsilon) or those of its Restormer_origin",
     )
     add(
         "--force",

@@ -84,17 +84,20 @@ _RULES: dict[str, tuple[Rule, ...]] = {
 # Published layouts of names for each network: a pattern that identifies the layout, and rules that
 # are applied last. Other networks have DCPT's layout only. DCPT's Restormer wraps the blocks of a
 # level; the original NAFNet has a list of decoder stages; MaskDCPT wraps the blocks of every stage,
-# but no norms.
-LAYOUTS = ("dcpt", "original", "maskdcpt")
+# but no norms, except that its Restormer_origin wraps neither.
+LAYOUTS = ("dcpt", "original", "maskdcpt", "maskdcpt_origin")
 Layout = tuple[tuple[str, tuple[Rule, ...]], ...]
 _LEVEL = r"((?:en|de)coder_level\d|latent|refinement)"
 _NAFNET_STAGE = r"(encoders\.\d+|middle_blks|decoders?\.?\d+)"
-_MASKDCPT_LEVELS: Layout = (
-    (rf"{_LEVEL}\.blocks\.", ((rf"^{_LEVEL}\.", r"\1.blocks."),)),
+_MASKDCPT_PLAIN: Layout = (
     (
         r".*\.norm\d\.(?:weight|bias)$|(?:down|up)\d_\d\.conv\.",
         ((r"\.norm(\d)\.body\.", r".norm\1."), (r"^(down|up)(\d_\d)\.body\.0\.", r"\1\2.conv.")),
     ),
+)
+_MASKDCPT_LEVELS: Layout = (
+    (rf"{_LEVEL}\.blocks\.", ((rf"^{_LEVEL}\.", r"\1.blocks."),)),
+    *_MASKDCPT_PLAIN,
 )
 _LAYOUTS: dict[str, dict[str, Layout]] = {
     "nafnet": {
@@ -108,6 +111,7 @@ _LAYOUTS: dict[str, dict[str, Layout]] = {
         "dcpt": ((rf"{_LEVEL}\.body\.", ((rf"^{_LEVEL}\.", r"\1.body."),)),),
         "original": (),
         "maskdcpt": _MASKDCPT_LEVELS,
+        "maskdcpt_origin": _MASKDCPT_PLAIN,
     },
     "promptir": {"dcpt": (), "original": (), "maskdcpt": _MASKDCPT_LEVELS},
 }
@@ -174,7 +178,8 @@ def to_torch(
         layout: the layout of names. "dcpt": DCPT's, which uses the original names for softmax
             Restormers. "original": that of the repository in which NAFNet, Restormer or PromptIR
             was first published, as other tools expect. "maskdcpt": MaskDCPT's, of the same three.
-            None: "maskdcpt" for a NAFNet with MaskDCPT's epsilon, otherwise "dcpt".
+            "maskdcpt_origin": that of MaskDCPT's Restormer_origin. None: "maskdcpt" for a NAFNet
+            with MaskDCPT's epsilon, otherwise "dcpt".
         force: whether to write a layout whose own network computes something different.
 
     Returns:
@@ -221,9 +226,14 @@ def reference_shapes(
     return written | _unused_shapes(model, layout)
 
 
-def has_blocks(names: Iterable[str]) -> bool:
-    """Whether names are in MaskDCPT's layout, with `blocks` below each stage."""
-    return any(re.match(rf"(?:{_LEVEL}|{_NAFNET_STAGE})\.blocks\.", name) for name in names)
+def maskdcpt_layout(names: Iterable[str]) -> str | None:
+    """The layout of MaskDCPT that names are in, of `LAYOUTS`; None for other names."""
+    names = list(names)
+    if any(re.match(rf"(?:{_LEVEL}|{_NAFNET_STAGE})\.blocks\.", name) for name in names):
+        return "maskdcpt"
+    if any(re.match(rf"{_LEVEL}\.\d+\.norm\d\.(?:weight|bias)$", name) for name in names):
+        return "maskdcpt_origin"
+    return None
 
 
 def _rules_of_names(names: Iterable[str], architecture: str) -> tuple[Rule, ...]:

@@ -14,7 +14,7 @@ from flax import linen as nn
 from dcpt_jax import models, weights
 from dcpt_jax.convert import files
 from dcpt_jax.convert.messages import listed
-from dcpt_jax.convert.naming import from_torch, has_blocks
+from dcpt_jax.convert.naming import from_torch, maskdcpt_layout
 from dcpt_jax.convert.recognise import ENTRIES, recognise, state_dict_of, state_dicts_in
 
 
@@ -26,7 +26,7 @@ class ReadFile:
         module: network or classifier.
         params: its float32 parameters, the nested dict of "params".
         source: its origin, for `model.json`: "file", "entry" (the entry read, "" = the whole file)
-            and, if the names are MaskDCPT's, "layout": "maskdcpt".
+            and, if the names are MaskDCPT's, "layout", of `LAYOUTS`.
         remarks: messages about assumptions, conversions and omissions.
     """
 
@@ -93,8 +93,8 @@ def read_file(
     elif entry and entry not in ENTRIES:
         remarks = [f"taken from its entry {entry}", *remarks]
     source = {"file": path.name, "entry": entry}
-    if has_blocks(state):
-        source["layout"] = "maskdcpt"
+    if layout := maskdcpt_layout(state):
+        source["layout"] = layout
     return ReadFile(module, params, source, (*recognised.remarks, *remarks))
 
 

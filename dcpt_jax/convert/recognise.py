@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dcpt_jax.convert.messages import listed, printable
-from dcpt_jax.convert.naming import UNUSED_IN_PROMPTIR, has_blocks
+from dcpt_jax.convert.naming import UNUSED_IN_PROMPTIR, maskdcpt_layout
 from dcpt_jax.convert.state_shapes import (
     StateDict,
     any_matches,
@@ -331,7 +331,7 @@ def _nafnet(state: StateDict) -> dict[str, Any]:
         "middle_blocks": blocks("middle_blks"),
         "decoder_blocks": tuple(blocks(rf"{decoder}{i}") for i in range(levels)),
     }
-    if has_blocks(state):
+    if maskdcpt_layout(state):
         arguments["norm_epsilon"] = 1e-5
     return arguments
 
@@ -362,8 +362,6 @@ def _classifier(state: StateDict) -> dict[str, Any]:
     return arguments
 
 
-# MaskDCPT's networks use standard layer norms, without `body`.
-_MASKDCPT_NORM = r".*\.norm\d\.(?:weight|bias)$"
 _STAGES = ("encoder_level1", "encoder_level2", "encoder_level3", "latent")
 
 
@@ -379,9 +377,7 @@ def _restormer(state: StateDict, attention: str | None) -> tuple[dict[str, Any],
 def _attention(state: StateDict) -> tuple[str, str]:
     """(attention, a remark if it is an assumption)."""
     # With biases, names are conclusive: DCPT's blocks never have any.
-    if any_matches(state, _MASKDCPT_NORM):
-        return "softmax", ""
-    if any_matches(state, r".*\.attn\.qkv\.bias$"):
+    if maskdcpt_layout(state) or any_matches(state, r".*\.attn\.qkv\.bias$"):
         return "softmax", ""
     if "output.bias" in state:
         return "relu", ""
