@@ -19,8 +19,11 @@ def register(name: str, term: Term) -> Term:
             over the batch.
 
     Raises:
-        ValueError: if the name is taken by another term.
+        ValueError: if the name is taken by another term, or cannot be written in
+            `config.loss_terms`.
     """
+    if not name.isidentifier():
+        raise ValueError(f"the name of a loss term is a word such as 'edges', not {name!r}")
     if _TERMS.setdefault(name, term) is not term:
         raise ValueError(f"there is another term of the loss {name!r}: choose a new name")
     return term

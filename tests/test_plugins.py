@@ -68,6 +68,12 @@ def test_existing_or_invalid_names_are_refused():
         degradations.register(
             degradations.Degradation(**{**vars(degradations.get("rain")), "name": "a:b"})
         )
+    for strengths in ({"strength_range": (2, 1)}, {"largest": 1}, {"strength_range": (-1, 2)}):
+        with pytest.raises(ValueError, match="'mine': its strengths must be 0 <= low <= high"):
+            mine = {**vars(degradations.get("rain")), "name": "mine", **strengths}
+            degradations.register(degradations.Degradation(**mine))
+    with pytest.raises(ValueError, match="not 'a:1'"):
+        losses.register("a:1", losses.l1_loss)
     with pytest.raises(ValueError, match="another source of data 'pairs'"):
         spec.register("pairs", list)
     with pytest.raises(ValueError, match="another network 'nafnet'"):

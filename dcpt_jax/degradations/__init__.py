@@ -12,6 +12,7 @@ slows down parallel processes; these should call `cv2.setNumThreads(0)` once, as
 data pipeline do.
 """
 
+import math
 import numbers
 import re
 
@@ -71,12 +72,18 @@ def register(degradation: Degradation) -> Degradation:
     Its `apply` must be a module-level function, since worker processes import it.
 
     Raises:
-        ValueError: if the name is taken or not a lower-case word.
+        ValueError: if the name is taken or not a lower-case word, or the strengths are not finite
+            numbers in the order 0 <= low <= high <= `largest`.
     """
-    name = degradation.name
+    name, (low, high) = degradation.name, degradation.strength_range
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ValueError(
             f"a degradation's name consists of lower-case letters, digits and '_', not {name!r}"
+        )
+    if not 0 <= low <= high <= degradation.largest < math.inf:
+        raise ValueError(
+            f"degradation {name!r}: its strengths must be 0 <= low <= high <= largest, not "
+            f"strength_range={low, high} and largest={degradation.largest}"
         )
     if _BY_NAME.setdefault(name, degradation) != degradation:
         raise ValueError(f"there is another degradation {name!r}: choose a new name")
