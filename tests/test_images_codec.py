@@ -1,10 +1,12 @@
 """Reading and writing of image files: awkward files are read correctly or refused."""
 
+import concurrent.futures
 import os
 import re
 import struct
 import subprocess
 import sys
+import warnings
 import zlib
 from pathlib import Path
 
@@ -561,6 +563,23 @@ def test_tiffs_of_few_bits_are_as_bright_as_others(tmp_path, bits, monkeypatch):
     # With that package, tifffile returns the stored values.
     monkeypatch.setattr("dcpt_jax.images.tiff._by_tifffile", lambda *_: values)
     np.testing.assert_array_equal(images.read_pixels(path), np.rint(values * (255 / (2**bits - 1))))
+
+
+def test_tiffs_with_a_damaged_text_are_read_in_threads(tmp_path):
+    """Python's warning filters are shared by all threads, and tell of the damage."""
+    data = tiff(np.full((4, 6), 7, np.uint8), t270=1)
+    at = data.index(struct.pack("<H", 270))
+    data = data[:at] + struct.pack("<HHII", 270, 2, 50, 10**6) + data[at + 12 :]
+    (tmp_path / "a.tif").write_bytes(data)
+    filters = list(warnings.filters)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            read = list(pool.map(images.read_pixels, [tmp_path / "a.tif"] * 100))
+    finally:
+        sys.setswitchinterval(interval)
+    assert all((pixels == 7).all() for pixels in read) and warnings.filters == filters
 
 
 def test_float_tiff_with_white_as_zero(tmp_path):

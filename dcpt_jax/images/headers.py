@@ -2,13 +2,14 @@
 
 Pillow's reader classes read the headers, so that decompression bombs are refused before memory is
 allocated. PNG headers are read here, since Pillow refuses files with damage in ancillary chunks and
-does not find an orientation that follows the pixels. The rules for pixels are in `images`.
+does not find an orientation that follows the pixels. The rules for pixels are in `codec`.
 """
 
 import contextlib
 import io
 import os
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Callable, Collection, Iterator
@@ -61,6 +62,7 @@ _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 UPRIGHT_KINDS = frozenset({"HEIC", "JPEG XL"})  # decoded upright regardless of EXIF
 _RAW_TAGS = frozenset({50706})  # DNGVersion
+_recording = threading.Lock()
 
 
 class ImageError(ValueError):
@@ -116,6 +118,16 @@ def opened(path: Path) -> Iterator[BinaryIO]:
             yield file
         except OSError as error:  # of a failing disk or network
             raise image_error(path, f"cannot be read ({error.strerror})") from error
+
+
+@contextlib.contextmanager
+def _recorded_warnings() -> Iterator[list[warnings.WarningMessage]]:
+    """Records warnings instead of showing them, in one thread at a time.
+
+    `catch_warnings` replaces filters of the whole process, so threads must not overlap in it.
+    """
+    with _recording, warnings.catch_warnings(action="always", record=True) as complaints:
+        yield complaints
 
 
 def read_header(path: Path, file: BinaryIO, max_pixels: int) -> ImageHeader:
@@ -251,7 +263,7 @@ def raw_profile(text: str | bytes | None) -> bytes | None:
 def _jpeg_header(path: Path, file: BinaryIO) -> ImageHeader:
     """Header by Pillow, which stops at the end of the first scan's header, where the data start."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # warnings of damaged metadata
+        with _recorded_warnings():  # of damaged metadata
             image = JpegImagePlugin.JpegImageFile(file)
     except Exception as error:  # Pillow's readers raise various types on broken input
         if "cannot handle" in str(error):  # 12 bits or two channels
@@ -358,7 +370,7 @@ def pillow_image(path: Path, kind: str, file: BinaryIO) -> Image.Image:
     try:
         if kind == "TIFF":
             return _despite_damaged_tags(reader, file)
-        with warnings.catch_warnings(action="ignore"):  # warnings of damaged metadata
+        with _recorded_warnings():  # of damaged metadata
             image = reader(file)
         if kind == "JPEG XL" and not image.jpeg:  # decoded upright regardless of EXIF
             image.info["exif"] = _upright(image.info.get("exif", b""))
@@ -372,7 +384,7 @@ def pillow_image(path: Path, kind: str, file: BinaryIO) -> Image.Image:
 def _despite_damaged_tags(read: Callable[[BinaryIO], Any], file: BinaryIO) -> Any:
     """Reads a TIFF file, of which Pillow ignores all tags after a damaged one, with a warning."""
     failure = result = None
-    with warnings.catch_warnings(action="always", record=True) as complaints:
+    with _recorded_warnings() as complaints:
         try:
             result = read(file)
         except Exception as error:  # Pillow's readers raise various types on broken input

@@ -156,7 +156,7 @@ def _alpha(path: Path, header: ImageHeader, data: bytes, dtype: np.dtype) -> np.
     if header.kind == "TIFF" and (tags := tiff.tags_beyond_pillow(path, data)):
         return tiff.read_samples(path, tags, data)[1]
     image = described(path, header.kind, data)  # opened again: the other one may be partly decoded
-    image.info.pop("xmp", None)  # as in `images`
+    image.info.pop("xmp", None)  # as in `codec`
     if not image.has_transparency_data:
         return None
     if dtype == np.uint16:
