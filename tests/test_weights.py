@@ -95,8 +95,11 @@ def test_saving_again_replaces_the_folder_and_leaves_nothing_beside_it(tmp_path,
         "w.new-999999999",
         "w.new-999999999.orbax-checkpoint-tmp",
         f"w.new-{os.getppid()}",
+        "w.old-999999999",
     ):
-        (tmp_path / name / "d").mkdir(parents=True)  # two of a killed process, one of a running one
+        (tmp_path / name / "d").mkdir(parents=True)  # of killed processes, and of a running one
+    for process in (999999998, os.getpid()):
+        shutil.copytree(tmp_path / "w", tmp_path / f"w.old-{process}")
     network, _, params, _ = small
     changed = {"network": jax.tree.map(jnp.zeros_like, params["network"])}
     description = weights.describe(network, task_set="5d")
@@ -104,9 +107,36 @@ def test_saving_again_replaces_the_folder_and_leaves_nothing_beside_it(tmp_path,
     loaded, description = weights.load_weights(tmp_path / "w")
     assert set(loaded) == {"network"} and not loaded["network"]["intro"]["kernel"].any()
     assert description.task_set == "5d"
-    assert {entry.name for entry in tmp_path.iterdir()} == {"w", f"w.new-{os.getppid()}"}
+    kept = {"w", f"w.new-{os.getppid()}", "w.old-999999999"}  # the last is not a weights folder
+    assert {entry.name for entry in tmp_path.iterdir()} == kept
     with pytest.raises(ValueError, match="contain no classifier"):
         dcpt_jax.load_classifier(tmp_path / "w")
+
+
+@pytest.mark.parametrize("target", ["missing", "empty", "weights"])
+def test_a_link_is_kept_and_the_folder_it_leads_to_is_replaced(tmp_path, small, caplog, target):
+    big = tmp_path / "disk" / "big"
+    if target == "weights":
+        save(big, small)
+    elif target == "empty":
+        big.mkdir(parents=True)
+    (tmp_path / "w").symlink_to(big)
+    assert save(tmp_path / "w", small) == tmp_path / "w"
+    assert (tmp_path / "w").is_symlink() and weights.is_weights_folder(big)
+    assert [entry.name for entry in big.parent.iterdir()] == ["big"]
+    assert {entry.name for entry in tmp_path.iterdir()} == {"w", "disk"} and not caplog.text
+
+
+def test_a_file_in_use_in_the_old_folder_does_not_fail_the_save(tmp_path, small, monkeypatch):
+    save(tmp_path / "w", small)
+
+    def fail(path, ignore_errors=False, **_):
+        if not ignore_errors:
+            raise OSError(errno.EBUSY, "busy", str(path))
+
+    monkeypatch.setattr(shutil, "rmtree", fail)
+    save(tmp_path / "w", small)
+    assert weights.is_weights_folder(tmp_path / "w")
 
 
 def test_a_failed_write_leaves_only_the_old_folder(tmp_path, small, monkeypatch):

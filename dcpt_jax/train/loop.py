@@ -7,7 +7,6 @@ A run starts from the newest checkpoint in its work directory; else from the che
 import contextlib
 import dataclasses
 import json
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -120,11 +119,6 @@ def _write_weights(
     params = processes.gather(run.result(result.state))
 
     def save() -> None:
-        # Leftovers of a killed process; an `old` folder with other files is kept.
-        leftovers = [*workdir.glob(f"{weights.WEIGHTS}.new-*")]
-        leftovers += filter(weights.is_weights_folder, workdir.glob(f"{weights.WEIGHTS}.old-*"))
-        for folder in leftovers:
-            shutil.rmtree(folder, ignore_errors=True)
         try:
             weights.save_weights(workdir / weights.WEIGHTS, params, description)
         except OSError as error:

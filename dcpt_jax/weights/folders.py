@@ -51,8 +51,9 @@ _WRITTEN = {
 def save_weights(folder: Path | str, params: Params, description: WeightsDescription) -> Path:
     """Writes a weights folder; an older one is replaced only once the new one is complete.
 
-    Any other folder in its place is kept beside it under another name, with a warning. If several
-    processes train together, only one of them calls this.
+    Any other folder in its place is kept beside it under another name, with a warning. A symbolic
+    link in its place is kept, and the folder it leads to is replaced. If several processes train
+    together, only one of them calls this.
 
     Args:
         folder: target; missing parent folders are created.
@@ -72,21 +73,22 @@ def save_weights(folder: Path | str, params: Params, description: WeightsDescrip
             f"not {', '.join(sorted(params)[:3])}, ..."
         )
     folder = Path(folder).absolute()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = folder.with_name(f"{folder.name}.new-{os.getpid()}")
+    target = folder.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_name(f"{target.name}.new-{os.getpid()}")
     try:
-        refuse_pattern(folder)
-        _remove_remains(folder)
+        refuse_pattern(target)
+        _remove_remains(target)
         arrays = jax.device_get(params)
         with _without_orbax_logs(), _checkpointer() as checkpointer:
             checkpointer.save(fresh, arrays, force=True)
         checksums = checksums_of_arrays(arrays)
         write_description(fresh / DESCRIPTION, description.with_checksums(checksums))
-        _put_in_place(fresh, folder)
+        _put_in_place(fresh, target)
     except BaseException as error:
         for partial in (
             fresh,
-            *folder.parent.glob(f"{glob.escape(fresh.name)}.orbax-checkpoint-tmp*"),
+            *target.parent.glob(f"{glob.escape(fresh.name)}.orbax-checkpoint-tmp*"),
         ):
             shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, Exception):  # the storage libraries raise various types
@@ -96,18 +98,20 @@ def save_weights(folder: Path | str, params: Params, description: WeightsDescrip
 
 
 def _remove_remains(folder: Path) -> None:
-    """Removes what killed processes had written of a weights folder."""
-    start = f"{folder.name}.new-"
-    for entry in folder.parent.glob(f"{glob.escape(start)}*"):
-        process = re.match("[0-9]{1,9}", entry.name.removeprefix(start))
-        if process is None:
+    """Removes new and old weights folders that killed processes left beside this one."""
+    for entry in folder.parent.glob(f"{glob.escape(folder.name)}.*"):
+        match = re.match(r"\.(new|old)-([0-9]{1,9})", entry.name.removeprefix(folder.name))
+        if match is None or (match[1] == "old" and not is_replaceable(entry)):
             continue
         try:
-            os.kill(int(process[0]), 0)  # sends nothing
+            if (process := int(match[2])) != os.getpid():  # common in containers
+                os.kill(process, 0)  # sends nothing
+                continue
         except ProcessLookupError:
-            shutil.rmtree(entry, ignore_errors=True)
+            pass
         except OSError:  # another user's process
             continue
+        shutil.rmtree(entry, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -141,7 +145,7 @@ def _put_in_place(fresh: Path, folder: Path) -> None:
     if not folder.exists():
         fresh.rename(folder)
         return
-    replaceable = is_weights_folder(folder)
+    replaceable = is_replaceable(folder)
     old = folder.with_name(f"{folder.name}.old-{os.getpid()}")
     folder.rename(old)
     try:
@@ -150,7 +154,7 @@ def _put_in_place(fresh: Path, folder: Path) -> None:
         old.rename(folder)
         raise
     if replaceable:
-        shutil.rmtree(old)
+        shutil.rmtree(old, ignore_errors=True)  # a file in use may remain on a network disk
     else:
         logging.warning(
             "%s is not a weights folder or contains other files; it is kept as %s", folder, old
@@ -167,6 +171,11 @@ def is_weights_folder(folder: Path | str) -> bool:
     names = {entry.name for entry in folder.iterdir()}
     other_names = [name for name in names - _WRITTEN if not name.startswith("ocdbt.process_")]
     return "_METADATA" in names and not other_names
+
+
+def is_replaceable(folder: Path) -> bool:
+    """Whether `save_weights` replaces a folder without keeping it: weights, or an empty folder."""
+    return is_weights_folder(folder) or (folder.is_dir() and not any(folder.iterdir()))
 
 
 def bundled_weights() -> Path:
