@@ -144,10 +144,12 @@ def test_noisy_copies_beside_clean_photos_are_no_clean_photos(tmp_path):
         ("rain", "rain"),
         ("low_light:0.2+haze:0.5", "low_haze"),
         ("noise", ""),
+        ("low_light+noise", ""),
+        ("", ""),
     ],
 )
 def test_folders_of_cdd11(task, kind):
-    assert dataset_files.kind_of(task) == kind
+    assert dataset_files.cdd11_folder(task) == kind
 
 
 def test_a_class_that_a_data_set_does_not_have(tmp_path):

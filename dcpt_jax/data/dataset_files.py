@@ -35,7 +35,7 @@ class DatasetError(FileNotFoundError):
 
 
 # CDD-11's names of the single degradations, in the order used by its folder names.
-_KINDS = {"low_light": "low", "haze": "haze", "rain": "rain", "snow": "snow"}
+_CDD11_WORDS = {"low_light": "low", "haze": "haze", "rain": "rain", "snow": "snow"}
 
 
 def locate(name: str, root: Path | str) -> Path:
@@ -72,7 +72,7 @@ def find(name: str, folder: Path | str, split: str, *, task: str = "") -> Datase
     if not files:
         raise DatasetError(
             f"{dataset.title} has no {split.replace('_', '-')} data in {folder}: "
-            f"{_content(folder)}. Expected: {dataset.tree(split, kind_of(task))}"
+            f"{_content(folder)}. Expected: {dataset.tree(split, cdd11_folder(task))}"
             + "".join(f"; {reason}" for reason in dict.fromkeys(reasons))
         )
     if isinstance(files[0], Pairing):
@@ -80,10 +80,12 @@ def find(name: str, folder: Path | str, split: str, *, task: str = "") -> Datase
     return DatasetFiles(dataset, split, None, listing.concatenate(files), tuple(missing))
 
 
-def kind_of(task: str) -> str:
-    """CDD-11's folder of a class: "low_haze_rain" for "low_light+rain+haze"."""
-    parts = re.split(r"\+", re.sub(r":[^+]*", "", task))
-    return "_".join(word for name, word in _KINDS.items() if name in parts)
+def cdd11_folder(task: str) -> str:
+    """CDD-11's folder of a class: "low_haze_rain" for "low_light+rain+haze"; "" if it has none."""
+    parts = re.sub(r":[^+]*", "", task).split("+")
+    if not _CDD11_WORDS.keys() >= set(parts):
+        return ""
+    return "_".join(word for name, word in _CDD11_WORDS.items() if name in parts)
 
 
 def _open(
@@ -91,7 +93,7 @@ def _open(
 ) -> Pairing | FileList | None:
     """The files in one layout, or None; if its folders exist, adds the reason to `reasons`."""
     if "{kind}" in folders.degraded:
-        kind = kind_of(task)
+        kind = cdd11_folder(task)
         if not kind:
             reasons.append(f"it has no class {task!r}")
             return None

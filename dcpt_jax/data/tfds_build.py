@@ -133,7 +133,7 @@ def run(options: argparse.Namespace) -> int:
             }
         else:
             splits = pairings_of(name, options.manual, task=options.task)
-            name += f"_{dataset_files.kind_of(options.task)}" if options.task else ""
+            name += f"_{dataset_files.cdd11_folder(options.task)}" if options.task else ""
         for split, pairing in splits.items():
             for warning in pairing.warnings:
                 print(f"warning: {warning}", file=sys.stderr)
