@@ -5,6 +5,7 @@ import flax.linen as nn
 import numpy as np
 import pytest
 
+from dcpt_jax import config as configs
 from dcpt_jax import images, weights
 from dcpt_jax import metrics as dcpt_metrics
 from dcpt_jax.data import held_out, tasks
@@ -537,3 +538,18 @@ def test_the_local_converter_is_off_unless_asked_for(photo_folder, pretrained):
     assert "tlc_size" not in run._changes(config, description)
     config.local_pooling = True
     assert run._changes(config, description)["tlc_size"] == 16
+
+
+def test_a_local_converter_that_cannot_be_used_stops_the_run(tmp_path, photo_folder, pretrained):
+    config = tiny_config("evaluate", photo_folder)
+    config.local_pooling = True
+    params, description = weights.load_weights(pretrained)
+    for name, changes, reason in (
+        ("converted", {"crop_size": None}, "their model.json has no crop_size"),
+        ("other", {"architecture": "restormer", "arguments": {}}, "restormer has no local conv"),
+    ):
+        config.init_from = str(tmp_path / name)
+        other = dataclasses.replace(description, **changes)
+        weights.save_weights(config.init_from, params, other)
+        with pytest.raises(configs.ConfigError, match=rf"^config\.local_pooling .*{reason}"):
+            run.evaluate(config, tmp_path / "e")

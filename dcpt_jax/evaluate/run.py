@@ -90,6 +90,8 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> Evaluati
         tasks = task_sets.resolve_tasks(config.tasks)
     else:
         tasks = task_sets.resolve_trained(description.task_set, description.classes)
+    if config.local_pooling:
+        _check_local_pooling(config.init_from, description)
     network = description.network(**_changes(config, description))
     classifier = find_classifier(config, params, description)
     data = config.data
@@ -359,6 +361,19 @@ def trained_on(description: WeightsDescription, evaluated: str) -> str:
     except ValueError:
         known = ()
     return description.task_set if known else evaluated or description.task_set
+
+
+def _check_local_pooling(path: str, description: WeightsDescription) -> None:
+    """Raises ConfigError if these weights cannot be used with the local converter."""
+    if "tlc_size" not in description.arguments:
+        reason = f"{description.architecture} has no local converter"
+    elif description.crop_size is None:
+        reason = "their model.json has no crop_size, the size of the training crops in pixels"
+    else:
+        return
+    raise configs.ConfigError(
+        f"config.local_pooling is True, but the weights in {path} cannot use it: {reason}"
+    )
 
 
 def _changes(config: ml_collections.ConfigDict, description: WeightsDescription) -> dict[str, Any]:
