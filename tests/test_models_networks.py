@@ -154,6 +154,21 @@ def test_rematerialisation_changes_nothing_but_rounding(name):
     jax.tree.map(compare, gradients, expected)
 
 
+@pytest.mark.parametrize("remat", [True, False])
+def test_blocks_over_prompts_are_rematerialised_like_the_others(remat):
+    """On CPUs each block is recomputed inside a conditional."""
+    model, variables = shallow("promptir", remat=remat)
+    channels = 2 * model.dim + model.prompt_dims[0]
+
+    def loss(variables, x):
+        method = lambda model, x: model.mix(model.noise_1, x, None)  # noqa: E731
+        return model.apply(variables, x, method=method).sum()
+
+    with traced_for("cpu"):
+        backward = jax.make_jaxpr(jax.grad(loss))(variables, jnp.ones((1, 4, 4, channels)))
+    assert str(backward).count("cond[") == int(remat)
+
+
 @pytest.mark.parametrize("name", SHORT)
 def test_bfloat16_stays_close_to_float32(name):
     exact, variables = busy(name)

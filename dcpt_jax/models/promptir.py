@@ -12,7 +12,7 @@ from flax import linen as nn
 from dcpt_jax.models.arguments import parameter_dtype, positive_count, positive_counts
 from dcpt_jax.models.layers import Conv, Linear
 from dcpt_jax.models.masking import check_masking, hide, masked, visible_mean
-from dcpt_jax.models.stage import run_block
+from dcpt_jax.models.stage import block_function, run_block
 from dcpt_jax.models.transformer import (
     BlockStyle,
     Levels,
@@ -139,17 +139,21 @@ class PromptIR(Levels):
     ) -> tuple[tuple[jax.Array, ...], Any]:
         """Encoder, and decoder down to half size: (levels with prompts, input of `tail`)."""
         level_1, level_2, level_3, latent = self.encode(padded, visible, self.masking)
-        prompted_3 = run_block(self.noise_3, self.prompt_3(latent, visible), visible)
+        prompted_3 = self.mix(self.noise_3, self.prompt_3(latent, visible), visible)
         prompted_3 = self.reduce_noise_3(prompted_3)
         up_3 = masked(self.up_3, prompted_3, visible, self.masking)
         decoded_3 = self.decoder_3(self.reduce_3(joined(up_3, level_3)), visible)
-        prompted_2 = run_block(self.noise_2, self.prompt_2(decoded_3, visible), visible)
+        prompted_2 = self.mix(self.noise_2, self.prompt_2(decoded_3, visible), visible)
         prompted_2 = self.reduce_noise_2(prompted_2)
         up_2 = masked(self.up_2, prompted_2, visible, self.masking)
         decoded_2 = self.decoder_2(self.reduce_2(joined(up_2, level_2)), visible)
-        prompted_1 = run_block(self.noise_1, self.prompt_1(decoded_2, visible), visible)
+        prompted_1 = self.mix(self.noise_1, self.prompt_1(decoded_2, visible), visible)
         prompted_1 = self.reduce_noise_1(prompted_1)
         return (prompted_1, prompted_2, prompted_3), (prompted_1, level_1)
+
+    def mix(self, block: nn.Module, x: jax.Array, visible: jax.Array | None) -> jax.Array:
+        """Runs the block after a level's prompts."""
+        return run_block(block, x, visible, block_function(block.clone(parent=None), self.remat))
 
     def tail(self, rest: Any) -> jax.Array:
         """The decoder at full size, the refinement and the last convolution."""

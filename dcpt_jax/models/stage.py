@@ -57,7 +57,7 @@ class Stage(nn.Module):
         for i in range(self.blocks):
             k = i % len(self.kinds)
             block = self.kinds[k](name=f"block_{i}")
-            x = run_block(block, x, visible, function=functions[k])
+            x = run_block(block, x, visible, functions[k])
         return x
 
     def _draw(self, x: jax.Array, repeats: int) -> None:
@@ -95,10 +95,9 @@ def run_block(
     block: nn.Module,
     x: jax.Array,
     visible: jax.Array | None,
-    *,
-    function: Callable[..., jax.Array] | None = None,
+    function: Callable[..., jax.Array],
 ) -> jax.Array:
-    """Runs a block by its `block_function`; None creates one without `remat`.
+    """Runs a block by its `block_function`.
 
     While parameters are initialised or intermediates captured, the block itself runs, so that its
     parent sees them. Captured values are kept, so there is nothing to recompute.
@@ -109,5 +108,4 @@ def run_block(
             return block(x, visible)
     if params is None or block.is_mutable_collection("intermediates"):
         return block(x, visible)
-    function = function or block_function(block.clone(parent=None))
     return function(params, (x, visible))
