@@ -1,7 +1,7 @@
 import dataclasses
 import json
+from types import SimpleNamespace
 
-import flax.linen as nn
 import numpy as np
 import pytest
 
@@ -12,7 +12,9 @@ from dcpt_jax.data import held_out, tasks
 from dcpt_jax.evaluate import baselines, gallery, published, run, saving
 from dcpt_jax.evaluate.evaluation import ClassScores, Evaluation
 from dcpt_jax.labels import Labels
+from dcpt_jax.models import create_classifier, create_model, parameter_shapes
 from tests.conftest import tiny_config
+from tests.golden import TINY, random_params
 
 
 @pytest.fixture
@@ -134,70 +136,59 @@ def test_finding_no_component_means_clean():
     assert json.loads(json.dumps(evaluation.to_json()))["components"]["names"] == ["haze"]
 
 
-class Says(nn.Module):
-    """A network and a classifier in one: the features are the image, the logits its first pixel."""
-
-    def features(self, images):
-        return (images,)
-
-    def __call__(self, features):
-        return features[0][:, 0, 0]
+def says(*names, kind="flat"):
+    """A classifier whose logits are the first pixel of the image."""
+    return SimpleNamespace(labels=Labels(names, kind), logits=lambda images: images[:, 0, 0])
 
 
-COMPONENTS = Labels(("haze", "rain", "low_light"), "multi_hot")
+COMPONENTS = says("haze", "rain", "low_light", kind="multi_hot")
 
 
-def test_predictions_and_labels_of_a_classifier(caplog):
-    params = {"network": {}, "classifier": {}}
-    image = np.zeros((2, 1, 1, 3), np.float32)
-    image[:, 0, 0] = [[1, -1, 2], [-1, 3, -1]]
-    flat = run.FeatureClassifier(Says(), Says(), params, Labels(("haze", "rain", "low_light+haze")))
-    assert flat.predict(image).tolist() == [[0, 0, 1], [0, 1, 0]]
-    requested = tasks.resolve_tasks("rain,low_light+haze")
-    assert flat.truth(requested).tolist() == [[0, 1, 0], [0, 0, 1]]
-    assert flat.truth(tasks.resolve_tasks("snow,haze")) is None
-    assert "but not snow" in caplog.text
-    components = run.FeatureClassifier(Says(), Says(), params, COMPONENTS)
-    assert components.predict(image).tolist() == [[1, 0, 1], [0, 1, 0]]
-    requested = tasks.resolve_tasks("rain,low_light+rain+haze")  # a mixture that it never saw
-    assert components.truth(requested).tolist() == [[0, 1, 0], [1, 1, 1]]
-    assert components.truth(tasks.resolve_tasks("haze,rain+snow")) is None
-    assert components.truth(tasks.resolve_tasks("clean,haze")).tolist() == [[0, 0, 0], [1, 0, 0]]
-    assert components.truth(tasks.resolve_tasks("clean")).tolist() == [[0, 0, 0]]
-    assert flat.truth(tasks.resolve_tasks("clean,haze")) is None
+def scores_of(asked, classifier, *samples):
+    """The scores of images by (position of their task, first pixel)."""
+
+    def restored():
+        for task, pixel in samples:
+            image = np.full((12, 12, 3), 0.5, np.float32)
+            image[0, 0] = pixel
+            yield held_out.Sample(task, image, np.clip(image, 0, 1), "photo"), image
+
+    counts = [sum(task == i for task, _ in samples) for i in range(len(asked.split(",")))]
+    pictures = run.PictureSheet(asked.split(","), counts, 12)
+    return run.score(tasks.resolve_tasks(asked), restored(), classifier, pictures)
+
+
+def test_scores_of_a_flat_classifier(caplog):
+    flat = says("haze", "rain", "low_light+haze")
+    samples = (0, [1, -1, 2]), (0, [-1, 3, -1]), (1, [-1, -2, -1.5])
+    evaluation = scores_of("rain,low_light+haze", flat, *samples)
+    assert evaluation.predicted == ("haze", "rain", "low_light+haze")
+    assert evaluation.confusion.tolist() == [[0, 1, 1], [1, 0, 0]]
+    assert evaluation.accuracy() == 0.25
+    for asked, missing in (("snow,haze", "snow"), ("clean,haze", "clean")):
+        assert scores_of(asked, flat, *samples).confusion is None
+        assert f"but not {missing}" in caplog.text
+
+
+def test_labels_of_a_multi_hot_classifier():
+    samples = (0, [-1, 3, -1]), (1, [1, -1, 2])
+    asked = "rain,low_light+rain+haze"  # a mixture that it never saw
+    assert scores_of(asked, COMPONENTS, *samples).truth.tolist() == [[0, 1, 0], [1, 1, 1]]
+    assert scores_of("haze,rain+snow", COMPONENTS, *samples).confusion is None
+    assert scores_of("clean,haze", COMPONENTS, *samples).truth.tolist() == [[0, 0, 0], [1, 0, 0]]
 
 
 def test_scores_of_a_multi_hot_classifier():
-    found = tasks.resolve_tasks("rain,low_light+rain")
-    classifier = run.FeatureClassifier(
-        Says(), Says(), {"network": {}, "classifier": {}}, COMPONENTS
-    )
-
-    def restored():
-        for task, pixel in ((0, [-1, 1, -1]), (0, [-1, 1, 1]), (1, [-1, 1, 1]), (1, [1, -1, 1])):
-            image = np.full((12, 12, 3), 0.5, np.float32)
-            image[0, 0] = pixel
-            yield held_out.Sample(task, image, np.full_like(image, 0.5), "photo"), image
-
-    evaluation = run.score(found, restored(), classifier, run.PictureSheet(["a", "b"], [2, 2], 12))
+    samples = (0, [-1, 1, -1]), (0, [-1, 1, 1]), (1, [-1, 1, 1]), (1, [1, -1, 1])
+    evaluation = scores_of("rain,low_light+rain", COMPONENTS, *samples)
     assert evaluation.predicted == ("haze", "rain", "low_light")
     assert evaluation.confusion.tolist() == [[0, 2, 1], [1, 1, 2]]
     assert evaluation.exact.tolist() == [1, 1] and evaluation.accuracy() == 0.5
 
 
 def test_scores_of_clean_samples():
-    found = tasks.resolve_tasks("clean,rain")
-    classifier = run.FeatureClassifier(
-        Says(), Says(), {"network": {}, "classifier": {}}, COMPONENTS
-    )
-
-    def restored():
-        for task, pixel in ((0, [-1, -1, -1]), (0, [-1, 1, -1]), (1, [-1, -1, -1])):
-            image = np.full((12, 12, 3), 0.5, np.float32)
-            image[0, 0] = pixel
-            yield held_out.Sample(task, image, np.clip(image, 0, 1), "photo"), image
-
-    evaluation = run.score(found, restored(), classifier, run.PictureSheet(["a", "b"], [2, 1], 12))
+    samples = (0, [-1, -1, -1]), (0, [-1, 1, -1]), (1, [-1, -1, -1])
+    evaluation = scores_of("clean,rain", COMPONENTS, *samples)
     assert evaluation.exact.tolist() == [1, 0] and evaluation.none_detected.tolist() == [1, 1]
     clean = evaluation.classes[0]  # unchanged: as good as a score can get, and finite
     assert (clean.psnr_degraded, clean.psnr_restored) == (100.0, 100.0)
@@ -439,6 +430,21 @@ def test_a_missing_classifier_causes_a_warning(tmp_path, photo_folder, pretraine
     assert "accuracy" not in evaluation.to_markdown()
 
 
+@pytest.mark.slow
+def test_a_classifier_that_takes_the_image_is_measured(tmp_path, photo_folder):
+    network = create_model("promptir", **TINY["promptir"])
+    classifier = create_classifier(network.feature_dims, 2, num_blocks=1, image_input=True)
+    labels = Labels(("haze", "rain"))
+    description = weights.describe(network, classifier, labels=labels, classes=labels.names)
+    shapes = {"network": network, "classifier": classifier}
+    params = {name: random_params(parameter_shapes(module)) for name, module in shapes.items()}
+    weights.save_weights(tmp_path / "w", params, description)
+    config = tiny_config("evaluate", photo_folder)
+    config.init_from = str(tmp_path / "w")
+    config.data.crops_per_photo = 1
+    assert run.evaluate(config, tmp_path / "e").confusion.sum(axis=1).tolist() == [6, 6]
+
+
 def test_a_perfect_sample_does_not_make_the_means_infinite(tmp_path, pretrained):
     images.write_image(tmp_path / "photos" / "white.png", np.ones((40, 40, 3), np.float32))
     config = tiny_config("evaluate", tmp_path / "photos")
@@ -480,7 +486,7 @@ def test_the_nearest_classifier_among_the_ancestors_is_used(
     assert run.find_classifier(config, *weights.load_weights(tmp_path / "d")) is None
     save("c", init_from="b")  # relative, to a folder beside it
     classifier = run.find_classifier(config, *weights.load_weights(tmp_path / "d"))
-    assert set(classifier.params) == {"network", "classifier"}
+    assert classifier.labels == description.classifier.labels
     assert f"by the classifier in {tmp_path / 'a'}" in capsys.readouterr().out
 
 

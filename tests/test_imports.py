@@ -42,8 +42,8 @@ ALLOWED = {
         *("labels", "logs", "losses", "metrics", "models", "modes", "precision", "weights"),
     },
     "evaluate": {
-        *("config", "data", "devices", "extras", "files", "images", "interruption", "labels"),
-        *("metrics", "precision", "restore", "weights"),
+        *("config", "data", "devices", "extras", "files", "images", "inspect", "interruption"),
+        *("labels", "metrics", "precision", "restore", "weights"),
     },
     "restore": {
         *("command_line", "convert", "devices", "files", "images", "inspect"),

@@ -21,6 +21,7 @@ from dcpt_jax.data import held_out
 from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.evaluate import baselines, comparison, formats, gallery, saving, scores
 from dcpt_jax.evaluate.evaluation import BaselineScores, ClassScores, Evaluation, aligned
+from dcpt_jax.inspect.inspector import Inspector
 from dcpt_jax.interruption import Interruption
 from dcpt_jax.labels import Labels
 from dcpt_jax.precision import matmul_precision
@@ -31,32 +32,6 @@ SHEET_HEIGHT = 2400  # largest total height of the sheet's images, in pixels
 SHOWN_SIDE = 256  # only the centre of larger images is shown
 CLASSIFIED_SIDE = 512  # only the centre is classified, as classifiers are trained on crops
 WHOLE = "whole images"
-
-
-@dataclasses.dataclass(frozen=True)
-class FeatureClassifier:
-    """A classifier with the network whose features it was trained on."""
-
-    network: nn.Module  # the network that computes its features
-    classifier: nn.Module  # of classes or of components
-    params: weights.Params  # of both
-    labels: Labels  # meaning of its logits
-
-    def predict(self, degraded: np.ndarray) -> np.ndarray:
-        """Predictions for images [b, h, w, 3]: 0/1 [b, outputs], one-hot if of classes."""
-        logits = _classify(self.network, self.classifier, self.params, degraded)
-        return self.labels.predictions(logits)
-
-    def truth(self, tasks: Sequence[task_sets.Task]) -> np.ndarray | None:
-        """The label of each task, see `Labels.rows`; None if the classifier lacks one of them."""
-        if unknown := self.labels.unknown(tasks):
-            logging.warning(
-                "classification is not measured: the classifier knows %s, but not %s",
-                ", ".join(self.labels.names),
-                ", ".join(unknown),
-            )
-            return None
-        return self.labels.rows(tasks)
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> Evaluation:
@@ -137,7 +112,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> Evaluati
 
 def find_classifier(
     config: ml_collections.ConfigDict, params: weights.Params, description: WeightsDescription
-) -> FeatureClassifier | None:
+) -> Inspector | None:
     """Finds the classifier to measure, and prints its folder.
 
     It is that of `config.classifier_from`, that of the weights, or the nearest one among the runs
@@ -157,12 +132,7 @@ def find_classifier(
         logging.warning("no classifier to evaluate; select one with --config.classifier_from")
         return None
     print(f"classification: by the classifier in {path}", flush=True)
-    return FeatureClassifier(
-        description.network(**_changes(config, description)),
-        description.classifier.module(dtype=config.dtype),
-        params,
-        description.classifier.labels,
-    )
+    return Inspector(params, description, path, **_changes(config, description))
 
 
 def _nearest_classifier(
@@ -219,7 +189,7 @@ def restore_whole(
 def score(
     tasks: Sequence[task_sets.Task],
     restored: Iterable[tuple[held_out.Sample, np.ndarray]],
-    classifier: FeatureClassifier | None,
+    classifier: Inspector | None,
     pictures: "PictureSheet",
     *,
     metric: metrics.Convention = scores.DEFAULT,
@@ -232,7 +202,7 @@ def score(
     names = [task.name for task in tasks]
     # Per class and sample: PSNR and SSIM of the degraded, the restored and each method's image.
     measured: dict[int, list[tuple[list[float], list[float]]]] = {i: [] for i in range(len(tasks))}
-    truth = classifier.truth(tasks) if classifier is not None else None
+    truth = _truth(classifier.labels, tasks) if classifier is not None else None
     detected = np.zeros_like(truth, int) if truth is not None else None
     exact, none_detected = np.zeros((2, len(tasks)), int)
     for sample, image in restored:
@@ -249,7 +219,8 @@ def score(
         pictures.offer(sample, image, *psnr[:2])
         if truth is not None:
             degraded = _middle(sample.degraded, CLASSIFIED_SIDE)
-            prediction = classifier.predict(np.ascontiguousarray(degraded)[None])[0]
+            logits = classifier.logits(np.ascontiguousarray(degraded)[None])[0]
+            prediction = classifier.labels.predictions(logits)
             detected[sample.task] += prediction
             exact[sample.task] += int(scores.exact_match(prediction, truth[sample.task]))
             none_detected[sample.task] += not prediction.any()
@@ -267,6 +238,18 @@ def score(
         results |= {"truth": truth, "exact": exact, "none_detected": none_detected}
     outputs = classifier.labels.names if truth is not None else ()
     return Evaluation(classes, scores.describe(metric), detected, outputs, **results)
+
+
+def _truth(labels: Labels, tasks: Sequence[task_sets.Task]) -> np.ndarray | None:
+    """The label of each task, see `Labels.rows`; None if a classifier lacks one of them."""
+    if unknown := labels.unknown(tasks):
+        logging.warning(
+            "classification is not measured: the classifier knows %s, but not %s",
+            ", ".join(labels.names),
+            ", ".join(unknown),
+        )
+        return None
+    return labels.rows(tasks)
 
 
 def _until_interrupted(items: Iterable[Any], interruption: Interruption) -> Iterator[Any]:
@@ -402,9 +385,3 @@ def _padded(image: np.ndarray, side: int) -> np.ndarray:
 @functools.partial(jax.jit, static_argnums=0)
 def _restore(network: nn.Module, params: Any, degraded: jax.Array) -> jax.Array:
     return network.apply({"params": params}, degraded)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _classify(network: nn.Module, classifier: nn.Module, params: Any, degraded: jax.Array):
-    features = network.apply({"params": params["network"]}, degraded, method="features")
-    return classifier.apply({"params": params["classifier"]}, features)

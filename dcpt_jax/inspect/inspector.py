@@ -18,6 +18,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dcpt_jax import images
@@ -49,7 +50,7 @@ def inspect(image: Any, weights: Path | str | None = None) -> dict[str, float]:
 class Inspector:
     """A classifier and the network that computes its features, ready to inspect images.
 
-    Only one program is compiled, for a single crop size; see the top of this module.
+    Only one program is compiled for images of any size; see the top of this module.
 
     Attributes:
         labels: meaning of the logits.
@@ -60,15 +61,23 @@ class Inspector:
         params: weights_folders.Params,
         description: weights_folders.WeightsDescription,
         path: Path | str | None = None,
+        *,
+        dtype: Any = jnp.float32,
+        **changes: Any,
     ):
-        """Moves the weights, as returned by `weights.load_weights`, to the device.
+        """Moves the weights to the device.
 
-        `path` is their location for the ValueError raised if they have no classifier.
+        Args:
+            params: as returned by `weights.load_weights`.
+            description: likewise.
+            path: their location, for the ValueError raised if they have no classifier.
+            dtype: compute type.
+            **changes: keyword arguments of the network that differ from those of the training.
         """
         classifier = description.required_classifier(path)
         self.labels = classifier.labels
-        self._network = description.network()
-        self._classifier = classifier.module()
+        self._network = description.network(dtype=dtype, **changes)
+        self._classifier = classifier.module(dtype=dtype)
         self._params = jax.device_put({name: params[name] for name in ("network", "classifier")})
         self._side = description.crop_size or CROP
 
@@ -80,11 +89,12 @@ class Inspector:
     def __call__(self, image: Any) -> dict[str, float]:
         """Inspects an image; see `inspect` for arguments and result."""
         crops = spread_crops(images.checked_image(image), self._side)
-        logits = [np.asarray(self._logits(crop)) for crop in crops]
+        logits = [self.logits(crop[None])[0] for crop in crops]
         return self.labels.probabilities(np.mean(np.stack(logits), axis=0, dtype=np.float64))
 
-    def _logits(self, crop: np.ndarray) -> jax.Array:
-        return _classify(self._network, self._classifier, self._params, crop[None])[0]
+    def logits(self, batch: np.ndarray) -> np.ndarray:
+        """Logits [b, outputs] of images [b, h, w, 3], as a whole; compiled for each shape."""
+        return np.asarray(_classify(self._network, self._classifier, self._params, batch))
 
 
 def spread_crops(image: np.ndarray, side: int) -> Iterator[np.ndarray]:
