@@ -287,9 +287,10 @@ def test_bombs_do_not_take_the_memory(tmp_path):
     code = f"""
 import resource
 from dcpt_jax.data import photos
+from dcpt_jax.images import listing
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 before = peak()
-source = photos.PhotoSource(photos.folder_photos({str(tmp_path)!r}))
+source = photos.PhotoSource(listing.images_in({str(tmp_path)!r}))
 source[0]
 print(len(source), len(source.report.skipped), peak() - before)
 """

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from dcpt_jax import images
-from dcpt_jax.data import photos, sources, spec
+from dcpt_jax.data import classes, photos, sources, spec, tasks
 from dcpt_jax.data.photos import PhotoSource
 from dcpt_jax.data.source_factory import open_source
 from dcpt_jax.data.spec import SourceError
+from dcpt_jax.images import listing
 
 
 @pytest.fixture
@@ -67,33 +68,36 @@ def test_photo_missing_in_the_package_is_named(monkeypatch):
         photos.bundled_photos("train")
 
 
-def test_folder_photos(folder):
-    assert [path.name for path in photos.folder_photos(folder)] == [f"{i}.png" for i in range(5)]
-
-
 @pytest.mark.parametrize("kind", ["missing", "file", "empty"])
 def test_folder_without_photos(folder, kind):
     path = {"missing": folder / "gone", "file": folder / "0.png", "empty": folder / "e"}[kind]
     if kind == "empty":
         path.mkdir()
         (path / "notes.txt").write_text("no image")
-    with pytest.raises(FileNotFoundError, match=r"--config\.data\.root") as caught:
-        photos.folder_photos(path)
-    assert str(path) in str(caught.value)
-    if kind == "empty":
-        assert ".jpeg" in str(caught.value)
-
-
-def test_a_file_is_no_source_of_photos(folder):
-    with pytest.raises(SourceError, match=r"not a folder: .*0\.png"):
-        open_source(f"photos:{folder}/0.png")
+        (path / "a.dng").touch()
+    task = tasks.resolve_tasks("rain")
+    opened = classes.open_classes(task)
+    for open_data, keys in (
+        (lambda: classes.open_classes(task, root=str(path)), ["--config.data.root"]),
+        (
+            lambda: classes.validation_classes(opened, held_out_root=str(path)),
+            ["--config.validation.root"],
+        ),
+        (lambda: open_source(f"photos:{path}"), []),
+    ):
+        with pytest.raises(FileNotFoundError, match=re.escape(str(path))) as caught:
+            open_data()
+        message = str(caught.value)
+        assert re.findall(r"--config\.\w*\.root", message) == keys
+        if kind == "empty":
+            assert ".jpeg" in message and message.endswith("; 1 file not read: .dng")
 
 
 def test_bad_files_are_left_out_at_the_start(folder, caplog):
     (folder / "1.png").write_bytes(b"")
     whole = (folder / "3.png").read_bytes()
     (folder / "3.png").write_bytes(whole[: len(whole) // 2])
-    source = PhotoSource(photos.folder_photos(folder))
+    source = PhotoSource(listing.images_in(folder))
     assert values(source) == [0, 80, 160]
     report = source.report
     assert (report.total, len(report.used), report.checked) == (5, 3, True)
@@ -108,7 +112,7 @@ def test_many_bad_files_are_counted_and_not_all_named(tmp_path, caplog):
     images.write_image(tmp_path / "good.png", np.zeros((4, 4, 3)))
     for i in range(30):
         (tmp_path / f"bad{i:02}.png").write_bytes(b"")
-    source = PhotoSource(photos.folder_photos(tmp_path))
+    source = PhotoSource(listing.images_in(tmp_path))
     assert len(source.report.skipped) == 30
     assert len(caplog.records) == sources.NAMED_LIMIT + 1
     assert "10 more" in caplog.messages[-1]
@@ -117,7 +121,7 @@ def test_many_bad_files_are_counted_and_not_all_named(tmp_path, caplog):
 def test_bad_file_is_refused_at_the_start(folder):
     (folder / "1.png").write_bytes(b"")
     with pytest.raises(images.ImageError, match=r"1\.png: .*--config\.data\.on_bad_file=skip"):
-        PhotoSource(photos.folder_photos(folder), on_bad_file="refuse")
+        PhotoSource(listing.images_in(folder), on_bad_file="refuse")
 
 
 def test_only_bad_files(tmp_path):
@@ -138,7 +142,7 @@ def test_bad_arguments(folder):
 def test_too_many_files_are_not_checked_before_the_run(folder, monkeypatch):
     monkeypatch.setattr(sources, "CHECK_LIMIT", 4)
     (folder / "1.png").write_bytes(b"")
-    source = PhotoSource(photos.folder_photos(folder))
+    source = PhotoSource(listing.images_in(folder))
     assert not source.report.checked
     assert "too many" in source.report.summary()
     assert values(source) == [0, 80, 80, 120, 160]
@@ -147,7 +151,7 @@ def test_too_many_files_are_not_checked_before_the_run(folder, monkeypatch):
 def test_file_that_fails_in_decoding_is_replaced_by_the_next(folder, caplog):
     for i in (1, 2, 4):
         spoil(folder / f"{i}.png")
-    source = PhotoSource(photos.folder_photos(folder))
+    source = PhotoSource(listing.images_in(folder))
     assert values(source) == values(source) == [0, 120, 120, 120, 0]
     assert sorted(source.unreadable) == [1, 2, 4]
     assert len(caplog.records) == 3  # each named once, however often it is asked for
@@ -159,14 +163,14 @@ def test_file_that_fails_in_decoding_is_replaced_by_the_next(folder, caplog):
 def test_replacement_does_not_depend_on_earlier_reads(folder):
     for i in (1, 2):
         spoil(folder / f"{i}.png")
-    forward, backward = (PhotoSource(photos.folder_photos(folder)) for _ in range(2))
+    forward, backward = (PhotoSource(listing.images_in(folder)) for _ in range(2))
     expected = values(forward)
     assert [int(backward[i].mean()) for i in range(4, -1, -1)] == expected[::-1]
 
 
 def test_file_that_fails_in_decoding_is_refused(folder):
     spoil(folder / "1.png")
-    source = PhotoSource(photos.folder_photos(folder), on_bad_file="refuse")
+    source = PhotoSource(listing.images_in(folder), on_bad_file="refuse")
     assert source[0].mean() == 0
     with pytest.raises(images.ImageError, match=r"1\.png: .*checksum.*on_bad_file=skip"):
         source[1]
@@ -176,7 +180,7 @@ def test_all_files_fail_in_decoding(folder):
     for i in range(5):
         spoil(folder / f"{i}.png")
     with pytest.raises(images.ImageError, match="none of 5 photos can be read"):
-        PhotoSource(photos.folder_photos(folder))[2]
+        PhotoSource(listing.images_in(folder))[2]
 
 
 def test_cache_is_bounded_and_drops_the_oldest(folder, monkeypatch):
@@ -186,25 +190,25 @@ def test_cache_is_bounded_and_drops_the_oldest(folder, monkeypatch):
         images, "read_pixels", lambda path, **k: decoded.append(path.stem) or read(path, **k)
     )
     size = 8 * 9 * 3
-    source = PhotoSource(photos.folder_photos(folder), cache_megabytes=2.5 * size / 1e6)
+    source = PhotoSource(listing.images_in(folder), cache_megabytes=2.5 * size / 1e6)
     for i in (0, 1, 0, 2, 0, 1):
         assert int(source[i].mean()) == 40 * i
         assert source._cache.bytes <= 2.5 * size
     assert decoded == ["0", "1", "2", "1"]
-    without = PhotoSource(photos.folder_photos(folder), cache_megabytes=0)
+    without = PhotoSource(listing.images_in(folder), cache_megabytes=0)
     decoded.clear()
     assert int(without[1].mean()) == int(without[1].mean()) == 40
     assert decoded == ["1", "1"]
 
 
 def test_cached_photos_cannot_be_changed(folder):
-    source = PhotoSource(photos.folder_photos(folder))
+    source = PhotoSource(listing.images_in(folder))
     with pytest.raises(ValueError, match="read-only"):
         source[0][0] = 1
 
 
 def test_index_out_of_range(folder):
-    source = PhotoSource(photos.folder_photos(folder))
+    source = PhotoSource(listing.images_in(folder))
     assert source[-1].mean() == 160
     for index in (5, -6):
         with pytest.raises(IndexError, match=f"photo {index} of 5"):
@@ -213,7 +217,7 @@ def test_index_out_of_range(folder):
 
 def test_pickled_source_leaves_the_cache_behind(folder):
     spoil(folder / "1.png")
-    source = PhotoSource(photos.folder_photos(folder))
+    source = PhotoSource(listing.images_in(folder))
     before = len(pickle.dumps(source))
     expected = values(source)
     copy = pickle.loads(pickle.dumps(source))
@@ -233,7 +237,7 @@ def test_16_bit_photos_keep_their_depth(tmp_path):
 def test_names_are_unique(tmp_path):
     for name in ("a/x.png", "b/x.png", "a/y.png", "a/y.jpg", "z.png"):
         images.write_image(tmp_path / name, np.zeros((4, 4, 3)))
-    source = PhotoSource(photos.folder_photos(tmp_path))
+    source = PhotoSource(listing.images_in(tmp_path))
     names = dict(
         zip((p.relative_to(tmp_path).as_posix() for p in source.paths), source.names, strict=True)
     )
@@ -262,7 +266,7 @@ def test_names_do_not_depend_on_how_a_folder_is_spelled(tmp_path, monkeypatch, f
 def test_warnings_come_from_this_packages_logger(folder, caplog):
     (folder / "1.png").write_bytes(b"")
     with caplog.at_level(logging.WARNING, logger="dcpt_jax"):
-        PhotoSource(photos.folder_photos(folder))
+        PhotoSource(listing.images_in(folder))
     assert caplog.records[0].name.startswith("dcpt_jax.")
 
 

@@ -232,6 +232,7 @@ def validation_classes(
     factory = SourceFactory(
         "held_out",
         root=held_out_root,
+        root_key="--config.validation.root",
         datasets=datasets,
         on_bad_file=on_bad_file,
         cache_megabytes=Cache(0),

@@ -87,7 +87,7 @@ def pair_folders(
         deep: whether to search sub-folders.
 
     Raises:
-        FileNotFoundError: if a folder does not exist.
+        FileNotFoundError: if a folder does not exist or holds no images.
         SourceError: for an unknown rule, or if there is no pair at all.
     """
     parse_rule(rule)
@@ -101,13 +101,9 @@ def pair_folders(
         raise SourceError(f'the rule "order" needs two folders, not {degraded} twice')
     left_out = files.left_out if same_folder else files.left_out + clean_files.left_out
     files, clean_files = _without(files, clean), _without(clean_files, degraded)
-    for side, other_side in ((files, clean_files), (clean_files, files)):
-        if not side:
-            besides = (
-                f" besides those in {other_side.root}" if _below(other_side.root, side.root) else ""
-            )
-            reason = "".join(f"; {reason}" for _, reason in side.inaccessible[:1])
-            raise SourceError(f"no images in the folder {side.root}{besides}{reason}")
+    for side, other in ((files, clean_files), (clean_files, files)):
+        besides = f" besides those in {other.root}" if _below(other.root, side.root) else ""
+        listing.require_images(side, f"the folder {side.root}{besides}")
     if rule == "order":
         chosen, unpaired, unused = _in_order(files, clean_files), (), ()
     else:

@@ -73,24 +73,6 @@ def bundled_photos(split: str) -> list[Path]:
     return paths
 
 
-def folder_photos(root: Path | str) -> FileList:
-    """Paths of the images below a folder; see `listing.list_images`."""
-    try:
-        paths = listing.list_images(root)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise FileNotFoundError(
-            f"{error}; --config.data.root takes an existing folder of photos"
-        ) from error
-    if not paths:
-        raise FileNotFoundError(
-            f"no images in the folder {root} given by --config.data.root; looked in it and its "
-            f"sub-folders for files named {' '.join(sorted(listing.IMAGE_SUFFIXES))}"
-            + "".join(f"; {reason}" for _, reason in paths.inaccessible[:1])
-            + "".join(f"; {text}" for text in listing.left_out_texts(paths.left_out))
-        )
-    return paths
-
-
 @dataclasses.dataclass(frozen=True)
 class PhotoReport:
     """Result of checking the files of a source at the start."""

@@ -9,7 +9,7 @@ from dcpt_jax.data import dataset_files, datasets, spec
 from dcpt_jax.data.datasets import DATASETS, Dataset
 from dcpt_jax.data.pair_files import Pairing, pair_folders, pair_list
 from dcpt_jax.data.pairs import PairSource
-from dcpt_jax.data.photos import PhotoSource, bundled_photos, folder_photos
+from dcpt_jax.data.photos import PhotoSource, bundled_photos
 from dcpt_jax.data.registered import RegisteredSource
 from dcpt_jax.data.sources import Cache, Concatenated
 from dcpt_jax.data.spec import SourceError
@@ -59,10 +59,19 @@ def open_source(
 class SourceFactory:
     """Opens the sources of one run; classes with the same clean photos share one source."""
 
-    def __init__(self, split: str, *, root: str = "", datasets: str = "", **options: Any):
+    def __init__(
+        self,
+        split: str,
+        *,
+        root: str = "",
+        root_key: str = "--config.data.root",
+        datasets: str = "",
+        **options: Any,
+    ):
         """Options: `root` and `datasets` as in `config.data`, and those of `PhotoSource`."""
         self.split = split
         self._root = root
+        self._root_key = root_key
         self._datasets = datasets
         self._options = options
         self._shared: dict[Any, Any] = {}
@@ -103,15 +112,8 @@ class SourceFactory:
 
     def _from_spec(self, kind: str, text: str, task: Task) -> DescribedSource:
         if kind == "photos":
-            try:
-                paths = listing.list_images(text)
-            except NotADirectoryError as error:
-                raise SourceError(str(error)) from error
-            if not paths:
-                raise SourceError(f"no images in the folder {text}")
-            return DescribedSource(
-                self._photos(paths, ("photos", text)), f"photos of {text}", is_pairs=False
-            )
+            source = self._photos(listing.images_in(text), ("photos", text))
+            return DescribedSource(source, f"photos of {text}", is_pairs=False)
         if kind == "pairs":
             degraded, clean, rule = spec.parse_pairs(text)
             source = self._pairs(pair_folders(degraded, clean, rule))
@@ -155,7 +157,8 @@ class SourceFactory:
     def clean_photos(self) -> tuple[PhotoSource, str]:
         """The clean photos for synthetic classes, and their description for people."""
         if self._root:
-            paths, where = folder_photos(self._root), f"photos of {self._root}"
+            paths = listing.images_in(self._root, given_by=self._root_key)
+            where = f"photos of {self._root}"
         else:
             paths, where = bundled_photos(self.split), "bundled photos"
         return self._photos(paths, ("root", self._root)), where

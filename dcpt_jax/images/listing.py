@@ -170,6 +170,33 @@ def list_images(root: Path | str, *, deep: bool = True) -> FileList:
     return FileList(root, names, inaccessible, +left_out)
 
 
+def images_in(root: Path | str, *, given_by: str = "") -> FileList:
+    """`list_images` of a folder that must hold images.
+
+    Args:
+        root: the folder.
+        given_by: the flag that names it, for messages.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or no image in it; names what is left out.
+    """
+    hint = f", given by {given_by}" if given_by else ""
+    try:
+        files = list_images(root)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(f"{error}{hint}") from error
+    require_images(files, f"the folder {root}{hint}")
+    return files
+
+
+def require_images(files: FileList, folder: str) -> None:
+    """Raises FileNotFoundError if no images of `folder` are listed; names what is left out."""
+    if not files:
+        reasons = [reason for _, reason in files.inaccessible[:1]] + left_out_texts(files.left_out)
+        known = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise FileNotFoundError("; ".join([f"no images in {folder} (known: {known})", *reasons]))
+
+
 def find_images(path: Path | str) -> tuple[list[Path], Counter[str]]:
     """The image files of a path: the file itself, whatever its suffix, or those in a folder.
 
@@ -191,10 +218,7 @@ def find_images(path: Path | str) -> tuple[list[Path], Counter[str]]:
     files = list_images(path)
     for _, message in files.inaccessible:
         _logger.warning("skipped: %s", message)
-    if not files:
-        known = ", ".join(sorted(IMAGE_SUFFIXES))
-        left_out = "".join(f"; {text}" for text in left_out_texts(files.left_out))
-        raise FileNotFoundError(f"no images in this folder (known: {known}){left_out}")
+    require_images(files, "this folder")
     return list(files), files.left_out
 
 
