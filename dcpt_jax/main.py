@@ -30,13 +30,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; usage errors end in one message instead of a traceback.
 
     Returns:
-        The exit status: 0, 1 for an error, 2 for wrong use, 130 if interrupted.
+        The exit status: 0, also if SIGTERM stopped a training after a save; 1 for an error, 2 for
+        wrong use, 130 after Ctrl-C, also if it stopped a training after a save.
     """
     values = _flags()
-    status = guarded(
-        lambda interruption: _run(sys.argv if argv is None else argv, values, interruption)
-    )
-    if status and any(values[name].value for name in _SEVERAL):
+    in_order = False  # whether this process ends together with the others
+
+    def work(interruption: Interruption) -> int:
+        nonlocal in_order
+        status = _run(sys.argv if argv is None else argv, values, interruption)
+        in_order = status in (0, interruption.status)
+        return status
+
+    status = guarded(work)
+    if not in_order and any(values[name].value for name in _SEVERAL):
         sys.stderr.flush()
         os._exit(status)  # exit would wait for other processes, which wait for this one
     return status
@@ -89,8 +96,8 @@ def _run(argv: Sequence[str], values: flags.FlagValues, interruption: Interrupti
     logs.quiet_libraries()
     try:
         several = [values[name].value for name in _SEVERAL]
-        run(values.config, expand_home(values.workdir), several, interruption)
-        return 0
+        finished = run(values.config, expand_home(values.workdir), several, interruption)
+        return 0 if finished or interruption.signal == "SIGTERM" else interruption.status
     except KeyboardInterrupt:
         if MODES[values.config.mode].trains:
             print("the same command continues from the last checkpoint, if any", file=sys.stderr)
@@ -110,11 +117,14 @@ def run(
     workdir: str,
     several: Sequence[Any],
     interruption: Interruption,
-) -> None:
+) -> bool:
     """Trains or evaluates, by the mode of a config; writes everything to `workdir`.
 
     `several` holds the values of the flags for several processes, the arguments of
     `processes.join`.
+
+    Returns:
+        False if a signal stopped the training before its last step.
     """
     if MODES[config.mode].trains:
         from dcpt_jax.train import loop, processes
@@ -123,15 +133,15 @@ def run(
         processes.join(*several)
         start_devices()
         processes.say(f"workdir: {workdir}")
-        loop.train(config, workdir)
-        return
+        return loop.train(config, workdir).finished
     from dcpt_jax.evaluate import run as evaluation
 
     interruption.check()
-    if any(value is not None for value in several[1:]):
+    if any(value not in (None, False) for value in several):
         raise ValueError("evaluation runs in a single process: remove the flags for several")
     print(f"workdir: {workdir}", flush=True)
     evaluation.evaluate(config, workdir)
+    return True
 
 
 if __name__ == "__main__":

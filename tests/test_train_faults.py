@@ -304,7 +304,7 @@ def test_ctrl_c_saves_and_ends(tmp_path, photo_folder, uninterrupted):
     with Training(workdir, photo_folder) as training:
         assert training.until_step(3)
         os.killpg(training.process.pid, signal.SIGINT)
-        assert training.end() == 0, training.output
+        assert training.end() == 130, training.output
     assert re.search(rf"SIGINT: saved step \d+ of {STEPS}; the same", training.output)
     assert "Traceback" not in training.output
     assert_continues_to_the_same_end(workdir, photo_folder, uninterrupted)

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -287,6 +288,23 @@ def test_the_command_in_two_processes_draws_and_validates(tmp_path, photo_folder
             scalars(tmp_path / name)[f"quality/validation/{metric}"] for name in ("run", "one")
         )
         np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_one_process_ends_both_in_order(tmp_path, photo_folder):
+    more = ["--config.num_steps=100000", "--config.validation.every_steps=0"]
+    started = start_commands(photo_folder, tmp_path, *more, "--config.log.image_every_steps=0")
+    try:
+        for line in started[0].stdout:
+            if re.search(r"restore \d+/100000", line):
+                break
+        started[1].send_signal(signal.SIGINT)
+        outputs = [process.communicate(timeout=60)[0] for process in started]
+        assert [process.returncode for process in started] == [0, 130], outputs
+        assert "the same command continues" in outputs[0]
+    finally:
+        for process in started:
+            process.kill()
 
 
 @pytest.mark.slow
