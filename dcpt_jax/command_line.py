@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TextIO
 
 import tqdm
 
@@ -23,6 +24,32 @@ _QUIET_SECONDS = 10  # between progress lines without a terminal
 
 class UsageError(Exception):
     """An invalid command line; the message says what to change."""
+
+
+class OutputError(Exception):
+    """Standard output cannot be written: its disk is full, or its reader has ended."""
+
+
+class _Output:
+    """Standard output that raises an OutputError, so that no other OSError is taken for one."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            raise OutputError(error.strerror) from error
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            raise OutputError(error.strerror) from error
 
 
 def run_command(
@@ -70,7 +97,10 @@ def guarded(work: Callable[[Interruption], int]) -> int:
             stream.reconfigure(errors="backslashreplace")
     if sys.unraisablehook is sys.__unraisablehook__:
         sys.unraisablehook = show_unraisable
-    with Interruption("stopping; press Ctrl-C again to stop at once") as interruption:
+    with (
+        contextlib.redirect_stdout(_Output(sys.stdout)),
+        Interruption("stopping; press Ctrl-C again to stop at once") as interruption,
+    ):
         try:
             try:
                 return work(interruption)
@@ -82,13 +112,13 @@ def guarded(work: Callable[[Interruption], int]) -> int:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return interruption.status
+        except OutputError as error:
+            _discard_output()
+            if not isinstance(error.__cause__, BrokenPipeError):
+                print(f"error: cannot write the output: {error}", file=sys.stderr)
+            return 1
         except OSError as error:
-            if is_of_output(error):
-                _discard_output()
-            if not isinstance(error, BrokenPipeError):
-                text = error.strerror if is_of_output(error) else error
-                prefix = "cannot write the output: " if is_of_output(error) else ""
-                print(f"error: {prefix}{text}", file=sys.stderr)
+            print(f"error: {error}", file=sys.stderr)
             return 1
 
 
@@ -110,13 +140,10 @@ def say(text: str) -> None:
     """Prints a line; continues if the reader of the output has ended, as `head` does."""
     try:
         print(text, flush=True)
-    except BrokenPipeError:
+    except OutputError as error:
+        if not isinstance(error.__cause__, BrokenPipeError):
+            raise
         _discard_output()
-
-
-def is_of_output(error: BaseException) -> bool:
-    """Whether an error comes from standard output: an OSError without a file name."""
-    return isinstance(error, OSError) and bool(error.errno) and error.filename is None
 
 
 def _discard_output() -> None:

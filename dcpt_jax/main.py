@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dcpt_jax import extras
-from dcpt_jax.command_line import UsageError, guarded, is_of_output
+from dcpt_jax.command_line import OutputError, UsageError, guarded
 from dcpt_jax.devices import DeviceError, start_devices
 from dcpt_jax.files import expand_home
 from dcpt_jax.interruption import Interruption
@@ -103,7 +103,7 @@ def _run(argv: Sequence[str], values: flags.FlagValues, interruption: Interrupti
             print("the same command continues from the last checkpoint, if any", file=sys.stderr)
         raise
     except Exception as error:
-        if isinstance(error, (UsageError, DeviceError)) or is_of_output(error):
+        if isinstance(error, (UsageError, DeviceError, OutputError)):
             raise
         if values.traceback or not isinstance(error, _ERRORS):
             traceback.print_exc()

@@ -16,7 +16,7 @@ from dcpt_jax.interruption import Interruption
     [
         (UsageError("give --this"), 2, "error: give --this\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
-        (BrokenPipeError(32, "Broken pipe"), 1, ""),
+        (BlockingIOError(11, "Try again"), 1, "error: [Errno 11] Try again\n"),  # of a pipe, say
         (
             FileNotFoundError(2, "No such file", "a.png"),
             1,

@@ -13,7 +13,7 @@ import numpy as np
 from flax import linen as nn
 
 from dcpt_jax import weights
-from dcpt_jax.command_line import expanded_path, is_of_output, run_command, say
+from dcpt_jax.command_line import expanded_path, run_command, say
 from dcpt_jax.convert import files
 from dcpt_jax.convert.messages import printable
 from dcpt_jax.convert.naming import LAYOUTS, to_torch
@@ -167,8 +167,6 @@ def run(options: argparse.Namespace) -> int:
         start_devices()
         convert(options)
     except (OSError, ValueError) as error:
-        if is_of_output(error):
-            raise
         lines = (printable(line, 10_000) for line in str(error).splitlines())
         print("error:", "\n".join(lines), file=sys.stderr)
         return 1

@@ -29,7 +29,6 @@ from dcpt_jax.command_line import (
     UsageError,
     expanded,
     expanded_path,
-    is_of_output,
     positive_int,
     run_command,
 )
@@ -408,8 +407,6 @@ def run(options: argparse.Namespace) -> int:
     try:
         return _verify(options) if options.verify else _pack(options)
     except (PackError, SourceError, OSError, ImportError, images.ImageError) as error:
-        if is_of_output(error):
-            raise
         raise UsageError(str(error)) from error
     except KeyboardInterrupt:
         print("finished files are kept; the same command continues", file=sys.stderr)

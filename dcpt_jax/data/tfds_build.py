@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dcpt_jax import images
-from dcpt_jax.command_line import UsageError, expanded, expanded_path, is_of_output, run_command
+from dcpt_jax.command_line import UsageError, expanded, expanded_path, run_command
 from dcpt_jax.data import dataset_files, datasets, pair_files, pairs, spec
 from dcpt_jax.data.pair_files import Pairing
 from dcpt_jax.data.sources import unique_names
@@ -140,8 +140,6 @@ def run(options: argparse.Namespace) -> int:
             print(f"{name}, {split}: {len(pairing)} pairs, {len(pairing.unpaired)} files without")
         folder = build(name, splits, options.data_dir, overwrite=options.overwrite)
     except (BuildError, ValueError, OSError, ImportError) as error:
-        if is_of_output(error):
-            raise
         raise UsageError(str(error)) from error
     print(f"wrote {folder}; read it with --config.data.sources.CLASS=tfds:{folder.parent}")
     return 0
