@@ -61,7 +61,9 @@ def test_splits(folder):
     assert TfdsSource(f"{folder}/sets/lol", split="held_out")[0].clean[0, 0, 0] == 2
     assert len(TfdsSource(f"{folder}/sets/lol/1.0.0:test")) == 1
     assert len(TfdsSource(f"{folder}/sets:test")) == 1
-    with pytest.raises(TfdsError, match=r"no split 'val'; known: train, test"):
+    assert len(TfdsSource(f"{folder}/sets/lol:train+test")) == 4
+    assert len(TfdsSource(f"{folder}/sets/lol:all")) == 4
+    with pytest.raises(TfdsError, match=r"Unknown split .val.*'test'.*\. A"):
         TfdsSource(f"{folder}/sets/lol:val")
 
 

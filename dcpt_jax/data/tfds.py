@@ -144,25 +144,22 @@ def _open(name: str, split: str) -> tuple[Sequence[Any], tuple[str, ...], Path]:
         builder = _builder(tfds, name)
         keys = _image_keys(tfds, builder.info.features, name)
         decoders = {key: tfds.decode.SkipDecoding() for key in keys}
-        if split.partition("[")[0] not in builder.info.splits:
-            known = ", ".join(builder.info.splits) or "none, it is not prepared"
-            raise TfdsError(f"the TFDS dataset {name} has no split {split!r}; known: {known}")
         records = builder.as_data_source(split, decoders=decoders)
         return records, keys, Path(builder.data_path)
     except (TfdsError, ImportError):
         raise
     except Exception as error:  # TFDS raises many types, some with long messages
         raise TfdsError(
-            f"the TFDS dataset {name} cannot be read: {first_line(error)}. It must be prepared "
-            "on this machine with file_format='array_record', in the folder TFDS_DATA_DIR or "
-            "~/tensorflow_datasets, or be named by its folder"
+            f"{split!r} of the TFDS dataset {name} cannot be read: {first_line(error)}. A dataset "
+            "must be prepared on this machine with file_format='array_record', in the folder "
+            "TFDS_DATA_DIR or ~/tensorflow_datasets, or be named by its folder"
         ) from error
 
 
 def first_line(error: Exception) -> str:
     """The first line of an error message; those of TFDS can be very long."""
     lines = filter(None, map(str.strip, str(error).splitlines()))
-    return next(lines, type(error).__name__)[:300]
+    return next(lines, type(error).__name__)[:300].rstrip(".:")
 
 
 def _builder(tfds: Any, name: str) -> Any:
