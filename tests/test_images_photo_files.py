@@ -11,7 +11,7 @@ import tifffile
 from PIL import Image, ImageCms, PngImagePlugin
 
 from dcpt_jax import images
-from dcpt_jax.images import colour
+from dcpt_jax.images import colour, colour_tags
 from dcpt_jax.images.metadata import Metadata
 from dcpt_jax.images.photo_files import on_white, read_photo, write_photo
 from dcpt_jax.images.xmp import of_result
@@ -197,14 +197,30 @@ def test_the_code_points_of_a_png_count_more_than_its_profile(tmp_path, points):
 
 
 @pytest.mark.parametrize(
-    "numbers", [(0.0,) * 8, (0.3,) * 8, (0.3127, 0, 0.64, 0.33, 0.3, 0.6, 0, 0)]
+    ("gamma", "numbers"),
+    [
+        *((0.45455, (0.0,) * 8), (0.45455, (0.3,) * 8)),
+        (0.45455, (0.3127, 0, 0.64, 0.33, 0.3, 0.6, 0, 0)),
+        (0.45455, (0.3127, 0.329, 20000, 0.33, 0.3, 0.6, 0.15, 0.06)),
+        *((0.00001, ()), (0.00001, D65_AND_P3), (20000, ())),
+    ],
 )
-def test_impossible_primaries_are_ignored(tmp_path, numbers):
+def test_impossible_colour_spaces_are_ignored(tmp_path, gamma, numbers):
     whole = saved(tmp_path / "a.png").read_bytes()
-    chunks = gama_and_chrm(0.45455, *numbers)
+    chunks = gama_and_chrm(gamma, *numbers)
     (tmp_path / "a.png").write_bytes(whole[:33] + chunks + whole[33:])
     assert copied(tmp_path / "a.png", tmp_path / "b.png") == []
     np.testing.assert_array_equal(images.read_pixels(tmp_path / "a.png"), picture())
+
+
+def test_possible_colour_spaces_fit_a_profile():
+    rng = np.random.default_rng(0)
+    count = 0
+    while count < 1000:
+        numbers = (*rng.uniform(0, 1, 6), *rng.uniform(0.2, 0.45, 2))
+        if colour_tags._possible(numbers, 10):
+            colour_tags.rgb_profile(numbers, 10)
+            count += 1
 
 
 def test_the_profile_in_a_bmp_is_kept(tmp_path):

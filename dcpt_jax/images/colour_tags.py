@@ -60,7 +60,7 @@ def state_profile(image: Image.Image, kind: str, data: bytes) -> None:
         stated = tuple(image.info.get("chromaticity", ()))  # white first
         chromaticities = (*stated[2:], *stated[:2]) or _SRGB
         is_srgb = np.abs(np.subtract(chromaticities, _SRGB)).max() < 0.002
-        if _span_colours(chromaticities) and (abs(gamma - _SRGB_GAMMA) > 0.02 or not is_srgb):
+        if _possible(chromaticities, gamma) and (abs(gamma - _SRGB_GAMMA) > 0.02 or not is_srgb):
             curve = None if abs(gamma - _SRGB_GAMMA) < 0.02 else gamma
             image.info["icc_profile"] = rgb_profile(chromaticities, curve)
     elif kind == "JPEG" and b"R03\0" in (exif := image.info.get("exif", b"")) and _is_adobe(exif):
@@ -71,11 +71,15 @@ def state_profile(image: Image.Image, kind: str, data: bytes) -> None:
         image.info["icc_profile"] = data[14 + start : 14 + start + size]
 
 
-def _span_colours(chromaticities: tuple[float, ...]) -> bool:
-    """Whether x and y of red, green, blue and white are possible, not all zero or on a line."""
+def _possible(chromaticities: tuple[float, ...], gamma: float) -> bool:
+    """Whether a gamma, and x and y of red, green, blue and white, can be those of a display.
+
+    Others, such as zeros or points on a line, are damage and may exceed the range of a profile.
+    """
     red, green, blue, white = np.reshape(chromaticities, (4, 2))
     area = abs(np.linalg.det([green - red, blue - red]))
-    return min(chromaticities) >= 0 and bool(area > 0.01) and bool(white[1] > 0.1)
+    in_range = 0.1 <= gamma <= 10 and min(chromaticities) >= 0 and max(chromaticities) <= 1
+    return bool(in_range and area > 0.01 and white.min() > 0.2 and white.max() < 0.45)
 
 
 def _code_points(kind: str, data: bytes) -> tuple[int, int] | None:
