@@ -319,11 +319,12 @@ def test_list_file_with_commas_quotes_or_the_home_folder(two, line, monkeypatch)
 
 
 def test_names_in_a_list_may_hold_commas_and_spaces(two):
-    for name in ("a, b.png", "c,d.png"):
+    for name in ("a, b.png", "c,d.png", "e 1.png"):
         (two / name).write_bytes((two / "bad/0.png").read_bytes())
     lines = 'a, b.png\tgood/0.png\n"a, b.png" good/0.png\n"a, b.png", good/0.png\n'
-    (two / "list.txt").write_text(lines + "c,d.png good/0.png\n")
-    assert values(PairSource(pair_list(two / "list.txt"))) == [(5, 0)] * 4
+    lines += "c,d.png good/0.png\ne 1.png,good/0.png\ne 1.png; good/0.png\n"
+    (two / "list.txt").write_text(lines)
+    assert values(PairSource(pair_list(two / "list.txt"))) == [(5, 0)] * 6
 
 
 def test_a_list_of_another_folder_says_what_its_paths_are_relative_to(tmp_path):

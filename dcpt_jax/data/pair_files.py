@@ -4,6 +4,7 @@
 """
 
 import collections
+import contextlib
 import csv
 import dataclasses
 import itertools
@@ -283,19 +284,20 @@ def _local(name: str, folder: Path) -> str:
 
 
 def _split(line: str) -> list[str]:
-    """The names in a line of a list, two if any separator gives two."""
+    """The two names in a line of a list, separated so that both are images if possible; else []."""
     line = line.strip(" ")  # names may hold what counts as white space elsewhere in Unicode
-    parts: list[str] = []
+    splits = []
     for separator in "\t ,;":
-        if separator in line:
-            try:
-                fields = next(csv.reader([line], delimiter=separator, skipinitialspace=True))
-            except csv.Error:  # such as a field of more than 100,000 characters
-                return []
+        with contextlib.suppress(csv.Error):  # such as a field of more than 100,000 characters
+            fields = next(csv.reader([line], delimiter=separator, skipinitialspace=True))
             parts = [part.strip(" ") for part in fields if part.strip(" ")]
             if len(parts) == 2 and not parts[0].endswith((",", ";")):
-                return parts
-    return parts[:1]
+                splits.append(parts)
+    return next(filter(_are_images, splits), splits[0] if splits else [])
+
+
+def _are_images(names: Sequence[str]) -> bool:
+    return all(os.path.splitext(name)[1].lower() in listing.IMAGE_SUFFIXES for name in names)
 
 
 def _order_warnings(degraded: FileList, clean: FileList, remedy: str) -> tuple[str, ...]:
