@@ -484,6 +484,10 @@ def test_differences_name_the_changed_keys():
     paper, longer = configs.load("pretrain", "nafnet"), configs.load("pretrain", "nafnet")
     longer.num_steps *= 2  # the cosine of the recipe has a length of its own
     assert configs.differences(configs.to_json(paper), configs.to_json(longer)) == []
+    longer.recipe = "swinir"  # has other numbers of samples, so another stream of batches
+    assert configs.differences(configs.to_json(paper), configs.to_json(longer)) == [
+        "config.recipe: 'nafnet' -> 'swinir'"
+    ]
 
 
 def test_repeats_of_synthetic_classes_and_those_that_are_asked_for():

@@ -221,7 +221,7 @@ def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
 # rounding).
 _OPERATIONAL = ("log.", "checkpoint.", "validation.", "resume_from", "data.num_workers",
                 "data.cache_megabytes", "require_accelerator", "num_steps", "remat",
-                "accumulate_steps", "fsdp_devices", "recipe")  # fmt: skip
+                "accumulate_steps", "fsdp_devices")  # fmt: skip
 
 
 def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:

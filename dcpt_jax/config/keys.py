@@ -69,7 +69,7 @@ def base(mode: str) -> ml_collections.ConfigDict:
 def _add_training(config: ml_collections.ConfigDict, mode: Mode) -> None:
     """The keys of all training runs, then those of some modes."""
     # Backbone whose published values this config has; init_from must hold such a network. "" =
-    # none.
+    # none, and the numbers of samples are those for NAFNet.
     config.recipe = ""
     # Work directory, or one of its checkpoints (W/checkpoints/5000), whose run is continued here,
     # including step, optimiser and data position. Ignored once this directory has a checkpoint.

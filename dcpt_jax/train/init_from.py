@@ -245,7 +245,7 @@ def _check_recipe(config: ml_collections.ConfigDict, architecture: str) -> None:
     raise ConfigError(
         f"the network in {config.init_from} is a {architecture}, but this config has the values "
         f"published for {config.recipe}: use --config=configs/{config.mode}.py:{preset}, or "
-        "--config.recipe= to keep these values"
+        "--config.recipe= to keep these values, but with the numbers of samples for nafnet"
     )
 
 
