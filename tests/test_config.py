@@ -210,11 +210,15 @@ def test_flags_of_classes_are_set():
 
     config = changed("--config.repeats.l+h+r=3", "--config.repeats.noise:12.5=2")
     assert config.repeats["low_light+rain+haze"] == 3 and config.repeats["noise:12.5"] == 2
+    config = changed("--config.synthetic_repeats.l+h=3", "--config.synthetic_repeats.rain=2")
+    config.tasks = "low_light+haze,rain,snow"
+    assert [task.repeats for task in configs.tasks_of(config)] == [3, 2, 1]
     config = changed("--config.repeats.haze=3", "--config.repeats.haze=4")
     assert configs.repeats_of(config) == {"haze": 4}
     for flag, message in (
         ("--config.repeats.fog=1", r"unknown key --config\.repeats\.fog; .*haze, .*and mixtures"),
         ("--config.repeats.5d=1", r"unknown key --config\.repeats\.5d"),
+        ("--config.synthetic_repeats.fog=1", r"unknown key --config\.synthetic_repeats\.fog; "),
         ("--config.repeats.haze=2.5", r"config\.repeats\.haze is '2\.5'; it must be an integer"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -505,4 +509,15 @@ def test_repeats_of_synthetic_classes_and_those_that_are_asked_for():
         configs.validate(config)
     config.repeats["haze+fog"] = 2
     with pytest.raises(ConfigError, match=r"config\.repeats\.haze\+fog: .*not a class; classes: "):
+        configs.validate(config)
+    config = configs.load("restore")
+    config.synthetic_repeats.rain = -2
+    with pytest.raises(
+        ConfigError, match=r"config\.synthetic_repeats\.rain is -2; it must be 0 or"
+    ):
+        configs.validate(config)
+    config.synthetic_repeats = {"mist": 2}
+    with pytest.raises(
+        ConfigError, match=r"config\.synthetic_repeats\.mist: 'mist' is not a class"
+    ):
         configs.validate(config)

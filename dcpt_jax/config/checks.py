@@ -33,6 +33,7 @@ _SMALLEST_CROP = 16  # smallest crop that all classifiers can halve
 # Sections whose keys are class names, with the type of their values; 0 and "" mean "not set".
 CLASS_SECTIONS: dict[str, type] = {
     "repeats": int,
+    "synthetic_repeats": int,
     "data.sources": str,
     "validation.sources": str,
 }

@@ -77,8 +77,9 @@ def _add_training(config: ml_collections.ConfigDict, mode: Mode) -> None:
     # Number of times that each photo or pair of a class is used in a pass over all classes; 0 = by
     # the rules in docs/data.md. Also for mixtures: --config.repeats.low_light+haze=3.
     config.repeats = _by_class(0)
-    # The same if all classes are synthesised from the same photos; 1 for classes not listed.
-    config.synthetic_repeats = ml_collections.ConfigDict()
+    # Repeats if all classes are synthesised from the same photos (0 = the default, 1); otherwise
+    # unused.
+    config.synthetic_repeats = _by_class(0)
     config.num_steps = 300
     # Progressive training: STEP:CROPxBATCH for each later phase, joined by commas, such as
     # 92000:160x40,156000:192x32. Before the first, data.crop_size and batch_size apply. "" = one
