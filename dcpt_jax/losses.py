@@ -1,13 +1,15 @@
 """Losses of pre-training and restoration, as functions of arrays."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 
 Term = Callable[[jax.Array, jax.Array], jax.Array]  # function of prediction and target
+WeightedTerms = Mapping[str, tuple[float, Term]]  # (weight, term) by name
 _TERMS: dict[str, Term] = {}
+_RESERVED = ("class", "fft", "l1", "pixel")  # `loss_NAME` is logged for these, too
 
 
 def register(name: str, term: Term) -> Term:
@@ -19,29 +21,37 @@ def register(name: str, term: Term) -> Term:
             over the batch.
 
     Raises:
-        ValueError: if the name is taken by another term, or cannot be written in
+        ValueError: if the name is taken by another term or logged value, or cannot be written in
             `config.loss_terms`.
     """
     if not name.isidentifier():
         raise ValueError(f"the name of a loss term is a word such as 'edges', not {name!r}")
+    if name in _RESERVED:
+        raise ValueError(f"loss_{name} is logged for another term of the loss: choose a new name")
     if _TERMS.setdefault(name, term) is not term:
         raise ValueError(f"there is another term of the loss {name!r}: choose a new name")
     return term
 
 
-def registered(text: str) -> dict[str, tuple[float, Term]]:
-    """Parses `config.loss_terms`, "NAME:WEIGHT,...": (weight, term) by name.
+def weighted_terms(text: str, *, fft_weight: float = 0.0) -> WeightedTerms:
+    """The terms of the loss of restored images besides L1.
+
+    Args:
+        text: `config.loss_terms`, "NAME:WEIGHT,...".
+        fft_weight: `config.fft_weight`, of the term "fft"; 0 = without it.
 
     Raises:
-        ValueError: for unknown names, and weights that are not finite numbers above 0.
+        ValueError: for unknown or repeated names, and weights that are not finite numbers above 0.
     """
-    terms = {}
+    terms = {"fft": (fft_weight, fft_loss)} if fft_weight else {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, number = part.partition(":")
         if name not in _TERMS:
             raise ValueError(
                 f"config.loss_terms: unknown term {name!r}; known: {', '.join(_TERMS)}"
             )
+        if name in terms:
+            raise ValueError(f"config.loss_terms: {name} is named twice")
         try:
             weight = float(number)
         except ValueError:

@@ -18,7 +18,7 @@ class Mode:
         learns: parts of the state that are trained; other parts are frozen. () = no training.
         step: builder of its training step in `dcpt_jax.train.steps`.
         modules: arguments of the builder before the optimizers, in order.
-        loss_keys: keys of the config that are keyword arguments of the builder.
+        loss_keys: keys of the config that set keyword arguments of the builder.
         restores: whether it trains with degraded images as input and clean ones as target, so that
             PSNR and SSIM are measured (as also with `first_pass = "degraded"`).
         needs_network: whether it needs a trained network to start from.

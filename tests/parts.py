@@ -43,5 +43,5 @@ def step(config, network, classifier, reconstruction, optimizers):
         optimizers,
         labels=configs.labels_of(config),
         tasks=configs.tasks_of(config),
-        **{key: config[key] for key in ("ema_decay", "accumulate_steps", *mode.loss_keys)},
+        **training.step_options(config),
     )

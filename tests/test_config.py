@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dcpt_jax import config as configs
-from dcpt_jax import create_model
+from dcpt_jax import create_model, losses
 from dcpt_jax.config import ConfigError
 from dcpt_jax.config.presets import published_samples
 from dcpt_jax.data.tasks import TASK_SETS
@@ -296,6 +296,14 @@ def test_batches_of_all_phases_have_to_fit(photo_folder):
         training.prepare(config)
 
 
+def test_terms_of_the_loss_are_checked_before_the_data(tmp_path):
+    config = configs.load("restore")
+    config.data.root = str(tmp_path)  # without photos
+    config.loss_terms = "typo:1"
+    with pytest.raises(ConfigError, match=r"config\.loss_terms: unknown term 'typo'; known: psnr"):
+        training.prepare(config)
+
+
 def test_a_published_recipe_without_accelerator_or_data_warns(caplog, photo_folder):
     config = configs.load("pretrain", "nafnet,5d")
     training.prepare(config)
@@ -433,7 +441,7 @@ def test_the_weight_of_the_fft_term_reaches_the_step(mode, monkeypatch):
     for name in ("make_restore_step", "make_transfer_step"):
         monkeypatch.setattr(training.steps, name, lambda *_, **options: passed.update(options))
     parts.step(config, None, None, None, {})
-    assert passed["fft_weight"] == 0.1
+    assert passed["loss_terms"] == {"fft": (0.1, losses.fft_loss)}
 
 
 def test_an_evaluation_measures_known_channels_and_saves_into_empty_folders(tmp_path):

@@ -205,5 +205,5 @@ def test_psnr_loss_refuses_other_shapes():
 
 
 def test_the_psnr_loss_is_a_term_that_configs_can_name():
-    weight, term = losses.registered("psnr:0.01")["psnr"]
+    weight, term = losses.weighted_terms("psnr:0.01")["psnr"]
     assert weight == 0.01 and term is losses.psnr_loss

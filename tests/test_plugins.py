@@ -74,6 +74,9 @@ def test_existing_or_invalid_names_are_refused():
             degradations.register(degradations.Degradation(**mine))
     with pytest.raises(ValueError, match="not 'a:1'"):
         losses.register("a:1", losses.l1_loss)
+    for name in ("fft", "l1", "pixel", "class"):
+        with pytest.raises(ValueError, match=f"loss_{name} is logged for another term"):
+            losses.register(name, losses.l1_loss)
     with pytest.raises(ValueError, match="another source of data 'pairs'"):
         spec.register("pairs", list)
     with pytest.raises(ValueError, match="another network 'nafnet'"):
@@ -123,10 +126,13 @@ def test_pairs_of_a_registered_source_have_one_size(monkeypatch):
         source.read(1)
 
 
-@pytest.mark.parametrize("text", ["unheard:1", "squares", "squares:0", "squares:inf"])
+@pytest.mark.parametrize(
+    "text", ["unheard:1", "squares", "squares:0", "squares:inf", "squares:1,squares:2"]
+)
 def test_terms_of_the_loss_need_a_name_and_a_weight(text, monkeypatch):
     monkeypatch.setattr(losses, "_TERMS", {})
     losses.register("squares", lambda restored, clean: ((restored - clean) ** 2).mean())
-    assert losses.registered("squares:0.5")["squares"][0] == 0.5 and not losses.registered("")
+    assert losses.weighted_terms("squares:0.5")["squares"][0] == 0.5
+    assert not losses.weighted_terms("")
     with pytest.raises(ValueError, match=r"config\.loss_terms: "):
-        losses.registered(text)
+        losses.weighted_terms(text)

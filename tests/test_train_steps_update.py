@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from dcpt_jax import create_classifier, create_model
+from dcpt_jax import create_classifier, create_model, losses
 from dcpt_jax.models import parameter_shapes
 from dcpt_jax.models.formulation import traced_for
 from dcpt_jax.train import steps
@@ -198,7 +198,11 @@ def test_the_fft_term_joins_the_loss_of_a_restoration(guidance):
         "task": jnp.zeros(2, jnp.int32),
     }
     step = steps.make_transfer_step(
-        Shift(), Constant(), optimizers, guidance=guidance, fft_weight=0.3
+        Shift(),
+        Constant(),
+        optimizers,
+        guidance=guidance,
+        loss_terms=losses.weighted_terms("", fft_weight=0.3),
     )
     new, metrics = step(state, batch)
     assert metrics["loss_l1"] == pytest.approx(0.5)

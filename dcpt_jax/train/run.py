@@ -15,7 +15,7 @@ import optax
 from jax.sharding import Mesh
 
 from dcpt_jax import config as configs
-from dcpt_jax import weights
+from dcpt_jax import losses, weights
 from dcpt_jax.config import ConfigError
 from dcpt_jax.config.keys import OPTIMIZERS
 from dcpt_jax.data import classes as data_classes
@@ -241,6 +241,7 @@ def prepare(
     configs.validate(config)
     _check_resources(config)
     config = config.copy_and_resolve_references()
+    options = step_options(config)  # before the data are opened, which can take long
     mode, labels = MODES[config.mode], configs.labels_of(config)
     tasks, phases = configs.tasks_of(config), configs.phases_of(config)
     mesh = _make_mesh(config, phases, devices)
@@ -262,7 +263,7 @@ def prepare(
         labels=labels,
         tasks=tasks,
         guide=initial.classifier and initial.classifier.labels,
-        **{key: config[key] for key in ("ema_decay", "accumulate_steps", *mode.loss_keys)},
+        **options,
     )
     run = Run(
         mode=mode,
@@ -438,6 +439,23 @@ def make_optimizers(
     return schedules, optimizers
 
 
+def step_options(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The keyword arguments of the step's builder that are set by the config.
+
+    Raises:
+        ConfigError: if `config.loss_terms` is invalid.
+    """
+    keys = ("ema_decay", "accumulate_steps", *MODES[config.mode].loss_keys)
+    options = {key: config[key] for key in keys}
+    if "loss_terms" in options:
+        weight = options.pop("fft_weight")
+        try:
+            options["loss_terms"] = losses.weighted_terms(config.loss_terms, fft_weight=weight)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    return options
+
+
 def build_step(
     mode: Mode,
     parts: Mapping[str, nn.Module | None],
@@ -457,7 +475,7 @@ def build_step(
         labels: of the run.
         tasks: the classes of the run.
         guide: labels of the frozen classifier that guides a transfer, if any.
-        **options: further keyword arguments of the builder in `steps`.
+        **options: further keyword arguments of the builder in `steps`, see `step_options`.
 
     Raises:
         ConfigError: if the guiding classifier does not know all tasks.

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import optax
 
+from dcpt_jax import losses
 from dcpt_jax.train.state import Metrics, Step
 from dcpt_jax.train.steps import terms
 from dcpt_jax.train.steps.update import Batch, make_step
@@ -16,8 +17,7 @@ def make_restore_step(
     network: nn.Module,
     optimizers: Mapping[str, optax.GradientTransformation],
     *,
-    fft_weight: float = 0.0,
-    loss_terms: str = "",
+    loss_terms: losses.WeightedTerms | None = None,
     **options: Any,
 ) -> Step:
     """Restoration training: `L1(network(degraded), clean)`, with a moving average of the network.
@@ -25,8 +25,7 @@ def make_restore_step(
     Args:
         network: restoration network.
         optimizers: under "network".
-        fft_weight: of a second term of the loss, see `terms.restoration`.
-        loss_terms: further ones, see there.
+        loss_terms: further terms of the loss, see `losses.weighted_terms`.
         **options: `ema_decay` and `accumulate_steps`, see `update.make_step`.
 
     Returns:
@@ -36,9 +35,7 @@ def make_restore_step(
 
     def loss_fn(params: dict[str, Any], batch: Batch) -> tuple[jax.Array, Metrics]:
         restored = network.apply({"params": params["network"]}, batch["degraded"])
-        loss, metrics = terms.restoration(
-            restored, batch["clean"], fft_weight=fft_weight, loss_terms=loss_terms
-        )
+        loss, metrics = terms.restoration(restored, batch["clean"], loss_terms)
         return loss, {"loss": loss, **metrics}
 
     return make_step(loss_fn, optimizers, finish=terms.with_psnr, **options)

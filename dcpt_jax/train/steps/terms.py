@@ -86,27 +86,23 @@ def joint(
 
 
 def restoration(
-    restored: jax.Array, clean: jax.Array, *, fft_weight: float = 0.0, loss_terms: str = ""
+    restored: jax.Array, clean: jax.Array, loss_terms: losses.WeightedTerms | None = None
 ) -> tuple[jax.Array, Metrics]:
-    """Loss of restored images: `L1(restored, clean) + fft_weight * fft_loss(restored, clean)`.
+    """Loss of restored images: L1, and the weighted sum of further terms.
 
     Args:
         restored: float [b, h, w, c].
         clean: float [b, h, w, c] in [0, 1].
-        fft_weight: finite, >= 0; with 0 the second term is not computed.
-        loss_terms: further terms, see `losses.registered`.
+        loss_terms: further terms, see `losses.weighted_terms`.
 
     Returns:
-        (loss, its metrics: `squared_error`; with more than one term also each of them, `loss_l1`,
-        `loss_fft`, and `loss_NAME`).
+        (loss, its metrics: `squared_error`; with further terms also each of them, `loss_NAME`, and
+        `loss_l1`).
     """
-    terms = losses.registered(loss_terms)
-    if fft_weight:
-        terms = {"fft": (fft_weight, losses.fft_loss), **terms}
     loss, metrics = losses.l1_loss(restored, clean), {}
-    if terms:
+    if loss_terms:
         metrics["loss_l1"] = loss
-    for name, (weight, term) in terms.items():
+    for name, (weight, term) in (loss_terms or {}).items():
         metrics[f"loss_{name}"] = term(restored, clean)
         loss = loss + weight * metrics[f"loss_{name}"]
     return loss, metrics | {"squared_error": squared_error(restored, clean)}

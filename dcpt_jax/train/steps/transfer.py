@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dcpt_jax import losses
 from dcpt_jax.train.state import Metrics, Step
 from dcpt_jax.train.steps import terms
 from dcpt_jax.train.steps.restore import make_restore_step
@@ -25,8 +26,7 @@ def make_transfer_step(
     label_rows: np.ndarray | None = None,
     guidance: float = 1.0,
     focal_gamma: float = 0.0,
-    fft_weight: float = 0.0,
-    loss_terms: str = "",
+    loss_terms: losses.WeightedTerms | None = None,
     **options: Any,
 ) -> Step:
     """Classifier-guided transfer to another degradation (DCPT; DCDist in the reference).
@@ -45,8 +45,7 @@ def make_transfer_step(
             the package; `labels` is None then.
         guidance: weight of the classification; 0 = plain restoration training.
         focal_gamma: exponent of the focal loss; 0, as in the paper, is cross-entropy.
-        fft_weight: of another term beside the L1, see `terms.restoration`.
-        loss_terms: further ones, see there.
+        loss_terms: further terms beside the L1, see `losses.weighted_terms`.
         **options: `ema_decay` and `accumulate_steps`, see `update.make_step`.
 
     Returns:
@@ -55,9 +54,7 @@ def make_transfer_step(
         of loss_pixel, loss_l1 and so on.
     """
     if not guidance:
-        return make_restore_step(
-            network, optimizers, fft_weight=fft_weight, loss_terms=loss_terms, **options
-        )
+        return make_restore_step(network, optimizers, loss_terms=loss_terms, **options)
 
     classify = functools.partial(
         terms.classification, classifier, gamma=focal_gamma, label_rows=label_rows
@@ -68,9 +65,7 @@ def make_transfer_step(
         restored, features = network.apply(
             variables, batch["degraded"], method="restored_and_features"
         )
-        loss_pixel, pixel_metrics = terms.restoration(
-            restored, batch["clean"], fft_weight=fft_weight, loss_terms=loss_terms
-        )
+        loss_pixel, pixel_metrics = terms.restoration(restored, batch["clean"], loss_terms)
         task = batch["task"] if labels is None else jnp.asarray(labels)[batch["task"]]
         classified = classify(params["classifier"], features, task)
         loss, metrics = terms.joint(loss_pixel, *classified, class_weight=guidance)
