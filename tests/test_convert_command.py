@@ -509,13 +509,15 @@ def test_an_existing_file_is_not_overwritten(tmp_path, state, capsys):
         ("net.pth out.safetensors --classifier c.pth", "between two files"),
         ("net.pth out --layout original", "--layout and --force are for a file OUT"),
         ("net.pth out.pth --layout maskdcpt", "an epsilon of 1e-06 here and 1e-05 there"),
-        ("net.pth out --classes a", "--classes names 1 classes, the classifier has 0"),
+        ("net.pth out --classes a", "--classes and --label need --classifier FILE"),
+        ("net.pth out.pth --label flat", "--classes and --label need --classifier FILE"),
         ("net.pth out --attention relu", "--attention is for a Restormer, but this is a nafnet"),
         ("net.pth out --params ema", "no entry 'ema'; entries: params"),
         ("w w", "is both IN and OUT"),
         ("net.pth folder.pth", "folder.pth is a folder"),
         ("folder.pth out.pth", "no weights in"),
         ("w other/net.pth", None),
+        ("net.pth empty", None),
     ],
 )
 def test_options_that_do_not_fit_are_explained(
@@ -525,6 +527,7 @@ def test_options_that_do_not_fit_are_explained(
     shutil.copytree(weights_folder, "w")
     write_pth(tmp_path / "net.pth", state)
     (tmp_path / "folder.pth").mkdir()
+    (tmp_path / "empty").mkdir()
     before = sorted(tmp_path.iterdir())
     status = command.main(arguments.split())
     assert status == (0 if message is None else 1)

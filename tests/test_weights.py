@@ -122,7 +122,7 @@ def test_a_link_is_kept_and_the_folder_it_leads_to_is_replaced(tmp_path, small, 
         big.mkdir(parents=True)
     (tmp_path / "w").symlink_to(big)
     assert save(tmp_path / "w", small) == tmp_path / "w"
-    assert (tmp_path / "w").is_symlink() and weights.is_weights_folder(big)
+    assert (tmp_path / "w").is_symlink() and weights.is_replaceable(big)
     assert [entry.name for entry in big.parent.iterdir()] == ["big"]
     assert {entry.name for entry in tmp_path.iterdir()} == {"w", "disk"} and not caplog.text
 
@@ -136,7 +136,7 @@ def test_a_file_in_use_in_the_old_folder_does_not_fail_the_save(tmp_path, small,
 
     monkeypatch.setattr(shutil, "rmtree", fail)
     save(tmp_path / "w", small)
-    assert weights.is_weights_folder(tmp_path / "w")
+    assert weights.is_replaceable(tmp_path / "w")
 
 
 def test_a_failed_write_leaves_only_the_old_folder(tmp_path, small, monkeypatch):
@@ -161,11 +161,11 @@ def test_a_failed_write_leaves_only_the_old_folder(tmp_path, small, monkeypatch)
 
 def test_a_folder_that_is_not_ours_is_kept(tmp_path, small, caplog):
     folder = save(tmp_path / "w", small)
-    assert weights.is_weights_folder(folder)
+    assert weights.is_replaceable(folder)
     (folder / "diary.txt").write_text("mine")
-    assert not weights.is_weights_folder(folder)
+    assert not weights.is_replaceable(folder)
     save(folder, small)
-    assert weights.is_weights_folder(folder) and "it is kept as" in caplog.text
+    assert weights.is_replaceable(folder) and "it is kept as" in caplog.text
     (kept,) = tmp_path.glob("w.old-*")
     assert (kept / "diary.txt").read_text() == "mine"
 

@@ -152,7 +152,7 @@ def _add_writing(result: argparse.ArgumentParser) -> None:
         "--overwrite",
         action="store_true",
         help="replace existing files (a weights folder is replaced in any case, unless it contains "
-        "other files; other folders are never replaced)",
+        "other files; any other folder must be empty)",
     )
 
 
@@ -306,6 +306,8 @@ def _check(options: argparse.Namespace, reads_folder: bool, writes_file: bool) -
         if reads_folder and getattr(options, name) is not None:
             flag = "--" + name.replace("_", "-")
             raise ValueError(f"{flag} applies to a file IN, not to a weights folder")
+    if classifier is None and (options.classes is not None or options.label is not None):
+        raise ValueError("--classes and --label need --classifier FILE, whose logits they describe")
     if classifier is not None and reads_folder != writes_file:
         raise ValueError(
             "--classifier: a classifier is read from a file into a folder OUT, or written from a "
@@ -322,7 +324,7 @@ def _check(options: argparse.Namespace, reads_folder: bool, writes_file: bool) -
         for path in (options.input, *([classifier] if classifier else [])):
             if path.resolve().is_relative_to(output.resolve()):
                 raise ValueError(f"{path} is inside OUT, {output}, which would be replaced")
-        if output.exists() and not weights.is_weights_folder(output):
+        if output.exists() and not weights.is_replaceable(output):
             raise FileExistsError(
                 f"{output} exists and is not a weights folder, or contains other files; choose "
                 "another"

@@ -161,21 +161,17 @@ def _put_in_place(fresh: Path, folder: Path) -> None:
         )
 
 
-def is_weights_folder(folder: Path | str) -> bool:
-    """Whether a folder was written by `save_weights` and holds nothing else."""
+def is_replaceable(folder: Path | str) -> bool:
+    """Whether a folder holds only what `save_weights` wrote, or nothing."""
     folder = Path(folder)
     try:
-        read_description(folder / DESCRIPTION)
+        names = set(os.listdir(folder))
+        if names:
+            read_description(folder / DESCRIPTION)
     except (OSError, ValueError):
         return False
-    names = {entry.name for entry in folder.iterdir()}
-    other_names = [name for name in names - _WRITTEN if not name.startswith("ocdbt.process_")]
-    return "_METADATA" in names and not other_names
-
-
-def is_replaceable(folder: Path) -> bool:
-    """Whether `save_weights` replaces a folder without keeping it: weights, or an empty folder."""
-    return is_weights_folder(folder) or (folder.is_dir() and not any(folder.iterdir()))
+    others = [name for name in names - _WRITTEN if not name.startswith("ocdbt.process_")]
+    return not names or ("_METADATA" in names and not others)
 
 
 def bundled_weights() -> Path:
