@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -192,3 +193,40 @@ def test_the_rehearsal_measures_every_part(tmp_path, shared):
     assert 0 <= parts["pipeline"]["input pipeline"]["data_wait"] <= 1
     assert (tmp_path / "run.tar.gz").stat().st_size < 16e6
     assert "share of peak" in done.stdout
+
+
+def script(tmp_path, name, python):
+    """A copy of a script in another tree, and an environment with another `python3`."""
+    folder = tmp_path / "tree/benchmarks/device"
+    folder.mkdir(parents=True)
+    shutil.copy(ROOT / "benchmarks/device" / name, folder)
+    (tmp_path / "tree/constraints.txt").write_text("grain==1.0\n")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python3").write_text(f"#!/bin/sh\n{python}\n")
+    (tmp_path / "bin/python3").chmod(0o755)
+    return folder / name, os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+
+
+def test_an_experiment_stops_only_its_own_commands(tmp_path):
+    waits = "trap 'exit 1' TERM; while true; do sleep 0.05; done"
+    path, env = script(tmp_path, "evidence.sh", waits)
+    other = ["python3", "-m", "benchmarks.evidence", "--output", f"{tmp_path}/out2"]
+    with subprocess.Popen(other, env=env) as running:
+        try:
+            command = ["bash", path, "--output", f"{tmp_path}/out", "--seconds", "1"]
+            subprocess.run(command, env=env, timeout=30, check=True, capture_output=True)
+            assert running.poll() is None
+        finally:
+            running.kill()
+
+
+def test_recordings_are_found_from_where_the_command_is_given(tmp_path):
+    path, env = script(tmp_path, "prepare.sh", "true")
+    for name in ("models", "classifiers", "train"):
+        (tmp_path / "recorded" / name).mkdir(parents=True)
+    command = ["sh", path, "recorded"]
+    subprocess.run(command, cwd=tmp_path, env=env, check=True, capture_output=True)
+    golden = tmp_path / "tree/.device/golden"
+    assert sorted(os.listdir(golden)) == ["classifiers", "models", "train"]
+    command[2] = "gone"
+    assert subprocess.run(command, cwd=tmp_path, env=env, capture_output=True).returncode

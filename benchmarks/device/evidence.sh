@@ -40,15 +40,17 @@ of_seed() {
     done
 }
 began=$(date +%s)
+started=()
 share=$(($(nproc) / 3))
 [ "$share" -gt 0 ] || share=1
 for seed in 0 1 2; do
     first=$((seed * share % $(nproc)))
     (of_seed "$seed" "$first-$((first + share - 1))" >"$output/seed_$seed.log" 2>&1) &
+    started+=("$!")
 done
 sleep 1
 while [ -n "$(jobs -rp)" ] && [ $(($(date +%s) - began)) -lt "$seconds" ]; do sleep 1; done
-pkill -TERM -f "benchmarks.evidence --output $output" || true
+for each in "${started[@]}"; do pkill -TERM -P "$each"; done  # its command, which then ends it
 wait
 tail -n 3 "$output"/seed_*.log
 echo "all: $(($(date +%s) - began)) s"

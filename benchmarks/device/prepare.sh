@@ -3,8 +3,8 @@
 # 3.12 in .whl, and the recordings to compare with in .device/golden. See README.md.
 #   benchmarks/device/prepare.sh [RECORDINGS]
 set -e
+golden=${1:+$(cd "$1" && pwd)}
 cd "$(dirname "$0")/../.."
-golden=${1:-}
 mkdir -p .whl .device/golden
 for name in grain array-record portpicker clu ml-collections; do
     wanted="$wanted $(sed -n "s/^\($name==[^ ]*\).*/\1/p" constraints.txt)"
@@ -16,7 +16,7 @@ python3 -m pip download -q --no-deps --only-binary=:all: --python-version 3.12 \
     --implementation cp --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 \
     --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
     --platform manylinux1_x86_64 -d .whl $wanted
-if [ -d "$golden" ]; then
+if [ -n "$golden" ]; then
     # Weights follow from their names by a rule (tests/golden.py), so their files are not needed.
     tar -C "$golden" --exclude='*.pth' --exclude='weights.npz' --exclude='grad_step1.npz' \
         --exclude='init_net_*' -cf - models classifiers train | tar -C .device/golden -xf -
