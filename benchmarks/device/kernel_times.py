@@ -38,7 +38,7 @@ def profile(
 
 
 def summary(events: Iterable[dict[str, Any]], *, runs: int, most: int = 25) -> list[dict[str, Any]]:
-    """The table that `of` returns, from the events of a trace in Chrome's format.
+    """The table that `profile` returns, from the events of a trace in Chrome's format.
 
     Includes events that have a duration and are on a device stream, or on a CPU, which has none,
     on XLA's threads.

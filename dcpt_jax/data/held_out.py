@@ -1,4 +1,4 @@
-"""Deterministic samples for evaluation, from held-out data.
+"""Deterministic samples for evaluation, from the data of each class, held out where possible.
 
 Clean photos are degraded by their class, the same way at every call. Samples are whole images, or
 crops on a regular grid.

@@ -130,7 +130,7 @@ class PackedSource(Source):
         is_pairs: whether the items are pairs.
         dataset: name of the public dataset that was packed, "" for others.
         size: largest height and width of a sub-image.
-        files: the manifest, whose size and time change with the content.
+        files: files whose name, size and time identify the content, for the digest of `pack`.
         on_bad_file: "skip" or "refuse".
         unreadable: index -> reason, of records that failed in reading, in this process so far.
     """

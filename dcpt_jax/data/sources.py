@@ -99,7 +99,8 @@ class Source(Sequence):
     """Items by index, decoded on demand and kept in a bounded cache.
 
     Decoding a whole photo for a single crop is the main cost of the pipeline, hence the cache.
-    Subclasses implement `__len__`, `names`, `describe`, `report` and `_decode`.
+    Subclasses implement `__len__`, `names`, `describe`, `report` and `_decode`, and `check` if the
+    items are files.
 
     Attributes:
         on_bad_file: "skip" or "refuse".
