@@ -1,4 +1,4 @@
-"""Atomic file writes, checksums, and `~` in paths given by users."""
+"""Atomic file writes, checksums, `~` in paths given by users, and short names of paths."""
 
 import contextlib
 import errno
@@ -7,7 +7,7 @@ import os
 import re
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +107,17 @@ def _expanded(match: re.Match[str]) -> str:
             f"{start}/...: no such {kind}; for a folder with this name, write ./{start}"
         )
     return expanded
+
+
+def short_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """A name for each path: the shortest end of its path that is unique."""
+    parts = {path: path.absolute().parts for path in paths}
+
+    def name(path: Path) -> str:
+        for count in range(1, len(parts[path]) + 1):
+            end = parts[path][-count:]
+            if sum(names[-count:] == end for names in parts.values()) == 1:
+                return "/".join(end)
+        return str(path)  # two spellings of the same path
+
+    return {path: name(path) for path in parts}

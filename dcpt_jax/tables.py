@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     if methods is not None:
         methods = [name.strip() for name in methods.split(",") if name.strip()]
     try:
-        runs = [comparison.read_run(path) for path in options.runs]
+        runs = comparison.read_runs(options.runs)
         if options.page:
             text = results_page.page(runs)
         else:

@@ -191,10 +191,10 @@ def test_latex_escapes_special_characters():
 
 def test_a_run_is_read_from_the_files_of_an_evaluation(tmp_path):
     with pytest.raises(ComparisonError, match=r"contains no evaluation\.json"):
-        comparison.read_run(tmp_path)
+        comparison.read_runs([tmp_path])
     (tmp_path / "evaluation.json").write_text('{"task_set": "5d", "classes": {}}')
     with pytest.raises(ComparisonError, match=r"lacks the key 'architecture'.*again"):
-        comparison.read_run(tmp_path)
+        comparison.read_runs([tmp_path])
     (tmp_path / "evaluation.json").write_text("{")
     with pytest.raises(ComparisonError, match="is not JSON"):
-        comparison.read_run(tmp_path)
+        comparison.read_runs([tmp_path])

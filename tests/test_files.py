@@ -81,3 +81,8 @@ def test_a_file_where_a_folder_is_needed_is_named(tmp_path):
     ):
         with pytest.raises(NotADirectoryError, match=f"is a file, not a folder: '{tmp_path}/a'"):
             write()
+
+
+def test_paths_are_named_by_as_much_as_tells_them_apart(tmp_path):
+    paths = [tmp_path / name for name in ("a/restore", "b/restore", "pretrain")]
+    assert list(files.short_names(paths).values()) == ["a/restore", "b/restore", "pretrain"]

@@ -120,12 +120,6 @@ def test_classes_have_a_colour_and_marker_of_their_own():
     assert len({style[1] for style in styles[:8]}) == 8
 
 
-def test_networks_are_named_by_as_much_of_their_path_as_tells_them_apart(tmp_path):
-    paths = [tmp_path / name for name in ("a/restore", "b/restore", "pretrain")]
-    names = command._short_names(paths)
-    assert list(names.values()) == ["a/restore", "b/restore", "pretrain"]
-
-
 def test_help():
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "dcpt_jax.probe", "--help"],

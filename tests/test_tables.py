@@ -31,7 +31,7 @@ def workdir(tmp_path):
             crop_size=0,
         )
         content = {"architecture": "nafnet", "task_set": "5d", **evaluation.to_json(), **changes}
-        (tmp_path / name).mkdir()
+        (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "evaluation.json").write_text(json.dumps(content))
         return str(tmp_path / name)
 
@@ -43,6 +43,12 @@ def test_measured_beside_published(workdir, capsys):
     out = capsys.readouterr().out
     assert "| rain | 100 | 25.00 | 36.00 / 0.950 | 35.68 / - | +0.32 / - |" in out
     assert "| class | samples | degraded | mine | DCPT-NAFNet (published) |" in out
+
+
+def test_columns_of_runs_have_different_names(workdir, capsys):
+    file = f"{workdir('b/evaluate')}/evaluation.json"
+    assert tables.main([workdir("a/evaluate"), file, workdir("c"), "--published", ""]) == 0
+    assert "| degraded | a/evaluate | b/evaluate | c |" in capsys.readouterr().out
 
 
 def test_formats(workdir, capsys):
@@ -105,7 +111,7 @@ def test_a_pipe_is_not_waited_for(tmp_path, capsys):
 
 def test_the_page_of_results_is_up_to_date():
     files = sorted((ROOT / "docs/results").glob("*.json"))
-    page = results_page.page([comparison.read_run(file) for file in files])
+    page = results_page.page(comparison.read_runs(files))
     assert (ROOT / "docs/results.md").read_text() == page
 
 
@@ -122,6 +128,6 @@ def test_the_page_lists_missing_measurements(workdir):
     assert "Nothing yet." in page
     assert "- 10d: DCPT-NAFNet.\n" in page and "- 5d: DCPT-SwinIR, DCPT-NAFNet," in page
     # One class of five is not the published result.
-    page = results_page.page([comparison.read_run(workdir())])
+    page = results_page.page(comparison.read_runs([workdir()]))
     assert "| 36.00 / 0.950 |" in page and "- 5d: DCPT-SwinIR, DCPT-NAFNet," in page
     assert "| DCPT-NAFNet | 29.47 | 35.68 |" in page and "| IDR (second-hand) | 25.24 |" in page

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dcpt_jax import files
 from dcpt_jax.evaluate import published
 from dcpt_jax.evaluate.published import AVERAGE, Score
 from dcpt_jax.metrics import Convention
@@ -79,15 +80,33 @@ class Comparison:
     notes: tuple[str, ...]  # notes below the table
 
 
-def read_run(path: Path | str) -> EvaluatedRun:
+def read_runs(paths: Sequence[Path | str]) -> list[EvaluatedRun]:
+    """Reads the results of evaluations, named by the shortest ends of their paths that are unique.
+
+    Raises:
+        ComparisonError: see `read_run`.
+    """
+    places = [_file(path).resolve() for path in paths]
+    places = [file.parent if file.name == FILE else file.with_suffix("") for file in places]
+    names = files.short_names(places)
+    return [read_run(path, names[place]) for path, place in zip(paths, places, strict=True)]
+
+
+def _file(path: Path | str) -> Path:
+    return Path(path, FILE) if Path(path).is_dir() else Path(path)
+
+
+def read_run(path: Path | str, name: str) -> EvaluatedRun:
     """Reads the results of an evaluation.
+
+    Args:
+        path: its work directory, or the file.
+        name: heading of its column.
 
     Raises:
         ComparisonError: if there is no such file, or it is incomplete.
     """
-    path = Path(path)
-    file = path / FILE if path.is_dir() else path
-    name = file.resolve().parent.name if file.name == FILE else file.stem
+    file = _file(path)
     if file.exists() and not file.is_file():
         raise ComparisonError(f"{file} is not a regular file; give {FILE} or its folder")
     try:

@@ -221,7 +221,9 @@ def _networks(random: Sequence[str], paths: Sequence[Path], seed: int) -> Iterat
     from dcpt_jax import models, weights
     from dcpt_jax.probe.untrained import untrained_params
 
-    names = _short_names([*paths, *(Path(name) for name in random if name not in models.BACKBONES)])
+    names = files.short_names(
+        [*paths, *(Path(name) for name in random if name not in models.BACKBONES)]
+    )
     descriptions = {}
     for path in names:  # checks all networks before any computation
         if not path.exists():
@@ -255,20 +257,6 @@ def _networks(random: Sequence[str], paths: Sequence[Path], seed: int) -> Iterat
 
 def _about(model: Any, **facts: Any) -> dict[str, Any]:
     return {"architecture": model.architecture, "arguments": model.arguments(), **facts}
-
-
-def _short_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """A name for each folder: the shortest end of its path that is unique."""
-    parts = {path: path.absolute().parts for path in paths}
-
-    def name(path: Path) -> str:
-        for count in range(1, len(parts[path]) + 1):
-            end = parts[path][-count:]
-            if sum(names[-count:] == end for names in parts.values()) == 1:
-                return "/".join(end)
-        return str(path)  # two spellings of the same folder
-
-    return {path: name(path) for path in parts}
 
 
 def _probe(network: Network, probed: Any, seed: int) -> Any:
