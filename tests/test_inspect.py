@@ -248,6 +248,16 @@ def test_a_bad_file_is_named_and_the_others_go_on(tmp_path, flat, capsys):
     assert f"failed: {tmp_path / 'gone'}: no such file or folder" in shown.err
 
 
+def test_errors_without_text_are_named(tmp_path, flat, monkeypatch, capsys):
+    def fails(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(inspector, "_classify", fails)
+    photo_file = put(tmp_path / "a.png", photo(8, 8))
+    assert run(photo_file, "--weights", flat) == 1
+    assert f"failed: {photo_file}: MemoryError\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

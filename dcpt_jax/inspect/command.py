@@ -133,7 +133,8 @@ def _inspect_all(
         except Exception as error:  # a failure of a library on one file must not stop the others
             failed += 1
             named = isinstance(error, images.ImageError)
-            display.failure(str(error) if named else f"{photo}: {error or type(error)}")
+            reason = str(error) or type(error).__name__  # such as MemoryError
+            display.failure(reason if named else f"{photo}: {reason}")
         else:
             verdict = inspector.labels.verdict(probabilities)
             if options.json:
