@@ -179,52 +179,6 @@ def test_repeats_that_are_set_make_another_run():
     ]
 
 
-def test_class_flags_are_removed_from_the_command_line():
-    argv = [
-        "main",
-        "--config=c.py",
-        "--config.repeats.low_light+haze=3",
-        "--config.repeats.rain",
-        "2",
-        "-config.data.sources.l+h=pairs:a=b,c",
-        "--config.repeats={'haze': 1}",
-        '--config.repeats["haze"]=1',
-        "--config.data.root=x",
-    ]
-    others, found = configs.take_class_flags(argv)
-    assert others == [argv[0], argv[1], *argv[6:]]
-    assert [(flag.section, flag.name, flag.value) for flag in found] == [
-        ("repeats", "low_light+haze", "3"),
-        ("repeats", "rain", "2"),
-        ("data.sources", "l+h", "pairs:a=b,c"),
-    ]
-
-
-def test_flags_of_classes_are_set():
-    def changed(*flags):
-        config = configs.load("pretrain")
-        config.lock()
-        configs.set_class_flags(config, configs.take_class_flags(flags)[1])
-        assert config.repeats.is_locked
-        return config
-
-    config = changed("--config.repeats.l+h+r=3", "--config.repeats.noise:12.5=2")
-    assert config.repeats["low_light+rain+haze"] == 3 and config.repeats["noise:12.5"] == 2
-    config = changed("--config.synthetic_repeats.l+h=3", "--config.synthetic_repeats.rain=2")
-    config.tasks = "low_light+haze,rain,snow"
-    assert [task.repeats for task in configs.tasks_of(config)] == [3, 2, 1]
-    config = changed("--config.repeats.haze=3", "--config.repeats.haze=4")
-    assert configs.repeats_of(config) == {"haze": 4}
-    for flag, message in (
-        ("--config.repeats.fog=1", r"unknown key --config\.repeats\.fog; .*haze, .*and mixtures"),
-        ("--config.repeats.5d=1", r"unknown key --config\.repeats\.5d"),
-        ("--config.synthetic_repeats.fog=1", r"unknown key --config\.synthetic_repeats\.fog; "),
-        ("--config.repeats.haze=2.5", r"config\.repeats\.haze is '2\.5'; it must be an integer"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            changed(flag)
-
-
 def test_the_recipe_of_the_transfer():
     config = configs.load("transfer", "restormer,noise")
     assert (config.model.attention, config.model.norm) == ("softmax", "with_bias")

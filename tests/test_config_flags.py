@@ -1,6 +1,7 @@
 import pytest
 from absl import flags
 
+from dcpt_jax import config as configs
 from dcpt_jax.config import ConfigError
 from dcpt_jax.config import flags as config_flags
 
@@ -33,6 +34,31 @@ def test_whole_numbers_may_have_an_exponent():
     assert parse("--config.repeats.haze=1e3").repeats.haze == 1000
     with pytest.raises(ConfigError, match=r"num_steps=1\.5"):
         parse("--config.num_steps=1.5")
+
+
+def test_only_numbers_are_read_as_numbers():
+    flags_of_texts = ("data.root", "data.sources.rain", "model.name", "loss_terms")
+    config = parse(*(f"--config.{key}=1e3" for key in flags_of_texts), config="configs/restore.py")
+    assert (config.data.root, config.model.name, config.loss_terms) == ("1e3",) * 3
+    assert config.data.sources.rain == "1e3"
+
+
+def test_values_of_classes():
+    config = parse(
+        *("--config.repeats.l+h+r=3", "--config.repeats.noise:12.5", "2"),
+        *("--config.repeats.haze=3", "-config.repeats.haze=4", '--config.repeats["rain"]=1'),
+        *("--config.data.sources.l+h=pairs:a=b,c", "--config.tasks=low_light+haze,rain,snow"),
+        *("--config.synthetic_repeats.l+h=3", "--config.synthetic_repeats.rain=2"),
+    )
+    assert config.repeats.is_locked
+    assert configs.repeats_of(config) == {
+        "haze": 4,
+        "rain": 1,
+        "low_light+rain+haze": 3,
+        "noise:12.5": 2,
+    }
+    assert config.data.sources["low_light+haze"] == "pairs:a=b,c"
+    assert [task.repeats for task in configs.tasks_of(config)] == [3, 2, 1]
 
 
 def test_values_may_follow_their_flags_and_one_dash_is_enough(monkeypatch):
@@ -79,6 +105,10 @@ def test_the_home_folder_is_expanded_in_values(monkeypatch):
         (["--config.batchsize=4"], r"known in .*; did you mean --config\.batch_size\?"),
         (["--config.optimizer.learningrate=1"], r"mean --config\.optimizer\.learning_rate\?"),
         (["--config.repeats.low_ligt=2"], r"; did you mean low_light\?"),
+        (["--config.repeats.fog=1"], r"key --config\.repeats\.fog; .*haze, .*and mixtures"),
+        (["--config.repeats.5d=1"], r"unknown key --config\.repeats\.5d"),
+        (["--config.repeats.haze=2.5"], r"config\.repeats\.haze is '2\.5'; it must be an integer"),
+        (["--config.synthetic_repeats.fog=1"], r"key --config\.synthetic_repeats\.fog; "),
         (["--config.data.sources=pairs:a,b"], r"sources is a section; set .*sources\.rain,"),
         (["--config.optimizer=adamw"], r"optimizer is a section; set its keys: .*\.learning_rate"),
         (["--config.mode=restore"], "config.mode cannot be set: --config=FILE chooses the stage$"),
@@ -93,6 +123,12 @@ def test_errors_are_one_sentence(arguments, message):
     with pytest.raises(ConfigError, match=message) as caught:
         parse(*arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_one_dash_before_the_config_is_enough():
+    arguments = ["main", "-config=configs/pretrain.py", "--config.seed=many"]
+    with pytest.raises(ConfigError, match=r"'many' is not an integer$"):
+        config_flags.parse(arguments, define())
 
 
 def test_unknown_files_and_presets():

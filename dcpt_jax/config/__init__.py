@@ -19,7 +19,6 @@ with extras.needed("train", "dcpt_jax.config"):
         validate_data,
         validation_metrics,
     )
-    from dcpt_jax.config.class_flags import set_class_flags, take_class_flags
     from dcpt_jax.config.keys import ConfigError, base
     from dcpt_jax.config.presets import BACKBONES, backbone_keys, parse_preset
     from dcpt_jax.config.recipes import load, locate, summaries
@@ -36,9 +35,7 @@ __all__ = [
     "parse_preset",
     "phases_of",
     "repeats_of",
-    "set_class_flags",
     "summaries",
-    "take_class_flags",
     "tasks_of",
     "to_json",
     "validate",

@@ -1,4 +1,9 @@
-"""The flags of commands that take a config: `--config=FILE[:PRESET] --config.KEY=VALUE ...`."""
+"""The flags of commands that take a config: `--config=FILE[:PRESET] --config.KEY=VALUE ...`.
+
+Flags for values of one class, such as `--config.repeats.low_light+haze=3`, are set here, once the
+config exists. ml_collections cannot set them: it parses names of flags as Python expressions, and
+the key may not exist before.
+"""
 
 import itertools
 import re
@@ -12,7 +17,7 @@ import ml_collections
 from absl import flags
 
 from dcpt_jax import extras, plugins
-from dcpt_jax.config.class_flags import set_class_flags, take_class_flags
+from dcpt_jax.config.checks import CLASS_SECTIONS
 from dcpt_jax.config.keys import ConfigError
 from dcpt_jax.config.presets import BACKBONES
 from dcpt_jax.config.recipes import locate, summaries
@@ -23,9 +28,26 @@ from dcpt_jax.suggestions import did_you_mean
 with extras.needed("train", "training and evaluation"):
     from ml_collections import config_flags
 
+# Section, name and value in a flag for one class; the name as written, such as "l+h".
+_CLASS_FLAG = re.compile(
+    rf"--config\.({'|'.join(map(re.escape, CLASS_SECTIONS))})\.([^\[=][^=]*)=(.*)", re.DOTALL
+)
+
+
+class _IntegerParser(flags.IntegerParser):
+    """Parses integers, which may be written as 1e3."""
+
+    def convert(self, argument: int | str) -> int:
+        """The integer; ValueError for other texts."""
+        exponent = re.fullmatch(r"-?\d+(\.\d+)?[eE]\+?\d{1,2}", str(argument))
+        if exponent and float(argument).is_integer():
+            return int(float(argument))
+        return super().convert(argument)
+
 
 def define(values: flags.FlagValues) -> None:
     """Defines `--config`."""
+    config_flags.register_flag_parser_for_type(int, _IntegerParser())
     config_flags.DEFINE_config_file(
         "config",
         None,
@@ -46,8 +68,9 @@ def parse(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
     """
     before = sys.argv
     try:
-        argv, of_classes = take_class_flags([_readable(one) for one in _with_equals(locate(argv))])
-        argv = _last_of_each(argv)
+        argv = [_without_brackets(argument) for argument in _with_equals(locate(argv))]
+        of_classes = [match.groups() for one in argv if (match := _CLASS_FLAG.fullmatch(one))]
+        argv = _last_of_each([one for one in argv if not _CLASS_FLAG.fullmatch(one)])
         sys.argv = list(argv)  # the config flag reads its overrides from there
         remaining = values(argv)
         given = _values_of(argv)
@@ -57,7 +80,8 @@ def parse(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
             raise ConfigError("")
         if values.config is not None:
             plugins.load(values.config.plugins)  # raises if there is no such config file
-            set_class_flags(values.config, of_classes)
+            for flag in of_classes:
+                _set_class_flag(values.config, *flag)
             _expand_home(values.config)
     except Exception as error:  # a user's config file may raise anything
         raise ConfigError(_explain(argv, values) or _last_line(error)) from error
@@ -107,15 +131,12 @@ def _with_equals(argv: Sequence[str]) -> list[str]:
     return result
 
 
-def _readable(argument: str) -> str:
-    """Rewrites a config flag for its parser: 1e3 as 1000, lists of tasks without brackets."""
-    name, equals, value = argument.partition("=")
-    if not name.startswith("--config.") or not equals:
+def _without_brackets(argument: str) -> str:
+    """Removes brackets and quotes from the list of tasks, if this is its flag."""
+    name, _, value = argument.partition("=")
+    if name != "--config.tasks":
         return argument
-    if re.fullmatch(r"-?\d+(\.\d+)?[eE]\+?\d{1,2}", value) and float(value).is_integer():
-        value = str(int(float(value)))
-    if name == "--config.tasks":
-        value = re.sub(r"\s*,\s*", ",", re.sub(r"[\[\]()'\"]", "", value).strip())
+    value = re.sub(r"\s*,\s*", ",", re.sub(r"[\[\]()'\"]", "", value).strip())
     return f"{name}={value}"
 
 
@@ -131,6 +152,31 @@ def _last_of_each(argv: Sequence[str]) -> list[str]:
         for position, (name, argument) in enumerate(zip(names, argv, strict=True))
         if not name or last[name] == position
     ]
+
+
+def _set_class_flag(config: ml_collections.ConfigDict, path: str, name: str, text: str) -> None:
+    """Sets the value of one class in the section `path`, adding a key that does not exist yet."""
+    try:
+        section = config
+        for part in path.split("."):
+            section = section[part]
+    except KeyError:
+        raise ConfigError(
+            f"unknown key --config.{path}.{name}: {config.mode} has no config.{path}"
+        ) from None
+    class_name = task_sets.class_named(name)
+    if class_name is None:
+        raise ConfigError(
+            f"unknown key --config.{path}.{name}; known in config.{path}: "
+            f"{', '.join(sorted(section))}, and mixtures of them such as low_light+haze (for a "
+            f"class of your own see docs/extending.md){did_you_mean(name, section)}"
+        )
+    try:
+        value = text if CLASS_SECTIONS[path] is str else _IntegerParser().convert(text)
+    except ValueError:
+        raise ConfigError(f"config.{path}.{name} is {text!r}; it must be an integer") from None
+    with section.unlocked():
+        section[class_name] = value
 
 
 def _expand_home(config: ml_collections.ConfigDict) -> None:
@@ -192,7 +238,7 @@ def _values_of(argv: Sequence[str]) -> dict[str, str]:
     """Flag -> value of a command line."""
     values = {}
     for arg, following in itertools.zip_longest(argv, argv[1:], fillvalue=""):
-        if arg.startswith("--"):
+        if re.match(r"--?[a-zA-Z]", arg):  # unlike -1, a value
             name, equals, value = arg.lstrip("-").partition("=")
             values[name] = value if equals else following
     return values
