@@ -92,7 +92,7 @@ def prepare(pictures: Sequence[np.ndarray], folder: Path) -> dict[str, Path]:
             part = bgr[top : top + _SUB_IMAGE, left : left + _SUB_IMAGE]
             cv2.imwrite(str(folders["sub-images"] / f"{i:03d}_s{k:03d}.png"), part)
     source = photos.PhotoSource(list_images(folders["png"]), cache_megabytes=0)
-    pack(source, folders["packed"], is_pairs=False, options=Options())
+    pack(source, folders["packed"], options=Options())
     return folders
 
 

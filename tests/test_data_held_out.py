@@ -93,7 +93,7 @@ def test_pairs_are_cut_at_the_same_place_and_not_degraded_again(tmp_path, paths)
         images.write_image(tmp_path / "bad" / f"{i}.png", images.read_image(paths[i]) + 100 / 255)
         images.write_image(tmp_path / "good" / f"{i}.png", images.read_image(paths[i]))
     source = pairs.PairSource(pair_folders(tmp_path / "bad", tmp_path / "good"))
-    one = TrainingClass(Task("haze", "haze"), source, "pairs", is_synthetic=False)
+    one = TrainingClass(Task("haze", "haze"), source, "pairs")
     found = list(held_out.samples([one], size=8, per_photo=4))
     assert len(found) == 8
     for sample in found:

@@ -68,7 +68,7 @@ def test_corners_cover_all_and_never_leave_a_gap():
 
 
 def test_photos_are_covered_and_small_ones_whole(photos, tmp_path):
-    manifest = pack(source_of(photos), tmp_path, is_pairs=False, options=SMALL)
+    manifest = pack(source_of(photos), tmp_path, options=SMALL)
     found = PackedSource(tmp_path)
     covered = {}
     for i in range(len(found)):
@@ -97,7 +97,7 @@ def test_photos_are_covered_and_small_ones_whole(photos, tmp_path):
 
 def test_files_are_the_same_each_time_and_for_any_number_of_threads(photos, tmp_path):
     for name, threads in (("a", 1), ("b", 1), ("c", 3)):
-        pack(source_of(photos), tmp_path / name, is_pairs=False, options=SMALL, threads=threads)
+        pack(source_of(photos), tmp_path / name, options=SMALL, threads=threads)
     first = packed_files(tmp_path / "a")
     assert len(first) == 3 + 1
     assert first == packed_files(tmp_path / "b") == packed_files(tmp_path / "c")
@@ -111,7 +111,7 @@ def test_compression_loses_nothing(tmp_path):
     for compression in ("none", "zstd"):
         target = tmp_path / compression
         options = Options(64, 48, compression)
-        manifest = pack(source_of(folder), target, is_pairs=False, options=options)
+        manifest = pack(source_of(folder), target, options=options)
         sizes.append(manifest.shards[0].bytes)
     assert sizes[1] < 0.5 * sizes[0]
     one, other = PackedSource(tmp_path / "none"), PackedSource(tmp_path / "zstd")
@@ -121,7 +121,7 @@ def test_compression_loses_nothing(tmp_path):
 
 @pytest.mark.parametrize("stop", [1, 4, 8])
 def test_an_interrupted_call_is_continued(photos, tmp_path, stop):
-    pack(source_of(photos), tmp_path / "whole", is_pairs=False, options=SMALL)
+    pack(source_of(photos), tmp_path / "whole", options=SMALL)
     expected = packed_files(tmp_path / "whole")
     source, target, read = source_of(photos), tmp_path / "target", []
 
@@ -134,7 +134,7 @@ def test_an_interrupted_call_is_continued(photos, tmp_path, stop):
     interrupted = source_of(photos)
     interrupted.__class__ = Interrupted
     with pytest.raises(KeyboardInterrupt):
-        pack(interrupted, target, is_pairs=False, options=SMALL)
+        pack(interrupted, target, options=SMALL)
     assert not read_manifest(target).complete
     assert not list(target.glob(".*"))
     kept = {path.name: path.stat().st_mtime_ns for path in target.glob("part-*")}
@@ -144,7 +144,7 @@ def test_an_interrupted_call_is_continued(photos, tmp_path, stop):
     (target / ".part-00003.array_record.partial").write_bytes(b"left by a killed process")
     monkey = pytest.MonkeyPatch()
     monkey.setattr(type(source), "read", lambda s, i: (read.append(i), s._decode(i))[1])
-    pack(source, target, is_pairs=False, options=SMALL)
+    pack(source, target, options=SMALL)
     monkey.undo()
     assert packed_files(target) == expected
     assert {name: (target / name).stat().st_mtime_ns for name in kept} == kept
@@ -152,32 +152,32 @@ def test_an_interrupted_call_is_continued(photos, tmp_path, stop):
 
 
 def test_a_finished_folder_is_left_alone(photos, tmp_path):
-    pack(source_of(photos), tmp_path, is_pairs=False, options=SMALL)
+    pack(source_of(photos), tmp_path, options=SMALL)
     times = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     done = []
-    pack(source_of(photos), tmp_path, is_pairs=False, options=SMALL, progress=done.append)
+    pack(source_of(photos), tmp_path, options=SMALL, progress=done.append)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == times
     assert done == [COUNT]
 
 
 def test_another_content_is_not_overwritten_unasked(photos, tmp_path):
-    pack(source_of(photos), tmp_path, is_pairs=False, options=SMALL)
+    pack(source_of(photos), tmp_path, options=SMALL)
     before = packed_files(tmp_path)
     other = Options(size=32, stride=32)
     with pytest.raises(
         PackError, match=r"size is 64 in the folder, but 32 is requested.*--overwrite"
     ):
-        pack(source_of(photos), tmp_path, is_pairs=False, options=other)
+        pack(source_of(photos), tmp_path, options=other)
     fewer = PhotoSource(sorted(photos.iterdir())[1:])
     with pytest.raises(PackError, match="inputs is 9 in the folder, but 8 is requested"):
-        pack(fewer, tmp_path, is_pairs=False, options=SMALL)
+        pack(fewer, tmp_path, options=SMALL)
     assert packed_files(tmp_path) == before
-    manifest = pack(fewer, tmp_path, is_pairs=False, options=other, overwrite=True)
+    manifest = pack(fewer, tmp_path, options=other, overwrite=True)
     assert manifest.inputs == 8
     assert len(list(tmp_path.iterdir())) == len(manifest.shards) + 1
     (tmp_path / "manifest.json").unlink()
     with pytest.raises(PackError, match="of another program"):
-        pack(fewer, tmp_path, is_pairs=False, options=other)
+        pack(fewer, tmp_path, options=other)
 
 
 def write_photo(path, value=0.5):
@@ -236,7 +236,7 @@ def test_bad_photos_are_left_out_and_named(photos, tmp_path, caplog):
     data = bytearray((photos / "1.png").read_bytes())
     data[-20] ^= 1  # shows only in decoding
     (folder / "1_spoilt.png").write_bytes(data)
-    manifest = pack(source_of(folder), tmp_path / "packed", is_pairs=False, options=SMALL)
+    manifest = pack(source_of(folder), tmp_path / "packed", options=SMALL)
     assert manifest.inputs == 5
     ((name, reason),) = manifest.skipped
     assert name == "1_spoilt" and "checksum" in reason
@@ -254,7 +254,7 @@ def test_nothing_but_bad_photos(tmp_path):
     data[-20] ^= 1
     (tmp_path / "photos" / "a.png").write_bytes(data)
     with pytest.raises(PackError, match=r"none of 1 photos can be packed; first: .*checksum"):
-        pack(source_of(tmp_path / "photos"), tmp_path / "packed", is_pairs=False)
+        pack(source_of(tmp_path / "photos"), tmp_path / "packed")
 
 
 def test_full_disks_are_reported(photos, tmp_path, monkeypatch):
@@ -271,13 +271,13 @@ def test_full_disks_are_reported(photos, tmp_path, monkeypatch):
 
     monkeypatch.setattr(packing._ShardWriter, "__init__", second_is_full)
     with pytest.raises(PackError, match=r"cannot write to .*: write\(\) failed: No space left on"):
-        pack(source_of(photos), tmp_path, is_pairs=False, options=SMALL)
+        pack(source_of(photos), tmp_path, options=SMALL)
     assert [path.name for path in sorted(tmp_path.iterdir())] == [
         "manifest.json",
         "part-00000.array_record",
     ]
     monkeypatch.undo()
-    assert pack(source_of(photos), tmp_path, is_pairs=False, options=SMALL).complete
+    assert pack(source_of(photos), tmp_path, options=SMALL).complete
     assert verify(tmp_path) == []
 
 
@@ -286,21 +286,21 @@ def test_records_that_never_arrive_are_noticed(photos, tmp_path, monkeypatch):
     fewer = type("Fewer", (), {"num_records": lambda _: 3})
     monkeypatch.setattr(packed, "open_array_record", lambda path: opened(path) and fewer())
     with pytest.raises(PackError, match=r"3 of .* records were written"):
-        pack(source_of(photos), tmp_path, is_pairs=False, options=SMALL)
+        pack(source_of(photos), tmp_path, options=SMALL)
     assert not list(tmp_path.glob("*part-*"))
 
 
 def test_a_folder_that_cannot_be_one(photos, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(PackError, match=r"cannot make the folder --output .*Not a directory"):
-        pack(source_of(photos), tmp_path / "file" / "packed", is_pairs=False)
+        pack(source_of(photos), tmp_path / "file" / "packed")
 
 
 # --- verifying -----------------------------------------------------------------------------------
 
 
 def test_damage_is_found_and_named(photos, tmp_path):
-    manifest = pack(source_of(photos), tmp_path, is_pairs=False, options=SMALL)
+    manifest = pack(source_of(photos), tmp_path, options=SMALL)
     assert verify(tmp_path) == []
     path = tmp_path / manifest.shards[1].file
     data = bytearray(path.read_bytes())

@@ -41,7 +41,7 @@ def folder(tmp_path_factory):
         images.write_image(place / f"{i}.png", photo(i) / 255)
     target = tmp_path_factory.mktemp("packed")
     source = PhotoSource(sorted(place.iterdir()))
-    pack(source, target, is_pairs=False, options=Options(size=16, stride=12))
+    pack(source, target, options=Options(size=16, stride=12))
     return target
 
 
@@ -55,7 +55,7 @@ def several(folder, tmp_path):
         images.write_image(place / f"{i}.png", pixels)
     source = PhotoSource(sorted(place.iterdir()))
     target = tmp_path / "packed"
-    manifest = pack(source, target, is_pairs=False, options=Options(64, 48, shard_megabytes=1))
+    manifest = pack(source, target, options=Options(64, 48, shard_megabytes=1))
     assert len(manifest.shards) == 3
     return target
 
@@ -164,7 +164,7 @@ def test_pairs_of_several_depths(tmp_path):
     cv2.imwrite(str(tmp_path / "clean" / "a.png"), clean[..., ::-1])
     source = PairSource(pair_folders(tmp_path / "degraded", tmp_path / "clean"))
     target = tmp_path / "packed"
-    pack(source, target, is_pairs=True, options=Options(16, 16))
+    pack(source, target, options=Options(16, 16))
     found = PackedSource(target / "manifest.json")
     assert found.is_pairs and len(found) == 4
     assert found.report.summary() == "4 sub-images of 1 pairs"
@@ -179,7 +179,7 @@ def test_pairs_of_several_depths(tmp_path):
 def test_stream_of_packed_photos(folder):
     task = Task("noise", "noise:5")
     options = {"batch_size": 8, "crop": 12, "seed": 0}
-    classes = [TrainingClass(task, PackedSource(folder), "packed", is_synthetic=True)]
+    classes = [TrainingClass(task, PackedSource(folder), "packed")]
     with make_batches(classes, **options) as stream:
         batches = [next(stream) for _ in range(6)]
     photos = set()
@@ -199,7 +199,7 @@ def test_published_data_keep_their_share_in_several_packed_parts(tmp_path):
             images.write_image(tmp_path / f"{name}/{side}/1.png", photo(0) / 255)
         target = tmp_path / f"packed_{name}"
         source = PairSource(pair_folders(tmp_path / name / "rain", tmp_path / name / "norain"))
-        pack(source, target, is_pairs=True, dataset=name, options=Options(size=16, stride=12))
+        pack(source, target, dataset=name, options=Options(size=16, stride=12))
         texts.append(f"packed:{target}")
     sources = {"rain": ";".join(texts)}
     (found, _) = open_classes((rain, haze), sources=sources, stage="restore", cache_megabytes=0)
@@ -349,7 +349,7 @@ def test_pairs_are_never_used_as_photos(folder):
 
 
 def test_sub_images_smaller_than_the_crop_cause_a_warning(folder, caplog):
-    one = TrainingClass(Task("noise", "noise"), PackedSource(folder), "packed", is_synthetic=True)
+    one = TrainingClass(Task("noise", "noise"), PackedSource(folder), "packed")
     for crop, told in ((16, 0), (17, 1)):
         make_batches([one], batch_size=1, crop=crop, seed=0).close()
         assert len(caplog.messages) == told

@@ -491,7 +491,7 @@ def test_parts_are_joined_as_one_source(two):
     assert joined.names == ("1/0", "1", "2", "2/0")
     assert joined.describe(-1) == parts[1].describe(0)
     assert int(joined.read(3).degraded.mean()) == 255
-    assert joined.report.summary() == "3 pairs; 1 pairs"
+    assert joined.parts == tuple(parts) and joined.is_pairs
     with pytest.raises(IndexError, match="item 4 of 4"):
         joined[4]
 

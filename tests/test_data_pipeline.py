@@ -156,6 +156,8 @@ class Pairs(Sequence):
     """Pairs in memory, like those of a source."""
 
     on_bad_file = "skip"
+    is_pairs = True
+    parts = ()
 
     def __init__(self, pairs):
         self.pairs = pairs
@@ -178,7 +180,7 @@ def pair(number, size=(30, 44), kinds=(np.uint8, np.uint8)):
 
 
 def of_pairs(pairs, name="rain", repeats=1):
-    return TrainingClass(Task(name, "rain", repeats), Pairs(pairs), "pairs", is_synthetic=False)
+    return TrainingClass(Task(name, "rain", repeats), Pairs(pairs), "pairs")
 
 
 def take_of(classes, count, *, batch_size=8, crop=16, seed=0, **options):
@@ -466,7 +468,7 @@ def test_the_table_reports_skipped_files(tmp_path, monkeypatch):
     lines = pipeline.describe(synthetic_classes(FIVE, source)).splitlines()
     assert lines[0] == "5 classes, 10 samples in a pass over all:"
     assert lines[-1] == "  all classes: 2 photos (1 of 3 files left out as unreadable)"
-    rain = TrainingClass(Task("rain", "rain"), source, "here", is_synthetic=True)
+    rain = TrainingClass(Task("rain", "rain"), source, "here")
     other = PhotoSource([tmp_path / "0.png"])
     lines = pipeline.describe((rain, *synthetic_classes(FIVE[1:], other))).splitlines()
     assert lines[-1].startswith("  rain: 2 photos (1 of 3")

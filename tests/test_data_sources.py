@@ -100,7 +100,7 @@ def test_bad_files_are_left_out_at_the_start(folder, caplog):
     source = PhotoSource(listing.images_in(folder))
     assert values(source) == [0, 80, 160]
     report = source.report
-    assert (report.total, len(report.used), report.checked) == (5, 3, True)
+    assert (report.total, len(source), report.checked) == (5, 3, True)
     assert [path.name for path, _ in report.skipped] == ["1.png", "3.png"]
     assert "empty" in report.skipped[0][1]
     assert report.summary() == "3 photos (2 of 5 files left out as unreadable)"

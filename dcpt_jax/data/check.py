@@ -29,7 +29,7 @@ from dcpt_jax.data import classes
 from dcpt_jax.data.classes import ClassResult
 from dcpt_jax.data.pairs import PairSource, SizeError
 from dcpt_jax.data.photos import PhotoSource
-from dcpt_jax.data.sources import Concatenated
+from dcpt_jax.data.sources import Source, arrays_of
 from dcpt_jax.images import listing
 from dcpt_jax.interruption import Interruption
 from dcpt_jax.modes import MODES
@@ -117,10 +117,10 @@ def inspect(
 ) -> SourceCheck:
     """Checks all files of one source."""
     report = source.report
-    kinds = {"unreadable": len(report.skipped), **getattr(report, "kinds", {})}
+    kinds = {"unreadable": len(report.skipped), **report.kinds}
     problems = [reason for _, reason in report.skipped]
     of_files = isinstance(source, PhotoSource | PairSource)
-    count, notes = len(source), getattr(report, "warnings", ())
+    count, notes = len(source), report.warnings
     if not of_files and not decode and count > _SAMPLED:
         notes = (*notes, f"sizes of the first {_SAMPLED}")
         count = _SAMPLED
@@ -151,9 +151,9 @@ def inspect(
         kinds,
         tuple(problems),
         np.array(sizes, np.int32).reshape(-1, 2),
-        getattr(report, "unused", 0),
-        tuple(notes),
-        getattr(report, "left_out", {}),
+        report.unused,
+        notes,
+        report.left_out,
     )
 
 
@@ -233,17 +233,13 @@ def _samples(result: ClassResult) -> int:
     return 0 if training_class is None else len(training_class.source) * training_class.task.repeats
 
 
-def _parts(result: ClassResult) -> Sequence[Any]:
-    if result.training_class is None:
-        return ()
-    source = result.training_class.source
-    return source.parts if isinstance(source, Concatenated) else (source,)
+def _parts(result: ClassResult) -> Sequence[Source]:
+    return () if result.training_class is None else result.training_class.source.parts
 
 
 def _size(source: Any, index: int, decode: bool) -> tuple[int, int]:
     if decode:
-        item = source.read(index)
-        return (item if isinstance(item, np.ndarray) else item[0]).shape[:2]
+        return arrays_of(source.read(index))[0].shape[:2]
     return source.check(index)
 
 

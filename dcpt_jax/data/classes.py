@@ -25,7 +25,7 @@ from dcpt_jax.data import spec
 from dcpt_jax.data.datasets import DATASETS
 from dcpt_jax.data.photos import PhotoSource
 from dcpt_jax.data.source_factory import DescribedSource, Missing, SourceFactory
-from dcpt_jax.data.sources import Cache
+from dcpt_jax.data.sources import Cache, Source
 from dcpt_jax.data.spec import SourceError
 from dcpt_jax.data.tasks import Task
 from dcpt_jax.images import MAX_PIXELS, ImageError
@@ -38,10 +38,8 @@ class TrainingClass:
     """One class of a run together with its items."""
 
     task: Task  # name, degradation, and the final `repeats`
-    source: Any  # the items: a sequence of clean photos or of pairs; see `data.sources`
+    source: Source  # the clean photos or pairs
     origin: str  # description of the items, for people: "synthetic rain on 11 photos"
-    # True if the items are clean photos, to be degraded by `task.degradation`; False for pairs
-    is_synthetic: bool
     # The complete published test set that the items are, "rain100l" or, for clean photos, with the
     # degradation: "cbsd68 noise:25"; "" for other items
     test_set: str = ""
@@ -51,13 +49,16 @@ class TrainingClass:
         """The class's name."""
         return self.task.name
 
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether the items are clean photos, to be degraded by `task.degradation`."""
+        return not self.source.is_pairs
+
 
 def synthetic_classes(tasks: Sequence[Task], photos: PhotoSource) -> tuple[TrainingClass, ...]:
     """Each task as a synthetic degradation of the same clean photos."""
     return tuple(
-        TrainingClass(
-            task, photos, synthetic_origin(task, f"{len(photos)} photos"), is_synthetic=True
-        )
+        TrainingClass(task, photos, synthetic_origin(task, f"{len(photos)} photos"))
         for task in tasks
     )
 
@@ -304,15 +305,15 @@ def _training_class(
     if data is None:
         photos, where = factory.clean_photos()
         origin = synthetic_origin(task, f"{len(photos)} {where}") + note
-        return TrainingClass(task, photos, origin, is_synthetic=True)
+        return TrainingClass(task, photos, origin)
     test_set = data.dataset.name if data.is_test_set else ""
-    if data.is_pairs:
+    if data.source.is_pairs:
         origin = data.origin + note
-        return TrainingClass(task, data.source, origin, is_synthetic=False, test_set=test_set)
+        return TrainingClass(task, data.source, origin, test_set=test_set)
     fixed = data.dataset.degradation if data.dataset is not None else ""
     # Not for a class with an explicit strength, such as "noise:15".
     if factory.split == "held_out" and fixed.partition(":")[0] == task.name:
         task = dataclasses.replace(task, degradation=fixed)
     origin = synthetic_origin(task, f"{len(data.source)} {data.origin}") + note
     test_set = test_set and f"{test_set} {task.degradation}"
-    return TrainingClass(task, data.source, origin, is_synthetic=True, test_set=test_set)
+    return TrainingClass(task, data.source, origin, test_set=test_set)

@@ -15,7 +15,7 @@ from dcpt_jax import degradations, images
 from dcpt_jax.data.classes import TrainingClass
 from dcpt_jax.data.mixing import hashed
 from dcpt_jax.data.pipeline import crop_at, crop_start
-from dcpt_jax.data.sources import Pair
+from dcpt_jax.data.sources import Pair, arrays_of
 
 SMALLEST = 11  # pixels, the window of SSIM; smaller whole images are skipped with a warning
 
@@ -97,7 +97,7 @@ def samples_of(
             if training_class.source.on_bad_file == "refuse":
                 raise
             continue
-        sides = (item if isinstance(item, np.ndarray) else item.clean).shape[:2]
+        sides = arrays_of(item)[0].shape[:2]
         if not size and min(sides) < SMALLEST:
             _logger.warning(
                 "%s left out: %dx%d pixels are too small to measure", name, *sides[::-1]
@@ -134,7 +134,7 @@ def _crops(
     item: np.ndarray | Pair, name: str, size: int, per_photo: int, seed: int
 ) -> Iterator[tuple[str, tuple[np.ndarray, ...]]]:
     """(name, (crop of each array)) of a photo or pair."""
-    arrays = (item,) if isinstance(item, np.ndarray) else tuple(item)
+    arrays = arrays_of(item)
     if not size:
         yield name, arrays
         return

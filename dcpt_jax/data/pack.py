@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import tqdm
 
 from dcpt_jax import extras, files, images
@@ -45,6 +44,7 @@ from dcpt_jax.data.manifest import (
 )
 from dcpt_jax.data.packed import Record
 from dcpt_jax.data.source_factory import open_source
+from dcpt_jax.data.sources import Source, arrays_of
 from dcpt_jax.data.spec import SourceError, quoted
 
 _WRITERS = {"none": "group_size:1,uncompressed", "zstd": "group_size:1,zstd:3"}
@@ -85,7 +85,7 @@ def corners(length: int, size: int, stride: int) -> list[int]:
 
 def cut(name: str, item: Any, options: Options) -> list[bytes]:
     """The records of a photo, uint8 or uint16 [h, w, 3], or of a pair of them."""
-    pixels = (item,) if isinstance(item, np.ndarray) else tuple(item)
+    pixels = arrays_of(item)
     h, w, _ = pixels[0].shape
     size = options.size
     return [
@@ -98,10 +98,9 @@ def cut(name: str, item: Any, options: Options) -> list[bytes]:
 
 
 def pack(
-    source: Any,
+    source: Source,
     output: Path | str,
     *,
-    is_pairs: bool,
     origin: str = "",
     dataset: str = "",
     task: str = "",
@@ -115,7 +114,6 @@ def pack(
     Args:
         source: photos or pairs; unreadable ones are skipped and listed in the manifest.
         output: folder for the files.
-        is_pairs: whether the items are pairs.
         origin: description of the source, for people.
         dataset: name of the public dataset, "" for other sources.
         task: class selected from a dataset that holds several, "" for others.
@@ -133,14 +131,16 @@ def pack(
     options = options or Options()
     folder = Path(output)
     new = Manifest(
-        kind="pairs" if is_pairs else "photos",
+        kind="pairs" if source.is_pairs else "photos",
         options=options,
         inputs=len(source),
         digest=_digest(source),
         origin=origin,
         dataset=dataset,
         task=task,
-        left_out=tuple((str(file), reason) for file, reason in source.report.skipped),
+        left_out=tuple(
+            (str(file), reason) for part in source.parts for file, reason in part.report.skipped
+        ),
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -210,10 +210,10 @@ def _existing(folder: Path, new: Manifest) -> Manifest | None:
     return old
 
 
-def _digest(source: Any) -> str:
+def _digest(source: Source) -> str:
     """SHA-256 over the names of all items, and the names, sizes and times of their files."""
     lines = list(source.names)
-    for part in getattr(source, "parts", (source,)):
+    for part in source.parts:
         for attribute in ("paths", "degraded", "clean", "files"):
             for path in getattr(part, attribute, ()):
                 lines.append(path.name)
@@ -225,7 +225,7 @@ def _digest(source: Any) -> str:
 
 @contextlib.contextmanager
 def _records_in_order(
-    source: Any, options: Options, start: int, threads: int
+    source: Source, options: Options, start: int, threads: int
 ) -> Iterator[Iterator[list[bytes] | str]]:
     """For each input from `start` on, its records, or the reason why there are none."""
 
@@ -439,12 +439,12 @@ def _pack(options: argparse.Namespace) -> int:
             f"{error} (--task selects a class of a dataset that holds several)"
         ) from error
     cv2.setNumThreads(0)  # photos are decoded in parallel
-    kind = "pair" if data.is_pairs else "photo"
-    with tqdm.tqdm(total=len(data.source), unit=kind, disable=not sys.stderr.isatty()) as bar:
+    with tqdm.tqdm(
+        total=len(data.source), unit=data.source.noun, disable=not sys.stderr.isatty()
+    ) as bar:
         manifest = pack(
             data.source,
             options.output,
-            is_pairs=data.is_pairs,
             origin=data.origin,
             dataset=data.dataset.name if data.dataset is not None else "",
             task=options.task,

@@ -10,7 +10,6 @@ of whole files, and a checksum of itself.
 """
 
 import collections
-import dataclasses
 import functools
 import struct
 import threading
@@ -23,7 +22,7 @@ import numpy as np
 from dcpt_jax import extras, files, images
 from dcpt_jax.data import sources
 from dcpt_jax.data.manifest import MANIFEST, Shard, read_manifest
-from dcpt_jax.data.sources import Pair, Source
+from dcpt_jax.data.sources import Pair, Source, SourceReport
 
 _VERSION = 1
 # Magic, version, number of images (1, or 2: degraded, clean), bits of each, height, width, top,
@@ -103,39 +102,14 @@ def size_error(folder: Path, shard: Shard) -> str | None:
     return None
 
 
-@dataclasses.dataclass(frozen=True)
-class PackedReport:
-    """Result of checking the files of a packed source at the start."""
-
-    total: int  # number of sub-images in the manifest
-    used: int  # number of sub-images in good files
-    inputs: int  # number of photos or pairs that they come from
-    kind: str  # "photos" or "pairs"
-    skipped: tuple[tuple[Path, str], ...]  # (file, reason) of bad files
-    checked: bool = True  # file sizes are always checked
-
-    def summary(self) -> str:
-        """One line: how many sub-images are used and how many were left out."""
-        text = f"{self.used} sub-images of {self.inputs} {self.kind}"
-        if self.skipped:
-            text += f" ({self.total - self.used} in {len(self.skipped)} damaged files left out)"
-        return text
-
-
 class PackedSource(Source):
     """Packed sub-images by index: photos uint8 or uint16 [h, w, 3], or `Pair`s of them; read-only.
 
-    Attributes:
-        report: result of the check at the start.
-        is_pairs: whether the items are pairs.
+    Attributes, besides those of `Source`:
         dataset: name of the public dataset that was packed, "" for others.
         size: largest height and width of a sub-image.
         files: files whose name, size and time identify the content, for the digest of `pack`.
-        on_bad_file: "skip" or "refuse".
-        unreadable: index -> reason, of records that failed in reading, in this process so far.
     """
-
-    noun = "sub-image"
 
     def __init__(
         self,
@@ -181,13 +155,21 @@ class PackedSource(Source):
         self._files = [shard.file for shard in used]
         self._ends = np.cumsum([shard.records for shard in used]) if used else np.zeros(0, int)
         count = manifest.inputs - len(manifest.skipped)
-        self.report = PackedReport(
-            manifest.records, len(self), count, manifest.kind, tuple(skipped)
+        self.report = SourceReport(
+            f"{len(self)} sub-images of {count} {manifest.kind}",
+            manifest.records,
+            tuple(skipped),
+            f"{manifest.records - len(self)} in {len(skipped)} damaged files left out",
         )
         if not len(self):
             reason = skipped[0][1] if skipped else "nothing was packed"
             raise images.ImageError(f"no sub-image in {self.folder} can be read: {reason}")
         self._start_readers()
+
+    @property
+    def noun(self) -> str:
+        """What an item is, for people."""
+        return "sub-image"
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:

@@ -1,11 +1,9 @@
 """Pairs of a degraded and a clean photo: checking and reading them; `pair_files` finds them."""
 
 import contextlib
-import dataclasses
 import functools
 import logging
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,40 +11,13 @@ import numpy as np
 from dcpt_jax import images
 from dcpt_jax.data import sources
 from dcpt_jax.data.pair_files import Pairing
-from dcpt_jax.data.sources import Cache, Pair, Source
-from dcpt_jax.images import listing
+from dcpt_jax.data.sources import Cache, Pair, Source, SourceReport
 
 _logger = logging.getLogger(__name__)
 
 
 class SizeError(images.ImageError):
     """The two photos of a pair have different sizes."""
-
-
-@dataclasses.dataclass(frozen=True)
-class PairReport:
-    """Result of checking the files of a source of pairs at the start."""
-
-    total: int  # number of degraded files, and of inaccessible files and folders
-    used: int  # number of good pairs
-    skipped: tuple[tuple[Path, str], ...]  # (degraded file, reason) of the others
-    kinds: dict[str, int]  # number of those "unpaired", "unreadable" or of "different size"
-    unused: int  # number of clean files without a degraded one
-    checked: bool  # False if there were too many pairs to check before the run
-    left_out: Mapping[str, int]  # number of other files left out, see `FileList`
-    warnings: tuple[str, ...]  # see `Pairing`
-
-    def summary(self) -> str:
-        """One line: how many pairs are used and how many files were left out, and why."""
-        text = f"{self.used} pairs"
-        if self.skipped:
-            kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items() if count)
-            text += f" ({len(self.skipped)} of {self.total} degraded files left out: {kinds})"
-        if self.unused:
-            text += f", clean files without a degraded one: {self.unused}"
-        if not self.checked:
-            text += " (too many to check each before the run)"
-        return "; ".join([text, *listing.left_out_texts(self.left_out)])
 
 
 def check_pair(
@@ -69,17 +40,14 @@ def check_pair(
 
 
 class PairSource(Source):
-    """Pairs by index: `Pair(degraded, clean)` of equal size, read-only.
+    """Pairs by index: `Pair(degraded, clean)` of equal size, read-only; see `Source`.
 
     Attributes:
-        report: result of the check at the start.
         degraded: the degraded files in use.
         clean: the clean file of each.
-        on_bad_file: "skip" or "refuse".
-        unreadable: index -> reason, of pairs that failed in decoding, in this process so far.
     """
 
-    noun = "pair"
+    is_pairs = True
 
     def __init__(
         self,
@@ -129,10 +97,13 @@ class PairSource(Source):
                 f"none of {len(pairing)} pairs can be read; first: {skipped[-1][1]}"
                 + "".join(f"; {warning}" for warning in pairing.warnings)
             )
-        self.report = PairReport(
-            total=len(pairing) + unpaired + unreadable,
-            used=len(self.degraded),
-            skipped=tuple(skipped),
+        total = len(pairing) + unpaired + unreadable
+        problems = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+        self.report = SourceReport(
+            f"{len(self)} pairs",
+            total,
+            tuple(skipped),
+            f"{len(skipped)} of {total} degraded files left out: {problems}",
             kinds=kinds,
             unused=len(pairing.unused),
             checked=checked,

@@ -5,18 +5,16 @@ At the start the header of every file is checked (`images.check_image`), in fold
 only decoding finds, such as a wrong checksum, is handled while the stream runs; see `sources`.
 """
 
-import dataclasses
 import functools
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from dcpt_jax import extras, images
 from dcpt_jax.data import sources
-from dcpt_jax.data.sources import Cache, Source
-from dcpt_jax.images import listing
+from dcpt_jax.data.sources import Cache, Source, SourceReport
 from dcpt_jax.images.listing import FileList
 
 # Photos bundled with installed packages, as "package/file". The lists are disjoint.
@@ -73,67 +71,11 @@ def bundled_photos(split: str) -> list[Path]:
     return paths
 
 
-@dataclasses.dataclass(frozen=True)
-class PhotoReport:
-    """Result of checking the files of a source at the start."""
-
-    total: int  # number of files, and of inaccessible files and folders
-    used: Sequence[Path]  # the good files
-    skipped: tuple[tuple[Path, str], ...]  # (file, reason) of bad files
-    checked: bool  # False if there were too many files to check before the run
-    # Number of other files left out, see `FileList`
-    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
-
-    def summary(self) -> str:
-        """One line: how many photos are used and how many were left out."""
-        text = f"{len(self.used)} photos"
-        if self.skipped:
-            text += f" ({len(self.skipped)} of {self.total} files left out as unreadable)"
-        if not self.checked:
-            text += " (too many to check each before the run)"
-        return "; ".join([text, *listing.left_out_texts(self.left_out)])
-
-
-def inspect_photos(
-    paths: Sequence[Path | str], on_bad_file: str = "skip", *, max_pixels: int = images.MAX_PIXELS
-) -> PhotoReport:
-    """Checks files without decoding them, and logs a warning for each bad one.
-
-    Raises:
-        ImageError: for the first bad file if `on_bad_file` is "refuse", or if all are bad.
-        ValueError: for another `on_bad_file`, or no paths.
-    """
-    sources.check_bad_file_rule(on_bad_file)
-    if not paths:
-        raise ValueError("a source of photos needs at least one file")
-    skipped = list(getattr(paths, "inaccessible", ()))
-    if skipped and on_bad_file == "refuse":
-        raise sources.refused(images.ImageError(skipped[0][1]))
-    total = len(paths) + len(skipped)
-    checked = len(paths) <= sources.CHECK_LIMIT
-    used = paths if isinstance(paths, FileList) else tuple(map(Path, paths))
-    if checked:
-        files = list(used)
-        good, bad = sources.check_each(
-            lambda i: images.check_image(files[i], max_pixels=max_pixels), len(files), on_bad_file
-        )
-        used = tuple(files[i] for i in good)
-        skipped += [(files[i], str(error)) for i, error in bad]
-    sources.warn_of_each([reason for _, reason in skipped], "photo")
-    if not used:
-        raise images.ImageError(f"none of {total} photos can be read; first: {skipped[0][1]}")
-    left_out = getattr(paths, "left_out", {})
-    return PhotoReport(total, used, tuple(skipped), checked, left_out)
-
-
 class PhotoSource(Source):
-    """Clean photos by index: uint8 or uint16 [h, w, 3], RGB, read-only.
+    """Clean photos by index: uint8 or uint16 [h, w, 3], RGB, read-only; see `Source`.
 
     Attributes:
-        report: result of the check at the start.
         paths: the files in use.
-        on_bad_file: "skip" or "refuse".
-        unreadable: index -> reason, of files that failed in decoding, in this process so far.
     """
 
     def __init__(
@@ -145,7 +87,7 @@ class PhotoSource(Source):
         max_pixels: int = images.MAX_PIXELS,
         colour: str = "srgb",
     ):
-        """Checks the files; see `inspect_photos` for errors.
+        """Checks the headers of all files, if there are at most `sources.CHECK_LIMIT`.
 
         Args:
             paths: the files.
@@ -154,12 +96,38 @@ class PhotoSource(Source):
                 other sources.
             max_pixels: larger images count as bad.
             colour: "srgb" or "as_is", see `images.read_pixels`.
+
+        Raises:
+            ImageError: for the first bad file if `on_bad_file` is "refuse", or if all are bad.
+            ValueError: for another `on_bad_file`, or no paths.
         """
         super().__init__(
             on_bad_file=on_bad_file, cache=cache_megabytes, max_pixels=max_pixels, colour=colour
         )
-        self.report = inspect_photos(paths, on_bad_file, max_pixels=max_pixels)
-        self.paths = self.report.used
+        if not paths:
+            raise ValueError("a source of photos needs at least one file")
+        skipped = list(getattr(paths, "inaccessible", ()))
+        if skipped and on_bad_file == "refuse":
+            raise sources.refused(images.ImageError(skipped[0][1]))
+        total = len(paths) + len(skipped)
+        checked = len(paths) <= sources.CHECK_LIMIT
+        self.paths = paths if isinstance(paths, FileList) else tuple(map(Path, paths))
+        if checked:
+            files = self.paths = tuple(self.paths)
+            good, bad = sources.check_each(self.check, len(files), on_bad_file)
+            self.paths = tuple(files[i] for i in good)
+            skipped += [(files[i], str(error)) for i, error in bad]
+        sources.warn_of_each([reason for _, reason in skipped], "photo")
+        if not self.paths:
+            raise images.ImageError(f"none of {total} photos can be read; first: {skipped[0][1]}")
+        self.report = SourceReport(
+            f"{len(self.paths)} photos",
+            total,
+            tuple(skipped),
+            f"{len(skipped)} of {total} files left out as unreadable",
+            checked=checked,
+            left_out=getattr(paths, "left_out", {}),
+        )
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from dcpt_jax import degradations, extras, images
 from dcpt_jax.data.classes import TrainingClass
 from dcpt_jax.data.mixing import Order, Stream, hashed
 from dcpt_jax.data.phases import Phase
+from dcpt_jax.data.sources import arrays_of
 from dcpt_jax.data.workers import (
     cause_of_death,
     fit_shared_memory,
@@ -259,15 +260,16 @@ def describe(classes: Sequence[TrainingClass]) -> str:
     ]
     lines.insert(0, f"{len(classes)} classes, {order.pass_length:,} samples in a pass over all:")
     for names, source in _by_source(classes):
-        if source.report.skipped or not source.report.checked:
-            lines.append(f"  {names}: {source.report.summary()}")
+        reports = [part.report for part in source.parts]
+        if any(report.skipped or not report.checked for report in reports):
+            lines.append(f"  {names}: {'; '.join(report.summary() for report in reports)}")
     return "\n".join(lines)
 
 
 def _warn_of_small_parts(classes: Sequence[TrainingClass], crop: int) -> None:
     """Warns of packed sub-images that are smaller than the crop."""
     for names, source in _by_source(classes):
-        for part in getattr(source, "parts", (source,)):
+        for part in source.parts:
             if getattr(part, "size", crop) < crop:
                 _logger.warning(
                     "%s: %s holds sub-images of %d pixels, which are extended to crops of %d by "
@@ -320,8 +322,7 @@ class _MakeSample:
         self, item: Any, label: int, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         """Degraded and clean crop, float32 [crop, crop, 3], of a photo or a pair."""
-        is_pair = not isinstance(item, np.ndarray)
-        *degraded, clean = item if is_pair else (item,)
+        *degraded, clean = arrays_of(item)
         top = rng.integers(max(clean.shape[0] - self._crop, 0) + 1)
         left = rng.integers(max(clean.shape[1] - self._crop, 0) + 1)
         turn = rng.integers(8)
@@ -329,7 +330,7 @@ class _MakeSample:
             images.to_float(_turn(crop_at(pixels, top, left, self._crop), turn))
             for pixels in (*degraded, clean)
         )
-        if is_pair:
+        if degraded:
             return degraded[0], clean
         return degradations.apply_parts(clean, self._parts[label], rng), clean
 

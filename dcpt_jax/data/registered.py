@@ -7,19 +7,12 @@ from typing import Any
 import numpy as np
 
 from dcpt_jax import images
-from dcpt_jax.data.sources import ItemReport, Pair, Source
+from dcpt_jax.data.sources import Pair, Source, SourceReport
 from dcpt_jax.data.spec import REGISTERED, SourceError
 
 
 class RegisteredSource(Source):
-    """The photos or pairs that a registered function returned, read-only.
-
-    Attributes:
-        report: number of items.
-        is_pairs: whether the items are pairs.
-        on_bad_file: "skip" or "refuse"; items that raise an ImageError are bad.
-        unreadable: index -> reason, of items that failed, in this process so far.
-    """
+    """The photos or pairs that a registered function returned; those with an ImageError are bad."""
 
     def __init__(self, kind: str, text: str, *, cache_megabytes: Any = 512, **options: Any):
         """Opens a source of a registered kind and reads its first item."""
@@ -29,8 +22,7 @@ class RegisteredSource(Source):
         if not len(self._items):
             raise SourceError(f"{self._text} has no items")
         self.is_pairs = isinstance(self._items[0], tuple | list)
-        self.noun = "pair" if self.is_pairs else "photo"
-        self.report = ItemReport(len(self._items), self.noun)
+        self.report = SourceReport(f"{len(self)} {self.noun}s", len(self))
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from dcpt_jax.data.pair_files import Pairing, pair_folders, pair_list
 from dcpt_jax.data.pairs import PairSource
 from dcpt_jax.data.photos import PhotoSource, bundled_photos
 from dcpt_jax.data.registered import RegisteredSource
-from dcpt_jax.data.sources import Cache, Concatenated
+from dcpt_jax.data.sources import Cache, Concatenated, Source
 from dcpt_jax.data.spec import SourceError
 from dcpt_jax.data.tasks import Task
 from dcpt_jax.images import listing
@@ -21,9 +21,8 @@ from dcpt_jax.images import listing
 class DescribedSource:
     """A source and where it comes from."""
 
-    source: Any
+    source: Source
     origin: str  # for people: "pairs of rain100l in DIR"
-    is_pairs: bool  # False for clean photos
     dataset: Dataset | None = None  # the public dataset, if it is one
     missing: tuple[str, ...] = ()  # missing parts of the dataset
     is_test_set: bool = False  # whether it is the complete test data of the dataset
@@ -113,38 +112,37 @@ class SourceFactory:
     def _from_spec(self, kind: str, text: str, task: Task) -> DescribedSource:
         if kind == "photos":
             source = self._photos(listing.images_in(text), ("photos", text))
-            return DescribedSource(source, f"photos of {text}", is_pairs=False)
+            return DescribedSource(source, f"photos of {text}")
         if kind == "pairs":
             degraded, clean, rule = spec.parse_pairs(text)
             source = self._pairs(pair_folders(degraded, clean, rule))
-            return DescribedSource(source, f"pairs of {degraded} and {clean}", is_pairs=True)
+            return DescribedSource(source, f"pairs of {degraded} and {clean}")
         if kind == "list":
             file, clean_first = spec.parse_list(text)
             source = self._pairs(pair_list(file, clean_first=clean_first))
-            return DescribedSource(source, f"pairs of the list {file}", is_pairs=True)
+            return DescribedSource(source, f"pairs of the list {file}")
         if kind == "tfds":
             from dcpt_jax.data.tfds import TfdsSource
 
             source = TfdsSource(text, split=self.split, **self._options)
             origin = f"{source.noun}s of the TFDS dataset {text}"
-            return DescribedSource(source, origin, source.is_pairs)
+            return DescribedSource(source, origin)
         if kind == "packed":
             from dcpt_jax.data.packed import PackedSource
 
             source = PackedSource(text, on_bad_file=self._options["on_bad_file"])
             dataset = DATASETS.get(source.dataset)
             origin = f"{source.noun}s packed in {text}"
-            return DescribedSource(source, origin, source.is_pairs, dataset)
+            return DescribedSource(source, origin, dataset)
         if kind in spec.REGISTERED:
             source = RegisteredSource(kind, text, **self._options)
             origin = f"{source.noun}s of {kind}:{text}"
-            return DescribedSource(source, origin, source.is_pairs)
+            return DescribedSource(source, origin)
         return self._dataset(kind, text, task)
 
     def _dataset(self, name: str, folder: Path | str, task: Task) -> DescribedSource:
         files = dataset_files.find(name, folder, self.split, task=task.name)
-        is_pairs = files.pairing is not None
-        if is_pairs:
+        if files.pairing is not None:
             source = self._pairs(files.pairing)
         else:
             source = self._photos(files.photos, (name, str(folder)))
@@ -152,7 +150,7 @@ class SourceFactory:
         origin = f"{source.noun}s of {name} in {folder}{without}"
         missing = tuple(f"{name}: no {part} in {folder}" for part in files.missing)
         is_test_set = self.split == "held_out" and not missing
-        return DescribedSource(source, origin, is_pairs, files.dataset, missing, is_test_set)
+        return DescribedSource(source, origin, files.dataset, missing, is_test_set)
 
     def clean_photos(self) -> tuple[PhotoSource, str]:
         """The clean photos for synthetic classes, and their description for people."""
@@ -176,7 +174,7 @@ class SourceFactory:
 def _concatenate(described: Sequence[DescribedSource]) -> DescribedSource:
     if len(described) == 1:
         return described[0]
-    if len({part.is_pairs for part in described}) > 1:
+    if len({part.source.is_pairs for part in described}) > 1:
         raise SourceError(
             "the sources of a class must all be pairs, or all clean photos, not both: "
             + ", ".join(part.origin for part in described)
@@ -186,4 +184,4 @@ def _concatenate(described: Sequence[DescribedSource]) -> DescribedSource:
     missing = tuple(part for part in described for part in part.missing)
     published = all(part.dataset is not None for part in described)
     dataset = described[0].dataset if published else None
-    return DescribedSource(source, origin, described[0].is_pairs, dataset, missing)
+    return DescribedSource(source, origin, dataset, missing)

@@ -15,13 +15,14 @@ import itertools
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dcpt_jax import images
+from dcpt_jax.images import listing
 
 BAD_FILE_RULES = ("skip", "refuse")
 NAMED_LIMIT = 20  # most bad files named individually at the start
@@ -103,11 +104,14 @@ class Source(Sequence):
     items are files.
 
     Attributes:
+        is_pairs: whether the items are pairs.
+        report: result of the check at the start.
         on_bad_file: "skip" or "refuse".
         unreadable: index -> reason, of items that failed in decoding, in this process so far.
     """
 
-    noun = "photo"
+    is_pairs = False
+    report: "SourceReport"
 
     def __init__(
         self,
@@ -125,6 +129,16 @@ class Source(Sequence):
         self._colour = colour
         self._cache = cache if isinstance(cache, Cache) else Cache(cache)
         self._number = self._cache.add_source()
+
+    @property
+    def noun(self) -> str:
+        """What an item is, for people."""
+        return "pair" if self.is_pairs else "photo"
+
+    @property
+    def parts(self) -> tuple["Source", ...]:
+        """The sources that are joined in this one: itself, unless it is `Concatenated`."""
+        return (self,)
 
     def describe(self, index: int) -> str:
         """The file or files of an item, for messages."""
@@ -169,7 +183,7 @@ class Source(Sequence):
             if is_new and self.on_bad_file == "skip":
                 _logger.warning("%s skipped (%d so far): %s", self.noun, count, error)
             raise
-        for pixels in _arrays_of(item):
+        for pixels in arrays_of(item):
             pixels.setflags(write=False)  # cached items are shared by all crops
         self._cache.put(key, item)
         return item
@@ -219,28 +233,31 @@ def check_each(
     return good, bad
 
 
-def _arrays_of(item: Any) -> tuple[np.ndarray, ...]:
+def arrays_of(item: Any) -> tuple[np.ndarray, ...]:
+    """(photo,), or (degraded, clean) of a pair."""
     return (item,) if isinstance(item, np.ndarray) else tuple(item)
 
 
 def _bytes_of(item: Any) -> int:
-    return sum(pixels.nbytes for pixels in _arrays_of(item))
+    return sum(pixels.nbytes for pixels in arrays_of(item))
 
 
-class Concatenated(Sequence):
-    """Concatenation of several sources of the same kind."""
+class Concatenated(Source):
+    """Concatenation of several sources of the same kind; each part has a report of its own."""
 
-    def __init__(self, parts: Sequence[Any]):
+    def __init__(self, parts: Sequence[Source]):
         """Joins sources."""
         if not parts:
             raise ValueError("nothing to join")
-        self.parts = tuple(parts)
+        super().__init__(on_bad_file=parts[0].on_bad_file, cache=0)
+        self.is_pairs = parts[0].is_pairs
+        self._parts = tuple(parts)
         self._ends = tuple(itertools.accumulate(len(part) for part in self.parts))
 
     @property
-    def on_bad_file(self) -> str:
-        """The rule of the sources for bad files."""
-        return self.parts[0].on_bad_file
+    def parts(self) -> tuple[Source, ...]:
+        """The joined sources."""
+        return self._parts
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
@@ -252,11 +269,6 @@ class Concatenated(Sequence):
             name if counts[name] == 1 else f"{number}/{name}"
             for name, number in zip(names, numbers, strict=True)
         )
-
-    @property
-    def report(self) -> "JoinedReport":
-        """Result of the check at the start."""
-        return JoinedReport(tuple(part.report for part in self.parts))
 
     def __len__(self) -> int:
         """Number of items."""
@@ -277,7 +289,7 @@ class Concatenated(Sequence):
         part, index = self._find(index)
         return part.describe(index)
 
-    def _find(self, index: int) -> tuple[Any, int]:
+    def _find(self, index: int) -> tuple[Source, int]:
         if not -len(self) <= index < len(self):
             raise IndexError(f"item {index} of {len(self)}")
         index %= len(self)
@@ -290,43 +302,29 @@ class Concatenated(Sequence):
 
 
 @dataclasses.dataclass(frozen=True)
-class ItemReport:
-    """Report of a source that does not check its items before the run."""
+class SourceReport:
+    """Result of checking a source at the start."""
 
-    total: int
-    noun: str
-    skipped: tuple[tuple[Path, str], ...] = ()
-    checked: bool = True
-
-    def summary(self) -> str:
-        """One line."""
-        return f"{self.total} {self.noun}s"
-
-
-@dataclasses.dataclass(frozen=True)
-class JoinedReport:
-    """The reports of several sources as one."""
-
-    parts: tuple[Any, ...]
-
-    @property
-    def total(self) -> int:
-        """Number of items."""
-        return sum(part.total for part in self.parts)
-
-    @property
-    def skipped(self) -> tuple[tuple[Any, str], ...]:
-        """(file, reason) of all skipped items."""
-        return tuple(skipped for part in self.parts for skipped in part.skipped)
-
-    @property
-    def checked(self) -> bool:
-        """False if one of the sources was too large to check."""
-        return all(part.checked for part in self.parts)
+    used: str  # the good items, for people: "5 photos"
+    total: int  # number of files found, bad ones included; of items, if these are not files
+    skipped: tuple[tuple[Path, str], ...] = ()  # (file, reason) of the bad ones
+    lost: str = ""  # these, for people: "2 of 7 files left out"
+    # Number of pairs "unpaired", "unreadable" or of "different size"; {} if all are unreadable
+    kinds: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    unused: int = 0  # number of clean files without a degraded one
+    checked: bool = True  # False if there were too many files to check before the run
+    # Number of other files left out, see `FileList`
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    warnings: tuple[str, ...] = ()  # see `Pairing`
 
     def summary(self) -> str:
-        """The summaries of all parts."""
-        return "; ".join(part.summary() for part in self.parts)
+        """One line: how many items are used and how many files were left out, and why."""
+        text = self.used + (f" ({self.lost})" if self.skipped else "")
+        if self.unused:
+            text += f", clean files without a degraded one: {self.unused}"
+        if not self.checked:
+            text += " (too many to check each before the run)"
+        return "; ".join([text, *listing.left_out_texts(self.left_out)])
 
 
 def unique_names(paths: Sequence[Path]) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from dcpt_jax import extras, images
 from dcpt_jax.data.pairs import SizeError
-from dcpt_jax.data.sources import Cache, ItemReport, Pair, Source
+from dcpt_jax.data.sources import Cache, Pair, Source, SourceReport
 
 # Feature names of the two images of a pair, (degraded, clean).
 PAIR_FEATURES = (
@@ -38,12 +38,8 @@ class TfdsError(FileNotFoundError):
 class TfdsSource(Source):
     """The photos or pairs of one split, read-only; bad files are handled as in folders.
 
-    Attributes:
-        report: number of items.
-        is_pairs: whether the items are pairs.
+    Attributes, besides those of `Source`:
         files: all files of the dataset.
-        on_bad_file: "skip" or "refuse".
-        unreadable: index -> reason, of examples that failed in decoding, in this process so far.
     """
 
     def __init__(
@@ -82,8 +78,7 @@ class TfdsSource(Source):
         self._records, self._keys, folder = _open(name, self._split)
         self.files = tuple(sorted(p for p in folder.glob("*") if p.is_file()))
         self.is_pairs = len(self._keys) == 2
-        self.noun = "pair" if self.is_pairs else "photo"
-        self.report = ItemReport(len(self._records), self.noun)
+        self.report = SourceReport(f"{len(self)} {self.noun}s", len(self))
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
