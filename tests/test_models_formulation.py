@@ -73,6 +73,17 @@ def test_an_export_for_two_platforms_has_both():
     np.testing.assert_array_equal(both.call(x, kernel), depthwise_conv(x, kernel))
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_an_export_with_a_symbolic_batch_takes_any(name):
+    model = create_model(name, **TINY_BACKBONES[name])
+    variables = {"params": random_params(parameter_shapes(model), 0.1)}
+    images = np.random.default_rng(0).random((3, 16, 16, 3), np.float32)
+    restore = jax.jit(lambda images: model.apply(variables, images))
+    batch = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("b"), 16, 16, 3), jnp.float32)
+    exported = jax.export.export(restore, platforms=["cpu", "cuda"])(batch)
+    np.testing.assert_allclose(exported.call(images), restore(images), rtol=1e-4, atol=1e-5)
+
+
 def test_committed_inputs_and_the_default_device_decide():
     function = jax.jit(lambda x: by_platform(lambda x: x + (1 if on_cpu() else 2), x))
     cpu = jax.devices("cpu")[0]

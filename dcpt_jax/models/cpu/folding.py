@@ -81,5 +81,6 @@ def scaled(x: jax.Array, factor: jax.Array) -> jax.Array | None:
 
 
 def is_worthwhile(x: jax.Array, channels: int) -> bool:
-    """Whether [..., c] has enough pixels for folding to save work."""
-    return math.prod(x.shape[:-1]) >= _PIXELS_FOR_A_CHANNEL * channels
+    """Whether [..., c] has enough pixels for folding to save work; a symbolic batch counts so."""
+    pixels = math.prod(x.shape[:-1])
+    return not isinstance(pixels, int) or pixels >= _PIXELS_FOR_A_CHANNEL * channels
