@@ -71,7 +71,8 @@ def test_tensorboard_gets_the_scalars(pretrained):
     found = scalars(pretrained)
     assert {"loss/loss", "loss/pixel", "loss/class", "quality/accuracy"} <= set(found)
     assert {"schedule/learning_rate_network", "schedule/gradient_norm_network"} <= set(found)
-    assert {"speed/data_wait", "speed/images_per_second", "speed/tflops_per_second"} <= set(found)
+    assert {"speed/data_wait", "speed/images_per_second"} <= set(found)
+    assert "speed/tflops_per_second" not in found  # not counted correctly on CPUs
     assert {tag.partition("/")[0] for tag in found} == {"loss", "quality", "schedule", "speed"}
     assert found["speed/host_memory_gb"][-1] > 0.1
     assert len(found["loss/loss"]) == 3  # steps 4, 8 and 12

@@ -210,7 +210,9 @@ class Monitor:
         processes.say(f"compiling the training step{sizes} (can take minutes) ...")
         lowered = run.lower(state, phase)
         compiled = lowered.compile()
-        flops = throughput.flops_of(lowered, accumulate_steps=run.accumulate_steps)
+        flops = None
+        if run.platform != "cpu":  # there kernel gradients are loops, whose body XLA counts once
+            flops = throughput.flops_of(lowered, accumulate_steps=run.accumulate_steps)
         if self.log is not None:
             self.log.resume(start, batch_size=phase.batch_size, flops=flops)
             self._progress.resume()

@@ -38,7 +38,8 @@ def flops_of(lowered: jax.stages.Lowered, *, accumulate_steps: int = 1) -> float
     """Floating-point operations of one call of a lowered step, over all devices.
 
     Counted by XLA before optimisation. XLA counts the body of a loop once, so with gradient
-    accumulation its number is multiplied by the number of parts.
+    accumulation its number is multiplied by the number of parts; on CPUs the number is too low, as
+    some gradients of kernels are computed in loops (`models.cpu`).
 
     Args:
         lowered: the step.
