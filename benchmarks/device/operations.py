@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.device import depthwise, messages
+from benchmarks.device import messages
 from dcpt_jax.models import cpu, layers
 from dcpt_jax.models.formulation import ACCELERATOR, formulated
 
@@ -38,7 +38,10 @@ def cases(tiny: bool) -> Iterator[Case]:
     for shape, dtype in itertools.product(maps, ("bfloat16", "float32")):
         if dtype == "float32" and shape != maps[0]:
             continue
-        for name, function in depthwise_variants(tiny).items():
+        for name, function in (
+            ("convolution", _as_accelerator(layers.depthwise_conv)),
+            ("cpu", cpu.convolutions.depthwise_conv),
+        ):
             yield f"depthwise {name}", function, (shape, (3, 3, 1, shape[3])), dtype
     for shape, out in (
         [((2, 16, 16, 16), 8)]
@@ -82,19 +85,6 @@ def _as_accelerator(function: Callable) -> Callable:
 def _in_float32(function: Callable) -> Callable:
     """Calls a norm as the networks do: input in its dtype, statistics in float32."""
     return lambda x: function(x.astype(jnp.float32)).astype(x.dtype)
-
-
-def depthwise_variants(tiny: bool) -> dict[str, Callable]:
-    """Formulations of a depthwise convolution: those of the package and experimental ones."""
-    return {
-        "convolution": _as_accelerator(layers.depthwise_conv),
-        "taps": depthwise.taps,
-        "cpu": cpu.convolutions.depthwise_conv,
-        "taps, one reduction": depthwise.taps_one_reduction,
-        "taps, nine sums": depthwise.taps_nine_sums,
-        "taps, sums in steps": depthwise.taps_sums_in_steps,
-        "pallas": depthwise.pallas(interpret=tiny),
-    }
 
 
 def forward_and_both(function: Callable) -> dict[str, Callable]:
@@ -169,32 +159,6 @@ def microseconds(program: Callable, sets: list[list[jax.Array]]) -> float:
     return 1e6 * median(spent(runs) for _ in range(3))
 
 
-def agreement(tiny: bool) -> dict[str, Any]:
-    """Relative difference of each depthwise convolution from XLA's in float32, for both passes.
-
-    Checks on this device that the timed kernels are correct.
-    """
-    shape = (2, 16, 32, 64)
-    inputs = [_random(jax.ShapeDtypeStruct(s, np.dtype("float32")), i)
-              for i, s in enumerate((shape, (3, 3, 1, 64), shape))]  # fmt: skip
-    outputs = {}
-    for name, function in depthwise_variants(tiny).items():
-        try:
-            with jax.default_matmul_precision("highest"):
-                value, (to_x, to_kernel) = jax.jit(forward_and_both(function)["both"])(*inputs)
-            outputs[name] = [np.asarray(array, np.float64) for array in (value, to_x, to_kernel)]
-        except Exception as error:
-            outputs[name] = f"{type(error).__name__}: {error}"[-600:]
-    reference = outputs["convolution"]
-    return {
-        name: arrays if isinstance(arrays, str) else max(
-            float(np.linalg.norm(array - expected) / np.linalg.norm(expected))
-            for array, expected in zip(arrays, reference, strict=True)
-        )
-        for name, arrays in outputs.items()
-    }  # fmt: skip
-
-
 def ceilings(tiny: bool) -> dict[str, Any]:
     """Programs for a large copy and a large matrix product, with their bytes or operations."""
     side, words = (256, 2**16) if tiny else (8192, 2**28)
@@ -216,8 +180,7 @@ def main() -> None:
     with concurrent.futures.ThreadPoolExecutor(options["threads"]) as pool:
         largest = ceilings(tiny)
         compiled_cases = list(pool.map(compile_case, case_list))
-    agreements = agreement(tiny)
-    messages.wait_for_turn(agreement=agreements)
+    messages.wait_for_turn()
     start = time.perf_counter()
     for name, (program, inputs, count, unit) in largest.items():
         spent = microseconds(program, [[_random(x, i) for i, x in enumerate(inputs)]])

@@ -14,9 +14,6 @@ from typing import Any
 from dcpt_jax import config as configs
 
 NETWORKS = ("nafnet", "restormer", "promptir", "swinir")
-# Names of the parts in the results of 2026-11-27.
-_EARLIER_NAMES = {"right": "recordings", "micro": "operations", "fast": "networks"}
-_EARLIER_NAMES |= {"fed": "pipeline", "whole": "commands"}
 _COLUMNS = ("ms", "batch", "peak GB", "compile s", "teraflops/s", "share of peak")
 
 
@@ -30,7 +27,7 @@ def costs(results: dict[str, Any]) -> dict[str, float]:
     for name in NETWORKS:
         steps = {
             key: figures["ms"] / figures["batch"]
-            for key, figures in _parts(results).get("networks", {}).items()
+            for key, figures in results["parts"].get("networks", {}).items()
             if key.startswith(f"{name} step bfloat16") and "torch" not in key and "ms" in figures
         }
         if steps:
@@ -42,14 +39,9 @@ def costs(results: dict[str, Any]) -> dict[str, float]:
     return hours
 
 
-def _parts(results: dict[str, Any]) -> dict[str, Any]:
-    """The results of each part by its name."""
-    return {_EARLIER_NAMES.get(name, name): part for name, part in results["parts"].items()}
-
-
 def text(results: dict[str, Any]) -> str:
     """All tables, with a line for each available or missing result."""
-    facts, parts = results["facts"], _parts(results)
+    facts, parts = results["facts"], results["parts"]
     lines = [f"{facts['card']}; {facts['machine']}; {facts['date']}; {facts['seconds']:.0f} s"]
     lines += ["", "recordings", *_recordings(parts.get("recordings", {}))]
     lines += ["", "operations", *_operations(parts.get("operations", {}))]
@@ -76,21 +68,11 @@ def _recordings(part: dict[str, Any]) -> Iterator[str]:
 def _operations(part: dict[str, Any]) -> Iterator[str]:
     for figures in part.values():
         for name, timings in figures.items():
-            if isinstance(timings, dict) and name != "agreement":
-                cells = (
-                    f"{key} {value:,.1f}" if isinstance(value, float) else f"{key} {_short(value)}"
-                    for key, value in timings.items()
-                )
+            if isinstance(timings, dict):
+                cells = (f"{key} {_short(value)}" for key, value in timings.items())
                 yield f"  {name:54}" + "  ".join(cells)
-            elif name == "agreement":
-                wrong = {key: value for key, value in timings.items() if not _small(value)}
-                yield f"  agreement in float32: {_short(wrong or 'all')}"
         if "error" in figures:
             yield f"  {_short(figures['error'])}"
-
-
-def _small(value: Any) -> bool:
-    return isinstance(value, float) and value < 1e-4
 
 
 def _networks(part: dict[str, Any]) -> Iterator[str]:
