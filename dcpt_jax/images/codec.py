@@ -41,7 +41,6 @@ from dcpt_jax.images.headers import (
     image_error,
     opened,
     pillow_image,
-    png_chunks,
     png_without_damage,
     read_header,
     require_jpeg_end,
@@ -76,10 +75,7 @@ def check_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> ImageHeade
     path = Path(path)
     with opened(path) as file:
         header = read_header(path, file, max_pixels)
-        if header.kind == "PNG":
-            for _ in png_chunks(path, file):
-                pass
-        elif header.kind == "JPEG":
+        if header.kind == "JPEG":  # the chunks of a PNG are complete if its header is read
             file.seek(-2, os.SEEK_END)
             if file.read(2) != JPEG_END:  # some cameras append data after the end mark
                 file.seek(header.data_start)
