@@ -16,8 +16,8 @@ import jax
 import numpy as np
 import pytest
 
-from dcpt_jax.convert.naming import from_torch
-from dcpt_jax.models import create_model
+from dcpt_jax.convert.naming import from_torch, to_torch
+from dcpt_jax.models import create_model, parameter_shapes
 from dcpt_jax.models.formulation import traced_for
 
 # A network of each kind that compiles in seconds.
@@ -75,6 +75,12 @@ def _rule_weight(name: str, shape: tuple[int, ...], salt: str) -> np.ndarray:
 # The full recordings, where they are at hand, and the smallest ones, which every clone has.
 FULL = Path(os.environ.get("DCPT_GOLDEN", Path(__file__).parents[2] / "shared" / "golden"))
 RECORDINGS = Path(__file__).parent / "recordings"
+
+
+def reference_shapes(model: Any, **options: Any) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the reference's state dict of a network; options of `to_torch`."""
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.uint8), parameter_shapes(model))
+    return {name: array.shape for name, array in to_torch(zeros, model, **options).items()}
 
 
 def recording(path: str) -> Path:

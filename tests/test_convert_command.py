@@ -15,11 +15,18 @@ import pytest
 import dcpt_jax
 from dcpt_jax import weights
 from dcpt_jax.convert import command, files, reading
-from dcpt_jax.convert.naming import reference_shapes
 from dcpt_jax.convert.pth import read_pth
 from dcpt_jax.convert.safetensors_files import read_safetensors, write_safetensors
 from dcpt_jax.labels import Labels
-from tests.golden import read_arrays, read_case, read_json, recording, rule_weights, run
+from tests.golden import (
+    read_arrays,
+    read_case,
+    read_json,
+    recording,
+    reference_shapes,
+    rule_weights,
+    run,
+)
 from tests.test_convert_pth import tensor, write_zip
 
 NETWORK = {"width": 4, "encoder_blocks": (2, 1), "middle_blocks": 1, "decoder_blocks": (1, 2)}

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from dcpt_jax.convert.naming import LAYOUTS, from_torch, reference_shapes, to_torch
+from dcpt_jax.convert.naming import LAYOUTS, from_torch, to_torch
 from dcpt_jax.models import create_classifier, create_model
-from tests.golden import read_json, rule_weights
+from tests.golden import read_json, reference_shapes, rule_weights
 
 
 def small_network():

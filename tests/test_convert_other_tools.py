@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from dcpt_jax.convert.files import write_checkpoints
-from dcpt_jax.convert.naming import from_torch, reference_shapes, to_torch
+from dcpt_jax.convert.naming import from_torch, to_torch
 from dcpt_jax.models import create_model
-from tests.golden import rule_weights, run
+from tests.golden import reference_shapes, rule_weights, run
 
 pytestmark = pytest.mark.slow
 LEVELS = {"dim": 8, "num_blocks": (1, 2, 1, 1), "num_refinement_blocks": 1, "heads": (1, 2, 2, 4)}

@@ -204,28 +204,6 @@ def to_torch(
     return written | {name: np.zeros(shape, dtype) for name, shape in unused}
 
 
-def reference_shapes(
-    model: nn.Module, *, layout: str | None = None, force: bool = False
-) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the reference's state dict of a network, without any parameters.
-
-    Args:
-        model: a network or classifier.
-        layout: as for `to_torch`.
-        force: as for `to_torch`.
-
-    Returns:
-        Name in the reference -> shape in the reference, in the order of `to_torch`.
-    """
-    layout = _written_layout(model, layout, force)
-    rules, shapes = _rules_for(model, _rules_of(model, layout)), _shapes(model)
-    written = {
-        _reference_name(path, rules): _reference_shape(path, shapes[path])
-        for path in sorted(shapes, key=_natural_order)
-    }
-    return written | _unused_shapes(model, layout)
-
-
 def maskdcpt_layout(names: Iterable[str]) -> str | None:
     """The layout of MaskDCPT that names are in, of `LAYOUTS`; None for other names."""
     names = list(names)
