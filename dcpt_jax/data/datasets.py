@@ -1,6 +1,6 @@
-"""Table of the public datasets in the published task sets: folders, content, authors.
+"""Table of the public datasets in the published task sets: their folders and test data.
 
-docs/data.md shows the folder trees and the sources. `dataset_files` finds the files.
+docs/data.md also has their content, authors and licences. `dataset_files` finds the files.
 """
 
 import dataclasses
@@ -46,10 +46,7 @@ class Dataset:
     Attributes:
         name: its name in task sets and configs.
         title: its published name.
-        content: short description of the content.
         folders: accepted names of its folder below `config.data.datasets`, besides `name`.
-        home: web page of its authors.
-        licence: terms of use stated by them.
         train: the parts of its training data, each with alternative layouts; () without.
         held_out: likewise the test data.
         tested_on: dataset whose test data publications use for models trained on this one; "" =
@@ -60,10 +57,7 @@ class Dataset:
 
     name: str
     title: str
-    content: str
     folders: tuple[str, ...]
-    home: str
-    licence: str
     train: tuple[Alternatives, ...] = ()
     held_out: tuple[Alternatives, ...] = ()
     tested_on: str = ""
@@ -105,20 +99,12 @@ def _training_photos(folder: str) -> Folders:
     return Folders("", folder, without=without)
 
 
-_YANG = "https://www.icst.pku.edu.cn/struct/Projects/joint_rain_removal.html"
-_NONE_STATED = "no licence known to us; made for research, ask the authors before any other use"
-_BERKELEY = "photos for non-commercial research and teaching"
-
-
 def _rain200(letter: str) -> Dataset:
     word = {"H": "heavy", "L": "light"}[letter]
     return Dataset(
         f"rain200{letter.lower()}",
         f"Rain200{letter}",
-        f"{word} synthetic rain, 1,800 training and 200 test pairs",
         (f"RainTrain{letter}", f"rain_data_train_{word}", f"Rain100{letter}_train"),
-        _YANG,
-        _NONE_STATED,
         train=(_rainy("train", ""),),
         held_out=(_rainy("test"),),
         tested_on="rain100l",
@@ -129,10 +115,7 @@ _ALL = (
     Dataset(
         "rain100l",
         "Rain100L",
-        "light synthetic rain, 200 training and 100 test pairs",
         ("Rain100L_test", "test/Rain100L", "rain_data_test_Light"),
-        _YANG,
-        _NONE_STATED,
         train=(_rainy("train", "RainTrainL"),),
         held_out=(_rainy("test", "Rain100L", ""),),
     ),
@@ -141,10 +124,7 @@ _ALL = (
     Dataset(
         "rain13k",
         "Rain13K",
-        "synthetic rain gathered from five sets, 13,712 training pairs",
         (),
-        "https://github.com/swz30/MPRNet",
-        "that of the sets it is gathered from; " + _NONE_STATED,
         train=(
             (
                 Folders("train/Rain13K/input", "train/Rain13K/target"),
@@ -158,11 +138,7 @@ _ALL = (
     Dataset(
         "dfwb",
         "DFWB",
-        "clean photos of DIV2K (800), Flickr2K (2,650), WED (4,744) and BSD (400)",
         (),
-        "https://data.vision.ee.ethz.ch/cvl/DIV2K/",
-        "DIV2K for academic research only; Flickr2K the terms of each photo; WED for research; "
-        "BSD " + _BERKELEY,
         train=(
             (Folders("", "DIV2K/DIV2K_train_HR"), Folders("", "DIV2K_train_HR"),
              _training_photos("DIV2K")),
@@ -177,10 +153,7 @@ _ALL = (
     Dataset(
         "reside_ots",
         "RESIDE OTS",
-        "outdoor photos with synthetic haze, 72,135 training pairs of 2,061 clean photos",
         ("OTS", "OTS_BETA", "OTS_ALPHA", "RESIDE/OTS", "RESIDE/OTS_BETA"),
-        "https://sites.google.com/view/reside-dehaze-datasets",
-        _NONE_STATED,
         train=(
             (
                 Folders("hazy", "clear/clear_images", "reside"),
@@ -196,10 +169,7 @@ _ALL = (
     Dataset(
         "sots",
         "RESIDE SOTS outdoor",
-        "outdoor photos with synthetic haze, 500 test pairs",
         ("RESIDE/SOTS", "SOTS_outdoor"),
-        "https://sites.google.com/view/reside-dehaze-datasets",
-        _NONE_STATED,
         held_out=(
             (
                 Folders("outdoor/hazy", "outdoor/gt", "reside"),
@@ -212,10 +182,7 @@ _ALL = (
     Dataset(
         "sots_indoor",
         "RESIDE SOTS indoor",
-        "rooms with synthetic haze, 500 test pairs of 50 clean photos",
         ("SOTS", "RESIDE/SOTS"),
-        "https://sites.google.com/view/reside-dehaze-datasets",
-        _NONE_STATED,
         held_out=(
             # The clean photos are 640x480 pixels, the hazy ones 620x460 of their middle.
             (
@@ -228,20 +195,14 @@ _ALL = (
     Dataset(
         "lol",
         "LOL (v1)",
-        "photos taken with short and long exposure, 485 training and 15 test pairs",
         ("LOLdataset", "LOL-v1", "LOLv1"),
-        "https://daooshee.github.io/BMVC2018website/",
-        _NONE_STATED,
         train=((Folders("our485/low", "our485/high"), Folders("train/low", "train/high")),),
         held_out=((Folders("eval15/low", "eval15/high"), Folders("test/low", "test/high")),),
     ),
     Dataset(
         "lol_synthetic",
         "LOL synthetic (of LOL-v2)",
-        "normal photos darkened by a program, 900 training and 100 test pairs",
         ("LOL-v2/Synthetic", "LOLv2/Synthetic", "LOL_v2/Synthetic", "Synthetic"),
-        "https://github.com/flyywh/CVPR-2020-Semi-Low-Light",
-        _NONE_STATED,
         train=(
             tuple(
                 Folders(low, normal, rule)
@@ -263,10 +224,7 @@ _ALL = (
     Dataset(
         "gopro",
         "GoPro",
-        "frames of fast video averaged to motion blur, 2,103 training and 1,111 test pairs",
         ("GOPRO_Large", "GoPro_Large"),
-        "https://seungjunnah.github.io/Datasets/gopro",
-        "CC BY 4.0",
         train=(
             (
                 Folders("train/*/blur", "train/*/sharp"),
@@ -286,13 +244,9 @@ _ALL = (
     Dataset(
         "dpdd",
         "DPDD (Canon)",
-        "photos taken with wide and narrow aperture, 350 training and 76 test pairs; the combined "
-        "image of both half pixels is used",
         ("dd_dp_dataset_canon", "dd_dp_dataset_png"),
-        "https://github.com/Abdullah-Abuolaim/defocus-deblurring-dual-pixel",
-        _NONE_STATED,
         # In the authors' release the two photos of a pair have different numbers, in the same
-        # order. Other releases have equal names.
+        # order. Other releases have equal names. Those of "c" combine both half pixels.
         train=(
             tuple(
                 Folders(degraded, clean, rule)
@@ -318,10 +272,7 @@ _ALL = (
     Dataset(
         "snow100k",
         "Snow100K",
-        "synthetic snow, 50,000 training pairs and three test sets of flakes of growing size",
         (),
-        "https://sites.google.com/view/yunfuliu/desnownet",
-        _NONE_STATED,
         train=(
             (
                 Folders("train/synthetic", "train/gt"),
@@ -340,10 +291,7 @@ _ALL = (
     Dataset(
         "cdd11",
         "CDD-11",
-        "mixed synthetic degradations, 11 of each of 1,183 training and 200 test photos",
         (),
-        "https://github.com/gy65896/OneRestore",
-        "see the authors' repository; " + _NONE_STATED,
         train=(
             (
                 Folders("train/{kind}", "train/clear"),
@@ -360,10 +308,7 @@ _ALL = (
     Dataset(
         "cbsd68",
         "CBSD68",
-        "68 clean colour photos of the Berkeley segmentation data, to test denoising",
         (),
-        "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/bsds/",
-        _BERKELEY,
         held_out=(
             (Folders("", "original_png"), Folders("", "HQ"), Folders("", ".", deep=False)),
         ),
