@@ -1,7 +1,5 @@
 """The device of a network selects its formulation, at lowering."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -147,17 +145,3 @@ def test_forward_mode_on_a_cpu_is_refused_unless_forced():
         push()
     with formulated(ACCELERATOR):
         push()
-
-
-def test_the_table_of_accelerators_can_be_changed():
-    model = create_model("nafnet", **TINY_BACKBONES["nafnet"])
-    params = parameter_shapes(model)
-
-    def convolutions(**changes):
-        with formulated(dataclasses.replace(ACCELERATOR, **changes)):
-            step = lambda *inputs: step_of(model)(*inputs)  # noqa: E731  JAX remembers functions
-            return str(jax.make_jaxpr(step)(params, IMAGE)).count("conv_general_dilated")
-
-    as_measured = convolutions()
-    assert as_measured < convolutions(pointwise="convolution")
-    assert as_measured < convolutions(patch="convolution")

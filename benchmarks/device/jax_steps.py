@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import tempfile
 import time
 from typing import Any
@@ -15,7 +13,6 @@ import optax
 
 from benchmarks.device import kernel_times, messages
 from dcpt_jax.models import create_model, parameter_shapes
-from dcpt_jax.models.formulation import ACCELERATOR, formulated
 from dcpt_jax.precision import matmul_precision
 from dcpt_jax.train import throughput
 
@@ -70,9 +67,7 @@ def compiled(options: dict[str, Any], batch: int) -> tuple[Any, Any, dict[str, A
         inputs = (params, jax.eval_shape(optimizer.init, params), image, image)
         function, donated = step, (0, 1)
     start = time.perf_counter()
-    changes = options["formulation"]
-    forced = formulated(dataclasses.replace(ACCELERATOR, **changes))
-    with forced if changes else contextlib.nullcontext(), matmul_precision(options["precision"]):
+    with matmul_precision(options["precision"]):
         lowered = jax.jit(function, donate_argnums=donated).lower(*inputs)
     traced = time.perf_counter()
     program = lowered.compile()

@@ -34,15 +34,6 @@ _TINY: dict[str, dict[str, Any]] = {
     "nafnet": dict(width=4, encoder_blocks=(1, 1), middle_blocks=1, decoder_blocks=(1, 1)),
     "restormer": dict(dim=4, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1, heads=(1, 2, 2, 2)),
 }
-# Changes to `formulation.ACCELERATOR` by name; the name may be followed by "highest" or "high" for
-# `config.matmul_precision`.
-_CONVOLUTIONS = {"pointwise": "convolution", "patch": "convolution"}
-VARIANTS = {
-    "package": {},
-    "convolution": {**_CONVOLUTIONS, "keep_products": False},
-    "convolution, products": _CONVOLUTIONS,
-    "matmul": {"keep_products": False},
-}
 
 
 def network(
@@ -54,7 +45,8 @@ def network(
         architecture: of the paper, or "bundled".
         kind: "step" or "forward".
         dtype: compute type.
-        variant: one of `VARIANTS` for this package, "eager" or "compile" for PyTorch.
+        variant: "package", perhaps followed by ": " and a `config.matmul_precision`, or "eager" or
+            "compile" for PyTorch.
         tiny: whether to use tiny sizes.
         **further: more arguments of the module.
     """
@@ -72,13 +64,9 @@ def network(
     if architecture == "bundled":
         arguments |= {"arguments": _BUNDLED, "size": 192 if kind == "step" else 1024}
     variant, _, precision = variant.partition(": ")
-    if variant in VARIANTS:
+    if variant == "package":
         module, name = "jax_steps", f"{variant}, {precision}" if precision else variant
-        arguments |= {
-            "formulation": VARIANTS[variant],
-            "precision": precision or "default",
-            **further,
-        }
+        arguments |= {"precision": precision or "default", **further}
     else:
         module, name = "torch_steps", f"torch {variant}"
         arguments["compiled"] = variant == "compile"
@@ -98,7 +86,6 @@ def networks(tiny: bool) -> list[Job]:
         ("bundled", "step", half, "package"),
         ("nafnet", "step", half, "compile"),
         ("nafnet", "step", half, "package"),
-        ("nafnet", "step", half, "convolution"),
         ("nafnet", "step", half, "eager"),
         ("nafnet", "step", single, "package"),
         ("nafnet", "step", single, "eager"),
@@ -107,7 +94,6 @@ def networks(tiny: bool) -> list[Job]:
         ("nafnet", "forward", half, "package"),
         ("nafnet", "forward", half, "eager"),
         ("nafnet", "step", single, "package: highest"),
-        ("nafnet", "step", half, "matmul"),
         ("swinir", "step", half, "package"),
         ("swinir", "step", half, "eager"),
         ("promptir", "step", half, "package"),
@@ -122,7 +108,7 @@ def networks(tiny: bool) -> list[Job]:
     if tiny:
         rows = [
             ("nafnet", "step", single, "package"),
-            ("nafnet", "step", half, "matmul"),
+            ("nafnet", "step", half, "package"),
             ("restormer", "step", single, "eager"),  # NAFNet would need spandrel
             ("restormer", "step", single, "package"),
             ("nafnet", "forward", single, "package"),
@@ -188,6 +174,6 @@ def all_jobs(*, tiny: bool, golden: str, photos: str, out: str) -> list[Job]:
         seconds=300,
     )
     checks = recordings(tiny, golden) if golden else []
-    first = 5
-    return [*timed[:first], operations, commands, *checks[:4], pipeline, *timed[first:9],
-            *checks[4:], *timed[9:]]  # fmt: skip
+    first = 4
+    return [*timed[:first], operations, commands, *checks[:4], pipeline, *timed[first:8],
+            *checks[4:], *timed[8:]]  # fmt: skip

@@ -10,40 +10,18 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import jax
 from jax import lax
 
-
-@dataclasses.dataclass(frozen=True)
-class Formulation:
-    """How operations are computed.
-
-    The defaults are for accelerators, as measured on one H100 (docs/accelerators.md). All
-    operations not listed are XLA's convolution, `jax.nn.gelu` and so on, differentiated by JAX.
-
-    Attributes:
-        cpu: whether to use `dcpt_jax.models.cpu`.
-        pointwise: 1x1 convolutions as matrix products or as XLA's convolution.
-        patch: the same choice for convolutions whose stride is their size.
-        depthwise: as XLA's convolution, or as nine shifted products ("taps"), which are slower but
-            have the correct number of operations in XLA's cost analysis.
-        keep_products: whether the backward pass of a block keeps only the results of convolutions
-            and matrix products, and recomputes everything else.
-    """
-
-    cpu: bool = False
-    pointwise: Literal["product", "convolution"] = "product"
-    patch: Literal["product", "convolution"] = "product"
-    depthwise: Literal["convolution", "taps"] = "convolution"
-    keep_products: bool = True
-
-
-ACCELERATOR = Formulation()
-CPU = Formulation(cpu=True, keep_products=False)
+# The formulation for CPUs uses `dcpt_jax.models.cpu`. That for accelerators, as measured on an H100
+# (docs/accelerators.md), uses matrix products for 1x1 and patch convolutions; everything else is
+# XLA's convolution, `jax.nn.gelu` and so on, differentiated by JAX.
+Formulation = Literal["cpu", "accelerator"]
+CPU: Formulation = "cpu"
+ACCELERATOR: Formulation = "accelerator"
 
 # The formulation being traced, and the notes of `cpu.folding` on the arrays of that trace.
 _current: contextvars.ContextVar[tuple[Formulation, dict] | None] = contextvars.ContextVar(
@@ -62,9 +40,8 @@ def current() -> Formulation | None:
 
 
 def on_cpu() -> bool:
-    """Whether the formulation being traced is one for CPUs."""
-    formulation = current()
-    return formulation is not None and formulation.cpu
+    """Whether the formulation for CPUs is being traced."""
+    return current() == CPU
 
 
 def notes() -> dict[int, Any]:
@@ -138,7 +115,7 @@ def by_platform(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def is_product(primitive: Any, *_: Any, **__: Any) -> bool:
-    """Policy of `jax.checkpoint` for `Formulation.keep_products`.
+    """Policy of `jax.checkpoint` for accelerators.
 
     Norms, gates, biases and factors are recomputed in the kernels that use them; by default JAX
     would save several float32 maps for each norm.
@@ -147,7 +124,6 @@ def is_product(primitive: Any, *_: Any, **__: Any) -> bool:
 
 
 def checkpointed(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Applies the rematerialisation of the formulation being traced, if any, to `function`."""
-    formulation = current()
-    keep_products = formulation is not None and formulation.keep_products
-    return jax.checkpoint(function, policy=is_product) if keep_products else function
+    """On accelerators, keeps only products and convolutions for the backward pass of `function`."""
+    on_accelerator = current() == ACCELERATOR
+    return jax.checkpoint(function, policy=is_product) if on_accelerator else function

@@ -19,7 +19,7 @@ from jax import lax
 
 from dcpt_jax.models import cpu
 from dcpt_jax.models.arguments import parameter_dtype
-from dcpt_jax.models.formulation import by_platform, current, on_cpu
+from dcpt_jax.models.formulation import by_platform, on_cpu
 from dcpt_jax.models.masking import hide
 
 
@@ -129,13 +129,6 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     def compute(x, kernel):
         if on_cpu():
             return cpu.convolutions.depthwise_conv(x, kernel)
-        if current().depthwise == "taps":
-            (h, w), padded = x.shape[1:3], jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-            return sum(
-                padded[:, i : i + h, j : j + w] * kernel[i, j, 0]
-                for i in range(3)
-                for j in range(3)
-            )
         return plain_conv(x, kernel, padding=1, groups=x.shape[-1])
 
     return by_platform(compute, x, kernel)
@@ -156,14 +149,12 @@ def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
 
 
 def _convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    size, formulation = kernel.shape[0], current()
+    size = kernel.shape[0]
     if size != stride:
         is_wide = min(kernel.shape[2:]) >= cpu.convolutions.WIDE
-        if formulation.cpu and (size, stride) == (3, 1) and is_wide:
+        if on_cpu() and (size, stride) == (3, 1) and is_wide:
             return cpu.convolutions.square_conv(x, kernel)
         return plain_conv(x, kernel, stride=stride, padding=size // 2)
-    if (formulation.pointwise if size == 1 else formulation.patch) == "convolution":
-        return plain_conv(x, kernel, stride=stride)
     if size > 1:
         x, kernel = space_to_depth(x, size), kernel.reshape(1, 1, -1, kernel.shape[-1])
     return multiply(x, kernel[0, 0])
