@@ -100,9 +100,9 @@ def test_errors_of_invalid_calls(tmp_path, capsys) -> None:
     empty.touch()
     output = str(tmp_path / "sheet.png")
     for arguments, message in (
-        (["--output", output, "--photo", str(tmp_path / "none.jpg")], "no such file"),
-        (["--output", output, "--photo", str(text)], "not a readable image"),
-        (["--output", output, "--photo", str(empty)], "not a readable image"),
+        (["--output", output, "--photo", str(tmp_path / "none.jpg")], "none.jpg: cannot be opened"),
+        (["--output", output, "--photo", str(text)], "notes.png: is not an image"),
+        (["--output", output, "--photo", str(empty)], "empty.png: the file is empty"),
         (["--output", str(tmp_path / "sheet.gif")], "must end in .png, .jpg, .jpeg"),
         (["--output", output, "--only", "fog"], "unknown degradation 'fog'"),
         ([], "--output FILE.png or --table is needed"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dcpt_jax import degradations, files
+from dcpt_jax import degradations, files, images
 from dcpt_jax.command_line import UsageError, expanded_path, run_command
 
 _CAPTION_HEIGHT = 20  # pixels
@@ -128,13 +128,7 @@ def _read_photo(path: Path | None) -> np.ndarray:
                 'pip install "dcpt_jax[train]", or name a photo with --photo'
             ) from error
         return data.astronaut().astype(np.float32) / np.float32(255.0)
-    if not path.is_file():
-        raise ValueError(f"--photo {path}: no such file")
-    encoded = np.fromfile(path, np.uint8)
-    pixels = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
-    if pixels is None:
-        raise ValueError(f"--photo {path}: not a readable image")
-    return pixels[..., ::-1].astype(np.float32) / np.float32(255.0)
+    return images.read_image(path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
