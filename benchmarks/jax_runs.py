@@ -41,21 +41,10 @@ def make(
     jax.config.update("jax_enable_compilation_cache", False)
     model = create_model(architecture, dtype=dtype, remat=remat, **arguments)
     degraded, clean = map(jnp.asarray, images(batch, size))
-    optimizer = optax.adamw(3e-4)
+    forward, step, optimizer = programs(model)
 
     def initialise(key, image):
         return model.init(key, image)["params"]
-
-    def forward(params, degraded):
-        return model.apply({"params": params}, degraded)
-
-    def step(params, state, degraded, clean):
-        def loss(params):
-            return jnp.abs(forward(params, degraded) - clean).mean()
-
-        value, gradients = jax.value_and_grad(loss)(params)
-        updates, state = optimizer.update(gradients, state, params)
-        return optax.apply_updates(params, updates), state, value
 
     start = time.perf_counter()
     smallest = degraded[:1, : model.size_multiple, : model.size_multiple]
@@ -73,7 +62,7 @@ def make(
         ("forward", forward, (params, degraded), ()),
         ("training step", step, (params, state, degraded, clean), (0, 1)),
     ):
-        compiled[program], costs = compile_timed(function, *inputs, donated=donated)
+        _, compiled[program], costs = compile_timed(function, *inputs, donated=donated)
         facts |= {f"{program}: {name}": value for name, value in costs.items()}
 
     # A step donates its state, so the forward pass has its own copy of the parameters.
@@ -89,13 +78,31 @@ def make(
     return {"forward": run_forward, "training step": run_step}, facts
 
 
+def programs(model: Any) -> tuple[Callable, Callable, optax.GradientTransformation]:
+    """Functions for a forward pass and a training step (L1 and AdamW), and the optimizer."""
+    optimizer = optax.adamw(3e-4)
+
+    def forward(params, degraded):
+        return model.apply({"params": params}, degraded)
+
+    def step(params, state, degraded, clean):
+        def loss(params):
+            return jnp.abs(forward(params, degraded) - clean).mean()
+
+        value, gradients = jax.value_and_grad(loss)(params)
+        updates, state = optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    return forward, step, optimizer
+
+
 def compile_timed(function: Callable, *inputs: Any, donated: tuple[int, ...] = ()) -> Any:
     """Compiles a function for given inputs, and measures the costs.
 
     Returns:
-        The compiled program; and the seconds for tracing (to JAX's and then XLA's program) and for
-        compiling, and the memory in megabytes: "temporary" in addition to inputs and outputs,
-        "peak" in total.
+        The traced and the compiled program; the seconds for tracing (to JAX's and then XLA's
+        program) and for compiling; and the memory in megabytes: "temporary" in addition to inputs
+        and outputs, "peak" in total.
     """
     start = time.perf_counter()
     lowered = jax.jit(function, donate_argnums=donated).lower(*inputs)
@@ -105,9 +112,13 @@ def compile_timed(function: Callable, *inputs: Any, donated: tuple[int, ...] = (
     memory = compiled.memory_analysis()
     peak = memory.temp_size_in_bytes + memory.argument_size_in_bytes
     peak += memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return compiled, {
-        "trace s": traced - start,
-        "compile s": done - traced,
-        "temporary MB": memory.temp_size_in_bytes / 1e6,
-        "peak MB": peak / 1e6,
-    }
+    return (
+        lowered,
+        compiled,
+        {
+            "trace s": traced - start,
+            "compile s": done - traced,
+            "temporary MB": memory.temp_size_in_bytes / 1e6,
+            "peak MB": peak / 1e6,
+        },
+    )

@@ -89,17 +89,22 @@ def make(
         **options: as for `runners`.
     """
     torch.set_num_threads(threads)
-    torch_device = torch.device("cuda" if device == "gpu" and torch.cuda.is_available() else "cpu")
-    if torch_device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
-        torch.backends.cuda.matmul.allow_tf32 = True
-        torch.backends.cudnn.allow_tf32 = True
+    torch_device = gpu_if_usable() if device == "gpu" else torch.device("cpu")
     model = network(architecture, arguments, size)
     run, facts = runners(model, images(batch, size), torch_device, dtype=dtype, **options)
     return run, {
         "version": f"{torch.__version__} on {torch_device.type}; {SOURCES[architecture]}",
         **facts,
     }
+
+
+def gpu_if_usable() -> torch.device:
+    """The GPU, with its fastest kernels and TF32; the CPU if PyTorch cannot use one."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    return torch.device("cuda")
 
 
 def runners(

@@ -112,11 +112,8 @@ def torch_steps(
 
     from benchmarks import torch_runs
 
-    torch_device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch_device = torch_runs.gpu_if_usable()
     torch.set_num_threads(os.cpu_count() or 1)
-    if torch_device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     rounds, facts = {}, {}
     variants = {"torch eager": {}, "torch channels_last": {"channels_last": True}}
     if torch_device.type == "cuda":

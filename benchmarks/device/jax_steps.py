@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from benchmarks.device import kernel_times, messages
+from benchmarks.jax_runs import compile_timed, programs
 from dcpt_jax.models import create_model, parameter_shapes
 from dcpt_jax.precision import matmul_precision
 from dcpt_jax.train import throughput
@@ -28,24 +27,6 @@ def random_params(shapes: Any) -> Any:
         return (scale * rng.standard_normal(leaf.shape, np.float32)).astype(leaf.dtype)
 
     return jax.tree.map(draw, shapes)
-
-
-def programs(model: Any) -> tuple[Any, Any, optax.GradientTransformation]:
-    """Functions for a forward pass and a training step (L1 and AdamW), and the optimizer."""
-    optimizer = optax.adamw(3e-4)
-
-    def forward(params, degraded):
-        return model.apply({"params": params}, degraded)
-
-    def step(params, state, degraded, clean):
-        def loss(params):
-            return jnp.abs(forward(params, degraded) - clean).mean()
-
-        value, gradients = jax.value_and_grad(loss)(params)
-        updates, state = optimizer.update(gradients, state, params)
-        return optax.apply_updates(params, updates), state, value
-
-    return forward, step, optimizer
 
 
 def compiled(options: dict[str, Any], batch: int) -> tuple[Any, Any, dict[str, Any]]:
@@ -66,22 +47,16 @@ def compiled(options: dict[str, Any], batch: int) -> tuple[Any, Any, dict[str, A
     if options["what"] == "step":
         inputs = (params, jax.eval_shape(optimizer.init, params), image, image)
         function, donated = step, (0, 1)
-    start = time.perf_counter()
     with matmul_precision(options["precision"]):
-        lowered = jax.jit(function, donate_argnums=donated).lower(*inputs)
-    traced = time.perf_counter()
-    program = lowered.compile()
-    memory = program.memory_analysis()
-    peak = memory.temp_size_in_bytes + memory.argument_size_in_bytes
-    peak += memory.output_size_in_bytes - memory.alias_size_in_bytes
+        lowered, program, costs = compile_timed(function, *inputs, donated=donated)
     return (
         program,
         inputs,
         {
             "batch": batch,
-            "trace s": traced - start,
-            "compile s": time.perf_counter() - traced,
-            "planned GB": peak / 1e9,
+            "trace s": costs["trace s"],
+            "compile s": costs["compile s"],
+            "planned GB": costs["peak MB"] / 1e3,
             "gigaflops": (throughput.flops_of(lowered) or 0) / 1e9,
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         },

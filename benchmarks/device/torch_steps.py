@@ -21,10 +21,7 @@ def main() -> None:
     nothing runs there before the turn.
     """
     options = messages.arguments()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    device = torch_runs.gpu_if_usable()
     function = {"step": "training step", "forward": "forward"}[options["what"]]
     arguments = create_model(options["architecture"], **options["arguments"]).arguments()
 
