@@ -14,7 +14,7 @@ from dcpt_jax import images
 from dcpt_jax.images import colour, colour_tags
 from dcpt_jax.images.metadata import Metadata
 from dcpt_jax.images.photo_files import on_white, read_photo, write_photo
-from dcpt_jax.images.xmp import of_result
+from dcpt_jax.images.xmp import cleaned_xmp
 from tests.profiles import P3, cmyk_profile, grey_profile, rgb_profile
 from tests.test_images_codec import picture, png
 
@@ -429,7 +429,7 @@ def test_xmp_forgets_the_parts_that_are_left_out(attributes, elements):
         f'<rdf:Description tiff:Orientation="6" {attributes} GCamera:hdrp_makernote="x" '
         f'dc:source="a MotionPhoto">{elements}<dc:subject>Gamma</dc:subject></rdf:Description>'
     )
-    found = of_result(xmp, turned=True).decode()
+    found = cleaned_xmp(xmp, turned=True).decode()
     assert 'tiff:Orientation="1"' in found and 'GCamera:hdrp_makernote="x"' in found
     assert 'dc:source="a MotionPhoto"><dc:subject>Gamma</dc:subject></rdf:Description>' in found
     for word in ("MotionPhoto", "Micro", "Item:", "Container:", "hdrgm:", "Extended", "Thumb"):

@@ -37,8 +37,8 @@ from dcpt_jax.images.headers import (
     TIFF_TAGS,
     ImageError,
     ImageHeader,
-    described,
     image_error,
+    open_for_metadata,
     opened,
     pillow_image,
     png_without_damage,
@@ -123,7 +123,7 @@ def decode_pixels(
     header = read_header(path, io.BytesIO(data), max_pixels)
     pixels = _decode(path, header, data)
     if colour == "srgb" and _may_hold_profile(header, data):
-        image = described(path, header.kind, data)
+        image = open_for_metadata(path, header.kind, data)
         with contextlib.suppress(colours.ProfileError):
             if embedded := colours.embedded_profile(image):
                 pixels = pixels_to_srgb(pixels, header, image, *embedded)
@@ -145,7 +145,7 @@ def pixels_to_srgb(
     """Converts decoded uint8 or uint16 pixels [h, w, 3] to sRGB by the profile of their file.
 
     The bit depth is kept unless the profile is table-based. `image` is the file as opened by
-    `described`; `space` and `profile` are from `colour.embedded_profile`.
+    `open_for_metadata`; `space` and `profile` are from `colour.embedded_profile`.
 
     Raises:
         ProfileError: if the profile cannot be used.
@@ -353,7 +353,7 @@ def _decode_pillow(path: Path, kind: str, data: bytes) -> np.ndarray:
         if image.mode == "I;16":  # of JPEG XL
             return np.repeat(np.array(image)[..., None], 3, axis=2)
         if image.mode == "F":
-            return np.repeat(tiff.of_floats(path, np.asarray(image))[..., None], 3, axis=2)
+            return np.repeat(tiff.floats_to_uint16(path, np.asarray(image))[..., None], 3, axis=2)
         return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except ImageError:
         raise

@@ -28,7 +28,7 @@ _SRGB_GAMMA = 1 / 0.45455
 _ADOBE_GAMMA = 2 + 51 / 256
 
 
-def state_profile(image: Image.Image, kind: str, data: bytes) -> None:
+def add_stated_profile(image: Image.Image, kind: str, data: bytes) -> None:
     """Sets `image.info["icc_profile"]` from the colour space stated by a file without a profile.
 
     No-op for sRGB. HDR transfer characteristics, which are not supported, are named in

@@ -30,7 +30,7 @@ from PIL import (
 )
 
 from dcpt_jax.images import jpeg_xl, tag_directories
-from dcpt_jax.images.colour_tags import state_profile
+from dcpt_jax.images.colour_tags import add_stated_profile
 
 JPEG_END = b"\xff\xd9"
 TIFF_TAGS = {
@@ -419,7 +419,7 @@ def _optional_reader(path: Path, kind: str) -> type[Image.Image]:
     return reader
 
 
-def described(path: Path, kind: str, data: bytes) -> Image.Image | None:
+def open_for_metadata(path: Path, kind: str, data: bytes) -> Image.Image | None:
     """Opens a complete file with Pillow, for mode, profile and metadata; None if Pillow fails.
 
     A colour space stated without an ICC profile is converted to one, see `colour_tags`. PNG chunks
@@ -431,7 +431,7 @@ def described(path: Path, kind: str, data: bytes) -> Image.Image | None:
         image = pillow_image(path, kind, io.BytesIO(data))
     except ImageError:
         return odd_tiff(path, io.BytesIO(data)) if kind == "TIFF" else None
-    state_profile(image, kind, data)
+    add_stated_profile(image, kind, data)
     return image
 
 
@@ -445,7 +445,7 @@ def _described_png(path: Path, data: bytes) -> Image.Image | None:
             image = pillow_image(path, "PNG", io.BytesIO(sound))
         except ImageError:
             return None
-        state_profile(image, "PNG", sound)
+        add_stated_profile(image, "PNG", sound)
         image.info["damaged"] = [*damaged, *(name.decode() for name in refused)]
         return image
 

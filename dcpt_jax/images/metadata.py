@@ -33,7 +33,7 @@ from dcpt_jax.images.tag_directories import (
     integers,
     rational,
 )
-from dcpt_jax.images.xmp import of_result
+from dcpt_jax.images.xmp import cleaned_xmp
 
 _ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 _EXIF_START = b"Exif\0\0"
@@ -104,7 +104,7 @@ def read_metadata(
         orientation = image.tag_v2.get(TIFF_TAGS["orientation"], 1)
     resolution = _resolution(image)
     if xmp:
-        xmp = of_result(xmp, turned=orientation != 1 or kind in UPRIGHT_KINDS)
+        xmp = cleaned_xmp(xmp, turned=orientation != 1 or kind in UPRIGHT_KINDS)
         left_out += ["damaged XMP"] if xmp is None else []
     metadata = Metadata(
         upright_exif(exif) if exif else None,
@@ -384,7 +384,7 @@ def tiff_of(
     ):
         if block:
             tags[tag] = Value(7, block)  # bytes
-    directory = tag_directories.packed(tags, order, end)
+    directory = tag_directories.encode_directory(tags, order, end)
     parts = [tag_directories.header(order, end), *strips, bytes(ends[-1] % 2), directory]
     return b"".join(parts), dropped
 

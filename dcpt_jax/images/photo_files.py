@@ -22,7 +22,7 @@ from PIL import Image, ImageOps
 
 from dcpt_jax import files
 from dcpt_jax.images import codec, colour, tiff
-from dcpt_jax.images.headers import JPEG_END, ImageHeader, described, png_without_damage
+from dcpt_jax.images.headers import JPEG_END, ImageHeader, open_for_metadata, png_without_damage
 from dcpt_jax.images.metadata import (
     PNG_RAW_PROFILES,
     Metadata,
@@ -63,7 +63,7 @@ def read_photo(
     path = Path(path)
     header, data = codec.read_undecoded(path, max_pixels=max_pixels)
     pixels = codec.decode_pixels(data, path, max_pixels=max_pixels, colour="as_is")
-    image = described(path, header.kind, data)
+    image = open_for_metadata(path, header.kind, data)
     if image is None:
         remark = "unreadable colour profile, metadata and alpha dropped"
         return pixels, Carried(8 * pixels.itemsize, remarks=(remark,))
@@ -155,7 +155,8 @@ def _alpha(path: Path, header: ImageHeader, data: bytes, dtype: np.dtype) -> np.
     """The alpha channel, upright, with the bit depth of the pixels; None if there is none."""
     if header.kind == "TIFF" and (tags := tiff.tags_beyond_pillow(path, data)):
         return tiff.read_samples(path, tags, data)[1]
-    image = described(path, header.kind, data)  # opened again: the other one may be partly decoded
+    # Opened again: the other image may be partly decoded.
+    image = open_for_metadata(path, header.kind, data)
     image.info.pop("xmp", None)  # as in `codec`
     if not image.has_transparency_data:
         return None

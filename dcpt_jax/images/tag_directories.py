@@ -114,7 +114,7 @@ def with_empty_damaged_values(data: bytes) -> bytes:
 
 def block(directory: Directory, order: str) -> bytes:
     """An EXIF block with this directory."""
-    return header(order, 8) + packed(directory, order, 8)
+    return header(order, 8) + encode_directory(directory, order, 8)
 
 
 def header(order: str, first: int) -> bytes:
@@ -122,7 +122,7 @@ def header(order: str, first: int) -> bytes:
     return (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", first)
 
 
-def packed(directory: Directory, order: str, start: int) -> bytes:
+def encode_directory(directory: Directory, order: str, start: int) -> bytes:
     """The bytes of a directory at an even offset, followed by its values and directories."""
     entries, values = [], b""
     end = start + 2 + 12 * len(directory) + 4
@@ -130,7 +130,7 @@ def packed(directory: Directory, order: str, start: int) -> bytes:
         at = end + len(values)
         if isinstance(value, dict):
             kind, count, inside = 4, 1, struct.pack(order + "I", at)
-            values += packed(value, order, at)
+            values += encode_directory(value, order, at)
         else:
             kind, count = value.kind, len(value.data) // _BYTES[value.kind]
             is_short = len(value.data) <= 4

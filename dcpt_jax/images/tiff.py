@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from dcpt_jax.images import tag_directories
-from dcpt_jax.images.headers import TIFF_TAGS, described, image_error, upright
+from dcpt_jax.images.headers import TIFF_TAGS, image_error, open_for_metadata, upright
 
 _ADVICE = "save it as RGB or grey with 8 or 16 bits"
 # Compressions that OpenCV decodes. Others, such as JPEG 2000 inside TIFF, it decodes to noise.
@@ -36,13 +36,13 @@ def tags_beyond_pillow(path: Path, data: bytes) -> Mapping | None:
     Raises:
         ImageError: if its header is damaged or its pixels are signed.
     """
-    image = described(path, "TIFF", data)
+    image = open_for_metadata(path, "TIFF", data)
     tags = image.tag_v2
     if 2 in tags.get(TIFF_TAGS["format"], (1,)):
         raise image_error(
             path, "signed integer pixels are not supported; save it with unsigned 8 or 16 bits"
         )
-    has_mode = type(image) is not Image.Image  # `described` has opened it with Pillow
+    has_mode = type(image) is not Image.Image  # `open_for_metadata` has opened it with Pillow
     has_mode &= tags.get(259) != _WEBP  # which Pillow's libtiff lacks
     return None if has_mode and max(tags.get(TIFF_TAGS["bits"], (1,))) <= 8 else tags
 
@@ -92,7 +92,7 @@ def read_samples(path: Path, tags: Mapping, data: bytes) -> tuple[np.ndarray, np
         )
     values = values[..., channels]
     if values.dtype.kind == "f":
-        values = of_floats(path, values)
+        values = floats_to_uint16(path, values)
     if values.dtype not in (np.uint8, np.uint16):
         raise image_error(path, f"TIFF with {values.dtype} pixels is not supported; {_ADVICE}")
     pixels, alpha = values[..., :colours], None if alpha_index is None else values[..., colours]
@@ -105,7 +105,7 @@ def read_samples(path: Path, tags: Mapping, data: bytes) -> tuple[np.ndarray, np
     return upright(rgb, orientation), None if alpha is None else upright(alpha, orientation)
 
 
-def of_floats(path: Path, values: np.ndarray) -> np.ndarray:
+def floats_to_uint16(path: Path, values: np.ndarray) -> np.ndarray:
     """Converts floats in [0, 1], except for rounding errors, to uint16; ImageError for others."""
     low, high = float(values.min()), float(values.max())
     if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):

@@ -25,7 +25,7 @@ _CAMERAS = (
 _PARTS = rb"(?:MotionPhoto|MicroVideo|OLivePhoto|VideoLength|XMPMeta|HasExtendedXMP)[\w.-]*"
 
 
-def of_result(xmp: bytes | str, *, turned: bool) -> bytes | None:
+def cleaned_xmp(xmp: bytes | str, *, turned: bool) -> bytes | None:
     """The XMP for the result of a photo; None if what has to be removed cannot be found.
 
     Args:
