@@ -58,13 +58,13 @@ Runner = tuple[Iterator[Any], list[int]]  # batches, and the process ids of the 
 def photographs(folder: str | None) -> list[np.ndarray]:
     """Photos for the benchmark, uint8 [h, w, 3]: from a folder, or tiled bundled ones."""
     if folder:
-        source = photos.PhotoSource(list(list_images(folder))[:_PHOTOS], cache_megabytes=0)
+        source = photos.PhotoSource(list(list_images(folder))[:_PHOTOS], cache=0)
         pictures = [source.read(i) for i in range(len(source))]
         return [
             pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
             for pixels in pictures
         ]
-    source = photos.PhotoSource(photos.bundled_photos("train"), cache_megabytes=0)
+    source = photos.PhotoSource(photos.bundled_photos("train"), cache=0)
     pictures = []
     for i in range(len(source)):
         pixels = source.read(i)
@@ -91,7 +91,7 @@ def prepare(pictures: Sequence[np.ndarray], folder: Path) -> dict[str, Path]:
         for k, (top, left) in enumerate(itertools.product(*grid)):
             part = bgr[top : top + _SUB_IMAGE, left : left + _SUB_IMAGE]
             cv2.imwrite(str(folders["sub-images"] / f"{i:03d}_s{k:03d}.png"), part)
-    source = photos.PhotoSource(list_images(folders["png"]), cache_megabytes=0)
+    source = photos.PhotoSource(list_images(folders["png"]), cache=0)
     pack(source, folders["packed"], options=Options())
     return folders
 
@@ -100,7 +100,7 @@ def our_sources(folders: dict[str, Path]) -> dict[str, Any]:
     """The sources for our pipeline."""
 
     def folder(name: str, cache: float) -> photos.PhotoSource:
-        return photos.PhotoSource(list_images(folders[name]), cache_megabytes=cache)
+        return photos.PhotoSource(list_images(folders[name]), cache=cache)
 
     return {
         "packed": PackedSource(folders["packed"]),

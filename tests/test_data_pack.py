@@ -34,7 +34,7 @@ def photos(tmp_path_factory):
 
 
 def source_of(folder):
-    return PhotoSource(sorted(folder.iterdir()), cache_megabytes=0)
+    return PhotoSource(sorted(folder.iterdir()), cache=0)
 
 
 def packed_files(folder):

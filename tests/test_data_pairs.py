@@ -450,7 +450,7 @@ def test_turned_photos_are_compared_upright(tmp_path):
 
 def test_cache_holds_both_photos_and_is_shared(two):
     cache = Cache(3 * 2 * 6 * 8 * 3 / 1e6)
-    source, photos = source_of(two, cache_megabytes=cache), source_of(two, cache_megabytes=cache)
+    source, photos = source_of(two, cache=cache), source_of(two, cache=cache)
     assert values(source) == values(photos)
     assert len(cache) == 3 and cache.bytes <= 3 * 2 * 6 * 8 * 3
     assert source[0] is source[0]

@@ -258,7 +258,7 @@ def test_class_without_items_is_refused():
 
 def test_same_seed_same_bytes_and_other_seed_other_bytes(photos, paths):
     first = take(4, photos, seed=3)
-    assert_same(first, take(4, PhotoSource(paths, cache_megabytes=0), seed=3))
+    assert_same(first, take(4, PhotoSource(paths, cache=0), seed=3))
     for other in (4, -3, 3 + 2**32):
         differing = take(4, photos, seed=other)
         assert any((a["clean"] != b["clean"]).any() for a, b in zip(first, differing, strict=True))

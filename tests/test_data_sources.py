@@ -134,7 +134,7 @@ def test_bad_arguments(folder):
     with pytest.raises(ValueError, match="on_bad_file must be 'skip' or 'refuse', not 'ignore'"):
         PhotoSource([folder / "0.png"], on_bad_file="ignore")
     with pytest.raises(ValueError, match="cache_megabytes must be 0 or larger, not -1"):
-        PhotoSource([folder / "0.png"], cache_megabytes=-1)
+        PhotoSource([folder / "0.png"], cache=-1)
     with pytest.raises(ValueError, match="at least one file"):
         PhotoSource([])
 
@@ -190,12 +190,12 @@ def test_cache_is_bounded_and_drops_the_oldest(folder, monkeypatch):
         images, "read_pixels", lambda path, **k: decoded.append(path.stem) or read(path, **k)
     )
     size = 8 * 9 * 3
-    source = PhotoSource(listing.images_in(folder), cache_megabytes=2.5 * size / 1e6)
+    source = PhotoSource(listing.images_in(folder), cache=2.5 * size / 1e6)
     for i in (0, 1, 0, 2, 0, 1):
         assert int(source[i].mean()) == 40 * i
         assert source._cache.bytes <= 2.5 * size
     assert decoded == ["0", "1", "2", "1"]
-    without = PhotoSource(listing.images_in(folder), cache_megabytes=0)
+    without = PhotoSource(listing.images_in(folder), cache=0)
     decoded.clear()
     assert int(without[1].mean()) == int(without[1].mean()) == 40
     assert decoded == ["1", "1"]

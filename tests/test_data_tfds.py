@@ -75,7 +75,7 @@ def test_as_a_source_of_a_class(folder):
 
 
 def test_bad_examples_are_treated_like_bad_files(folder, monkeypatch, caplog):
-    source = TfdsSource(str(folder / "sets/lol"), cache_megabytes=0)
+    source = TfdsSource(str(folder / "sets/lol"), cache=0)
     expected = int(source[1].clean[0, 0, 0])
     good = source._records
     monkeypatch.setattr(
@@ -153,7 +153,7 @@ def test_damaged_records_are_bad_files(folder, tmp_path, caplog):
     data = bytearray(path.read_bytes())
     data[data.find(b"IDAT")] ^= 1
     path.write_bytes(data)
-    source = TfdsSource(str(tmp_path / "lol"), cache_megabytes=0)
+    source = TfdsSource(str(tmp_path / "lol"), cache=0)
     assert len([source[i] for i in range(3)]) == 3
     ((bad, reason),) = source.unreadable.items()
     assert f"pair skipped (1 so far): example {bad} of {tmp_path}/lol:train" in caplog.text
@@ -163,7 +163,7 @@ def test_damaged_records_are_bad_files(folder, tmp_path, caplog):
 
 
 def test_pairs_of_different_sizes_are_distinguished_from_unreadable_ones(folder, monkeypatch):
-    source = TfdsSource(str(folder / "sets/lol"), cache_megabytes=0)
+    source = TfdsSource(str(folder / "sets/lol"), cache=0)
     small = cv2.imencode(".png", np.zeros((3, 3, 3), np.uint8))[1].tobytes()
     monkeypatch.setattr(source, "_records", [{**source._records[0], "clean": small}])
     with pytest.raises(SizeError, match=r"example 0 of .* have different sizes"):

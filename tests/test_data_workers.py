@@ -294,7 +294,7 @@ def test_memory_stays_bounded(tmp_path):
     for i in range(12):  # 2 MB each; the caches keep two
         pixels = np.random.default_rng(i).integers(0, 256, (600 + 50 * i, 800, 3), np.uint8)
         cv2.imwrite(str(tmp_path / f"{i}.jpg"), pixels)
-    source = PhotoSource(sorted(tmp_path.iterdir()), cache_megabytes=5)
+    source = PhotoSource(sorted(tmp_path.iterdir()), cache=5)
     before = {p.pid for p in children(os.getpid())}
     sizes = []
     with stream(source, batch_size=4, crop=64, num_workers=2) as batches:

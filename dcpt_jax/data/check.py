@@ -98,7 +98,7 @@ def check(
         parts = []
         for source in _parts(result):
             if id(source) not in checks:
-                checks[id(source)] = inspect(source, decode=decode, progress=progress)
+                checks[id(source)] = check_source(source, decode=decode, progress=progress)
             parts.append(checks[id(source)])
         class_checks.append(
             ClassCheck(result, tuple(parts), _samples(result) / total if total else 0.0)
@@ -112,7 +112,7 @@ def count_items(opened: Sequence[ClassResult]) -> int:
     return sum(len(source) for source in sources.values())
 
 
-def inspect(
+def check_source(
     source: Any, *, decode: bool = False, progress: Callable[[], Any] = lambda: None
 ) -> SourceCheck:
     """Checks all files of one source."""

@@ -159,7 +159,7 @@ def try_open_classes(
         root=root,
         datasets=datasets,
         on_bad_file=on_bad_file,
-        cache_megabytes=Cache(cache_megabytes),
+        cache=Cache(cache_megabytes),
         max_pixels=max_pixels,
         colour=colour,
     )
@@ -236,7 +236,7 @@ def validation_classes(
         root_key="--config.validation.root",
         datasets=datasets,
         on_bad_file=on_bad_file,
-        cache_megabytes=Cache(0),
+        cache=Cache(0),
         max_pixels=max_pixels,
         colour=colour,
     )

@@ -433,7 +433,7 @@ def _pack(options: argparse.Namespace) -> int:
         )
     text = ";".join(map(_source, options.sources))
     try:
-        data = open_source(text, task=options.task, cache_megabytes=0)
+        data = open_source(text, task=options.task, cache=0)
     except DatasetError as error:
         raise PackError(
             f"{error} (--task selects a class of a dataset that holds several)"

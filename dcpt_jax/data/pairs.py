@@ -5,13 +5,14 @@ import functools
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dcpt_jax import images
 from dcpt_jax.data import sources
 from dcpt_jax.data.pair_files import Pairing
-from dcpt_jax.data.sources import Cache, Pair, Source, SourceReport
+from dcpt_jax.data.sources import Pair, Source, SourceReport
 
 _logger = logging.getLogger(__name__)
 
@@ -49,43 +50,29 @@ class PairSource(Source):
 
     is_pairs = True
 
-    def __init__(
-        self,
-        pairing: Pairing,
-        *,
-        on_bad_file: str = "skip",
-        cache_megabytes: Cache | float = 512,
-        max_pixels: int = images.MAX_PIXELS,
-        colour: str = "srgb",
-    ):
+    def __init__(self, pairing: Pairing, **options: Any):
         """Checks the headers of all files, if there are at most `sources.CHECK_LIMIT` pairs.
 
         Args:
             pairing: from `pair_folders` or `pair_list`.
-            on_bad_file: "skip" leaves out unpaired and unreadable files and pairs of different
-                sizes, and names the first ones in the log; "refuse" stops at the first.
-            cache_megabytes: see `PhotoSource`.
-            max_pixels: larger images count as bad.
-            colour: "srgb" or "as_is", see `images.read_pixels`.
+            **options: of `Source`; unpaired files and pairs of different sizes are bad.
 
         Raises:
             ImageError: for the first bad file if `on_bad_file` is "refuse", or if all are bad.
         """
-        super().__init__(
-            on_bad_file=on_bad_file, cache=cache_megabytes, max_pixels=max_pixels, colour=colour
-        )
+        super().__init__(**options)
         self._border = pairing.border
         for warning in pairing.warnings:
             _logger.warning("%s", warning)
         skipped = [*pairing.inaccessible, *pairing.unpaired]
-        if skipped and on_bad_file == "refuse":
+        if skipped and self.on_bad_file == "refuse":
             raise sources.refused(images.ImageError(skipped[0][1]))
         unreadable, unpaired = len(pairing.inaccessible), len(pairing.unpaired)
         kinds = {"unpaired": unpaired, "unreadable": unreadable, "different size": 0}
         self.degraded, self.clean = pairing.degraded, pairing.clean
         checked = len(pairing) <= sources.CHECK_LIMIT
         if checked:
-            good, bad = sources.check_each(self.check, len(pairing), on_bad_file)
+            good, bad = sources.check_each(self.check, len(pairing), self.on_bad_file)
             for i, error in bad:
                 kinds["different size" if isinstance(error, SizeError) else "unreadable"] += 1
                 skipped.append((pairing.degraded[i], str(error)))

@@ -9,12 +9,13 @@ import functools
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dcpt_jax import extras, images
 from dcpt_jax.data import sources
-from dcpt_jax.data.sources import Cache, Source, SourceReport
+from dcpt_jax.data.sources import Source, SourceReport
 from dcpt_jax.images.listing import FileList
 
 # Photos bundled with installed packages, as "package/file". The lists are disjoint.
@@ -78,43 +79,29 @@ class PhotoSource(Source):
         paths: the files in use.
     """
 
-    def __init__(
-        self,
-        paths: Sequence[Path | str],
-        *,
-        on_bad_file: str = "skip",
-        cache_megabytes: Cache | float = 512,
-        max_pixels: int = images.MAX_PIXELS,
-        colour: str = "srgb",
-    ):
+    def __init__(self, paths: Sequence[Path | str], **options: Any):
         """Checks the headers of all files, if there are at most `sources.CHECK_LIMIT`.
 
         Args:
             paths: the files.
-            on_bad_file: "skip" or "refuse".
-            cache_megabytes: limit of decoded photos in memory, per process; or a cache shared with
-                other sources.
-            max_pixels: larger images count as bad.
-            colour: "srgb" or "as_is", see `images.read_pixels`.
+            **options: of `Source`.
 
         Raises:
             ImageError: for the first bad file if `on_bad_file` is "refuse", or if all are bad.
-            ValueError: for another `on_bad_file`, or no paths.
+            ValueError: for no paths.
         """
-        super().__init__(
-            on_bad_file=on_bad_file, cache=cache_megabytes, max_pixels=max_pixels, colour=colour
-        )
+        super().__init__(**options)
         if not paths:
             raise ValueError("a source of photos needs at least one file")
         skipped = list(getattr(paths, "inaccessible", ()))
-        if skipped and on_bad_file == "refuse":
+        if skipped and self.on_bad_file == "refuse":
             raise sources.refused(images.ImageError(skipped[0][1]))
         total = len(paths) + len(skipped)
         checked = len(paths) <= sources.CHECK_LIMIT
         self.paths = paths if isinstance(paths, FileList) else tuple(map(Path, paths))
         if checked:
             files = self.paths = tuple(self.paths)
-            good, bad = sources.check_each(self.check, len(files), on_bad_file)
+            good, bad = sources.check_each(self.check, len(files), self.on_bad_file)
             self.paths = tuple(files[i] for i in good)
             skipped += [(files[i], str(error)) for i, error in bad]
         sources.warn_of_each([reason for _, reason in skipped], "photo")

@@ -14,9 +14,9 @@ from dcpt_jax.data.spec import REGISTERED, SourceError
 class RegisteredSource(Source):
     """The photos or pairs that a registered function returned; those with an ImageError are bad."""
 
-    def __init__(self, kind: str, text: str, *, cache_megabytes: Any = 512, **options: Any):
+    def __init__(self, kind: str, text: str, **options: Any):
         """Opens a source of a registered kind and reads its first item."""
-        super().__init__(cache=cache_megabytes, **options)
+        super().__init__(**options)
         self._text = f"{kind}:{text}"
         self._items: Sequence[Any] = REGISTERED[kind](text)
         if not len(self._items):

@@ -36,22 +36,20 @@ class Missing:
     note: str = ""  # in short; "" if nothing is missing
 
 
-def open_source(
-    text: str, *, task: str = "", cache_megabytes: Cache | float = 512
-) -> DescribedSource:
+def open_source(text: str, *, task: str = "", cache: float = 512) -> DescribedSource:
     """Opens the training data of a source by its text, without a run.
 
     Args:
         text: as in `config.data.sources`, see `spec`.
         task: the class to select from a dataset that holds several.
-        cache_megabytes: limit of decoded photos in memory.
+        cache: limit in megabytes of decoded photos in memory.
 
     Raises:
         SourceError: for a text of another form, or a source that cannot be opened.
         FileNotFoundError: if a file or folder is missing.
         ImageError: if nothing in it can be read.
     """
-    factory = SourceFactory("train", on_bad_file="skip", cache_megabytes=cache_megabytes)
+    factory = SourceFactory("train", on_bad_file="skip", cache=Cache(cache))
     return factory.from_text(text, Task(task, "noise"))
 
 
@@ -67,7 +65,7 @@ class SourceFactory:
         datasets: str = "",
         **options: Any,
     ):
-        """Options: `root` and `datasets` as in `config.data`, and those of `PhotoSource`."""
+        """Options: `root` and `datasets` as in `config.data`, and those of `Source`."""
         self.split = split
         self._root = root
         self._root_key = root_key

@@ -116,12 +116,24 @@ class Source(Sequence):
     def __init__(
         self,
         *,
-        on_bad_file: str,
-        cache: Cache | float,
+        on_bad_file: str = "skip",
+        cache: Cache | float = 512,
         max_pixels: int = images.MAX_PIXELS,
         colour: str = "srgb",
     ):
-        """Common settings. `cache` is one shared with other sources, or a limit in megabytes."""
+        """The options that all sources have.
+
+        Args:
+            on_bad_file: "skip" leaves out bad items and names the first ones in the log; "refuse"
+                stops at the first.
+            cache: limit in megabytes of decoded items in memory, per process; or a cache shared
+                with other sources.
+            max_pixels: larger images count as bad.
+            colour: "srgb" or "as_is", see `images.read_pixels`.
+
+        Raises:
+            ValueError: for another `on_bad_file`.
+        """
         check_bad_file_rule(on_bad_file)
         self.on_bad_file = on_bad_file
         self.unreadable: dict[int, str] = {}

@@ -17,7 +17,7 @@ import numpy as np
 
 from dcpt_jax import extras, images
 from dcpt_jax.data.pairs import SizeError
-from dcpt_jax.data.sources import Cache, Pair, Source, SourceReport
+from dcpt_jax.data.sources import Pair, Source, SourceReport
 
 # Feature names of the two images of a pair, (degraded, clean).
 PAIR_FEATURES = (
@@ -42,16 +42,7 @@ class TfdsSource(Source):
         files: all files of the dataset.
     """
 
-    def __init__(
-        self,
-        text: str,
-        *,
-        split: str = "train",
-        on_bad_file: str = "skip",
-        cache_megabytes: Cache | float = 512,
-        max_pixels: int = images.MAX_PIXELS,
-        colour: str = "srgb",
-    ):
+    def __init__(self, text: str, *, split: str = "train", **options: Any):
         """Opens a prepared dataset.
 
         Args:
@@ -59,19 +50,14 @@ class TfdsSource(Source):
                 ~/tensorflow_datasets), or "FOLDER[:SPLIT]", the folder of a dataset or of its
                 versions. SPLIT has the syntax of TFDS, such as "train[:50%]".
             split: "train" or "held_out" (the split "test"), if `text` names none.
-            on_bad_file: "skip" or "refuse".
-            cache_megabytes: see `PhotoSource`.
-            max_pixels: larger images count as bad.
-            colour: "srgb" or "as_is", see `images.read_pixels`.
+            **options: of `Source`.
 
         Raises:
             ImportError: if tensorflow-datasets is not installed.
             TfdsError: if the dataset is not prepared, not in ArrayRecord files, or has no such
                 images.
         """
-        super().__init__(
-            on_bad_file=on_bad_file, cache=cache_megabytes, max_pixels=max_pixels, colour=colour
-        )
+        super().__init__(**options)
         name, _, chosen = text.partition(":")
         self._split = chosen or _SPLITS[split]
         self._name = name
