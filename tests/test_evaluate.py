@@ -10,11 +10,18 @@ from dcpt_jax import images, weights
 from dcpt_jax import metrics as dcpt_metrics
 from dcpt_jax.data import held_out, tasks
 from dcpt_jax.evaluate import baselines, gallery, published, run, saving
+from dcpt_jax.evaluate.classification import Confusion, Detections
 from dcpt_jax.evaluate.evaluation import ClassScores, Evaluation
 from dcpt_jax.labels import Labels
 from dcpt_jax.models import create_classifier, create_model, parameter_shapes
 from tests.conftest import tiny_config
 from tests.golden import TINY, random_params
+
+
+def confusion(classes, outputs, counts):
+    truth = np.array([[name == c for name in outputs] for c in classes], np.uint8)
+    one_hot = np.eye(len(outputs), dtype=np.uint8)
+    return Confusion(classes, outputs, truth, [one_hot.repeat(row, axis=0) for row in counts])
 
 
 @pytest.fixture
@@ -25,27 +32,25 @@ def evaluation():
             ClassScores("noise", 4, 22.0, 21.0, 0.75, 0.5),
         ),
         convention="RGB, rounded to 8 bits",
-        confusion=np.array([[3, 0, 1], [0, 2, 2]]),
-        predicted=("rain", "haze", "noise"),
+        classification=confusion(
+            ("rain", "noise"), ("rain", "haze", "noise"), [[3, 0, 1], [0, 2, 2]]
+        ),
     )
 
 
 def test_means_and_accuracies_by_hand(evaluation):
     mean = evaluation.mean()
     assert (mean.psnr_degraded, mean.psnr_restored, mean.samples) == (21.0, 23.0, 8)
-    assert evaluation.class_accuracy(0) == 0.75
-    assert evaluation.class_accuracy(1) == 0.5  # predicted index 2 is "noise"
-    assert evaluation.accuracy() == 5 / 8
+    # Of the second class, predicted index 2 is correct.
+    assert evaluation.classification.class_accuracies() == [0.75, 0.5]
+    assert evaluation.classification.accuracy() == 5 / 8
     assert json.loads(json.dumps(evaluation.to_json()))["accuracy"] == 5 / 8
 
 
-def test_accuracy_is_that_of_the_classes_whatever_their_sizes(evaluation):
+def test_accuracy_is_that_of_the_classes_whatever_their_sizes():
     """Always predicting the class with the most test images does not give a high accuracy."""
-    many = dataclasses.replace(evaluation.classes[0], samples=98)
-    few = dataclasses.replace(evaluation.classes[1], samples=2)
-    confusion = np.array([[98, 0, 0], [2, 0, 0]])
-    one_sided = dataclasses.replace(evaluation, classes=(many, few), confusion=confusion)
-    assert one_sided.accuracy() == 0.5
+    names = ("rain", "noise")
+    assert confusion(names, names, [[98, 0], [2, 0]]).accuracy() == 0.5
 
 
 def test_tables_show_the_gain_the_convention_and_the_confusion(evaluation):
@@ -60,24 +65,17 @@ def test_tables_show_the_gain_the_convention_and_the_confusion(evaluation):
     assert len(widths) == 2  # two tables, each with columns in line
 
 
-def many_classes(predicted):
-    names = [task.name for task in tasks.TASK_SETS["cdd11"]]
-    results = tuple(ClassScores(name, 4, 20.0, 25.0, 0.5, 0.75) for name in names)
-    confusion = 3 * np.eye(11, dtype=int) + np.eye(11, k=1, dtype=int)
-    return Evaluation(results, "RGB", confusion[:, : len(predicted)], predicted)
-
-
 def test_many_long_names_are_numbered_columns():
-    evaluation = many_classes(tuple(task.name for task in tasks.TASK_SETS["cdd11"]))
+    names = tuple(task.name for task in tasks.TASK_SETS["cdd11"])
+    results = tuple(ClassScores(name, 4, 20.0, 25.0, 0.5, 0.75) for name in names)
+    counts = 3 * np.eye(11, dtype=int) + np.eye(11, k=1, dtype=int)
+    evaluation = Evaluation(results, "RGB", confusion(names, names, counts))
     text = evaluation.to_markdown()
     assert "| | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9 | 10 | 11 | accuracy |" in text
     assert "| 5 low_light+haze | 0 | 0 | 0 | 0 | 3 | 1 | 0 | 0 | 0 | 0 | 0 | 75% |" in text
     assert "| low_light+snow+haze | 4 | 20.00" in text and "by number.\n" in text
     assert max(map(len, evaluation.to_text().splitlines())) < 100
-    some = dataclasses.replace(
-        evaluation, classes=evaluation.classes[9:], confusion=evaluation.confusion[9:]
-    )
-    text = some.to_markdown()
+    text = "\n".join(confusion(names[9:], names, counts[9:]).lines())
     assert "(1 low_light, 2 haze, 3 rain, 4 snow, 5 low_light+haze" in text
     assert "10 low_light+rain+haze," not in text and "| 10 low_light+rain+haze | 0 |" in text
 
@@ -89,16 +87,20 @@ def test_a_classifier_of_components_by_hand():
             ClassScores("low_light+haze", 4, 22.0, 21.0, 0.75, 0.5),
         ),
         convention="RGB",
-        confusion=np.array([[4, 1, 0], [2, 3, 1]]),
-        predicted=("low_light", "haze", "snow"),
-        truth=np.array([[1, 0, 0], [1, 1, 0]], np.uint8),
-        exact=np.array([3, 1]),
-        none_detected=np.array([0, 1]),
+        classification=Detections(
+            ("low_light", "low_light+haze"),
+            ("low_light", "haze", "snow"),
+            truth=np.array([[1, 0, 0], [1, 1, 0]], np.uint8),
+            predictions=[
+                np.array([[1, 0, 0], [1, 0, 0], [1, 0, 0], [1, 1, 0]]),
+                np.array([[1, 1, 0], [1, 1, 1], [0, 1, 0], [0, 0, 0]]),
+            ],
+        ),
     )
-    assert (evaluation.class_accuracy(0), evaluation.class_accuracy(1)) == (0.75, 0.25)
-    assert evaluation.accuracy() == 0.5
+    assert evaluation.classification.class_accuracies() == [0.75, 0.25]
+    assert evaluation.classification.accuracy() == 0.5
     # right: 4 + 2, (4 - 1) + 3 and (4 - 0) + (4 - 1) of 8
-    assert [evaluation.component_accuracy(i) for i in range(3)] == [6 / 8, 6 / 8, 7 / 8]
+    assert evaluation.classification.component_accuracies().tolist() == [6 / 8, 6 / 8, 7 / 8]
     text = evaluation.to_markdown()
     assert "all components correct in 50.0% of the samples" in text
     assert "| | low_light | haze | snow | all correct |" in text
@@ -120,14 +122,15 @@ def test_finding_no_component_means_clean():
             ClassScores("haze", 2, 22.0, 25.0, 0.75, 0.8),
         ),
         convention="RGB",
-        confusion=np.array([[1], [1]]),
-        predicted=("haze",),
-        truth=np.array([[0], [1]], np.uint8),
-        exact=np.array([3, 1]),
-        none_detected=np.array([3, 1]),
+        classification=Detections(
+            ("clean", "haze"),
+            ("haze",),
+            truth=np.array([[0], [1]], np.uint8),
+            predictions=[np.array([[0], [1], [0], [0]]), np.array([[1], [0]])],
+        ),
     )
-    assert (evaluation.class_accuracy(0), evaluation.class_accuracy(1)) == (0.75, 0.5)
-    assert evaluation.component_accuracy(0) == 0.625
+    assert evaluation.classification.class_accuracies() == [0.75, 0.5]
+    assert evaluation.classification.component_accuracies().tolist() == [0.625]
     text = evaluation.to_markdown()
     assert "| | haze | none (clean) | all correct |" in text
     assert "| clean | 1 | 3/4 | 75% |" in text
@@ -162,34 +165,37 @@ def test_scores_of_a_flat_classifier(caplog):
     flat = says("haze", "rain", "low_light+haze")
     samples = (0, [1, -1, 2]), (0, [-1, 3, -1]), (1, [-1, -2, -1.5])
     evaluation = scores_of("rain,low_light+haze", flat, *samples)
-    assert evaluation.predicted == ("haze", "rain", "low_light+haze")
-    assert evaluation.confusion.tolist() == [[0, 1, 1], [1, 0, 0]]
-    assert evaluation.accuracy() == 0.25
+    assert evaluation.classification.outputs == ("haze", "rain", "low_light+haze")
+    assert evaluation.classification.counts.tolist() == [[0, 1, 1], [1, 0, 0]]
+    assert evaluation.classification.accuracy() == 0.25
     for asked, missing in (("snow,haze", "snow"), ("clean,haze", "clean")):
-        assert scores_of(asked, flat, *samples).confusion is None
+        assert scores_of(asked, flat, *samples).classification is None
         assert f"but not {missing}" in caplog.text
 
 
 def test_labels_of_a_multi_hot_classifier():
     samples = (0, [-1, 3, -1]), (1, [1, -1, 2])
     asked = "rain,low_light+rain+haze"  # a mixture that it never saw
-    assert scores_of(asked, COMPONENTS, *samples).truth.tolist() == [[0, 1, 0], [1, 1, 1]]
-    assert scores_of("haze,rain+snow", COMPONENTS, *samples).confusion is None
-    assert scores_of("clean,haze", COMPONENTS, *samples).truth.tolist() == [[0, 0, 0], [1, 0, 0]]
+    found = scores_of(asked, COMPONENTS, *samples).classification
+    assert found.truth.tolist() == [[0, 1, 0], [1, 1, 1]]
+    assert scores_of("haze,rain+snow", COMPONENTS, *samples).classification is None
+    found = scores_of("clean,haze", COMPONENTS, *samples).classification
+    assert found.truth.tolist() == [[0, 0, 0], [1, 0, 0]]
 
 
 def test_scores_of_a_multi_hot_classifier():
     samples = (0, [-1, 1, -1]), (0, [-1, 1, 1]), (1, [-1, 1, 1]), (1, [1, -1, 1])
-    evaluation = scores_of("rain,low_light+rain", COMPONENTS, *samples)
-    assert evaluation.predicted == ("haze", "rain", "low_light")
-    assert evaluation.confusion.tolist() == [[0, 2, 1], [1, 1, 2]]
-    assert evaluation.exact.tolist() == [1, 1] and evaluation.accuracy() == 0.5
+    found = scores_of("rain,low_light+rain", COMPONENTS, *samples).classification
+    assert found.outputs == ("haze", "rain", "low_light")
+    assert found.counts.tolist() == [[0, 2, 1], [1, 1, 2]]
+    assert found.class_accuracies() == [0.5, 0.5] and found.accuracy() == 0.5
 
 
 def test_scores_of_clean_samples():
     samples = (0, [-1, -1, -1]), (0, [-1, 1, -1]), (1, [-1, -1, -1])
     evaluation = scores_of("clean,rain", COMPONENTS, *samples)
-    assert evaluation.exact.tolist() == [1, 0] and evaluation.none_detected.tolist() == [1, 1]
+    assert evaluation.classification.class_accuracies() == [0.5, 0]
+    assert evaluation.classification.none_detected.tolist() == [1, 1]
     clean = evaluation.classes[0]  # unchanged: as good as a score can get, and finite
     assert (clean.psnr_degraded, clean.psnr_restored) == (100.0, 100.0)
     assert clean.ssim_degraded == 1.0
@@ -249,10 +255,10 @@ def test_a_run_writes_tables_and_a_sheet(tmp_path, photo_folder, pretrained, cap
     config.init_from = str(pretrained)
     config.data.crops_per_photo = 2
     evaluation = run.evaluate(config, tmp_path)
-    assert evaluation.confusion.sum() == 5 * 6 * 2
+    assert evaluation.classification.counts.sum() == 5 * 6 * 2
     saved = json.loads((tmp_path / "evaluation.json").read_text())
     assert saved["mean"]["psnr_restored"] == evaluation.mean().psnr_restored
-    assert saved["steps"] == 12 and saved["accuracy"] == evaluation.accuracy()
+    assert saved["steps"] == 12 and saved["accuracy"] == evaluation.classification.accuracy()
     assert (tmp_path / "evaluation.md").read_text() == evaluation.to_markdown()
     sheet = images.read_image(tmp_path / "sheet.png")
     assert sheet.shape[0] > 5 * 16 and sheet.shape[1] > 6 * 16
@@ -409,11 +415,11 @@ def test_the_classifier_of_the_pretraining_is_found_from_the_fine_tuned_weights(
     loop.train(config, tmp_path / "restore")
     config = tiny_config("evaluate", photo_folder)
     config.init_from = str(tmp_path / "restore")
-    assert run.evaluate(config, tmp_path / "e").confusion is not None
+    assert run.evaluate(config, tmp_path / "e").classification is not None
     assert f"classification: by the classifier in {pretrained}\n" in capsys.readouterr().out
     config.tasks = "haze"  # a subset: rows for it, columns for all classes that can be predicted
     evaluation = run.evaluate(config, tmp_path / "e")
-    assert evaluation.confusion.shape == (1, 5)
+    assert evaluation.classification.counts.shape == (1, 5)
 
 
 def test_a_missing_classifier_causes_a_warning(tmp_path, photo_folder, pretrained, caplog):
@@ -425,7 +431,7 @@ def test_a_missing_classifier_causes_a_warning(tmp_path, photo_folder, pretraine
     config = tiny_config("evaluate", photo_folder)
     config.init_from = str(tmp_path / "w")
     evaluation = run.evaluate(config, tmp_path)
-    assert evaluation.confusion is None
+    assert evaluation.classification is None
     assert "--config.classifier_from" in caplog.text
     assert "accuracy" not in evaluation.to_markdown()
 
@@ -442,7 +448,7 @@ def test_a_classifier_that_takes_the_image_is_measured(tmp_path, photo_folder):
     config = tiny_config("evaluate", photo_folder)
     config.init_from = str(tmp_path / "w")
     config.data.crops_per_photo = 1
-    assert run.evaluate(config, tmp_path / "e").confusion.sum(axis=1).tolist() == [6, 6]
+    assert run.evaluate(config, tmp_path / "e").classification.counts.sum(axis=1).tolist() == [6, 6]
 
 
 def test_a_perfect_sample_does_not_make_the_means_infinite(tmp_path, pretrained):
@@ -463,7 +469,7 @@ def test_classes_that_the_classifier_does_not_know_are_named(
     config = tiny_config("evaluate", photo_folder)
     config.init_from = str(pretrained)
     config.tasks = "rain,low_light+haze"
-    assert run.evaluate(config, tmp_path).confusion is None
+    assert run.evaluate(config, tmp_path).classification is None
     assert "but not low_light+haze" in caplog.text
 
 

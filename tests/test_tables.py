@@ -23,8 +23,6 @@ def workdir(tmp_path):
         evaluation = Evaluation(
             (ClassScores("rain", 100, 25.0, 36.0, 0.8, 0.95),),
             "RGB, rounded to 8 bits",
-            None,
-            (),
             metric=changes.pop("metric", Convention()),
             data=("pairs of rain100l in /data",),
             test_sets=("rain100l",),

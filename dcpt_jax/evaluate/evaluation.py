@@ -7,10 +7,8 @@ from typing import Any
 import numpy as np
 
 from dcpt_jax import metrics
-
-# Total length of column headings above which they are replaced by numbers, so that the table fits a
-# terminal or page.
-_WIDEST_HEADINGS = 60
+from dcpt_jax.evaluate import markdown
+from dcpt_jax.evaluate.classification import Confusion, Detections
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,18 +40,7 @@ class Evaluation:
 
     classes: tuple[ClassScores, ...]  # one result per class
     convention: str  # how PSNR and SSIM were computed
-    # With a classifier of classes: int [classes, predicted classes], row = true class; of
-    # components: int [classes, components], number of samples in which each was detected. None
-    # without classifier.
-    confusion: np.ndarray | None
-    predicted: tuple[str, ...]  # names of the columns of `confusion`
-    # With a classifier of components: 0/1 [classes, components], the components of each class. Else
-    # None.
-    truth: np.ndarray | None = None
-    # With a classifier of components: int [classes], samples with all components correct
-    exact: np.ndarray | None = None
-    # With a classifier of components: int [classes], samples in which none was detected ("clean")
-    none_detected: np.ndarray | None = None
+    classification: Confusion | Detections | None = None  # None: not measured
     # The convention as values
     metric: metrics.Convention = dataclasses.field(default_factory=metrics.Convention)
     data: tuple[str, ...] = ()  # description of each class's samples, for people; () = none
@@ -70,37 +57,8 @@ class Evaluation:
         means = {f: float(np.mean([getattr(c, f) for c in self.classes])) for f in fields}
         return ClassScores("mean", sum(c.samples for c in self.classes), **means)
 
-    def class_accuracy(self, index: int) -> float:
-        """Share of the samples of a class that were classified correctly, in all components."""
-        if self.truth is not None:
-            return float(self.exact[index] / self.classes[index].samples)
-        row = self.confusion[index]
-        return float(row[self.predicted.index(self.classes[index].name)] / row.sum())
-
-    def accuracy(self) -> float:
-        """Mean of `class_accuracy` over the classes, as their numbers of samples may differ."""
-        return float(np.mean([self.class_accuracy(i) for i in range(len(self.classes))]))
-
-    def component_accuracy(self, index: int) -> float:
-        """Accuracy of one component: mean over the classes of the share of correct samples."""
-        return float(self._shares_right(self.confusion, self.truth)[index])
-
-    def _shares_right(self, detected: np.ndarray, truth: np.ndarray) -> np.ndarray:
-        """Per column of [classes, columns]: share of correct samples, averaged over the classes."""
-        samples = np.array([[c.samples] for c in self.classes])
-        return np.mean(np.where(truth, detected, samples - detected) / samples, axis=0)
-
     def to_json(self) -> dict[str, Any]:
         """All results as plain values."""
-        measured, multi_hot = self.confusion is not None, self.truth is not None
-        components = {
-            "names": list(self.predicted),
-            "accuracy": [self.component_accuracy(i) for i in range(len(self.predicted))],
-            "found": self.confusion.tolist(),
-            "truth": self.truth.tolist(),
-            "exact": self.exact.tolist(),
-            "nothing": self.none_detected.tolist(),
-        } if multi_hot else None  # fmt: skip
         content = {
             "convention": self.convention,
             "metric": dataclasses.asdict(self.metric),
@@ -109,10 +67,8 @@ class Evaluation:
             "mean": _values(self.mean()),
             "data": dict(zip((c.name for c in self.classes), self.data, strict=False)),
             "test_sets": dict(zip((c.name for c in self.classes), self.test_sets, strict=False)),
-            "accuracy": self.accuracy() if measured else None,
-            "confusion": self.confusion.tolist() if measured and not multi_hot else None,
-            "predicted_classes": [] if multi_hot else list(self.predicted),
-            "components": components,
+            **{"accuracy": None, "confusion": None, "predicted_classes": [], "components": None},
+            **(self.classification.to_json() if self.classification is not None else {}),
         }
         if self.baselines:
             content["baselines"] = {b.name: self._baseline_values(b) for b in self.baselines}
@@ -134,28 +90,24 @@ class Evaluation:
 
     def to_markdown(self) -> str:
         """The tables of the report."""
-        lines = [
-            f"PSNR in dB and SSIM: {self.convention}.",
-            "",
-            "| class | samples | PSNR degraded | PSNR restored | gain | SSIM degraded "
-            "| SSIM restored |",
-            "|---|--:|--:|--:|--:|--:|--:|",
+        measures = ("PSNR degraded", "PSNR restored", "gain", "SSIM degraded", "SSIM restored")
+        rows = [
+            [
+                *(c.name, str(c.samples), f"{c.psnr_degraded:.2f}", f"{c.psnr_restored:.2f}"),
+                f"{c.psnr_restored - c.psnr_degraded:+.2f}",
+                *(f"{c.ssim_degraded:.3f}", f"{c.ssim_restored:.3f}"),
+            ]
+            for c in (*self.classes, self.mean())
         ]
-        for c in (*self.classes, self.mean()):
-            lines.append(
-                f"| {c.name} | {c.samples} | {c.psnr_degraded:.2f} | {c.psnr_restored:.2f} "
-                f"| {c.psnr_restored - c.psnr_degraded:+.2f} | {c.ssim_degraded:.3f} "
-                f"| {c.ssim_restored:.3f} |"
-            )
+        lines = [f"PSNR in dB and SSIM: {self.convention}.", ""]
+        lines += markdown.table(["class", "samples", *measures], rows)
         if self.data:
             named = zip(self.classes, self.data, strict=True)
             lines += ["", *(f"- {c.name}: {text}" for c, text in named)]
         if self.baselines:
             lines += ["", *self._baseline_lines()]
-        if self.truth is not None:
-            lines += ["", *self._component_lines()]
-        elif self.confusion is not None:
-            lines += ["", *self._confusion_lines()]
+        if self.classification is not None:
+            lines += ["", *self.classification.lines()]
         return "\n".join(lines) + "\n"
 
     def _baseline_lines(self) -> list[str]:
@@ -176,70 +128,12 @@ class Evaluation:
             ]
             methods = [b.name for b in self.baselines]
             headings = [metric.upper(), "degraded", "network", *methods]
-            lines += ["", *_markdown(headings, rows)]
+            lines += ["", *markdown.table(headings, rows)]
         return [*lines, "", *(f"- {b.name}: {b.library}; {b.citation}" for b in self.baselines)]
-
-    def _confusion_lines(self) -> list[str]:
-        """Confusion matrix of a classifier of classes."""
-        heading = (
-            f"Classification accuracy {self.accuracy():.1%} (mean of the classes; chance "
-            f"{1 / len(self.predicted):.0%})."
-        )
-        legend = "Rows: true class, columns: predicted"
-        names, columns = [c.name for c in self.classes], self.predicted
-        if sum(map(len, columns)) > _WIDEST_HEADINGS:
-            number = {name: str(i + 1) for i, name in enumerate(columns)}
-            columns = tuple(number.values())
-            names = [f"{number[name]} {name}" for name in names]
-            outputs_only = [f"{number[n]} {n}" for n in number if f"{number[n]} {n}" not in names]
-            legend += ", by number" + (f" ({', '.join(outputs_only)})" if outputs_only else "")
-        rows = [
-            [name, *map(str, self.confusion[i]), f"{self.class_accuracy(i):.0%}"]
-            for i, name in enumerate(names)
-        ]
-        return [heading, f"{legend}.", "", *_markdown(["", *columns, "accuracy"], rows)]
-
-    def _component_lines(self) -> list[str]:
-        """Table for a classifier of components."""
-        detected, truth, columns = self.confusion, self.truth, self.predicted
-        is_clean = ~self.truth.any(axis=1)
-        if is_clean.any():
-            detected, truth = np.c_[detected, self.none_detected], np.c_[truth, is_clean]
-            columns = (*columns, "none (clean)")
-        rows = []
-        for i, c in enumerate(self.classes):
-            cells = [
-                f"{count}/{c.samples}" if is_present else str(count)
-                for count, is_present in zip(detected[i], truth[i], strict=True)
-            ]
-            rows.append([c.name, *cells, f"{self.class_accuracy(i):.0%}"])
-        shares = self._shares_right(detected, truth)
-        rows.append(["accuracy", *(f"{share:.0%}" for share in shares), f"{self.accuracy():.0%}"])
-        return [
-            f"Classification: all components correct in {self.accuracy():.1%} of the samples (mean "
-            "of the classes). Rows: true class. Columns: number of samples in which the component "
-            "was detected; detected/total if it is a component of the class.",
-            "",
-            *_markdown(["", *columns, "all correct"], rows),
-        ]
 
     def to_text(self) -> str:
         """The Markdown tables with aligned columns, for a terminal."""
-        return aligned(self.to_markdown())
-
-
-def aligned(markdown: str) -> str:
-    """Aligns the columns of the Markdown tables in a text, for a terminal."""
-    out, table = [], []
-    for line in [*markdown.splitlines(), ""]:
-        if line.startswith("|"):
-            table.append([cell.strip() for cell in line.strip("|").split("|")])
-            continue
-        if table:
-            out += _align([row for row in table if not set("".join(row)) <= {"-", ":"}])
-            table = []
-        out.append(line)
-    return "\n".join(out).rstrip()
+        return markdown.aligned(self.to_markdown())
 
 
 def _values(result: ClassScores) -> dict[str, Any]:
@@ -251,21 +145,3 @@ def _best_in_bold(values: Sequence[float], digits: int) -> list[str]:
     texts = [f"{value:.{digits}f}" for value in values]
     best = f"{max(values):.{digits}f}"
     return [f"**{text}**" if text == best else text for text in texts]
-
-
-def _markdown(headings: list[str], rows: list[list[str]]) -> list[str]:
-    """A Markdown table; all columns but the first are right-aligned."""
-    first = "| " + " | ".join(headings).lstrip() + " |"
-    rule = "|---|" + "--:|" * (len(headings) - 1)
-    return [first, rule, *(f"| {' | '.join(row)} |" for row in rows)]
-
-
-def _align(rows: list[list[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  " + "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]  # fmt: skip

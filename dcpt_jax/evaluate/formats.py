@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 
+from dcpt_jax.evaluate import markdown
 from dcpt_jax.evaluate.comparison import Comparison, Measured, Row
 from dcpt_jax.evaluate.published import Score
 
@@ -20,9 +21,8 @@ def heading(comparison: Comparison) -> str:
 def to_markdown(comparison: Comparison) -> str:
     """A heading, the table, and its notes."""
     headings, rows = _cells(comparison)
-    lines = [heading(comparison), "", f"| {' | '.join(headings)} |"]
-    lines.append("|---|" + "--:|" * (len(headings) - 2) + "---|")
-    lines += [f"| {' | '.join(row)} |" for row in rows]
+    align = "l" + "r" * (len(headings) - 2) + "l"
+    lines = [heading(comparison), "", *markdown.table(headings, rows, align)]
     lines += ["", *(f"- {text}" for text in _remarks(comparison))]
     return "\n".join(lines).rstrip() + "\n"
 

@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 
-from dcpt_jax.evaluate import formats, published
+from dcpt_jax.evaluate import formats, markdown, published
 from dcpt_jax.evaluate.comparison import EvaluatedRun, compare
 from dcpt_jax.evaluate.published import AVERAGE, Score, Table
 
@@ -84,14 +84,13 @@ def _table(table: Table) -> str:
         f"{table.convention}, whole images. Source: {table.source}."
         + (f" {table.remark}" if table.remark else ""),
         "",
-        f"| method | {' | '.join(columns)} |",
-        "|---|" + "--:|" * len(columns),
     ]
+    rows = []
     for method in table.methods:
         row = [scores.get((method, name)) for name in columns]
         hand = " (second-hand)" if any(s and s.second_hand for s in row) else ""
-        lines.append(f"| {method}{hand} | {' | '.join(map(_cell, row))} |")
-    return "\n".join(lines) + "\n"
+        rows.append([f"{method}{hand}", *map(_cell, row)])
+    return "\n".join([*lines, *markdown.table(["method", *columns], rows)]) + "\n"
 
 
 def _cell(score: Score | None) -> str:
@@ -103,10 +102,9 @@ def _cell(score: Score | None) -> str:
 
 
 def _series() -> str:
-    lines = ["| figure | method | by | values | source |", "|---|---|---|---|---|"]
+    rows = []
     for series in published.SERIES:
         values = ", ".join(f"{x:g}: {y:g}" for x, y in zip(series.at, series.values, strict=True))
-        lines.append(
-            f"| {series.title} | {series.method} | {series.x} | {values} | {series.source} |"
-        )
-    return "\n".join(lines) + "\n"
+        rows.append([series.title, series.method, series.x, values, series.source])
+    headings = ["figure", "method", "by", "values", "source"]
+    return "\n".join(markdown.table(headings, rows, "lllll")) + "\n"

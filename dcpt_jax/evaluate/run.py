@@ -19,8 +19,9 @@ from dcpt_jax import files, images, metrics, weights
 from dcpt_jax.data import classes as data_classes
 from dcpt_jax.data import held_out
 from dcpt_jax.data import tasks as task_sets
-from dcpt_jax.evaluate import baselines, comparison, formats, gallery, saving, scores
-from dcpt_jax.evaluate.evaluation import BaselineScores, ClassScores, Evaluation, aligned
+from dcpt_jax.evaluate import baselines, comparison, formats, gallery, markdown, saving, scores
+from dcpt_jax.evaluate.classification import Confusion, Detections
+from dcpt_jax.evaluate.evaluation import BaselineScores, ClassScores, Evaluation
 from dcpt_jax.inspect.inspector import Inspector
 from dcpt_jax.interruption import Interruption
 from dcpt_jax.labels import Labels
@@ -199,12 +200,11 @@ def score(
 
     Nothing is classified if the classifier lacks one of the classes.
     """
-    names = [task.name for task in tasks]
+    names = tuple(task.name for task in tasks)
     # Per class and sample: PSNR and SSIM of the degraded, the restored and each method's image.
     measured: dict[int, list[tuple[list[float], list[float]]]] = {i: [] for i in range(len(tasks))}
     truth = _truth(classifier.labels, tasks) if classifier is not None else None
-    detected = np.zeros_like(truth, int) if truth is not None else None
-    exact, none_detected = np.zeros((2, len(tasks)), int)
+    predictions: list[list[np.ndarray]] = [[] for _ in tasks]
     for sample, image in restored:
         images_to_score = (
             *(np.clip(sample.degraded, 0, 1), image),
@@ -220,10 +220,7 @@ def score(
         if truth is not None:
             degraded = _middle(sample.degraded, CLASSIFIED_SIDE)
             logits = classifier.logits(np.ascontiguousarray(degraded)[None])[0]
-            prediction = classifier.labels.predictions(logits)
-            detected[sample.task] += prediction
-            exact[sample.task] += int(scores.exact_match(prediction, truth[sample.task]))
-            none_detected[sample.task] += not prediction.any()
+            predictions[sample.task].append(classifier.labels.predictions(logits))
     means = np.array([np.mean(measured[i], axis=0) for i in range(len(tasks))])
     classes = tuple(
         ClassScores(name, len(measured[i]), *means[i, :, :2].ravel().tolist())
@@ -233,11 +230,17 @@ def score(
         BaselineScores(m.name, m.library, m.citation, *map(tuple, means[:, :, 2 + i].T.tolist()))
         for i, m in enumerate(methods)
     )
-    results = {"metric": metric, "baselines": baseline_scores}
-    if truth is not None and classifier.labels.multi_hot:
-        results |= {"truth": truth, "exact": exact, "none_detected": none_detected}
-    outputs = classifier.labels.names if truth is not None else ()
-    return Evaluation(classes, scores.describe(metric), detected, outputs, **results)
+    classification = None
+    if truth is not None:
+        labels, kind = classifier.labels, Detections if classifier.labels.multi_hot else Confusion
+        classification = kind(names, labels.names, truth, [np.array(rows) for rows in predictions])
+    return Evaluation(
+        classes,
+        scores.describe(metric),
+        classification,
+        metric=metric,
+        baselines=baseline_scores,
+    )
 
 
 def _truth(labels: Labels, tasks: Sequence[task_sets.Task]) -> np.ndarray | None:
@@ -323,7 +326,7 @@ def _write(
     images.write_image(workdir / "sheet.png", pictures.draw().astype(np.float32) / 255)
     compared = comparison.compare([comparison.parse_run(content, workdir.name)])
     if compared.methods:
-        print(f"\n{aligned(formats.to_markdown(compared))}\n")
+        print(f"\n{markdown.aligned(formats.to_markdown(compared))}\n")
     for name in ("evaluation.md", "evaluation.json", "sheet.png"):
         print(f"wrote {workdir / name}", flush=True)
 

@@ -25,11 +25,6 @@ def of_image(
     return values
 
 
-def exact_match(prediction: np.ndarray, truth: np.ndarray) -> float:
-    """1 if all outputs of a classifier, 0/1 [outputs], are correct, else 0."""
-    return float((prediction == truth).all())
-
-
 def describe(convention: metrics.Convention) -> str:
     """Name of the convention of `of_image`, for tables."""
     name = metrics.convention(channel=convention.channel, rounding=convention.rounding)
