@@ -16,9 +16,8 @@ class Mode:
         name: value of `config.mode`.
         stage: stage whose published training data are used.
         learns: parts of the state that are trained; other parts are frozen. () = no training.
-        step: builder of its training step in `dcpt_jax.train.steps`.
-        modules: arguments of the builder before the optimizers, in order.
-        loss_keys: keys of the config that set keyword arguments of the builder.
+        loss_keys: keys of the config that set keyword arguments of its step's builder,
+            `make_NAME_step` in `dcpt_jax.train.steps`.
         restores: whether it trains with degraded images as input and clean ones as target, so that
             PSNR and SSIM are measured (as also with `first_pass = "degraded"`).
         needs_network: whether it needs a trained network to start from.
@@ -27,8 +26,6 @@ class Mode:
     name: str
     stage: Literal["pretrain", "restore"]
     learns: tuple[str, ...] = ()
-    step: str = ""
-    modules: tuple[str, ...] = ("network",)
     loss_keys: tuple[str, ...] = ()
     restores: bool = False
     needs_network: bool = False
@@ -59,6 +56,12 @@ class Mode:
         return "guidance" in self.loss_keys
 
     @property
+    def modules(self) -> tuple[str, ...]:
+        """The modules that it uses, in the order of the step's builder."""
+        classifier = ("classifier",) if self.classifies or self.is_guided else ()
+        return ("network", *classifier, *(("reconstruction",) if self.masks else ()))
+
+    @property
     def masks(self) -> bool:
         """Whether patches of the image are hidden and reconstructed by a decoder."""
         return "reconstruction" in self.learns
@@ -73,23 +76,18 @@ MODES: dict[str, Mode] = {
             "pretrain",
             stage="pretrain",
             learns=("network", "classifier"),
-            step="make_pretrain_step",
-            modules=("network", "classifier"),
             loss_keys=(*_JOINT_LOSS, "first_pass"),
         ),
         Mode(
             "mask_pretrain",
             stage="restore",  # MaskDCPT pre-trains on the fine-tuning data
             learns=("network", "classifier", "reconstruction"),
-            step="make_mask_pretrain_step",
-            modules=("network", "classifier", "reconstruction"),
             loss_keys=(*_JOINT_LOSS, "mask_ratio", "mask_patch"),
         ),
         Mode(
             "restore",
             stage="restore",
             learns=("network",),
-            step="make_restore_step",
             loss_keys=("fft_weight", "loss_terms"),
             restores=True,
         ),
@@ -97,8 +95,6 @@ MODES: dict[str, Mode] = {
             "transfer",
             stage="restore",
             learns=("network",),
-            step="make_transfer_step",
-            modules=("network", "classifier"),
             loss_keys=("fft_weight", "loss_terms", "guidance", "focal_gamma"),
             restores=True,
             needs_network=True,
@@ -107,8 +103,6 @@ MODES: dict[str, Mode] = {
             "classify",
             stage="pretrain",
             learns=("classifier",),
-            step="make_classify_step",
-            modules=("network", "classifier"),
             loss_keys=("focal_gamma",),
             needs_network=True,
         ),

@@ -14,7 +14,7 @@ def test_every_mode_has_keys_and_a_step():
         config = configs.base(name)
         assert set(mode.loss_keys) <= set(config)
         assert mode.trains == ("num_steps" in config)
-        assert not mode.trains or callable(getattr(steps, mode.step))
+        assert not mode.trains or callable(getattr(steps, f"make_{name}_step"))
 
 
 def test_pretraining_and_fine_tuning_use_their_own_published_data():

@@ -484,7 +484,7 @@ def build_step(
         options["label_rows"] = labels.rows(tasks)
     if mode.is_guided and guide is not None:
         options |= init_from.guide_options(guide, tasks)
-    make = getattr(steps, mode.step)
+    make = getattr(steps, f"make_{mode.name}_step")
     return make(*(parts[name] for name in mode.modules), optimizers, **options)
 
 
