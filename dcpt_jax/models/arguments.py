@@ -80,3 +80,15 @@ def positive_counts(name: str, values: Any) -> tuple[int, ...]:
     if isinstance(values, str | bytes) or not isinstance(values, Sequence) or not len(values):
         raise ValueError(f"{name} is {values!r}, but must be a sequence of integers >= 1")
     return tuple(positive_count(f"{name}[{i}]", value) for i, value in enumerate(values))
+
+
+def check_divides(name: str, divisor: int, number: int) -> None:
+    """Raises ValueError unless a number of channels can be divided into `divisor` heads."""
+    if number % divisor:
+        raise ValueError(f"{name} is {divisor}, but must divide its number of channels, {number}")
+
+
+def check_choice(name: str, value: Any, known: tuple[str, ...]) -> None:
+    """Raises ValueError for a value not in `known`."""
+    if value not in known:
+        raise ValueError(f"{name} is {value!r}, but must be one of {', '.join(known)}")

@@ -86,12 +86,6 @@ def masked(
     return hide(layer(hide(x, inside)), outside)
 
 
-def check_masking(masking: Any) -> None:
-    """Raises ValueError for a value not in `MASKINGS`."""
-    if masking not in MASKINGS:
-        raise ValueError(f"masking is {masking!r}, but must be one of {', '.join(MASKINGS)}")
-
-
 def check_visible(visible: Any, images: jax.Array, multiple: int) -> None:
     """Raises ValueError unless a mask is float [b, h, w, 1] and its sizes need no padding."""
     shape = (*images.shape[:3], 1)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dcpt_jax.models.arguments import (
+    check_choice,
     compute_dtype,
     parameter_dtype,
     positive_count,
@@ -28,7 +29,7 @@ from dcpt_jax.models.layers import (
     project_and_split,
     scale_channels,
 )
-from dcpt_jax.models.masking import check_masking, hide, inside_and_outside, visible_mean
+from dcpt_jax.models.masking import MASKINGS, hide, inside_and_outside, visible_mean
 from dcpt_jax.models.network import RestorationNetwork
 from dcpt_jax.models.stage import Stage
 
@@ -86,7 +87,7 @@ class NAFNet(RestorationNetwork):
         if not isinstance(self.norm_epsilon, float) or not 0 < self.norm_epsilon < 1:
             raise ValueError(f"norm_epsilon is {self.norm_epsilon!r}, but must be between 0 and 1")
         self.tlc_size = self._checked_tlc_size()
-        check_masking(self.masking)
+        check_choice("masking", self.masking, MASKINGS)
         self.dtype = compute_dtype(self.dtype)
         super().__post_init__()
 

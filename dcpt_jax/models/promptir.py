@@ -9,17 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from dcpt_jax.models.arguments import parameter_dtype, positive_count, positive_counts
-from dcpt_jax.models.layers import Conv, Linear
-from dcpt_jax.models.masking import check_masking, hide, masked, visible_mean
-from dcpt_jax.models.stage import block_function, run_block
-from dcpt_jax.models.transformer import (
-    BlockStyle,
-    Levels,
-    TransformerBlock,
+from dcpt_jax.models.arguments import (
+    check_choice,
     check_divides,
-    joined,
+    parameter_dtype,
+    positive_count,
+    positive_counts,
 )
+from dcpt_jax.models.layers import Conv, Linear
+from dcpt_jax.models.masking import MASKINGS, hide, masked, visible_mean
+from dcpt_jax.models.stage import block_function, run_block
+from dcpt_jax.models.transformer import BlockStyle, Levels, TransformerBlock, joined
 
 
 class PromptIR(Levels):
@@ -76,7 +76,7 @@ class PromptIR(Levels):
                 raise ValueError(f"{name} is {counts}, but must have 3 entries, finest first")
             setattr(self, name, counts)
         self.prompt_len = positive_count("prompt_len", self.prompt_len)
-        check_masking(self.masking)
+        check_choice("masking", self.masking, MASKINGS)
         for level, channels in enumerate(self._prompted_dims()):
             check_divides(f"heads[2] (for prompt_dims[{level}])", self.heads[2], channels)
         super().__post_init__()
@@ -94,7 +94,7 @@ class PromptIR(Levels):
     def setup(self):
         """Creates the modules; parameters are named after them."""
         dim = self.dim
-        style = BlockStyle(
+        self.style = BlockStyle(
             ffn_expansion=self.ffn_expansion,
             use_bias=self.bias,
             norm=self.norm,
@@ -115,24 +115,24 @@ class PromptIR(Levels):
                 self.dtype,
             )
 
-        self.setup_encoder(style)
+        self.setup_encoder()
         self.prompt_3, self.prompt_2, self.prompt_1 = prompts(2), prompts(1), prompts(0)
-        self.noise_3 = TransformerBlock(self.heads[2], style)
-        self.reduce_noise_3 = self.conv(4 * dim, style, bias=self.bias)
-        self.up_3 = self.conv(8 * dim, style, size=3)
-        self.reduce_3 = self.conv(4 * dim, style, bias=self.bias)
-        self.decoder_3 = self.stage(self.num_blocks[2], self.heads[2], style)
-        self.noise_2 = TransformerBlock(self.heads[2], style)
-        self.reduce_noise_2 = self.conv(4 * dim, style, bias=self.bias)
-        self.up_2 = self.conv(8 * dim, style, size=3)
-        self.reduce_2 = self.conv(2 * dim, style, bias=self.bias)
-        self.decoder_2 = self.stage(self.num_blocks[1], self.heads[1], style)
-        self.noise_1 = TransformerBlock(self.heads[2], style)
-        self.reduce_noise_1 = self.conv(2 * dim, style, bias=self.bias)
-        self.up_1 = self.conv(4 * dim, style, size=3)
-        self.decoder_1 = self.stage(self.num_blocks[0], self.heads[0], style)
-        self.refinement = self.stage(self.num_refinement_blocks, self.heads[0], style)
-        self.output = self.conv(3, style, size=3, bias=self.bias)
+        self.noise_3 = TransformerBlock(self.heads[2], self.style)
+        self.reduce_noise_3 = self.conv(4 * dim, bias=self.bias)
+        self.up_3 = self.conv(8 * dim, size=3)
+        self.reduce_3 = self.conv(4 * dim, bias=self.bias)
+        self.decoder_3 = self.stage(self.num_blocks[2], self.heads[2])
+        self.noise_2 = TransformerBlock(self.heads[2], self.style)
+        self.reduce_noise_2 = self.conv(4 * dim, bias=self.bias)
+        self.up_2 = self.conv(8 * dim, size=3)
+        self.reduce_2 = self.conv(2 * dim, bias=self.bias)
+        self.decoder_2 = self.stage(self.num_blocks[1], self.heads[1])
+        self.noise_1 = TransformerBlock(self.heads[2], self.style)
+        self.reduce_noise_1 = self.conv(2 * dim, bias=self.bias)
+        self.up_1 = self.conv(4 * dim, size=3)
+        self.decoder_1 = self.stage(self.num_blocks[0], self.heads[0])
+        self.refinement = self.stage(self.num_refinement_blocks, self.heads[0])
+        self.output = self.conv(3, size=3, bias=self.bias)
 
     def body(
         self, padded: jax.Array, visible: jax.Array | None = None

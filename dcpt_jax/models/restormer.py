@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from dcpt_jax.models.arguments import check_choice
 from dcpt_jax.models.layers import normal
 from dcpt_jax.models.masking import hide
-from dcpt_jax.models.transformer import ATTENTIONS, BlockStyle, Levels, check_choice, joined
+from dcpt_jax.models.transformer import ATTENTIONS, BlockStyle, Levels, joined
 
 
 class Restormer(Levels):
@@ -65,7 +66,7 @@ class Restormer(Levels):
     def setup(self):
         """Creates the modules; parameters are named after them."""
         relu, dim = self.attention == "relu", self.dim
-        style = BlockStyle(
+        self.style = BlockStyle(
             ffn_expansion=self.ffn_expansion,
             use_bias=self.bias and not relu,
             norm=self.norm,
@@ -75,17 +76,17 @@ class Restormer(Levels):
             bias_init=nn.initializers.zeros if relu else None,
             dtype=self.dtype,
         )
-        self.setup_encoder(style)
-        self.up_3 = self.conv(16 * dim, style, size=3)
-        self.reduce_3 = self.conv(4 * dim, style, bias=self.bias)
-        self.decoder_3 = self.stage(self.num_blocks[2], self.heads[2], style)
-        self.up_2 = self.conv(8 * dim, style, size=3)
-        self.reduce_2 = self.conv(2 * dim, style, bias=self.bias)
-        self.decoder_2 = self.stage(self.num_blocks[1], self.heads[1], style)
-        self.up_1 = self.conv(4 * dim, style, size=3)
-        self.decoder_1 = self.stage(self.num_blocks[0], self.heads[0], style)
-        self.refinement = self.stage(self.num_refinement_blocks, self.heads[0], style)
-        self.output = self.conv(3, style, size=3, bias=self.bias)
+        self.setup_encoder()
+        self.up_3 = self.conv(16 * dim, size=3)
+        self.reduce_3 = self.conv(4 * dim, bias=self.bias)
+        self.decoder_3 = self.stage(self.num_blocks[2], self.heads[2])
+        self.up_2 = self.conv(8 * dim, size=3)
+        self.reduce_2 = self.conv(2 * dim, bias=self.bias)
+        self.decoder_2 = self.stage(self.num_blocks[1], self.heads[1])
+        self.up_1 = self.conv(4 * dim, size=3)
+        self.decoder_1 = self.stage(self.num_blocks[0], self.heads[0])
+        self.refinement = self.stage(self.num_refinement_blocks, self.heads[0])
+        self.output = self.conv(3, size=3, bias=self.bias)
 
     def body(
         self, padded: jax.Array, visible: jax.Array | None = None

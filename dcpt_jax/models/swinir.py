@@ -11,7 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from dcpt_jax.models.arguments import compute_dtype, positive_count, positive_counts
+from dcpt_jax.models.arguments import (
+    check_choice,
+    check_divides,
+    compute_dtype,
+    positive_count,
+    positive_counts,
+)
 from dcpt_jax.models.layers import (
     Conv,
     LayerNorm,
@@ -21,7 +27,7 @@ from dcpt_jax.models.layers import (
     normal,
     project_and_split,
 )
-from dcpt_jax.models.masking import check_masking, hide, inside_and_outside
+from dcpt_jax.models.masking import MASKINGS, hide, inside_and_outside
 from dcpt_jax.models.network import RestorationNetwork
 from dcpt_jax.models.stage import Stage
 
@@ -86,10 +92,7 @@ class SwinIR(RestorationNetwork):
                 raise ValueError(f"{name} is {counts}, but must have {STAGES} entries, like stages")
             setattr(self, name, counts)
         for stage, heads in enumerate(self.num_heads):
-            if self.embed_dim % heads:
-                raise ValueError(
-                    f"num_heads[{stage}] is {heads}, but must divide embed_dim {self.embed_dim}"
-                )
+            check_divides(f"num_heads[{stage}]", heads, self.embed_dim)
         ratio = self.mlp_ratio
         if not isinstance(ratio, numbers.Real) or ratio * self.embed_dim < 1:
             raise ValueError(f"mlp_ratio is {ratio!r}, but must give at least one hidden channel")
@@ -97,14 +100,10 @@ class SwinIR(RestorationNetwork):
         for name in ("qkv_bias", "patch_norm"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, but must be True or False")
-        if self.resi_connection not in CONNECTIONS:
-            raise ValueError(
-                f"resi_connection is {self.resi_connection!r}, but must be one of "
-                f"{', '.join(CONNECTIONS)}"
-            )
+        check_choice("resi_connection", self.resi_connection, CONNECTIONS)
         if self.resi_connection == "3conv" and self.embed_dim < 4:
             raise ValueError(f"embed_dim is {self.embed_dim}; '3conv' needs at least 4")
-        check_masking(self.masking)
+        check_choice("masking", self.masking, MASKINGS)
         self.dtype = compute_dtype(self.dtype)
         super().__post_init__()
 

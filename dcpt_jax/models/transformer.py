@@ -16,6 +16,8 @@ from flax import linen as nn
 from jax import lax
 
 from dcpt_jax.models.arguments import (
+    check_choice,
+    check_divides,
     compute_dtype,
     parameter_dtype,
     positive_count,
@@ -180,7 +182,7 @@ class Levels(RestorationNetwork):
     """Base class of Restormer and PromptIR: four levels of transformer blocks, halving in size.
 
     A subclass has the fields dim, num_blocks, num_refinement_blocks, heads, ffn_expansion, bias,
-    norm, dtype and remat.
+    norm, dtype and remat, and sets `style`, a `BlockStyle`, first in `setup`.
     """
 
     output_layer: ClassVar[str] = "output"
@@ -216,32 +218,32 @@ class Levels(RestorationNetwork):
             raise ValueError(f"bias is {self.bias!r}, but must be True or False")
         self.dtype = compute_dtype(self.dtype)
 
-    def stage(self, blocks: int, heads: int, style: BlockStyle) -> Stage:
+    def stage(self, blocks: int, heads: int) -> Stage:
         """A sequence of transformer blocks."""
-        block = functools.partial(TransformerBlock, heads, style)
+        block = functools.partial(TransformerBlock, heads, self.style)
         return Stage(blocks, kinds=(block,), remat=self.remat)
 
-    def conv(self, features: int, style: BlockStyle, *, size: int = 1, bias: bool = False) -> Conv:
+    def conv(self, features: int, *, size: int = 1, bias: bool = False) -> Conv:
         """A convolution between stages."""
         return Conv(
             features,
             size=size,
             use_bias=bias,
             dtype=self.dtype,
-            kernel_init=style.kernel_init,
-            bias_init=style.bias_init,
+            kernel_init=self.style.kernel_init,
+            bias_init=self.style.bias_init,
         )
 
-    def setup_encoder(self, style: BlockStyle) -> None:
+    def setup_encoder(self) -> None:
         """Creates the encoder, which is the same in both networks."""
-        self.patch_embed = self.conv(self.dim, style, size=3)
-        self.encoder_1 = self.stage(self.num_blocks[0], self.heads[0], style)
-        self.down_1 = self.conv(self.dim // 2, style, size=3)
-        self.encoder_2 = self.stage(self.num_blocks[1], self.heads[1], style)
-        self.down_2 = self.conv(self.dim, style, size=3)
-        self.encoder_3 = self.stage(self.num_blocks[2], self.heads[2], style)
-        self.down_3 = self.conv(2 * self.dim, style, size=3)
-        self.latent = self.stage(self.num_blocks[3], self.heads[3], style)
+        self.patch_embed = self.conv(self.dim, size=3)
+        self.encoder_1 = self.stage(self.num_blocks[0], self.heads[0])
+        self.down_1 = self.conv(self.dim // 2, size=3)
+        self.encoder_2 = self.stage(self.num_blocks[1], self.heads[1])
+        self.down_2 = self.conv(self.dim, size=3)
+        self.encoder_3 = self.stage(self.num_blocks[2], self.heads[2])
+        self.down_3 = self.conv(2 * self.dim, size=3)
+        self.latent = self.stage(self.num_blocks[3], self.heads[3])
 
     def encode(
         self, padded: jax.Array, visible: jax.Array | None, masking: str = "sparse"
@@ -255,18 +257,6 @@ class Levels(RestorationNetwork):
         level_3 = self.encoder_3(pixel_unshuffle(level_3), visible)
         latent = masked(self.down_3, level_3, visible, masking)
         return level_1, level_2, level_3, self.latent(pixel_unshuffle(latent), visible)
-
-
-def check_divides(name: str, divisor: int, number: int) -> None:
-    """Raises ValueError unless the channels can be divided into this number of heads."""
-    if number % divisor:
-        raise ValueError(f"{name} is {divisor}, but must divide its number of channels, {number}")
-
-
-def check_choice(name: str, value: Any, known: tuple[str, ...]) -> None:
-    """Raises ValueError for a value not in `known`."""
-    if value not in known:
-        raise ValueError(f"{name} is {value!r}, but must be one of {', '.join(known)}")
 
 
 def joined(up: jax.Array, skip: jax.Array) -> jax.Array:
