@@ -92,13 +92,13 @@ def test_another_program_on_other_devices_reads_the_folder(tmp_path, small):
 def test_saving_again_replaces_the_folder_and_leaves_nothing_beside_it(tmp_path, small):
     save(tmp_path / "w", small)
     for name in (
-        "w.new-999999999",
-        "w.new-999999999.orbax-checkpoint-tmp",
+        "w.new-9999999",
+        "w.new-9999999.orbax-checkpoint-tmp",
         f"w.new-{os.getppid()}",
-        "w.old-999999999",
+        "w.old-9999999",
     ):
         (tmp_path / name / "d").mkdir(parents=True)  # of killed processes, and of a running one
-    for process in (999999998, os.getpid()):
+    for process in (9999998, 20261128, os.getpid()):
         shutil.copytree(tmp_path / "w", tmp_path / f"w.old-{process}")
     network, _, params, _ = small
     changed = {"network": jax.tree.map(jnp.zeros_like, params["network"])}
@@ -107,7 +107,8 @@ def test_saving_again_replaces_the_folder_and_leaves_nothing_beside_it(tmp_path,
     loaded, description = weights.load_weights(tmp_path / "w")
     assert set(loaded) == {"network"} and not loaded["network"]["intro"]["kernel"].any()
     assert description.task_set == "5d"
-    kept = {"w", f"w.new-{os.getppid()}", "w.old-999999999"}  # the last is not a weights folder
+    # Not removed: that of a running process, other files, and a copy named after a date.
+    kept = {"w", f"w.new-{os.getppid()}", "w.old-9999999", "w.old-20261128"}
     assert {entry.name for entry in tmp_path.iterdir()} == kept
     with pytest.raises(ValueError, match="contain no classifier"):
         dcpt_jax.load_classifier(tmp_path / "w")

@@ -100,11 +100,14 @@ def save_weights(folder: Path | str, params: Params, description: WeightsDescrip
 def _remove_remains(folder: Path) -> None:
     """Removes new and old weights folders that killed processes left beside this one."""
     for entry in folder.parent.glob(f"{glob.escape(folder.name)}.*"):
-        match = re.match(r"\.(new|old)-([0-9]{1,9})", entry.name.removeprefix(folder.name))
-        if match is None or (match[1] == "old" and not is_replaceable(entry)):
+        # Seven digits at most: `weights.old-20261128` is somebody's copy.
+        match = re.fullmatch(
+            r"\.(?:new-([0-9]{1,7})(?:\..*)?|old-([0-9]{1,7}))", entry.name[len(folder.name) :]
+        )
+        if match is None or (match[2] and not is_replaceable(entry)):
             continue
         try:
-            if (process := int(match[2])) != os.getpid():  # common in containers
+            if (process := int(match[1] or match[2])) != os.getpid():  # common in containers
                 os.kill(process, 0)  # sends nothing
                 continue
         except ProcessLookupError:
