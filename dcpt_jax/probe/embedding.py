@@ -10,26 +10,17 @@ PERPLEXITY = 30.0
 ITERATIONS = 2000
 
 
-def tsne(
-    features: np.ndarray,
-    *,
-    seed: int = 0,
-    components: int = COMPONENTS,
-    perplexity: float = PERPLEXITY,
-    iterations: int = ITERATIONS,
-) -> np.ndarray:
+def tsne(features: np.ndarray, *, seed: int = 0, iterations: int = ITERATIONS) -> np.ndarray:
     """Embeds samples in the plane by t-SNE.
 
-    As in the published study, each sample is divided by its L2 norm, the perplexity is 30 and there
-    are 2000 iterations. Unlike there, t-SNE is given the leading principal components instead of
-    all features.
+    As in the published study, each sample is divided by its L2 norm, the perplexity is 30 (for n
+    samples at most (n - 1) / 3), and there are 2000 iterations. Unlike there, t-SNE is given the
+    leading 50 principal components instead of all features.
 
     Args:
         features: [n, ...] float, n >= 4, flattened here; a memory-mapped array is read block by
             block.
         seed: of the optimisation; the result is reproducible on one machine.
-        components: number of principal components, at most n - 1.
-        perplexity: reduced to (n - 1) / 3 for small n.
         iterations: >= 250.
 
     Returns:
@@ -42,33 +33,20 @@ def tsne(
     References:
         van der Maaten and Hinton, Visualizing Data using t-SNE (2008).
     """
-    return tsne_of(
-        inner_products(features),
-        seed=seed,
-        components=components,
-        perplexity=perplexity,
-        iterations=iterations,
-    )
+    return tsne_of(inner_products(features), seed=seed, iterations=iterations)
 
 
-def tsne_of(
-    products: np.ndarray,
-    *,
-    seed: int = 0,
-    components: int = COMPONENTS,
-    perplexity: float = PERPLEXITY,
-    iterations: int = ITERATIONS,
-) -> np.ndarray:
+def tsne_of(products: np.ndarray, *, seed: int = 0, iterations: int = ITERATIONS) -> np.ndarray:
     """`tsne` from the [n, n] inner products of the features."""
     with extras.needed("probe", "t-SNE"):
         from sklearn.manifold import TSNE
     if len(products) < 4:
         raise ValueError(f"t-SNE needs at least 4 samples, not {len(products)}")
-    points = principal_components(_normalised(products), components)
+    points = principal_components(_normalised(products), COMPONENTS)
     if not points.any():
         return np.zeros((len(points), 2))
     method = TSNE(
-        perplexity=min(perplexity, (len(points) - 1) / 3),
+        perplexity=min(PERPLEXITY, (len(points) - 1) / 3),
         max_iter=iterations,
         init="pca",
         learning_rate="auto",
