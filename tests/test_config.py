@@ -9,8 +9,7 @@ import pytest
 from dcpt_jax import config as configs
 from dcpt_jax import create_model, losses
 from dcpt_jax.config import ConfigError
-from dcpt_jax.config.presets import published_samples
-from dcpt_jax.data.tasks import TASK_SETS
+from dcpt_jax.data.tasks import TASK_SETS, published_samples
 from dcpt_jax.train import run as training
 from tests import parts
 

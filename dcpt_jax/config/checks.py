@@ -10,7 +10,7 @@ import ml_collections
 
 from dcpt_jax import plugins
 from dcpt_jax.config.keys import OPTIMIZERS, ConfigError
-from dcpt_jax.config.presets import BACKBONES, published_samples
+from dcpt_jax.config.presets import BACKBONES
 from dcpt_jax.data import phases, spec
 from dcpt_jax.data import tasks as task_sets
 from dcpt_jax.labels import FLAT, KINDS, Labels
@@ -50,7 +50,7 @@ def tasks_of(config: ml_collections.ConfigDict) -> tuple[task_sets.Task, ...]:
         dataclasses.replace(
             task,
             repeats=synthetic.get(task.name) or task.repeats,
-            samples=published_samples(
+            samples=task_sets.published_samples(
                 task, config.get("recipe", ""), masked=MODES[config.mode].masks
             ),
         )

@@ -6,7 +6,7 @@ import ml_collections
 
 from dcpt_jax.config.keys import ConfigError
 from dcpt_jax.data import tasks as task_sets
-from dcpt_jax.data.tasks import TASK_SETS, Task
+from dcpt_jax.data.tasks import TASK_SETS
 from dcpt_jax.suggestions import did_you_mean
 
 # The paper's networks (DCPT, appendix; MaskDCPT, table of architectures).
@@ -77,39 +77,3 @@ def _is_task(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-# Samples in a pre-training pass on 5d, by class, where they differ from NAFNet's in the task set.
-_MORE_SAMPLES = {"low_light": 1_383 * 50, "motion_blur": 16_824 * 5}
-
-
-# Samples of MaskDCPT's pre-training on 5d, the same for all backbones: the fine-tuning data with
-# repeats of its own (MaskDCPT, 2025).
-_MASKED_SAMPLES = {
-    "rain": 200 * 300,
-    "noise": 85_443 * 15,
-    "haze": 72_135,
-    "low_light": 485 * 60,
-    "motion_blur": 16_824 * 5,
-}
-
-
-def published_samples(task: Task, recipe: str, *, masked: bool = False) -> tuple[int, int]:
-    """Published number of samples of a class in a pass of (pre-training, restoration).
-
-    Args:
-        task: the class; only classes of 5d differ between backbones.
-        recipe: the backbone, or "" for NAFNet.
-        masked: for the masked pre-training, which uses the data of the restoration: the second
-            number is then that of the pre-training. Only those of 5d are published; for other
-            classes it stays that of the restoration.
-    """
-    before, after = task.samples
-    of_5d = any(
-        (task.name, task.samples) == (other.name, other.samples) for other in TASK_SETS["5d"]
-    )
-    if of_5d and recipe not in ("", "nafnet"):
-        before = _MORE_SAMPLES.get(task.name, before)
-    if of_5d and masked:
-        after = _MASKED_SAMPLES[task.name]
-    return before, after

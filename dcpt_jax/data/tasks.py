@@ -58,7 +58,7 @@ _LOW_LIGHT = {"datasets": ("lol",), "pretrain_datasets": ("lol_synthetic",)}
 # 2025); CDD-11 from OneRestore (ECCV 2024). These count sub-images of DFWB (85,443 or 69,635),
 # GoPro (16,824) and DPDD (7,000). The number of samples is fixed here, not the repeats, so a class
 # has its published share whether its photos are whole, cut or packed. The pre-training of 5d is
-# that of NAFNet; `config.presets` has the differences of other backbones.
+# that of NAFNet; see below for the differences of other backbones.
 TASK_SETS: dict[str, tuple[Task, ...]] = {
     # DCPT's five-degradation setting, in its class order.
     "5d": (
@@ -99,6 +99,18 @@ TASK_SETS: dict[str, tuple[Task, ...]] = {
             "low_light+snow+haze",
         )
     ),
+}
+
+# Samples in a pre-training pass on 5d, by class, where they differ from NAFNet's in the task set.
+_MORE_SAMPLES = {"low_light": 1_383 * 50, "motion_blur": 16_824 * 5}
+# Samples of MaskDCPT's pre-training on 5d, the same for all backbones: the fine-tuning data with
+# repeats of its own (MaskDCPT, 2025).
+_MASKED_SAMPLES = {
+    "rain": 200 * 300,
+    "noise": 85_443 * 15,
+    "haze": 72_135,
+    "low_light": 485 * 60,
+    "motion_blur": 16_824 * 5,
 }
 
 # Short names of the classes in the CDD-11 paper.
@@ -159,6 +171,27 @@ def class_named(name: str) -> str | None:
     except ValueError:
         return None
     return tasks[0].name if len(tasks) == 1 else None
+
+
+def published_samples(task: Task, recipe: str, *, masked: bool = False) -> tuple[int, int]:
+    """Published number of samples of a class in a pass of (pre-training, restoration).
+
+    Args:
+        task: the class; only classes of 5d differ between backbones.
+        recipe: the backbone, or "" for NAFNet.
+        masked: for the masked pre-training, which uses the data of the restoration: the second
+            number is then that of the pre-training. Only those of 5d are published; for other
+            classes it stays that of the restoration.
+    """
+    before, after = task.samples
+    of_5d = any(
+        (task.name, task.samples) == (other.name, other.samples) for other in TASK_SETS["5d"]
+    )
+    if of_5d and recipe not in ("", "nafnet"):
+        before = _MORE_SAMPLES.get(task.name, before)
+    if of_5d and masked:
+        after = _MASKED_SAMPLES[task.name]
+    return before, after
 
 
 def resolve_trained(task_set: str, classes: Sequence[str]) -> tuple[Task, ...]:
