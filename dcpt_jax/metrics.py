@@ -1,7 +1,7 @@
 """PSNR and SSIM of two images, with the convention as arguments.
 
 Published tables differ in what they compare: images rounded to 8 bits or floats, RGB or luma, with
-or without a border. Here each call states the convention, and `convention` names it for tables. The
+or without a border. Here each call states the convention, and `Convention` names it for tables. The
 values agree with BasicSR, which the published DCPT results used.
 """
 
@@ -38,7 +38,11 @@ class Convention:
 
     def __str__(self) -> str:
         """Its name for tables, e.g. "RGB, rounded to 8 bits"."""
-        return convention(crop=self.crop, channel=self.channel, rounding=self.rounding)
+        parts = ["RGB" if self.channel == "rgb" else "Y of YCbCr"]
+        parts.append("rounded to 8 bits" if self.rounding == "uint8" else "unrounded floats")
+        if self.crop:
+            parts.append(f"{self.crop} pixels cut from each side")
+        return ", ".join(parts)
 
 
 def psnr(
@@ -112,15 +116,6 @@ def ssim(
         (mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2)
     )
     return float(similarity.mean())
-
-
-def convention(*, crop: int = 0, channel: Channel = "rgb", rounding: Rounding = "uint8") -> str:
-    """Short name of a convention for table headings, e.g. "RGB, rounded to 8 bits"."""
-    parts = ["RGB" if channel == "rgb" else "Y of YCbCr"]
-    parts.append("rounded to 8 bits" if rounding == "uint8" else "unrounded floats")
-    if crop:
-        parts.append(f"{crop} pixels cut from each side")
-    return ", ".join(parts)
 
 
 def _prepare(

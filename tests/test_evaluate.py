@@ -230,16 +230,6 @@ def test_shrinking_takes_means():
     np.testing.assert_array_equal(gallery.shrink(image, 1), image)
 
 
-def test_grid_puts_images_where_they_belong():
-    rows = [[np.full((4, 5, 3), value) for value in row] for row in ([0.1, 0.2], [0.3, 1.7])]
-    grid = gallery.grid(rows)
-    assert grid.shape == (4 * 2 + 6, 5 * 2 + 6, 3)
-    np.testing.assert_allclose(grid[0, 0], 0.1)
-    np.testing.assert_allclose(grid[-1, 0], 0.3)
-    np.testing.assert_allclose(grid[-1, -1], 1.0)  # clipped
-    np.testing.assert_allclose(grid[5], 1.0)  # the gap
-
-
 def test_sheet_shows_the_pixels_and_some_text():
     rows = [[np.zeros((32, 80, 3)), np.full((32, 80, 3), 0.5)]]
     sheet = gallery.sheet(rows, headings=["left", "right"], captions=[["a", "b"]])

@@ -134,7 +134,7 @@ def test_errors_name_the_expected_values(pair):
 
 
 def test_convention_has_a_name():
-    assert metrics.convention() == "RGB, rounded to 8 bits"
-    assert metrics.convention(crop=4, channel="y", rounding="none") == (
+    assert str(metrics.Convention()) == "RGB, rounded to 8 bits"
+    assert str(metrics.Convention(crop=4, channel="y", rounding="none")) == (
         "Y of YCbCr, unrounded floats, 4 pixels cut from each side"
     )

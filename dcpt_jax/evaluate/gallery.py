@@ -7,24 +7,7 @@ import numpy as np
 
 _GAP = 6  # pixels between images
 _TEXT_HEIGHT = 22
-_BACKGROUND = 1.0
 _LARGEST_FONT, _SMALLEST_FONT = 14, 10  # of captions
-
-
-def grid(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
-    """Joins rows of equally large float images [h, w, 3] to one, clipped to [0, 1]."""
-    height, width = rows[0][0].shape[:2]
-    columns = len(rows[0])
-    sheet = np.full(
-        (len(rows) * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, 3),
-        _BACKGROUND,
-        np.float32,
-    )
-    for i, row in enumerate(rows):
-        for j, image in enumerate(row):
-            top, left = i * (height + _GAP), j * (width + _GAP)
-            sheet[top : top + height, left : left + width] = np.clip(image, 0, 1)
-    return sheet
 
 
 def shrink(image: np.ndarray, factor: int) -> np.ndarray:
@@ -43,7 +26,7 @@ def sheet(
     """An image sheet with headings above the columns and a caption above each image.
 
     Args:
-        rows: as for `grid`.
+        rows: equally large float images [h, w, 3], clipped to [0, 1] here.
         headings: one text per column.
         captions: one text per image, in the shape of `rows`; "" for none. Text wider than its image
             is set in a smaller font, and truncated if that is not enough.

@@ -27,5 +27,4 @@ def of_image(
 
 def describe(convention: metrics.Convention) -> str:
     """Name of the convention of `of_image`, for tables."""
-    name = metrics.convention(channel=convention.channel, rounding=convention.rounding)
-    return f"{name}, at most {metrics.PSNR_LIMIT:.0f} dB a sample"
+    return f"{convention}, at most {metrics.PSNR_LIMIT:.0f} dB a sample"
