@@ -55,7 +55,7 @@ def test_step_and_validation_are_traced_in_it(photo_folder):
     state = run.state_shapes()
     step = products(run.lower(state).as_text())
     image = jax.ShapeDtypeStruct((8, 16, 16, 3), jnp.float32)
-    params = state.best_params()
+    params = state.averaged_params()
     forward = products(Validation(run)._forward.lower(params, image, images=True).as_text())
     assert len(step) > len(forward) > 1
     assert all(re.search(r"\bHIGHEST\b", line) for line in (*step, *forward))

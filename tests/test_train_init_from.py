@@ -57,7 +57,7 @@ def test_a_head_keeps_the_columns_of_the_classes_that_stay():
 
 def test_labels_of_the_guide():
     tasks = task_sets.resolve_tasks("haze,rain")
-    assert init_from.guide_options(Labels(FIVE), tasks) == {"labels": (2, 0)}
+    assert init_from.guide_options(Labels(FIVE), tasks) == {"label_of_task": (2, 0)}
     message = r"does not know haze; its classes: noise, rain.*tasks.*convert --classes"
     with pytest.raises(ConfigError, match=message):
         init_from.guide_options(Labels(("noise", "rain")), tasks)
@@ -76,7 +76,7 @@ def test_a_guide_of_components_guides_to_mixtures_that_it_never_saw():
     assert options["label_rows"].tolist() == [[0, 0, 0]]
     flat = Labels(("haze", "low_light+haze"))
     tasks = task_sets.resolve_tasks("low_light+haze")
-    assert init_from.guide_options(flat, tasks) == {"labels": (1,)}
+    assert init_from.guide_options(flat, tasks) == {"label_of_task": (1,)}
     with pytest.raises(ConfigError, match=r"does not know snow; its components: haze, low_light"):
         init_from.guide_options(MIXED, task_sets.resolve_tasks("rain+snow"))
 

@@ -29,7 +29,7 @@ def _guided_step(*, remat=False, accumulate_steps=1):
         network,
         classifier,
         optimizers,
-        labels=(2, 0),
+        label_of_task=(2, 0),
         ema_decay=0.9,
         accumulate_steps=accumulate_steps,
     )
@@ -88,7 +88,9 @@ def test_guidance_reads_the_classifiers_label_of_each_task():
     logits = run(classifier, {"params": params["classifier"]}, features)
     expected = -jax.nn.log_softmax(logits)[jnp.arange(2), jnp.array([2, 1])].mean()
     optimizers = {"network": adamw(1e-3)}
-    step = steps.make_transfer_step(network, classifier, optimizers, labels=(1, 2), guidance=0.5)
+    step = steps.make_transfer_step(
+        network, classifier, optimizers, label_of_task=(1, 2), guidance=0.5
+    )
     state = create_state(params, optimizers, rng=jax.random.PRNGKey(0))
     batch = {"degraded": image, "clean": image, "task": jnp.array([1, 0])}
     metrics = jax.jit(lambda s, b: step(s, b)[1])(state, batch)

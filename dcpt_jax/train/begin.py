@@ -44,7 +44,7 @@ def with_inherited_init_from(
     return config
 
 
-def resume(
+def first_state(
     run: Run, checkpoints: Checkpoints, *, resume_from: str = "", allow_config_change: bool = False
 ) -> tuple[TrainState, int]:
     """The state to start or resume from, and the number of batches taken; prints a summary.

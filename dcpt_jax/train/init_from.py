@@ -151,7 +151,9 @@ def guide_options(labels: Labels, tasks: tuple[task_sets.Task, ...]) -> dict[str
             "are named by python -m dcpt_jax.convert --classes=..."
         )
     rows = labels.rows(tasks)
-    return {"label_rows": rows} if labels.multi_hot else {"labels": tuple(rows.argmax(-1).tolist())}
+    if labels.multi_hot:
+        return {"label_rows": rows}
+    return {"label_of_task": tuple(rows.argmax(-1).tolist())}
 
 
 def take_over_classifier(fresh: Any, inherited: Any, columns: tuple[tuple[int, int], ...]) -> Any:

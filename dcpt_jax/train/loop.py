@@ -19,7 +19,7 @@ from dcpt_jax.data import pipeline
 from dcpt_jax.data.phases import phase_at
 from dcpt_jax.devices import start_devices
 from dcpt_jax.train import curves, processes, sharding, throughput
-from dcpt_jax.train.begin import checkpoint_description, resume, with_inherited_init_from
+from dcpt_jax.train.begin import checkpoint_description, first_state, with_inherited_init_from
 from dcpt_jax.train.checkpoints import Checkpoints
 from dcpt_jax.train.progress import Progress
 from dcpt_jax.train.run import Run, prepare
@@ -82,7 +82,7 @@ def _train(config: ml_collections.ConfigDict, workdir: Path, stop: StopRequest) 
         best_metric=run.held_out.best,
     )
     try:
-        state, batches = resume(
+        state, batches = first_state(
             run,
             checkpoints,
             resume_from=config.resume_from,

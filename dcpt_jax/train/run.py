@@ -185,7 +185,7 @@ class Run:
 
     def result(self, state: TrainState) -> weights.Params:
         """The parameters to publish, without the parts that only helped in training."""
-        params = state.best_params()
+        params = state.averaged_params()
         names = ("network", "classifier") if self.mode.classifies else ("network",)
         return {name: params[name] for name in names}
 

@@ -34,7 +34,7 @@ class TrainState:
     ema: dict[str, Any]
     rng: jax.Array
 
-    def best_params(self) -> dict[str, Any]:
+    def averaged_params(self) -> dict[str, Any]:
         """Parameters for use outside training: the moving average where there is one."""
         return {**self.params, **self.ema}
 

@@ -149,7 +149,7 @@ class Validation:
         Processes may have different numbers of samples: all continue until none has any left.
         """
         images = images or self._needs_images
-        params, size = state.best_params(), self._run.crop_size
+        params, size = state.averaged_params(), self._run.crop_size
         share = self._run.batch_size // jax.process_count()
         while True:
             batch = list(itertools.islice(samples, share))

@@ -22,7 +22,7 @@ def make_transfer_step(
     classifier: nn.Module | None,
     optimizers: Mapping[str, optax.GradientTransformation],
     *,
-    labels: Sequence[int] | None = None,
+    label_of_task: Sequence[int] | None = None,
     label_rows: np.ndarray | None = None,
     guidance: float = 1.0,
     focal_gamma: float = 0.0,
@@ -40,9 +40,9 @@ def make_transfer_step(
         classifier: module from a tuple of features to logits, with parameters under "classifier"
             in the state; None without guidance.
         optimizers: under "network".
-        labels: the classifier's label of each task of the run; None where they are the same.
+        label_of_task: the classifier's label of each task of the run; None where they are the same.
         label_rows: for a classifier of components, the multi-hot label of each task of the run, see
-            the package; `labels` is None then.
+            the package; `label_of_task` is None then.
         guidance: weight of the classification; 0 = plain restoration training.
         focal_gamma: exponent of the focal loss; 0, as in the paper, is cross-entropy.
         loss_terms: further terms beside the L1, see `losses.weighted_terms`.
@@ -66,8 +66,10 @@ def make_transfer_step(
             variables, batch["degraded"], method="restored_and_features"
         )
         loss_pixel, pixel_metrics = terms.restoration(restored, batch["clean"], loss_terms)
-        task = batch["task"] if labels is None else jnp.asarray(labels)[batch["task"]]
-        classified = classify(params["classifier"], features, task)
+        label = batch["task"]
+        if label_of_task is not None:
+            label = jnp.asarray(label_of_task)[label]
+        classified = classify(params["classifier"], features, label)
         loss, metrics = terms.joint(loss_pixel, *classified, class_weight=guidance)
         return loss, metrics | pixel_metrics
 
