@@ -10,6 +10,10 @@ behind the features does not run: it stays as initialised, and learns in the fin
 (configs/restore.py with `--config.init_from=W`). `weights` then holds network and classifier; the
 head is not saved. docs/mask_pretraining.md says what is published of this and what is our choice.
 
+Hidden patches are treated as in sparse convolutions (`masking` "sparse"). For the treatment in
+MaskDCPT's code, write a config file that sets `config.model.masking = "maskdcpt"` in the config of
+`dcpt_jax.config.load("mask_pretrain", arg)`; there is no flag for it.
+
 Demo (no preset): a small NAFNet on the bundled photos. Hardware: two CPU cores. Hours and score:
 docs/mask_pretraining.md.
 

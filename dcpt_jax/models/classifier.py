@@ -29,8 +29,8 @@ from dcpt_jax.models.layers import (
 class DegradationClassifier(nn.Module):
     """Classifies the degradation of an image from the features of a restoration network.
 
-    The features are added one after another, finest first, each weighted by the softmax of a
-    learned scalar; after each, the map passes residual bottlenecks and is halved in size. The
+    The features are added one after another, finest first, weighted by a softmax over one learned
+    number per level; after each, the map passes residual bottlenecks and is halved in size. The
     image is not an input, except with `image_input` (the reference's `PromptIR_DC`). For the
     features of the paper's NAFNet and five classes it has 49.3 million parameters.
 

@@ -193,7 +193,8 @@ class NAFBlock(nn.Module):
         gamma = self.param("gamma", zeros, *scale_shape)
         conv = functools.partial(Conv, dtype=self.dtype)
         norm = functools.partial(LayerNorm, self.norm_epsilon, dtype=self.dtype)
-        # MaskDCPT's code masks the outputs of norms and first branch; "sparse" masks inside of it.
+        # maskdcpt: zero the outputs of both norms and of the attention branch; sparse: zero the
+        # input of the depthwise convolution, and average over visible pixels.
         inside, outside = inside_and_outside(self.masking, visible)
 
         y = hide(norm(name="norm_1")(x), outside)

@@ -92,8 +92,8 @@ class RestorationNetwork(nn.Module):
         Args:
             degraded: [b, h, w, 3] float, RGB in [0, 1].
             visible: None, or a float mask [b, h, w, 1], 1 for visible and 0 for hidden pixels,
-                constant on cells whose size is a multiple of `size_multiple`, as are h and w; see
-                `masking`.
+                constant on cells whose size is a multiple of `size_multiple` (not checked), as are
+                h and w; see `masking`.
 
         Returns:
             One [b, h', w', feature_dims[i]] in `dtype` for each feature, of the padded image; zero

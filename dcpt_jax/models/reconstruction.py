@@ -30,10 +30,10 @@ class ReconstructionHead(nn.Module):
     design is ours. A 1x1 convolution maps each feature to `width` channels, a learned token
     replaces hidden positions, and the maps are enlarged to the size of the finest feature and
     summed. The sum is repeatedly pooled by half until a hidden patch is one pixel; on the way back
-    each level adds its own map and applies one 3x3 convolution. So hidden patches are filled from
-    their surroundings for features of all networks; two convolutions at full size would not reach
-    into a patch. A last 3x3 convolution and a pixel shuffle give the image, which starts from gray.
-    The degraded image is not an input.
+    each level adds its own map and applies one 3x3 convolution and GELU (its tanh approximation,
+    unlike in the networks). So hidden patches are filled from their surroundings for features of
+    all networks; two convolutions at full size would not reach into a patch. A last 3x3 convolution
+    and a pixel shuffle give the image, which starts from gray. The degraded image is not an input.
 
     Attributes:
         feature_dims: channels of the features, finest first: `model.feature_dims`.

@@ -40,8 +40,9 @@ def find_initial(config: ml_collections.ConfigDict, begun: WeightsDescription | 
 
     Args:
         config: of the run; `model` and `classifier.num_blocks` become those of the weights.
-        begun: description in the newest checkpoint of the work directory, or None. With it, the
-            run resumes there, and nothing is loaded here.
+        begun: description in the newest checkpoint of the work directory or, without one, of
+            `config.resume_from`, or None. With it, the run resumes there, and nothing is loaded
+            here.
 
     Raises:
         ConfigError: if a required classifier is missing, or the config has the published values of

@@ -229,8 +229,9 @@ def prepare(
 
     Args:
         config: see `dcpt_jax.config`; it is not changed.
-        begun: description in the newest checkpoint of the work directory, if there is one. The
-            run then resumes there, and the weights that it once started from are not needed.
+        begun: description in the newest checkpoint of the work directory or, without one, of
+            `config.resume_from`, if any. The run then resumes there, and the weights that it once
+            started from are not needed.
         devices: to train on; None = all that JAX sees.
 
     Raises:

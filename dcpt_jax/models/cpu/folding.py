@@ -73,7 +73,10 @@ def fold_norm(
 
 
 def scaled(x: jax.Array, factor: jax.Array) -> jax.Array | None:
-    """X * factor, by scaling the kernel of the convolution that made `x`; None if not recorded."""
+    """Returns `x * factor`, computed by scaling the kernel that produced `x`.
+
+    None if that kernel was not recorded, or scaling it saves no work.
+    """
     product = notes().get(id(x))
     if not isinstance(product, _Product) or factor.ndim != 1 or not is_worthwhile(x, factor.size):
         return None
