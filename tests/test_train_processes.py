@@ -290,14 +290,19 @@ def test_the_command_in_two_processes_draws_and_validates(tmp_path, photo_folder
         np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
+def until_step(process):
+    """Waits until the process has reported a step of a long restoration."""
+    for line in process.stdout:
+        if re.search(r"restore \d+/100000", line):
+            return
+
+
 @pytest.mark.slow
 def test_ctrl_c_in_one_process_ends_both_in_order(tmp_path, photo_folder):
     more = ["--config.num_steps=100000", "--config.validation.every_steps=0"]
     started = start_commands(photo_folder, tmp_path, *more, "--config.log.image_every_steps=0")
     try:
-        for line in started[0].stdout:
-            if re.search(r"restore \d+/100000", line):
-                break
+        until_step(started[0])
         started[1].send_signal(signal.SIGINT)
         outputs = [process.communicate(timeout=60)[0] for process in started]
         assert [process.returncode for process in started] == [0, 130], outputs
@@ -312,9 +317,7 @@ def test_the_end_of_one_process_ends_the_other(tmp_path, photo_folder):
     more = ["--config.num_steps=100000", "--config.validation.every_steps=0"]
     started = start_commands(photo_folder, tmp_path, *more, "--config.log.image_every_steps=0")
     try:
-        for line in started[0].stdout:
-            if re.search(r"restore \d+/100000", line):
-                break
+        until_step(started[0])
         started[1].kill()
         output = started[0].communicate(timeout=60)[0]
         assert started[0].returncode == 1
