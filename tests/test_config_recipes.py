@@ -61,4 +61,4 @@ def test_a_config_of_the_package_is_read_in_any_folder(tmp_path):
         text=True,
         timeout=60,
     )
-    assert done.returncode == 1 and f"{tmp_path}/gone; --config.data.root" in done.stdout
+    assert done.returncode == 1 and f"no such folder: {tmp_path}/gone, given by" in done.stdout
