@@ -80,8 +80,8 @@ def test_test_sets_are_those_that_an_evaluation_takes():
             dataset = datasets.get(found.name.split()[0])
             assert dataset.name in {d.tested_on or d.name for d in published_data[name]}
             assert dataset.degradation == " ".join(found.name.split()[1:])
-            row = next(line for line in documented if line.startswith(f"| `{dataset.name}`"))
-            assert str(found.images) in row
+            rows = [line for line in documented if line.startswith(f"| `{dataset.name}`")]
+            assert any(str(found.images) in row for row in rows)
 
 
 def test_series_have_a_value_for_each_place():
