@@ -10,6 +10,7 @@ from PIL import Image
 from dcpt_jax import config as configs
 from dcpt_jax import images
 from dcpt_jax.data import classes as data_classes
+from dcpt_jax.data import held_out, pipeline
 from dcpt_jax.data.classes import open_classes
 from dcpt_jax.data.spec import SourceError
 from dcpt_jax.data.tasks import Task, resolve_tasks
@@ -258,6 +259,30 @@ def test_keys_of_a_config():
     config.data.sources.haze = "pear:/a"
     with pytest.raises(configs.ConfigError, match=r"config\.data\.sources\.haze: 'pear:/a' is no"):
         configs.validate(config)
+
+
+def test_noise_is_clipped_by_a_key(tmp_path):
+    """In training, validation and evaluation; values inside the range stay the same."""
+    images.write_image(tmp_path / "a.png", np.linspace(0, 1, 24 * 24 * 3).reshape(24, 24, 3))
+    config = configs.load("restore")
+    config.data.root = str(tmp_path)
+
+    def degraded():
+        options = data_classes.options_from(config.data)
+        classes = open_classes(resolve_tasks("noise:50"), **options)
+        with pipeline.make_batches(
+            classes, batch_size=2, crop=16, seed=0, num_workers=0, start=0
+        ) as batches:
+            trained = next(batches)["degraded"]
+        validated = data_classes.validation_classes(classes, held_out_root=str(tmp_path))
+        (sample,) = held_out.samples(validated, size=16, per_photo=1)
+        return trained, sample.degraded
+
+    plain = degraded()
+    config.data.clip_noise = True
+    for free, clipped in zip(plain, degraded(), strict=True):
+        assert free.min() < 0 and free.max() > 1
+        np.testing.assert_array_equal(clipped, np.clip(free, 0, 1))
 
 
 def test_colours_and_the_size_limit_are_keys(tmp_path):

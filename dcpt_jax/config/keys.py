@@ -57,6 +57,7 @@ def base(mode: str) -> ml_collections.ConfigDict:
     config.data.max_pixels = 100_000_000  # width times height; larger images count as bad
     # Pixels with a colour profile other than sRGB: srgb = convert to sRGB; as_is = do not convert.
     config.data.colour = "srgb"
+    config.data.clip_noise = False  # clip synthetic noise to [0, 1], as MaskDCPT's code; DCPT's: no
     config.data.cache_megabytes = 512  # decoded photos kept in memory, per process
 
     if MODES[mode].trains:

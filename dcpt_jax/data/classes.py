@@ -84,7 +84,7 @@ class ClassResult:
 def options_from(data: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of `config.data` that `open_classes` takes."""
     keys = ("root", "datasets", "stand_ins", "sources", "on_bad_file", "cache_megabytes")
-    keys += ("max_pixels", "colour")
+    keys += ("max_pixels", "colour", "clip_noise")
     return {key: data[key] for key in keys if key in data}
 
 
@@ -132,6 +132,7 @@ def try_open_classes(
     cache_megabytes: float = 512,
     max_pixels: int = MAX_PIXELS,
     colour: str = "srgb",
+    clip_noise: bool = False,
     stage: str = "pretrain",
     repeats: Mapping[str, int] | None = None,
 ) -> list[ClassResult]:
@@ -148,6 +149,7 @@ def try_open_classes(
         cache_megabytes: limit of decoded photos in memory, for all sources together, per process.
         max_pixels: larger images count as bad.
         colour: "srgb" or "as_is", see `images.read_pixels`.
+        clip_noise: whether to clip synthetic noise to [0, 1].
         stage: "pretrain" or "restore".
         repeats: repeats by class name; 0 = by the rules at the top of this module.
 
@@ -163,6 +165,7 @@ def try_open_classes(
         max_pixels=max_pixels,
         colour=colour,
     )
+    tasks = [dataclasses.replace(task, clip_noise=clip_noise) for task in tasks]
     sources = {name: text for name, text in (sources or {}).items() if text}
     unknown = set(sources) - {task.name for task in tasks}
     if unknown:

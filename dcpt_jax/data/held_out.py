@@ -108,7 +108,8 @@ def samples_of(
             clean = images.to_float(crop[-1])
             if training_class.is_synthetic:
                 rng = np.random.default_rng(hashed(seed, crop_name, training_class.name))
-                degraded = degradations.apply_parts(clean, parts, rng)
+                clip = training_class.task.clip_noise
+                degraded = degradations.apply_parts(clean, parts, rng, clip=clip)
             else:
                 degraded = images.to_float(crop[0])
             yield Sample(label, degraded, clean, crop_name)

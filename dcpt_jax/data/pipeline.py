@@ -332,7 +332,8 @@ class _MakeSample:
         )
         if degraded:
             return degraded[0], clean
-        return degradations.apply_parts(clean, self._parts[label], rng), clean
+        clip = self._classes[label].task.clip_noise
+        return degradations.apply_parts(clean, self._parts[label], rng, clip=clip), clean
 
 
 def crop_start(length: int, size: int, cell: int = 0, cells: int = 1) -> int:

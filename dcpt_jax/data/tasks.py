@@ -33,6 +33,8 @@ class Task:
         samples: published number of samples in a pass over all classes (items times repeats), for
             (pre-training, restoration); 0 = not published.
         pretrain_datasets: datasets of pre-training, if different; () = the same.
+        clip_noise: whether to clip the result of the synthetic degradation to [0, 1]; without it,
+            noise is not clipped.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Task:
     datasets: tuple[str, ...] = ()
     samples: tuple[int, int] = (0, 0)
     pretrain_datasets: tuple[str, ...] = ()
+    clip_noise: bool = False
 
     def published(self, stage: Stage) -> tuple[tuple[str, ...], int]:
         """Datasets and number of samples published for a stage; () and 0 if there are none."""

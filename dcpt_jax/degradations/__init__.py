@@ -132,6 +132,8 @@ def apply_parts(
     image: np.ndarray,
     parts: tuple[tuple[Degradation, float | None], ...],
     rng: np.random.Generator,
+    *,
+    clip: bool = False,
 ) -> np.ndarray:
     """Applies the degradations from `parse` in order, without checks.
 
@@ -139,15 +141,16 @@ def apply_parts(
         image: float32 [h, w, 3], RGB, [0, 1]; not modified.
         parts: result of `parse`; each strength that is None is drawn just before its degradation.
         rng: the only source of randomness.
+        clip: whether to clip the result, which only matters if the last degradation does not.
 
     Returns:
-        float32 [h, w, 3], a new array. In [0, 1] if the last degradation clips.
+        float32 [h, w, 3], a new array. In [0, 1] if clipped.
     """
     for degradation, strength in parts:
         if strength is None:
             strength = degradation.sample_strength(rng)
         image = degradation.apply(image, strength, rng)
-    return image
+    return np.clip(image, 0, 1) if clip else image
 
 
 def degrade(image: np.ndarray, spec: str, *, seed: int | np.random.Generator = 0) -> np.ndarray:
