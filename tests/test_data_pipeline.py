@@ -385,7 +385,7 @@ def test_bad_photo_is_refused_by_name(tmp_path):
 
 
 def test_failing_degradation_is_named(photos, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise ZeroDivisionError("by nothing")
 
     monkeypatch.setattr(degradations, "apply_parts", fail)
